@@ -1,0 +1,1 @@
+"""Corpora, features and tokens for the recipes."""

@@ -1,0 +1,1 @@
+"""From a supernet to files that a device loads."""

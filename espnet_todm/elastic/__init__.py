@@ -1,0 +1,1 @@
+"""Layers that run full, sliced or gated, list their components, and extract."""

@@ -1,0 +1,1 @@
+"""Supernet encoders made of elastic layers."""

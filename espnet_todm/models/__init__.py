@@ -1,0 +1,1 @@
+"""The ESPnet model classes that a config names."""

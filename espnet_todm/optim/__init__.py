@@ -1,0 +1,1 @@
+"""ScaledAdam and its schedules."""

@@ -1,0 +1,44 @@
+"""Packaging of espnet_todm; the build system and the tools are configured in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+MINI = ["espeakng-loader"]
+DEPLOY = ["onnx", "onnxruntime"]
+TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
+
+setup(
+    name="espnet_todm",
+    version="0.1.0",
+    description="Train one speech recognition supernet with ESPnet, deploy many small models from it",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.9",
+    packages=find_packages(include=["espnet_todm", "espnet_todm.*"]),
+    package_data={"espnet_todm": ["py.typed"]},
+    install_requires=[
+        "espnet>=202402",
+        "torch>=1.13.1",
+        "torchaudio>=0.13.1",
+        "numpy",
+        "PyYAML",
+        "lhotse",
+        "kaldiio",
+        "sentencepiece",
+        "safetensors",
+        "soundfile",
+        "jiwer",
+        "matplotlib",
+        "tensorboard",
+        "tqdm",
+    ],
+    extras_require={
+        "k2": ["k2"],
+        "deploy": DEPLOY,
+        "mini": MINI,
+        "slurm": ["submitit"],
+        "test": TEST + MINI + ["submitit"],
+    },
+)
