@@ -1,0 +1,124 @@
+"""Stages 1 and 2: from a corpus on disk to data folders, and their speed-perturbed copies.
+
+Stage 1 reads each file's header only. What it cannot list as an utterance (no transcript, no audio, no readable header) goes
+to the data folder's ``problems.tsv``, from where stage 4 takes it to the quarantine list.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from lhotse import Recording, SupervisionSegment
+from lhotse.audio.backend import LibsndfileBackend, audio_backend
+from lhotse.cut import MonoCut
+from tqdm import tqdm
+
+from espnet_todm.completion import atomic_stage, fingerprint
+from espnet_todm.data.audio import in_words
+from espnet_todm.data.librispeech import Utterance, list_utterances
+from espnet_todm.data.tables import PROBLEMS, Problem, read_cuts, read_problems, write_data_folder, write_problems
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike
+
+_HEADER_THREADS = 8  # headers wait for the disk, not for a core
+_HEADERS_AT_ONCE = 4096
+
+
+def prepare_split(corpus: Path, name: str, folders: Sequence[str], output: PathLike, limit: Optional[int] = None) -> Path:
+    """Stage 1: write the data folder ``output``/``name`` from ``folders`` of a corpus in LibriSpeech's layout.
+
+    limit: keep this many utterances, taken at even steps through the sorted list, so that all speakers keep a share.
+    Raises UserError for folders that are missing, empty or without transcripts, and when no utterance can be used.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit: {limit}, but at least 1 utterance is needed")
+    listing = list_utterances(corpus, folders)
+    target = Path(output) / name
+    options: dict[str, Any] = {"stage": "data", "corpus": str(corpus), "folders": list(folders), "limit": limit}
+    with atomic_stage(target, {**options, "files": listing.digest}) as folder:
+        if folder is None:
+            return target
+        problems: list[Problem] = []
+        utterances = spread(listing.utterances, limit)
+        totals = write_data_folder(folder, _cuts(utterances, problems, name))
+        if not totals.utterances:
+            first = problems[0]
+            raise UserError(f"{name}: none of {len(utterances)} utterances can be used; {first.utterance}: {first.detail}")
+        write_problems(folder / PROBLEMS, problems)
+    logging.info("%s: %s%s", target, totals, f", {len(problems)} with problems ({PROBLEMS})" if problems else "")
+    return target
+
+
+def perturb_speed(data: PathLike, output: PathLike, factors: Sequence[float]) -> Path:
+    """Stage 2: write the data folder ``output`` with the utterances of ``data`` and a copy of each at every speed factor.
+
+    A factor of 1.1 makes speech 1.1 times as fast (resampling, so the pitch moves along; Ko et al., Interspeech 2015). The
+    copy of utterance X is named X_sp1.1. Only the manifest is written: audio is resampled when stage 3 reads it.
+    """
+    for factor in factors:
+        if not 0.5 <= factor <= 2 or factor == 1:
+            raise UserError(f"speeds: {factor:g}, but factors lie in [0.5, 2] and are not 1 (the original is always kept)")
+    if len(set(factors)) < len(factors) or not factors:
+        raise UserError(f"speeds: {list(factors)}, but at least one is needed and each only once")
+    options = {"stage": "speed", "factors": list(factors), "input": fingerprint(data)}
+    target = Path(output)
+    with atomic_stage(target, options) as folder:
+        if folder is None:
+            return target
+        totals = write_data_folder(folder, _with_copies(data, factors))
+        write_problems(folder / PROBLEMS, read_problems(Path(data) / PROBLEMS))
+    logging.info("%s: %s", target, totals)
+    return target
+
+
+def spread(items: Sequence[Any], limit: Optional[int]) -> Sequence[Any]:
+    """At most ``limit`` of ``items``, at even steps."""
+    if limit is None or limit >= len(items):
+        return items
+    return [items[index * len(items) // limit] for index in range(limit)]
+
+
+def _cuts(utterances: Sequence[Utterance], problems: list[Problem], name: str) -> Iterator[MonoCut]:
+    with (
+        audio_backend(LibsndfileBackend()),
+        ThreadPoolExecutor(_HEADER_THREADS) as threads,
+        tqdm(total=len(utterances), desc=name, unit="utt", disable=None) as progress,
+    ):
+        for start in range(0, len(utterances), _HEADERS_AT_ONCE):
+            for result in threads.map(_cut, utterances[start : start + _HEADERS_AT_ONCE]):
+                progress.update()
+                if isinstance(result, Problem):
+                    problems.append(result)
+                else:
+                    yield result
+
+
+def _cut(utterance: Utterance) -> Union[MonoCut, Problem]:
+    name = utterance.name
+    if utterance.audio is None:
+        return Problem(name, "no-audio", "a transcript, but no audio file")
+    if utterance.text is None:
+        return Problem(name, "no-transcript", f"no words for {utterance.audio}")
+    try:
+        recording = Recording.from_file(utterance.audio, recording_id=name)
+    except Exception as error:  # whatever the decoder raises, this file cannot be used
+        return Problem(name, "unreadable", f"{utterance.audio}: {in_words(error)}")
+    if not recording.num_samples:
+        return Problem(name, "empty", f"{utterance.audio}: 0 samples")
+    words = SupervisionSegment(
+        id=name, recording_id=name, start=0.0, duration=recording.duration, text=utterance.text, speaker=utterance.speaker
+    )
+    return MonoCut(
+        id=name, start=0.0, duration=recording.duration, channel=0, supervisions=[words], recording=recording
+    )
+
+
+def _with_copies(data: PathLike, factors: Sequence[float]) -> Iterator[MonoCut]:
+    for cut in read_cuts(data):
+        yield cut
+        for factor in factors:
+            yield cut.perturb_speed(factor)

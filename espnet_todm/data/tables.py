@@ -1,0 +1,97 @@
+"""Data folders: lhotse cuts and the Kaldi tables that ESPnet reads, written together in one pass.
+
+A data folder holds ``cuts.jsonl.gz`` (lhotse), ``text``, ``utt2spk``, ``spk2utt``, ``utt2dur`` (seconds), ``wav.scp``
+(absent when the audio is changed on reading, e.g. speed perturbed) and ``problems.tsv`` (utterances that have no cut).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lhotse import CutSet
+from lhotse.cut import MonoCut
+
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, write_table, write_text
+
+CUTS = "cuts.jsonl.gz"
+PROBLEMS = "problems.tsv"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why an utterance cannot be used: ``reason`` is one of a few words, ``detail`` a line."""
+
+    utterance: str
+    reason: str
+    detail: str
+
+
+@dataclass
+class Totals:
+    """How much a data folder holds."""
+
+    utterances: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.utterances} utterances, {self.seconds / 3600:.2f} hours"
+
+
+def write_data_folder(folder: Path, cuts: Iterable[MonoCut]) -> Totals:
+    """Stream ``cuts`` (one supervision each) into a data folder. The caller makes the folder appear as a whole."""
+    totals, audio, whole = Totals(), {}, True
+    texts: dict[str, str] = {}
+    speakers: dict[str, str] = {}
+    durations: dict[str, str] = {}
+    with CutSet.open_writer(folder / CUTS) as writer:
+        for cut in cuts:
+            writer.write(cut)
+            supervision = cut.supervisions[0]
+            texts[cut.id], speakers[cut.id] = supervision.text, supervision.speaker
+            durations[cut.id] = f"{cut.duration:.4f}"
+            whole = whole and not cut.recording.transforms
+            audio[cut.id] = cut.recording.sources[0].source
+            totals.utterances += 1
+            totals.seconds += cut.duration
+    write_table(folder / "text", texts)
+    write_speakers(folder, speakers)
+    write_table(folder / "utt2dur", durations)
+    if whole:
+        write_table(folder / "wav.scp", audio)
+    return totals
+
+
+def write_speakers(folder: PathLike, speakers: dict[str, str]) -> None:
+    """Write ``utt2spk`` and ``spk2utt`` from utterance -> speaker."""
+    utterances: dict[str, list[str]] = {}
+    for name in sorted(speakers):
+        utterances.setdefault(speakers[name], []).append(name)
+    write_table(Path(folder) / "utt2spk", speakers)
+    write_table(Path(folder) / "spk2utt", {speaker: " ".join(names) for speaker, names in utterances.items()})
+
+
+def read_cuts(folder: PathLike) -> CutSet:
+    """The cuts of a data folder, read lazily. Raises UserError when there are none."""
+    path = Path(folder) / CUTS
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run stage 1 (data) first")
+    return CutSet.from_jsonl_lazy(path)
+
+
+def write_problems(path: PathLike, problems: Iterable[Problem]) -> None:
+    """Write problems as tab-separated lines (utterance, reason, detail) under a heading."""
+    rows = sorted((one.utterance, one.reason, re.sub(r"\s+", " ", one.detail)) for one in problems)
+    write_text(path, "".join("\t".join(row) + "\n" for row in [("utterance", "reason", "detail"), *rows]))
+
+
+def read_problems(path: PathLike) -> list[Problem]:
+    """Read what ``write_problems`` wrote; no file means no problems."""
+    source = Path(path)
+    if not source.is_file():
+        return []
+    lines = source.read_text(encoding="utf-8").splitlines()[1:]
+    return [Problem(*line.split("\t", 2)) for line in lines]
