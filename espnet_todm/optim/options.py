@@ -1,0 +1,32 @@
+"""Range checks for the options of optimizers and schedules, with one message for all of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Optional
+
+from espnet_todm.errors import UserError
+
+
+def check_number(
+    key: str,
+    value: Any,
+    *,
+    at_least: Optional[float] = None,
+    above: Optional[float] = None,
+    below: Optional[float] = None,
+    at_most: Optional[float] = None,
+    whole: bool = False,
+) -> None:
+    """Raise UserError unless ``value`` is a finite (``whole``) number within the bounds that are given."""
+    kind = int if whole else (int, float)
+    good = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    good = good and (at_least is None or value >= at_least) and (above is None or value > above)
+    good = good and (at_most is None or value <= at_most) and (below is None or value < below)
+    if good:
+        return
+    bounds = [(">=", at_least), (">", above), ("<=", at_most), ("<", below)]
+    allowed = " and ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
+    noun = "whole number" if whole else "finite number"
+    hint = " (YAML reads 1e-3 as text: write 0.001)" if isinstance(value, str) else ""
+    raise UserError(f"{key}: {value!r} is not allowed, it must be a {noun} {allowed}".rstrip() + hint)
