@@ -1,0 +1,140 @@
+"""A subnet is a set of components of its supernet.
+
+A component is the smallest thing that can be taken out of an encoder: a chunk of feed-forward units, an attention head,
+a convolution module or a group of its channels. Training, costing, slicing and extraction are written once, against the
+set; methods differ only in who picks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from espnet_todm.errors import UserError
+
+FULL = "full"
+CRITERIA = ("params", "flops")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters (a count) and FLOPs (2 x multiply-accumulates, per second of speech)."""
+
+    params: int = 0
+    flops: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.params + other.params, self.flops + other.flops)
+
+    def by(self, criterion: str) -> float:
+        """The amount of one criterion. Raises UserError for an unknown one."""
+        if criterion not in CRITERIA:
+            raise UserError(f"criterion: {criterion!r} is unknown; allowed: {', '.join(CRITERIA)}")
+        return float(getattr(self, criterion))
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """Where a component sits: component ``index`` of ``module`` in block ``layer``."""
+
+    layer: int
+    module: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Component:
+    """One removable part: its place, its kind (the dimension it belongs to: ffn, heads, conv, ...) and its cost."""
+
+    key: Key
+    kind: str
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """A named set of components. Two subnets are the same function when their sets are equal; the name is a label."""
+
+    name: str
+    components: frozenset[Key] = field(repr=False)
+
+    @cached_property
+    def layers(self) -> dict[int, dict[str, tuple[int, ...]]]:
+        """Kept component indices, ascending, by layer and module; what is absent keeps nothing."""
+        layers: dict[int, dict[str, tuple[int, ...]]] = {}
+        for key in sorted(self.components):
+            modules = layers.setdefault(key.layer, {})
+            modules[key.module] = (*modules.get(key.module, ()), key.index)
+        return layers
+
+    def to_json(self) -> dict[str, dict[str, list[int]]]:
+        """``{layer: {module: [indices]}}`` with string keys, as cards store it."""
+        return {str(layer): {m: list(i) for m, i in modules.items()} for layer, modules in self.layers.items()}
+
+    @staticmethod
+    def from_json(name: str, kept: Any) -> Subnet:
+        """The inverse of :meth:`to_json`. Raises UserError when ``kept`` has another form."""
+        try:
+            keys = [
+                Key(int(la), str(m), int(i)) for la, modules in kept.items() for m, ix in modules.items() for i in ix
+            ]
+        except (AttributeError, TypeError, ValueError):
+            raise UserError(f"subnet {name!r}: 'kept' must be {{layer: {{module: [indices]}}}}") from None
+        return Subnet(name, frozenset(keys))
+
+
+@dataclass(frozen=True)
+class ComponentTable:
+    """Every component of an encoder with its cost, and what is paid besides.
+
+    ``module_costs`` is paid once for a module that keeps anything (its LayerNorm and output bias), ``layer_costs`` once
+    for a block that keeps anything (its final LayerNorm), ``rest`` always (front part, output layer).
+    """
+
+    components: tuple[Component, ...]
+    module_costs: Mapping[tuple[int, str], Cost]
+    layer_costs: Mapping[int, Cost]
+    rest: Cost
+
+    @cached_property
+    def by_key(self) -> dict[Key, Component]:
+        return {component.key: component for component in self.components}
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layer_costs)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of components in order of first appearance."""
+        return tuple(dict.fromkeys(component.kind for component in self.components))
+
+    def full(self) -> Subnet:
+        """The set of all components: the supernet itself."""
+        return Subnet(FULL, frozenset(self.by_key))
+
+    def cost(self, components: Subnet | Iterable[Key]) -> Cost:
+        """Exact cost of a set. Raises UserError when it names a component that this encoder does not have."""
+        keys = components.components if isinstance(components, Subnet) else frozenset(components)
+        unknown = keys - self.by_key.keys()
+        if unknown:
+            first = min(unknown)
+            name = components.name if isinstance(components, Subnet) else "of components"
+            raise UserError(
+                f"subnet {name}: component {first.index} of {first.module} in layer {first.layer} is not in this"
+                f" encoder ({self.num_layers} layers, {len(self.components)} components)"
+            )
+        total = self.rest
+        for key in keys:
+            total = total + self.by_key[key].cost
+        for layer, module in {(key.layer, key.module) for key in keys}:
+            total = total + self.module_costs[layer, module]
+        for layer in {key.layer for key in keys}:
+            total = total + self.layer_costs[layer]
+        return total
+
+    def share(self, subnet: Subnet, criterion: str) -> float:
+        """The subnet's size: its cost as a share of the full set's, in (0, 1]."""
+        return self.cost(subnet).by(criterion) / self.cost(self.full()).by(criterion)

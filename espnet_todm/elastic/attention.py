@@ -1,0 +1,92 @@
+"""Multi-head self-attention whose heads can be taken out, with or without relative positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from espnet_todm.elastic.base import Cut, ElasticModule, Kept, any_open, spread
+
+_ROWS = ("linear_q.weight", "linear_q.bias", "linear_k.weight", "linear_k.bias", "linear_v.weight", "linear_v.bias")
+
+
+class ElasticAttention(ElasticModule):
+    """Self-attention with ``heads`` heads of ``head_dim``; names as in ESPnet's (RelPosition)MultiHeadedAttention.
+
+    ``relative`` adds the relative position terms of Transformer-XL (arXiv 1901.02860, 3.3), as ESPnet's "latest" does.
+    """
+
+    cuts: ClassVar[Mapping[str, Cut]] = {
+        **{name: Cut(0) for name in (*_ROWS, "linear_pos.weight", "pos_bias_u", "pos_bias_v")},
+        "linear_out.weight": Cut(1),
+    }
+
+    def __init__(self, size: int, heads: int, head_dim: int, dropout: float, relative: bool) -> None:
+        super().__init__(heads)
+        self.head_dim = head_dim
+        self.dropout = dropout
+        self.relative = relative
+        self.linear_q = nn.Linear(size, heads * head_dim)
+        self.linear_k = nn.Linear(size, heads * head_dim)
+        self.linear_v = nn.Linear(size, heads * head_dim)
+        self.linear_out = nn.Linear(heads * head_dim, size)
+        if relative:
+            self.linear_pos = nn.Linear(size, heads * head_dim, bias=False)
+            self.pos_bias_u = nn.Parameter(torch.empty(heads, head_dim))
+            self.pos_bias_v = nn.Parameter(torch.empty(heads, head_dim))
+            nn.init.xavier_uniform_(self.pos_bias_u)
+            nn.init.xavier_uniform_(self.pos_bias_v)
+
+    def flops(self, frames: int) -> float:
+        projections = frames * 4 * self.linear_q.weight.numel()
+        products = 2 * frames * frames * self.linear_out.in_features
+        if self.relative:  # positions -(T-1) .. T-1 are projected and multiplied with every query
+            offsets = 2 * frames - 1
+            projections += offsets * self.linear_pos.weight.numel()
+            products += frames * offsets * self.linear_out.in_features
+        return 2.0 * (projections + products)
+
+    def forward(
+        self, x: Tensor, positions: Optional[Tensor], mask: Tensor, kept: Kept = None, gates: Optional[Tensor] = None
+    ) -> Tensor:
+        """x (B, T, D), positions (1, 2T-1, D) or None, mask (B, 1, T) true at valid frames -> (B, T, D)."""
+        query, key, value = (self._heads(x, f"linear_{name}", kept) for name in "qkv")
+        scores = self._scores(query, key, positions, kept) / math.sqrt(self.head_dim)
+        scores = scores.masked_fill(~mask.unsqueeze(1), torch.finfo(scores.dtype).min)
+        weights = F.dropout(torch.softmax(scores, dim=-1), self.dropout, self.training)
+        context = (weights @ value).transpose(1, 2).flatten(2)  # (B, T, H * head_dim)
+        weight, bias = self.take("linear_out.weight", kept), self.linear_out.bias
+        if gates is None:
+            return F.linear(context, weight, bias)
+        return F.linear(context * spread(gates, context.size(-1)), weight) + bias * any_open(gates)
+
+    def _heads(self, x: Tensor, name: str, kept: Kept) -> Tensor:
+        """x (B, T, D) -> (B, H, T, head_dim)."""
+        bias = self.take(f"{name}.bias", kept) if name != "linear_pos" else None
+        projected = F.linear(x, self.take(f"{name}.weight", kept), bias)
+        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def _scores(self, query: Tensor, key: Tensor, positions: Optional[Tensor], kept: Kept) -> Tensor:
+        """query, key (B, H, T, head_dim) -> unscaled scores (B, H, T, T)."""
+        if positions is None:
+            return query @ key.transpose(-2, -1)
+        offset = self._heads(positions, "linear_pos", kept)  # (1, H, 2T-1, head_dim)
+        content = (query + self.take("pos_bias_u", kept).unsqueeze(1)) @ key.transpose(-2, -1)
+        position = (query + self.take("pos_bias_v", kept).unsqueeze(1)) @ offset.transpose(-2, -1)
+        return content + _relative_to_absolute(position)
+
+
+def _relative_to_absolute(scores: Tensor) -> Tensor:
+    """(B, H, T, 2T-1) indexed by offset T-1 .. -(T-1) -> (B, H, T, T) indexed by key.
+
+    Row i needs the offsets i-j for keys j = 0 .. T-1: a window that starts at column T-1-i, one further left per row.
+    One column of padding makes rows of 2T; read as rows of 2T-1, each has slipped by one (Transformer-XL, appendix B).
+    """
+    batch, heads, frames, offsets = scores.shape
+    slipped = F.pad(scores, (1, 0)).view(batch, heads, offsets + 1, frames)[:, :, 1:]
+    return slipped.reshape(batch, heads, frames, offsets)[..., :frames]

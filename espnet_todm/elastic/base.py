@@ -1,0 +1,95 @@
+"""What every elastic module shares: how its parameters are cut into components.
+
+A module declares, once, which of its tensors are cut and along which dimension. Running a slice, costing it and writing
+it out as a small module all follow from that declaration, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+Kept = Optional[tuple[int, ...]]  # component indices, ascending; None keeps all
+
+
+class Cut(NamedTuple):
+    """Dimension ``dim`` of a tensor holds ``copies`` runs of all components, one after another (2 for a GLU)."""
+
+    dim: int
+    copies: int = 1
+
+
+class ElasticModule(nn.Module):
+    """A module of ``components`` equal parts that runs full, sliced (``kept``) or gated (``gates``).
+
+    Every subclass's ``forward(x, ..., kept, gates)`` takes at most one of
+
+    - ``kept``: the indices of the components to run; nothing else is computed,
+    - ``gates`` (components,): float weights in [0, 1]; 0/1 gates equal the slice.
+
+    Tensors that ``cuts`` does not name (output biases) belong to the module: they act when any component does.
+    """
+
+    cuts: ClassVar[Mapping[str, Cut]] = {}
+
+    def __init__(self, components: int) -> None:
+        super().__init__()
+        self.components = components
+        self._indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+
+    def flops(self, frames: int) -> float:
+        """FLOPs (2 x multiply-accumulates) of the full module on one utterance of ``frames`` frames."""
+        raise NotImplementedError
+
+    def params_per_component(self) -> int:
+        """Parameters of one component."""
+        return sum(p.numel() for n, p in self.named_parameters() if n in self.cuts) // self.components
+
+    def params_shared(self) -> int:
+        """Parameters that are there as soon as the module keeps anything."""
+        return sum(p.numel() for n, p in self.named_parameters() if n not in self.cuts)
+
+    def take(self, name: str, kept: Kept) -> Tensor:
+        """The part of the tensor ``name`` that belongs to the kept components: a view when they are adjacent."""
+        owner, _, leaf = name.rpartition(".")
+        tensor = getattr(self.get_submodule(owner), leaf)
+        return self.cut(tensor, self.cuts[name], kept) if name in self.cuts else tensor
+
+    def cut(self, tensor: Tensor, cut: Cut, kept: Kept) -> Tensor:
+        """The kept components of a tensor that is laid out as ``cut`` says."""
+        if kept is None:
+            return tensor
+        dim, copies = cut
+        parts = tensor.unflatten(dim, (copies, self.components, -1))
+        if kept[-1] - kept[0] + 1 == len(kept):
+            parts = parts.narrow(dim + 1, kept[0], len(kept))
+        else:
+            parts = parts.index_select(dim + 1, self._index(kept, tensor.device))
+        return parts.flatten(dim, dim + 2)
+
+    def sliced_state(self, kept: tuple[int, ...]) -> dict[str, Tensor]:
+        """The state dict of the small module that keeps only these components."""
+        return {name: self.take(name, kept).detach().clone() for name in self.state_dict()}
+
+    def _index(self, kept: tuple[int, ...], device: torch.device) -> Tensor:
+        if (kept, device) not in self._indices:
+            self._indices[kept, device] = torch.tensor(kept, device=device)
+        return self._indices[kept, device]
+
+
+def share_of(kept: Kept, components: int) -> float:
+    """The share of the components that runs, in (0, 1]."""
+    return 1.0 if kept is None else len(kept) / components
+
+
+def any_open(gates: Tensor) -> Tensor:
+    """A smooth "or" of gates (components,): 1 - prod(1 - g). With 0/1 gates: whether the module keeps anything."""
+    return 1 - (1 - gates).prod()
+
+
+def spread(gates: Tensor, units: int) -> Tensor:
+    """Gates (components,) repeated to one weight per unit (units,)."""
+    return gates.repeat_interleave(units // gates.numel())

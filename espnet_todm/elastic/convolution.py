@@ -1,0 +1,132 @@
+"""Conformer convolution module whose channels can be taken out, as a whole or in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from espnet_todm.components import FULL
+from espnet_todm.elastic.base import Cut, ElasticModule, Kept, any_open, spread
+from espnet_todm.errors import UserError
+
+NORMS = ("batch_norm", "layer_norm")
+MOMENTUM = 0.1  # of batch norm running statistics, torch's default
+
+
+class ElasticConvolution(ElasticModule):
+    """pointwise - GLU - depthwise - norm - activation - pointwise; names as in ESPnet's ConvolutionModule.
+
+    Padded frames are set to zero before the depthwise convolution, so that padding never reaches a valid frame.
+
+    With ``norm="batch_norm"`` subnets differ in their activations' statistics. Each named size therefore keeps running
+    statistics of its own (``size_norms``); any other subnet must be recalibrated before it is used.
+
+    Raises UserError for an even kernel, an unknown norm, or ``groups`` that do not divide ``channels``.
+    """
+
+    cuts: ClassVar[Mapping[str, Cut]] = {
+        "pointwise_conv1.weight": Cut(0, copies=2),
+        "pointwise_conv1.bias": Cut(0, copies=2),
+        "pointwise_conv2.weight": Cut(1),
+        **{f"depthwise_conv.{name}": Cut(0) for name in ("weight", "bias")},
+        **{f"norm.{name}": Cut(0) for name in ("weight", "bias", "running_mean", "running_var")},
+    }
+
+    def __init__(
+        self,
+        size: int,
+        channels: int,
+        groups: int,
+        kernel: int,
+        norm: str,
+        activation: nn.Module,
+        sizes: tuple[str, ...] = (),
+    ) -> None:
+        if kernel % 2 == 0:
+            raise UserError(f"cnn_module_kernel: {kernel} is even; an odd kernel is needed to keep the length")
+        if norm not in NORMS:
+            raise UserError(f"conv_norm: {norm!r} is unknown; allowed: {', '.join(NORMS)}")
+        if groups < 1 or channels % groups:
+            raise UserError(f"conv_groups: {groups} does not divide the {channels} channels of the convolution module")
+        super().__init__(groups)
+        self.pointwise_conv1 = nn.Conv1d(size, 2 * channels, 1)
+        self.depthwise_conv = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        self.pointwise_conv2 = nn.Conv1d(channels, size, 1)
+        self.activation = activation
+        self.norm = nn.BatchNorm1d(channels) if norm == "batch_norm" else nn.LayerNorm(channels)
+        names = sizes if norm == "batch_norm" else ()
+        self.size_norms = nn.ModuleDict({name: nn.BatchNorm1d(channels, affine=False) for name in names})
+
+    def flops(self, frames: int) -> float:
+        convolutions = (self.pointwise_conv1, self.depthwise_conv, self.pointwise_conv2)
+        return 2.0 * frames * sum(convolution.weight.numel() for convolution in convolutions)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, kept: Kept = None, gates: Optional[Tensor] = None, size: str = FULL
+    ) -> Tensor:
+        """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D). ``size`` picks the batch norm statistics."""
+        first, last = self.take("pointwise_conv1.weight", kept), self.take("pointwise_conv2.weight", kept)
+        # Pointwise convolutions as matrix products on (B, T, C): no transposes around them.
+        x = F.glu(F.linear(x, first.squeeze(-1), self.take("pointwise_conv1.bias", kept)), dim=-1)
+        x = x.transpose(1, 2).masked_fill(~mask, 0.0)  # (B, C, T)
+        depthwise, bias = self.take("depthwise_conv.weight", kept), self.take("depthwise_conv.bias", kept)
+        x = F.conv1d(x, depthwise, bias, padding=self.depthwise_conv.padding, groups=depthwise.size(0))
+        x = self.activation(self._normalise(x, kept, gates, size)).transpose(1, 2)
+        last, bias = last.squeeze(-1), self.take("pointwise_conv2.bias", kept)
+        if gates is None:
+            return F.linear(x, last, bias)
+        return F.linear(x * spread(gates, x.size(-1)), last) + bias * any_open(gates)
+
+    def sliced_state(self, kept: tuple[int, ...], size: str = FULL) -> dict[str, Tensor]:
+        state = {name: value for name, value in super().sliced_state(kept).items() if "size_norms" not in name}
+        if size in self.size_norms:
+            for name, buffer in self.size_norms[size].named_buffers():
+                state[f"norm.{name}"] = self.cut(buffer, Cut(0), kept).clone() if buffer.dim() else buffer.clone()
+        return state
+
+    def _normalise(self, x: Tensor, kept: Kept, gates: Optional[Tensor], size: str) -> Tensor:
+        """x (B, C, T) -> (B, C, T)."""
+        if isinstance(self.norm, nn.BatchNorm1d):
+            return self._batch_norm(x, kept, size)
+        x = x.transpose(1, 2)
+        if gates is None:
+            weight, bias = self.take("norm.weight", kept), self.take("norm.bias", kept)
+            x = F.layer_norm(x, weight.shape, weight, bias, self.norm.eps)
+        else:
+            x = _gated_layer_norm(x, spread(gates, x.size(-1)), self.norm)
+        return x.transpose(1, 2)
+
+    def _statistics(self, size: str) -> nn.Module:
+        """The batch norm whose running statistics the subnet of this name uses."""
+        return self.size_norms[size] if size in self.size_norms else self.norm
+
+    def _batch_norm(self, x: Tensor, kept: Kept, size: str) -> Tensor:
+        weight, bias = self.take("norm.weight", kept), self.take("norm.bias", kept)
+        owner = self._statistics(size)
+        mean, variance = (self.cut(buffer, Cut(0), kept) for buffer in _moments(owner))
+        # Subnets that own no statistics pass through without disturbing those of others.
+        momentum = MOMENTUM if owner is not self.norm or size == FULL else 0.0
+        x = F.batch_norm(x, mean, variance, weight, bias, self.training, momentum, self.norm.eps)
+        if self.training and momentum and kept is not None:  # where the cut was a copy, only the copy was updated
+            for buffer, value in zip(_moments(owner), (mean, variance)):
+                buffer.unflatten(0, (self.components, -1))[list(kept)] = value.clone().unflatten(0, (len(kept), -1))
+        return x
+
+
+def _moments(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    return norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+
+
+def _gated_layer_norm(x: Tensor, weights: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """LayerNorm over the channels of x (B, T, C) with moments weighted by ``weights`` (C,).
+
+    With 0/1 weights the open channels are normalised among themselves, as in the slice.
+    """
+    total = weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+    mean = (x * weights).sum(-1, keepdim=True) / total
+    variance = ((x - mean).square() * weights).sum(-1, keepdim=True) / total
+    return (x - mean) * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias

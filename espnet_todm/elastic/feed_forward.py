@@ -1,0 +1,55 @@
+"""Feed-forward network whose hidden units come in removable chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Optional
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from espnet_todm.elastic.base import Cut, ElasticModule, Kept, any_open, share_of, spread
+from espnet_todm.errors import UserError
+
+
+class ElasticFeedForward(ElasticModule):
+    """``w_2(dropout(activation(w_1(x))))`` with parameter names as ESPnet's PositionwiseFeedForward has them.
+
+    A chunk keeps both the rows of ``w_1`` and the columns of ``w_2`` of its units. With ``adaptive_dropout`` a slice
+    uses ``p * kept / chunks`` (TODM: the narrower a layer is, the less it needs dropout).
+
+    Raises UserError when ``chunks`` does not divide ``hidden``.
+    """
+
+    cuts: ClassVar[Mapping[str, Cut]] = {"w_1.weight": Cut(0), "w_1.bias": Cut(0), "w_2.weight": Cut(1)}
+
+    def __init__(
+        self,
+        size: int,
+        hidden: int,
+        chunks: int,
+        dropout: float,
+        activation: nn.Module,
+        adaptive_dropout: bool = True,
+    ) -> None:
+        if chunks < 1 or hidden % chunks:
+            raise UserError(f"feed-forward width {hidden} cannot be cut into {chunks} chunks; chunks must divide it")
+        super().__init__(chunks)
+        self.w_1 = nn.Linear(size, hidden)
+        self.w_2 = nn.Linear(hidden, size)
+        self.dropout = dropout
+        self.activation = activation
+        self.adaptive_dropout = adaptive_dropout
+
+    def flops(self, frames: int) -> float:
+        return 2.0 * frames * (self.w_1.weight.numel() + self.w_2.weight.numel())
+
+    def forward(self, x: Tensor, kept: Kept = None, gates: Optional[Tensor] = None) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        hidden = self.activation(F.linear(x, self.take("w_1.weight", kept), self.take("w_1.bias", kept)))
+        rate = self.dropout * share_of(kept, self.components) if self.adaptive_dropout else self.dropout
+        hidden = F.dropout(hidden, rate, self.training)
+        weight, bias = self.take("w_2.weight", kept), self.w_2.bias
+        if gates is None:
+            return F.linear(hidden, weight, bias)
+        return F.linear(hidden * spread(gates, hidden.size(-1)), weight) + bias * any_open(gates)

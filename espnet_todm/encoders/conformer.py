@@ -1,0 +1,286 @@
+"""``encoder: todm_conformer``: ESPnet's Conformer as a supernet.
+
+With all components it is ESPnet's own ConformerEncoder: same options, same parameter names, same outputs. So a checkpoint
+of ``encoder: conformer`` loads into it with ``--init_param``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any, Optional
+
+from espnet.nets.pytorch_backend.transformer.embedding import PositionalEncoding, RelPositionalEncoding
+from espnet.nets.pytorch_backend.transformer.subsampling import (
+    Conv2dSubsampling,
+    Conv2dSubsampling1,
+    Conv2dSubsampling2,
+    Conv2dSubsampling6,
+    Conv2dSubsampling8,
+    TooShortUttError,
+)
+from torch import Tensor, nn
+
+from espnet_todm.components import Cost, Subnet
+from espnet_todm.elastic.block import ACTIVATIONS, LAYER_NORM_EPS, BlockConf, BlockShape, ElasticConformerBlock
+from espnet_todm.encoders.supernet import (
+    FRAMES_PER_SECOND,
+    REFERENCE_SECONDS,
+    Front,
+    SupernetEncoder,
+    length_mask,
+)
+from espnet_todm.errors import UserError
+from espnet_todm.sizes import SizeSpec
+
+# Input layers: ESPnet's class, and (kernel, stride) of its convolutions along time.
+INPUT_LAYERS = {
+    "conv2d1": (Conv2dSubsampling1, ((3, 1), (3, 1))),
+    "conv2d2": (Conv2dSubsampling2, ((3, 2), (3, 1))),
+    "conv2d": (Conv2dSubsampling, ((3, 2), (3, 2))),
+    "conv2d6": (Conv2dSubsampling6, ((3, 2), (5, 3))),
+    "conv2d8": (Conv2dSubsampling8, ((3, 2), (3, 2), (3, 2))),
+}
+# (pos_enc_layer_type, selfattention_layer_type) -> position encoding; None: no positions at all.
+POSITIONS = {
+    ("rel_pos", "rel_selfattn"): RelPositionalEncoding,
+    ("abs_pos", "selfattn"): PositionalEncoding,
+    ("none", "selfattn"): None,
+}
+# Options of ESPnet's Conformer that a supernet has in one form only.
+FIXED_OPTIONS: dict[str, Any] = {
+    "normalize_before": True,
+    "concat_after": False,
+    "positionwise_layer_type": "linear",
+    "zero_triu": False,
+    "interctc_layer_idx": [],
+    "interctc_use_conditioning": False,
+    "ctc_trim": False,
+    "stochastic_depth_rate": 0.0,
+    "layer_drop_rate": 0.0,
+    "qk_norm": False,
+}
+IGNORED_OPTIONS = ("positionwise_conv_kernel_size", "padding_idx", "use_flash_attn", "max_pos_emb_len")
+
+
+class NoPositions(nn.Module):
+    """Stands in for a position encoding where there is none."""
+
+    def __init__(self, size: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(x)
+
+
+class TodmConformerEncoder(SupernetEncoder):
+    """Elastic Conformer. Options as in ESPnet's ConformerEncoder, and
+
+    Args:
+        ffn_chunks, macaron_ffn_chunks: components of each feed-forward module (default: as ffn_chunks).
+        conv_groups: components of each convolution module; 1 takes it as a whole.
+        conv_norm: "batch_norm" (ESPnet's) or "layer_norm" (the same statistics for every subnet; recommended).
+        head_dim: width of an attention head, default output_size / attention_heads.
+        adaptive_dropout: feed-forward dropout shrinks with the kept width.
+        sizes: named sizes, see :func:`espnet_todm.sizes.resolve_sizes`.
+        subnet: what ``forward`` runs: a size's name or the file of a card; default all.
+        blocks: widths of each block (:class:`BlockShape`) instead of uniform ones, as extracted models have them.
+
+    Raises:
+        UserError: an option has no meaning here, or a value is not allowed.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int = 256,
+        attention_heads: int = 4,
+        linear_units: int = 2048,
+        num_blocks: int = 6,
+        dropout_rate: float = 0.1,
+        positional_dropout_rate: float = 0.1,
+        attention_dropout_rate: float = 0.0,
+        input_layer: str = "conv2d",
+        macaron_style: bool = False,
+        rel_pos_type: str = "legacy",
+        pos_enc_layer_type: str = "rel_pos",
+        selfattention_layer_type: str = "rel_selfattn",
+        activation_type: str = "swish",
+        use_cnn_module: bool = True,
+        cnn_module_kernel: int = 31,
+        ffn_chunks: int = 4,
+        macaron_ffn_chunks: Optional[int] = None,
+        conv_groups: int = 1,
+        conv_norm: str = "batch_norm",
+        head_dim: Optional[int] = None,
+        adaptive_dropout: bool = True,
+        sizes: Optional[Mapping[str, SizeSpec]] = None,
+        subnet: Optional[str] = None,
+        blocks: Optional[Sequence[Mapping[str, int]]] = None,
+        **stock: Any,
+    ) -> None:
+        super().__init__(output_size)
+        options = {k: v for k, v in locals().items() if k not in ("self", "stock", "__class__")}
+        self._options: dict[str, Any] = options
+        _check_stock(stock)
+        if input_layer not in INPUT_LAYERS:
+            raise UserError(f"input_layer: {input_layer!r} is unknown; allowed: {', '.join(INPUT_LAYERS)}")
+        if (pos_enc_layer_type, selfattention_layer_type) not in POSITIONS:
+            pairs = "; ".join(" with ".join(pair) for pair in POSITIONS)
+            raise UserError(
+                f"pos_enc_layer_type: {pos_enc_layer_type!r} with selfattention_layer_type:"
+                f" {selfattention_layer_type!r} is not possible; allowed: {pairs}"
+            )
+        if activation_type not in ACTIVATIONS:
+            raise UserError(f"activation_type: {activation_type!r} is unknown; allowed: {', '.join(ACTIVATIONS)}")
+        if head_dim is None and output_size % attention_heads:
+            raise UserError(f"attention_heads: {attention_heads} does not divide output_size: {output_size}")
+        if pos_enc_layer_type == "rel_pos" and rel_pos_type != "latest":
+            # ESPnet's default is "legacy", whose weights fit ours by name and shape but mean another function.
+            raise UserError(f"rel_pos_type: {rel_pos_type!r} is not possible in a supernet; say rel_pos_type: latest")
+        encoding = POSITIONS[pos_enc_layer_type, selfattention_layer_type] or NoPositions
+        self.relative = encoding is RelPositionalEncoding
+        subsampling, self._steps = INPUT_LAYERS[input_layer]
+        self.embed = subsampling(input_size, output_size, dropout_rate, encoding(output_size, positional_dropout_rate))
+        conf = BlockConf(
+            size=output_size,
+            head_dim=head_dim or output_size // attention_heads,
+            kernel=cnn_module_kernel,
+            relative=self.relative,
+            macaron=macaron_style,
+            convolution=use_cnn_module,
+            conv_norm=conv_norm,
+            activation=activation_type,
+            dropout=dropout_rate,
+            attention_dropout=attention_dropout_rate,
+            adaptive_dropout=adaptive_dropout,
+        )
+        shapes = _parse_blocks(blocks) if blocks is not None else [_uniform_shape(options)] * num_blocks
+        self.shapes = tuple(shapes)
+        self.encoders = nn.ModuleList(ElasticConformerBlock(conf, s, tuple(sizes or ())) for s in shapes)
+        self.after_norm = nn.LayerNorm(output_size, eps=LAYER_NORM_EPS)
+        self.finish(sizes, subnet)
+
+    def front(self, features: Tensor, lengths: Tensor) -> Front:
+        shortest = self._shortest()
+        if features.size(1) < shortest:
+            raise TooShortUttError(
+                f"has {features.size(1)} frames and is too short for subsampling (it needs {shortest} frames)",
+                features.size(1),
+                shortest,
+            )
+        embedded, _ = self.embed(features, None)
+        hidden, positions = embedded if isinstance(embedded, tuple) else (embedded, None)
+        # Lengths follow the convolutions themselves. ESPnet strides its mask instead, and then a padded utterance may
+        # count one frame, half made of padding, more than the same utterance alone.
+        for kernel, stride in self._steps:
+            lengths = ((lengths - kernel) // stride + 1).clamp_min(0)
+        return Front(hidden, positions, lengths, length_mask(lengths, hidden.size(1)))
+
+    def finalise(self, hidden: Tensor) -> Tensor:
+        return self.after_norm(hidden)
+
+    def subsampled(self, frames: int) -> int:
+        for kernel, stride in self._steps:
+            frames = (frames - kernel) // stride + 1
+        return frames
+
+    def front_cost(self) -> Cost:
+        time, width = int(REFERENCE_SECONDS * FRAMES_PER_SECOND), int(self._options["input_size"])
+        macs = 0
+        for module in self.embed.conv:
+            if isinstance(module, nn.Conv2d):
+                time, width = ((n - k) // s + 1 for n, k, s in zip((time, width), module.kernel_size, module.stride))
+                macs += time * width * module.weight.numel()
+        macs += time * sum(m.weight.numel() for m in self.embed.out.modules() if isinstance(m, nn.Linear))
+        params = sum(p.numel() for module in (self.embed, self.after_norm) for p in module.parameters())
+        return Cost(params, 2.0 * macs / REFERENCE_SECONDS)
+
+    def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
+        small = [self._kept_shape(self.shapes[layer], modules) for layer, modules in sorted(subnet.layers.items())]
+        of_supernet = ("sizes", "subnet", "ffn_chunks", "macaron_ffn_chunks", "conv_groups")
+        conf = {key: value for key, value in self._options.items() if key not in of_supernet}
+        head_dim = conf["head_dim"] or conf["output_size"] // conf["attention_heads"]
+        return {**conf, "head_dim": head_dim, "num_blocks": len(small), "blocks": [asdict(shape) for shape in small]}
+
+    def stock_conf(self, subnet: Subnet) -> Optional[dict[str, Any]]:
+        conf = self.extracted_conf(subnet)
+        shapes = {tuple(sorted(shape.items())) for shape in conf["blocks"]}
+        if len(shapes) != 1:
+            return None
+        shape = BlockShape(**conf["blocks"][0])
+        faithful = (
+            shape.ffn_chunks > 0
+            and shape.heads * conf["head_dim"] == conf["output_size"]
+            and (not conf["macaron_style"] or shape.macaron_ffn == shape.ffn)
+            and (
+                not conf["use_cnn_module"] or (shape.conv == conf["output_size"] and conf["conv_norm"] == "batch_norm")
+            )
+            and conf["pos_enc_layer_type"] != "none"
+        )
+        if not faithful:
+            return None
+        ours = ("blocks", "conv_norm", "head_dim", "adaptive_dropout", "input_size")
+        kept = {k: v for k, v in conf.items() if k not in ours}
+        return {**kept, "linear_units": shape.ffn, "attention_heads": shape.heads}
+
+    def _shortest(self) -> int:
+        frames = 1
+        for kernel, stride in reversed(self._steps):
+            frames = (frames - 1) * stride + kernel
+        return frames
+
+    @staticmethod
+    def _kept_shape(full: BlockShape, modules: Mapping[str, tuple[int, ...]]) -> BlockShape:
+        def cut(width: int, components: int, module: str) -> tuple[int, int]:
+            kept = len(modules.get(module, ()))
+            return (width // components * kept if components else 0), kept
+
+        macaron, macaron_chunks = cut(full.macaron_ffn, full.macaron_chunks, "feed_forward_macaron")
+        conv, groups = cut(full.conv, full.conv_groups, "conv_module")
+        ffn, chunks = cut(full.ffn, full.ffn_chunks, "feed_forward")
+        heads = len(modules.get("self_attn", ()))
+        return replace(
+            full,
+            macaron_ffn=macaron,
+            macaron_chunks=macaron_chunks,
+            heads=heads,
+            conv=conv,
+            conv_groups=groups,
+            ffn=ffn,
+            ffn_chunks=chunks,
+        )
+
+
+def _uniform_shape(options: Mapping[str, Any]) -> BlockShape:
+    macaron, cnn = options["macaron_style"], options["use_cnn_module"]
+    chunks = options["ffn_chunks"]
+    return BlockShape(
+        macaron_ffn=options["linear_units"] if macaron else 0,
+        macaron_chunks=(options["macaron_ffn_chunks"] or chunks) if macaron else 0,
+        heads=options["attention_heads"],
+        conv=options["output_size"] if cnn else 0,
+        conv_groups=options["conv_groups"] if cnn else 0,
+        ffn=options["linear_units"],
+        ffn_chunks=chunks,
+    )
+
+
+def _parse_blocks(blocks: Sequence[Mapping[str, int]]) -> list[BlockShape]:
+    names = [field.name for field in fields(BlockShape)]
+    for number, block in enumerate(blocks):
+        if sorted(block) != sorted(names):
+            raise UserError(f"blocks[{number}]: has the keys {', '.join(block)}; needed: {', '.join(names)}")
+    return [BlockShape(**block) for block in blocks]
+
+
+def _check_stock(stock: Mapping[str, Any]) -> None:
+    """Options of ESPnet's Conformer that are not ours: fine at the one value that a supernet has."""
+    for key, value in stock.items():
+        if key in IGNORED_OPTIONS:
+            continue
+        if key not in FIXED_OPTIONS:
+            raise UserError(f"encoder_conf: unknown option {key!r} for todm_conformer")
+        if value != FIXED_OPTIONS[key]:
+            raise UserError(f"{key}: {value!r} is not possible in a supernet; allowed: {FIXED_OPTIONS[key]!r}")

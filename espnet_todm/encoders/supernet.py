@@ -1,0 +1,147 @@
+"""What every supernet encoder is to the rest of the package, whatever its blocks are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from torch import Tensor, nn
+
+from espnet_todm.components import FULL, Component, ComponentTable, Cost, Subnet
+from espnet_todm.elastic.block import LayerChoice
+from espnet_todm.errors import UserError
+from espnet_todm.files import read_json
+from espnet_todm.sizes import SizeSpec, resolve_sizes
+
+# Attention costs grow with the square of the length, so FLOPs per second need a length to be measured at.
+REFERENCE_SECONDS = 10.0
+FRAMES_PER_SECOND = 100
+
+Gates = Mapping[tuple[int, str], Tensor]  # (layer, module) -> weights (components,)
+
+
+@dataclass(frozen=True)
+class Front:
+    """What all subnets of a step share: the subsampled input."""
+
+    hidden: Tensor  # (B, T, D)
+    positions: Optional[Tensor]  # (1, 2T-1, D), or None
+    lengths: Tensor  # (B,) int64, frames after subsampling
+    mask: Tensor  # (B, 1, T) bool, true at valid frames
+
+    def with_hidden(self, hidden: Tensor) -> Front:
+        return replace(self, hidden=hidden)
+
+
+class SupernetEncoder(AbsEncoder):
+    """An encoder whose blocks run as any subnet. Subclasses build ``embed``, ``encoders`` and, if any, ``after_norm``.
+
+    ``forward`` runs ``self.subnet``, which the option ``subnet`` picks: stock inference decodes one subnet that way.
+    """
+
+    encoders: nn.ModuleList
+
+    def __init__(self, output_size: int) -> None:
+        super().__init__()
+        self._output_size = output_size
+        self.sizes: dict[str, Subnet] = {}
+        self.subnet = Subnet(FULL, frozenset())
+
+    def finish(self, sizes: Optional[Mapping[str, SizeSpec]], subnet: Optional[str]) -> None:
+        """Call at the end of ``__init__``: resolves the named sizes and the subnet that ``forward`` runs."""
+        self.sizes = resolve_sizes(sizes or {}, self.component_table())
+        self.subnet = self.find_subnet(subnet or FULL)
+
+    def output_size(self) -> int:
+        return self._output_size
+
+    def find_subnet(self, name: str) -> Subnet:
+        """A named size, or the subnet of a card file. Raises UserError when it is neither or does not fit."""
+        if name in self.sizes:
+            return self.sizes[name]
+        if not Path(name).is_file():
+            raise UserError(f"subnet: {name!r} is neither a size ({', '.join(self.sizes)}) nor the file of a card")
+        card = read_json(name)
+        if not isinstance(card, dict) or "kept" not in card:
+            raise UserError(f"subnet: {name} is no card: it has no entry 'kept'")
+        subnet = Subnet.from_json(str(card.get("name", name)), card["kept"])
+        self.component_table().cost(subnet)
+        return subnet
+
+    def front(self, features: Tensor, lengths: Tensor) -> Front:
+        """features (B, T, F) float, lengths (B,) -> subsampled. Raises ESPnet's TooShortUttError below one frame."""
+        raise NotImplementedError
+
+    def finalise(self, hidden: Tensor) -> Tensor:
+        """After the last block, (B, T, D) -> (B, T, D)."""
+        raise NotImplementedError
+
+    def front_cost(self) -> Cost:
+        """Cost of ``front`` and ``finalise``."""
+        raise NotImplementedError
+
+    def subsampled(self, frames: int) -> int:
+        """Frames that ``front`` makes of so many input frames."""
+        raise NotImplementedError
+
+    def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
+        """``encoder_conf`` of the small model that the subnet is."""
+        raise NotImplementedError
+
+    def stock_conf(self, subnet: Subnet) -> Optional[dict[str, Any]]:
+        """``encoder_conf`` of ESPnet's own encoder of the same function, or None when it has no such form."""
+        raise NotImplementedError
+
+    def blocks(self, front: Front, subnet: Optional[Subnet] = None, gates: Optional[Gates] = None) -> Tensor:
+        """All blocks on slices (``subnet``, default ``self.subnet``), or on soft ``gates``: (B, T, D) -> (B, T, D)."""
+        hidden = front.hidden
+        for layer, block in enumerate(self.encoders):
+            if gates is not None:
+                choice = LayerChoice(gates={module: g for (la, module), g in gates.items() if la == layer}, size="")
+            else:
+                chosen = subnet or self.subnet
+                choice = LayerChoice(kept=chosen.layers.get(layer, {}), size=chosen.name)
+            hidden = block(hidden, front.positions, front.mask, choice)
+        return self.finalise(hidden)
+
+    def forward(
+        self, xs_pad: Tensor, ilens: Tensor, prev_states: Optional[Tensor] = None
+    ) -> tuple[Tensor, Tensor, Optional[Tensor]]:
+        """xs_pad (B, T, F), ilens (B,) -> output (B, T', D), lengths (B,), None, of ``self.subnet``."""
+        front = self.front(xs_pad, ilens)
+        return self.blocks(front), front.lengths, None
+
+    def component_table(self) -> ComponentTable:
+        """Components and costs of this encoder alone, FLOPs on utterances of REFERENCE_SECONDS."""
+        frames = self.subsampled(int(REFERENCE_SECONDS * FRAMES_PER_SECOND))
+        components: list[Component] = []
+        modules: dict[tuple[int, str], Cost] = {}
+        layers: dict[int, Cost] = {}
+        for layer, block in enumerate(self.encoders):
+            components += block.components(layer, frames, 1 / REFERENCE_SECONDS)  # type: ignore[operator]
+            modules.update({(layer, name): cost for name, cost in block.module_costs().items()})  # type: ignore[operator]
+            layers[layer] = block.layer_cost()  # type: ignore[operator]
+        return ComponentTable(tuple(components), modules, layers, self.front_cost())
+
+    def extracted_state(self, subnet: Subnet) -> dict[str, Tensor]:
+        """State dict of the small model: kept blocks renumbered, kept components cut out."""
+        state = {k: v.detach().clone() for k, v in self.state_dict().items() if not k.startswith("encoders.")}
+        for new, (layer, modules) in enumerate(sorted(subnet.layers.items())):
+            for name, value in self.encoders[layer].extracted_state(modules, subnet.name).items():  # type: ignore[operator]
+                state[f"encoders.{new}.{name}"] = value
+        return state
+
+    def extract(self, subnet: Subnet) -> SupernetEncoder:
+        """The small encoder that computes what this one computes with ``subnet``."""
+        small = type(self)(**self.extracted_conf(subnet))
+        small.load_state_dict(self.extracted_state(subnet))
+        return small.train(self.training)
+
+
+def length_mask(lengths: Tensor, frames: int) -> Tensor:
+    """lengths (B,) -> (B, 1, frames) bool, true at valid frames."""
+    return (torch.arange(frames, device=lengths.device) < lengths.unsqueeze(1)).unsqueeze(1)

@@ -1,0 +1,160 @@
+"""From what a config says of a size to the set of components it means, for any encoder that has a component table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Union
+
+from espnet_todm.components import FULL, ComponentTable, Key, Subnet
+from espnet_todm.errors import UserError
+
+Counts = Mapping[tuple[int, str], int]  # components kept of (layer, module): the first ones
+SizeSpec = Union[float, Mapping[str, Any]]
+
+
+def resolve_sizes(specs: Mapping[str, SizeSpec], table: ComponentTable) -> dict[str, Subnet]:
+    """Named sizes of a supernet, largest first; the size "full" is always there.
+
+    A size is either a share of the parameters, as in ``small: 0.4``, or a mapping of
+
+    - ``depth``: share of the layers, or ``layers``: the list of layers to keep,
+    - ``drop``: which layers depth takes out: ``even`` (default), ``last`` or ``first``,
+    - a kind (``ffn``, ``heads``, ``conv``) or a module's name: a share in [0, 1], true or false, or a list with the
+      number of components to keep in each layer of the supernet.
+
+    Raises UserError for unknown keys, values out of range, and a size that keeps nothing.
+    """
+    sizes = {FULL: table.full()}
+    for name, spec in specs.items():
+        if name == FULL:
+            raise UserError(f"sizes: {FULL!r} is the whole supernet and cannot be redefined")
+        sizes[str(name)] = resolve_size(str(name), spec, table)
+    return dict(sorted(sizes.items(), key=lambda item: -table.cost(item[1]).params))
+
+
+def resolve_size(name: str, spec: SizeSpec, table: ComponentTable) -> Subnet:
+    """One size; see :func:`resolve_sizes`."""
+    if isinstance(spec, (int, float)) and not isinstance(spec, bool):
+        if not 0 < spec <= 1:
+            raise UserError(f"sizes.{name}: {spec} is no share of the parameters; allowed: above 0, up to 1")
+        return fit_budget(name, table, "params", spec * table.cost(table.full()).params)
+    if not isinstance(spec, Mapping):
+        raise UserError(
+            f"sizes.{name}: {spec!r} must be a share in (0, 1] or a mapping such as {{depth: 0.5, ffn: 0.5}}"
+        )
+    totals = module_sizes(table)
+    allowed = {"depth", "layers", "drop", *table.kinds, *(module for _, module in totals)}
+    for key in spec:
+        if key not in allowed:
+            raise UserError(f"sizes.{name}: unknown key {key!r}; allowed: {', '.join(sorted(allowed))}")
+    layers = set(_layers(name, spec, table.num_layers))
+    kinds = {(c.key.layer, c.key.module): c.kind for c in table.components}
+    counts = {}
+    for (layer, module), total in totals.items():
+        value = spec.get(module, spec.get(kinds[layer, module], 1.0))
+        where = f"sizes.{name}.{module if module in spec else kinds[layer, module]}"
+        counts[layer, module] = _count(where, value, layer, table.num_layers, total) if layer in layers else 0
+    subnet = first_components(name, counts)
+    if not subnet.components:
+        raise UserError(f"sizes.{name}: keeps no component at all; give it at least one")
+    return subnet
+
+
+def first_components(name: str, counts: Counts) -> Subnet:
+    """The subnet that keeps the first ``counts[layer, module]`` components of each module: adjacent, hence views."""
+    return Subnet(name, frozenset(Key(la, module, i) for (la, module), n in counts.items() for i in range(n)))
+
+
+def module_sizes(table: ComponentTable) -> dict[tuple[int, str], int]:
+    """Number of components of every (layer, module), in the order of the table."""
+    totals: dict[tuple[int, str], int] = {}
+    for component in table.components:
+        place = component.key.layer, component.key.module
+        totals[place] = totals.get(place, 0) + 1
+    return totals
+
+
+def keep_order(layers: int, drop: str = "even") -> list[int]:
+    """Layers in the order of their worth: depth n keeps the first n, so that depths are nested.
+
+    ``even`` keeps the first and the last layer and then halves the widest gap again and again.
+    """
+    if drop == "last":
+        return list(range(layers))
+    if drop == "first":
+        return list(reversed(range(layers)))
+    if drop != "even":
+        raise UserError(f"drop: {drop!r} is unknown; allowed: even, last, first")
+    order = sorted({0, layers - 1})
+    while len(order) < layers:
+        kept = sorted(order)
+        width, start = max((b - a, -a) for a, b in zip(kept, kept[1:]))
+        order.append(-start + width // 2)
+    return order
+
+
+def round_share(share: float, total: int) -> int:
+    """The number of components nearest to a share; at least one unless the share is 0."""
+    return min(total, max(1, int(share * total + 0.5))) if share > 0 else 0
+
+
+def uniform(name: str, table: ComponentTable, share: float, kinds: Iterable[str]) -> Subnet:
+    """Depth and the given kinds all scaled by the same share; other kinds stay whole."""
+    layers = set(keep_order(table.num_layers)[: round_share(share, table.num_layers)])
+    scaled = {(c.key.layer, c.key.module) for c in table.components if c.kind in set(kinds)}
+    return first_components(
+        name,
+        {
+            place: (round_share(share, total) if place in scaled else total) if place[0] in layers else 0
+            for place, total in module_sizes(table).items()
+        },
+    )
+
+
+def fit_budget(name: str, table: ComponentTable, criterion: str, budget: float) -> Subnet:
+    """The largest uniform scaling within the budget, then filled up with single components until none fits any more.
+
+    Budgets in parameters or FLOPs per second of speech. Raises UserError, with the feasible range, when the budget is below
+    the smallest scaling or above the full set.
+    """
+    kinds = [kind for kind in table.kinds if kind != "conv"]  # whole convolutions matter too much to be scaled away
+    grid = [step / 200 for step in range(1, 201)]
+    scalings = [uniform(name, table, share, kinds) for share in grid]
+    lowest, highest = table.cost(scalings[0]).by(criterion), table.cost(table.full()).by(criterion)
+    if not lowest <= budget <= highest:
+        raise UserError(
+            f"budget of {budget:.4g} {criterion} for {name!r} is infeasible; this supernet allows {lowest:.4g} to"
+            f" {highest:.4g}"
+        )
+    fitting = [subnet for subnet in scalings if table.cost(subnet).by(criterion) <= budget]
+    kept, following = set(fitting[-1].components), scalings[min(len(fitting), len(scalings) - 1)]
+    for key in sorted(following.components - kept, key=lambda key: (key.index, key)):
+        if table.cost(kept | {key}).by(criterion) <= budget:
+            kept.add(key)
+    return Subnet(name, frozenset(kept))
+
+
+def _layers(name: str, spec: Mapping[str, Any], total: int) -> Sequence[int]:
+    if "layers" in spec:
+        layers = spec["layers"]
+        if not isinstance(layers, (list, tuple)) or not layers or not all(la in range(total) for la in layers):
+            raise UserError(f"sizes.{name}.layers: {layers!r} must be a list of layers out of 0..{total - 1}")
+        return layers
+    depth = spec.get("depth", 1.0)
+    if isinstance(depth, bool) or not isinstance(depth, (int, float)) or not 0 < depth <= 1:
+        raise UserError(f"sizes.{name}.depth: {depth!r} must be a share of the {total} layers, above 0 and up to 1")
+    return keep_order(total, spec.get("drop", "even"))[: round_share(depth, total)]
+
+
+def _count(where: str, value: Any, layer: int, layers: int, total: int) -> int:
+    if isinstance(value, (list, tuple)):
+        if len(value) != layers:
+            raise UserError(f"{where}: has {len(value)} entries, but the supernet has {layers} layers")
+        if isinstance(value[layer], bool) or value[layer] not in range(total + 1):
+            raise UserError(f"{where}[{layer}]: {value[layer]!r} must be a number of components, 0 to {total}")
+        return int(value[layer])
+    if not isinstance(value, (bool, int, float)) or not 0 <= value <= 1:
+        raise UserError(
+            f"{where}: {value!r} must be a share in [0, 1], true or false, or a list with one count a layer"
+        )
+    return round_share(float(value), total)

@@ -1,0 +1,246 @@
+"""The invariants of a supernet encoder, over random sets of components and every flavour of Conformer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from espnet_todm.components import Key, Subnet
+from espnet_todm.encoders.conformer import TodmConformerEncoder
+from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS
+from espnet_todm.errors import UserError
+from espnet_todm.files import write_json
+from tests.conftest import FLAVOURS, conformer, disturb, random_subnet
+
+few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+seeds = st.integers(0, 10**6)
+
+
+def speech(batch: int = 2, frames: int = 50, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, frames, 20, generator=generator), torch.full((batch,), frames)
+
+
+@few
+@given(seed=seeds, density=st.sampled_from([0.2, 0.5, 0.9]))
+def test_slice_equals_extracted_model_in_value_and_gradient(
+    flavour: TodmConformerEncoder, seed: int, density: float
+) -> None:
+    subnet = random_subnet(flavour, seed, density)
+    small = flavour.extract(subnet)
+    x, lengths = speech()
+    sliced, extracted = flavour.blocks(flavour.front(x, lengths), subnet), small(x, lengths)[0]
+    torch.testing.assert_close(sliced, extracted, atol=1e-6, rtol=1e-5)
+
+    flavour.zero_grad()
+    sliced.square().sum().backward()
+    extracted.square().sum().backward()
+    cut = _with_gradients_as_values(flavour).extracted_state(subnet)
+    for name, parameter in small.named_parameters():
+        torch.testing.assert_close(parameter.grad, cut[name], atol=1e-4, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def _with_gradients_as_values(encoder: TodmConformerEncoder) -> TodmConformerEncoder:
+    """A copy whose parameters hold the gradients, so that the code that cuts parameters cuts gradients."""
+    copy = TodmConformerEncoder(**encoder._options)
+    for target, source in zip(copy.parameters(), encoder.parameters()):
+        target.data = torch.zeros_like(source) if source.grad is None else source.grad.clone()
+    return copy
+
+
+@few
+@given(seed=seeds)
+def test_slice_equals_gates_of_zero_and_one(flavour: TodmConformerEncoder, seed: int) -> None:
+    subnet = random_subnet(flavour, seed)
+    gates = {
+        (layer, name): torch.zeros(module.components)
+        for layer, block in enumerate(flavour.encoders)
+        for name, _, module in block.elastic_modules()
+    }
+    for key in subnet.components:
+        gates[key.layer, key.module][key.index] = 1.0
+    front = flavour.front(*speech())
+    torch.testing.assert_close(flavour.blocks(front, gates=gates), flavour.blocks(front, subnet), atol=2e-6, rtol=1e-5)
+
+
+@few
+@given(seed=seeds)
+def test_table_counts_what_the_extracted_model_has(flavour: TodmConformerEncoder, seed: int) -> None:
+    subnet = random_subnet(flavour, seed)
+    small, cost = flavour.extract(subnet), flavour.component_table().cost(subnet)
+    assert cost.params == sum(parameter.numel() for parameter in small.parameters())
+    x, lengths = speech(1, int(REFERENCE_SECONDS * FRAMES_PER_SECOND))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        small(x, lengths)
+    assert cost.flops * REFERENCE_SECONDS == pytest.approx(counter.get_total_flops(), rel=1e-9)
+
+
+STOCK = {
+    name: options
+    for name, options in FLAVOURS.items()
+    if not {"conv_norm", "head_dim"} & options.keys() and options.get("pos_enc_layer_type") != "none"
+}
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_full_set_is_espnets_own_encoder(name: str) -> None:
+    ours = conformer(**STOCK[name])
+    conf = ours.stock_conf(ours.component_table().full())
+    if "apart" in name:
+        assert conf is not None  # chunk counts do not matter to the function
+    stock = ConformerEncoder(input_size=20, **conf).eval()
+    stock.load_state_dict(ours.extracted_state(ours.component_table().full()))
+    x, lengths = speech()
+    torch.testing.assert_close(ours(x, lengths)[0], stock(x, lengths)[0], atol=1e-6, rtol=1e-5)
+    assert torch.equal(ours(x, lengths)[1], stock(x, lengths)[1])
+    assert set(stock.state_dict()) <= set(ours.state_dict())  # a stock checkpoint loads by name
+
+
+def test_uniform_subnet_is_a_stock_encoder() -> None:
+    ours = conformer(num_blocks=4, sizes={"small": {"depth": 0.5, "ffn": 0.5}})
+    subnet = ours.find_subnet("small")
+    conf = ours.stock_conf(subnet)
+    assert conf is not None and (conf["num_blocks"], conf["linear_units"]) == (2, 16)
+    stock = ConformerEncoder(input_size=20, **conf).eval()
+    stock.load_state_dict(ours.extracted_state(subnet))
+    front = ours.front(*speech())
+    torch.testing.assert_close(ours.blocks(front, subnet), stock(*speech())[0], atol=1e-6, rtol=1e-5)
+
+
+def test_uneven_subnet_has_no_stock_form() -> None:
+    ours = conformer(sizes={"fewer heads": {"heads": 0.5}, "uneven": {"ffn": [4, 4, 1]}})
+    assert ours.stock_conf(ours.find_subnet("fewer heads")) is None
+    assert ours.stock_conf(ours.find_subnet("uneven")) is None
+
+
+@few
+@given(seed=seeds, data=st.data())
+def test_padding_changes_nothing(flavour: TodmConformerEncoder, seed: int, data: st.DataObject) -> None:
+    lengths = torch.tensor(data.draw(st.lists(st.integers(20, 60), min_size=2, max_size=4)))
+    x, _ = speech(len(lengths), int(lengths.max()), seed)
+    subnet = random_subnet(flavour, seed)
+    padded = flavour.front(x, lengths)
+    outputs = flavour.blocks(padded, subnet)
+    for row, length in enumerate(lengths):
+        alone = flavour.front(x[row : row + 1, :length], length[None])
+        valid = int(alone.lengths)
+        assert padded.lengths[row] == valid == alone.hidden.size(1)
+        torch.testing.assert_close(outputs[row, :valid], flavour.blocks(alone, subnet)[0], atol=2e-6, rtol=1e-5)
+
+
+def test_batch_norm_statistics_of_sizes_do_not_mix() -> None:
+    encoder = conformer(sizes={"small": {"depth": 0.67, "conv": [1, 0, 1]}}, conv_groups=2).train()
+    small = encoder.find_subnet("small")
+    before = {k: v.clone() for k, v in encoder.named_buffers() if "running" in k}
+    encoder.blocks(encoder.front(*speech()), small)
+    changed = {k for k, v in encoder.named_buffers() if k in before and not torch.equal(v, before[k])}
+    assert changed and all("size_norms.small" in name for name in changed)
+    encoder.blocks(encoder.front(*speech()), random_subnet(encoder, 0))
+    assert changed == {k for k, v in encoder.named_buffers() if k in before and not torch.equal(v, before[k])}
+
+
+def test_scattered_batch_norm_statistics_are_written_back() -> None:
+    encoder = conformer(conv_groups=4)
+    module = encoder.encoders[0].conv_module
+    module.size_norms["odd"] = torch.nn.BatchNorm1d(16, affine=False)
+    module.train()
+    mask = torch.ones(1, 1, 30, dtype=torch.bool)
+    module(torch.randn(1, 30, 16), mask, kept=(0, 2), size="odd")
+    mean = module.size_norms["odd"].running_mean.view(4, 4)
+    assert mean[[0, 2]].abs().min() > 0 and mean[[1, 3]].abs().max() == 0
+
+
+def test_forward_runs_the_chosen_subnet(tmp_path) -> None:
+    sizes = {"small": {"depth": 0.34, "ffn": 0.5}}
+    encoder = conformer(sizes=sizes)
+    subnet = encoder.find_subnet("small")
+    expected = encoder.blocks(encoder.front(*speech()), subnet)
+    card = tmp_path / "card.json"
+    write_json(card, {"name": "small", "kept": subnet.to_json()})
+    for choice in ("small", str(card)):
+        chosen = conformer(sizes=sizes, subnet=choice)
+        chosen.load_state_dict(encoder.state_dict())
+        torch.testing.assert_close(chosen(*speech())[0], expected)
+
+
+def test_extracted_model_can_be_cut_again() -> None:
+    encoder = conformer()
+    first = random_subnet(encoder, 3, 0.8)
+    small = encoder.extract(first)
+    x, lengths = speech()
+    torch.testing.assert_close(small.extract(small.component_table().full())(x, lengths)[0], small(x, lengths)[0])
+
+
+def test_empty_block_is_the_identity_and_vanishes() -> None:
+    encoder = conformer()
+    only_first = Subnet("first", frozenset(k for k in encoder.component_table().by_key if k.layer == 0))
+    assert len(encoder.extract(only_first).encoders) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"input_layer": "vgg"}, ["input_layer", "vgg", "conv2d6"]),
+        ({"ffn_chunks": 5}, ["32", "5 chunks"]),
+        ({"attention_heads": 3}, ["attention_heads", "3", "16"]),
+        ({"conv_groups": 3}, ["conv_groups", "3", "16"]),
+        ({"cnn_module_kernel": 4}, ["cnn_module_kernel", "4"]),
+        ({"conv_norm": "group_norm"}, ["conv_norm", "group_norm", "layer_norm"]),
+        ({"activation_type": "mish"}, ["activation_type", "mish", "swish"]),
+        ({"rel_pos_type": "legacy"}, ["rel_pos_type", "legacy", "latest"]),
+        ({"pos_enc_layer_type": "rel_pos", "selfattention_layer_type": "selfattn"}, ["pos_enc_layer_type", "abs_pos"]),
+        ({"normalize_before": False}, ["normalize_before", "False", "True"]),
+        ({"ffn_chunk": 4}, ["ffn_chunk"]),
+        ({"subnet": "tiny", "sizes": {"small": 0.6}}, ["tiny", "small", "full"]),
+        ({"blocks": [{"ffn": 3}]}, ["blocks[0]", "macaron_chunks"]),
+    ],
+)
+def test_a_wrong_option_ends_in_one_clear_line(options: dict, words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        conformer(**options)
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_card_of_another_encoder_is_refused(tmp_path) -> None:
+    card = tmp_path / "card.json"
+    write_json(card, {"name": "other", "kept": Subnet("other", frozenset({Key(7, "self_attn", 0)})).to_json()})
+    with pytest.raises(UserError, match="layer 7"):
+        conformer(subnet=str(card))
+    write_json(card, {"name": "other"})
+    with pytest.raises(UserError, match="kept"):
+        conformer(subnet=str(card))
+
+
+def test_too_short_input_says_how_much_is_needed() -> None:
+    with pytest.raises(TooShortUttError, match="7 frames"):
+        conformer()(torch.randn(1, 6, 20), torch.tensor([6]))
+    assert conformer()(torch.randn(1, 7, 20), torch.tensor([7]))[0].shape == (1, 1, 16)
+
+
+def test_adaptive_dropout_shrinks_with_the_width() -> None:
+    encoder = conformer(dropout_rate=0.4)
+    module = encoder.encoders[0].feed_forward.train()
+    rates = []
+    original = torch.nn.functional.dropout
+    torch.nn.functional.dropout = lambda x, p, training: rates.append(p) or original(x, p, training)
+    try:
+        module(torch.randn(1, 2, 16))
+        module(torch.randn(1, 2, 16), kept=(1,))
+        module.adaptive_dropout = False
+        module(torch.randn(1, 2, 16), kept=(1,))
+    finally:
+        torch.nn.functional.dropout = original
+    assert rates == pytest.approx([0.4, 0.1, 0.4])
+
+
+def test_disturb_moves_every_parameter() -> None:
+    fresh = TodmConformerEncoder(input_size=20, output_size=16, linear_units=32, num_blocks=1, rel_pos_type="latest")
+    before = [p.clone() for p in fresh.parameters()]
+    disturb(fresh)
+    assert not any(torch.equal(a, b) for a, b in zip(before, fresh.parameters()))
