@@ -48,7 +48,7 @@ def conformer() -> torch.nn.Module:
 
 
 def prepare(build: Callable[..., torch.optim.Optimizer], device: torch.device) -> torch.optim.Optimizer:
-    """An optimizer of its own copy of the model, with gradients, past the steps in which states and thresholds start."""
+    """An optimizer with its own model and gradients, past the steps in which states and thresholds start."""
     torch.manual_seed(0)
     parameters = list(conformer().to(device).parameters())
     for parameter in parameters:

@@ -5,6 +5,8 @@ Source: icefall, zipformer/optim.py; the schedules that ScaledAdam is used with.
 
 from __future__ import annotations
 
+from typing import Any
+
 from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import _LRScheduler
@@ -42,7 +44,7 @@ class _BatchSchedule(_LRScheduler, AbsBatchStepScheduler):
             return 1.0
         return self.warmup_start + (1 - self.warmup_start) * self.last_epoch / self.warmup_batches
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[Any]:
         """The learning rate of each parameter group."""
         factor = self.factor()
         return [base * factor for base in self.base_lrs]
