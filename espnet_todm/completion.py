@@ -1,7 +1,9 @@
-"""What makes recipe stages repeatable: a marker that says with which options an output was made, and one writer at a time.
+"""What makes recipe stages repeatable: a marker that says with which options an output was made, and one writer at a
+time.
 
-A stage's output is a folder with a ``.completed`` marker in it. The marker records the options and the fingerprints of the
-inputs. A second run with the same ones has nothing to do; with other ones, or after a kill, it makes the folder anew.
+A stage's output is a folder with a ``.completed`` marker in it. The marker records the options and the fingerprints
+of the inputs. A second run with the same ones has nothing to do; with other ones, or after a kill, it makes the
+folder anew.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Run one function over many arguments: in local processes, or on a Slurm cluster through submitit.
 
-The first failure stops the other jobs and becomes one line that names the log. Results come back in the arguments' order.
+The first failure stops the other jobs and becomes one line that names the log. Results come back in the arguments'
+order.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def launch(
 
     ``function`` stands at the top level of a module, and it, its arguments and its results can be pickled.
 
-    launcher: ``local`` (processes here; one job runs in this process), ``slurm`` (a job array), or ``submitit-local`` (the
-        cluster's path through submitit, with processes of this machine: for trying it).
+    launcher: ``local`` (processes here; one job runs in this process), ``slurm`` (a job array), or ``submitit-local``
+        (the cluster's path through submitit, with processes of this machine: for trying it).
     logs: folder for what the jobs print, one file for each argument (``local``) or job (submitit).
     options: for submitit's executor, e.g. ``{"slurm_partition": "long", "timeout_min": 600}``.
 
@@ -148,9 +149,11 @@ def _dispatch(workers: dict[Any, Any], arguments: list[Any], logs: Path, name: s
     with tqdm(total=len(arguments), desc=name, unit="job", disable=None) as progress:
         for connection in workers:
             feed(connection)
+        ready: Any
         while busy:
             for ready in wait(list(busy)):
                 number = busy.pop(ready)
+                value: Any
                 try:
                     good, value = ready.recv()
                 except (EOFError, ConnectionResetError):

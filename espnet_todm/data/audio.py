@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
 import numpy as np
-from lhotse.audio.backend import LibsndfileBackend, audio_backend
+from lhotse.audio.backend import LibsndfileBackend, get_current_audio_backend, set_current_audio_backend
 from lhotse.cut import MonoCut
 
 FULL_SCALE = 0.999  # at or above this a 16-bit sample counts as clipped
@@ -16,10 +18,10 @@ FULL_SCALE = 0.999  # at or above this a 16-bit sample counts as clipped
 class Measure:
     """What stage 3 saw of an utterance, and what stage 4 judges.
 
-    seconds, sampling_rate (Hz) and channels come from the header; peak (largest magnitude, full scale is 1) and clipped (the
-    share of samples at full scale) from the samples; error says why they could not be read. ``where`` is the feature
-    archive's ``path:offset`` or the audio's path, None when nothing was written; frames is the length of what was written
-    (feature frames, or samples of raw audio).
+    seconds, sampling_rate (Hz) and channels come from the header; peak (largest magnitude, full scale is 1) and
+    clipped (the share of samples at full scale) from the samples; error says why they could not be read. ``where`` is
+    the feature archive's ``path:offset`` or the audio's path, None when nothing was written; frames is the length of
+    what was written (feature frames, or samples of raw audio).
     """
 
     utterance: str
@@ -36,16 +38,27 @@ class Measure:
         return asdict(self)
 
 
-def read(cut: MonoCut) -> tuple[Measure, Optional[np.ndarray]]:
-    """Read a cut's audio with libsndfile, its transforms applied.
+@contextmanager
+def libsndfile() -> Iterator[None]:
+    """Let lhotse read audio with libsndfile alone: others that it would try after a failure hide the first error."""
+    previous = get_current_audio_backend()
+    set_current_audio_backend(LibsndfileBackend())
+    try:
+        yield
+    finally:
+        set_current_audio_backend(previous)
 
-    Returns the measure and the samples (1, T) float32 in [-1, 1], or None in their place when they cannot be read whole.
+
+def read(cut: MonoCut) -> tuple[Measure, Optional[np.ndarray]]:
+    """Read a cut's audio, its transforms applied.
+
+    Returns the measure and the samples (1, T) float32 in [-1, 1], or None in their place when they cannot be read
+    whole.
     """
     recording = cut.recording
     measure = Measure(cut.id, cut.duration, recording.sampling_rate, recording.num_channels)
     try:
-        with audio_backend(LibsndfileBackend()):
-            samples = cut.load_audio()
+        samples = cut.load_audio()
     except Exception as error:  # whatever the decoder raises, this file cannot be used
         measure.error = in_words(error)
         return measure, None
@@ -59,7 +72,8 @@ def read(cut: MonoCut) -> tuple[Measure, Optional[np.ndarray]]:
 
 
 def in_words(error: BaseException) -> str:
-    """The first cause of an error as one line. (lhotse wraps a decoder's errors in ones that cannot always be printed.)"""
+    """The first cause of an error as one line. (lhotse wraps a decoder's errors in ones that cannot always be
+    printed.)"""
     while error.__context__ is not None:
         error = error.__context__
     try:

@@ -1,7 +1,7 @@
 """Stages 1 and 2: from a corpus on disk to data folders, and their speed-perturbed copies.
 
-Stage 1 reads each file's header only. What it cannot list as an utterance (no transcript, no audio, no readable header) goes
-to the data folder's ``problems.tsv``, from where stage 4 takes it to the quarantine list.
+Stage 1 reads each file's header only. What it cannot list as an utterance (no transcript, no audio, no readable
+header) goes to the data folder's ``problems.tsv``, from where stage 4 takes it to the quarantine list.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from lhotse import Recording, SupervisionSegment
-from lhotse.audio.backend import LibsndfileBackend, audio_backend
 from lhotse.cut import MonoCut
 from tqdm import tqdm
 
 from espnet_todm.completion import atomic_stage, fingerprint
-from espnet_todm.data.audio import in_words
+from espnet_todm.data.audio import in_words, libsndfile
 from espnet_todm.data.librispeech import Utterance, list_utterances
 from espnet_todm.data.tables import PROBLEMS, Problem, read_cuts, read_problems, write_data_folder, write_problems
 from espnet_todm.errors import UserError
@@ -28,7 +27,9 @@ _HEADER_THREADS = 8  # headers wait for the disk, not for a core
 _HEADERS_AT_ONCE = 4096
 
 
-def prepare_split(corpus: Path, name: str, folders: Sequence[str], output: PathLike, limit: Optional[int] = None) -> Path:
+def prepare_split(
+    corpus: Path, name: str, folders: Sequence[str], output: PathLike, limit: Optional[int] = None
+) -> Path:
     """Stage 1: write the data folder ``output``/``name`` from ``folders`` of a corpus in LibriSpeech's layout.
 
     limit: keep this many utterances, taken at even steps through the sorted list, so that all speakers keep a share.
@@ -47,21 +48,27 @@ def prepare_split(corpus: Path, name: str, folders: Sequence[str], output: PathL
         totals = write_data_folder(folder, _cuts(utterances, problems, name))
         if not totals.utterances:
             first = problems[0]
-            raise UserError(f"{name}: none of {len(utterances)} utterances can be used; {first.utterance}: {first.detail}")
+            raise UserError(
+                f"{name}: none of {len(utterances)} utterances can be used; {first.utterance}: {first.detail}"
+            )
         write_problems(folder / PROBLEMS, problems)
     logging.info("%s: %s%s", target, totals, f", {len(problems)} with problems ({PROBLEMS})" if problems else "")
     return target
 
 
 def perturb_speed(data: PathLike, output: PathLike, factors: Sequence[float]) -> Path:
-    """Stage 2: write the data folder ``output`` with the utterances of ``data`` and a copy of each at every speed factor.
+    """Stage 2: write the data folder ``output`` with the utterances of ``data`` and a copy of each at every speed
+    factor.
 
-    A factor of 1.1 makes speech 1.1 times as fast (resampling, so the pitch moves along; Ko et al., Interspeech 2015). The
-    copy of utterance X is named X_sp1.1. Only the manifest is written: audio is resampled when stage 3 reads it.
+    A factor of 1.1 makes speech 1.1 times as fast (resampling, so the pitch moves along; Ko et al., Interspeech
+    2015). The copy of utterance X is named X_sp1.1. Only the manifest is written: audio is resampled when stage 3
+    reads it.
     """
     for factor in factors:
         if not 0.5 <= factor <= 2 or factor == 1:
-            raise UserError(f"speeds: {factor:g}, but factors lie in [0.5, 2] and are not 1 (the original is always kept)")
+            raise UserError(
+                f"speeds: {factor:g}, but factors lie in [0.5, 2] and are not 1 (the original is always kept)"
+            )
     if len(set(factors)) < len(factors) or not factors:
         raise UserError(f"speeds: {list(factors)}, but at least one is needed and each only once")
     options = {"stage": "speed", "factors": list(factors), "input": fingerprint(data)}
@@ -83,11 +90,8 @@ def spread(items: Sequence[Any], limit: Optional[int]) -> Sequence[Any]:
 
 
 def _cuts(utterances: Sequence[Utterance], problems: list[Problem], name: str) -> Iterator[MonoCut]:
-    with (
-        audio_backend(LibsndfileBackend()),
-        ThreadPoolExecutor(_HEADER_THREADS) as threads,
-        tqdm(total=len(utterances), desc=name, unit="utt", disable=None) as progress,
-    ):
+    progress = tqdm(total=len(utterances), desc=name, unit="utt", disable=None)
+    with libsndfile(), progress, ThreadPoolExecutor(_HEADER_THREADS) as threads:
         for start in range(0, len(utterances), _HEADERS_AT_ONCE):
             for result in threads.map(_cut, utterances[start : start + _HEADERS_AT_ONCE]):
                 progress.update()
@@ -110,7 +114,12 @@ def _cut(utterance: Utterance) -> Union[MonoCut, Problem]:
     if not recording.num_samples:
         return Problem(name, "empty", f"{utterance.audio}: 0 samples")
     words = SupervisionSegment(
-        id=name, recording_id=name, start=0.0, duration=recording.duration, text=utterance.text, speaker=utterance.speaker
+        id=name,
+        recording_id=name,
+        start=0.0,
+        duration=recording.duration,
+        text=utterance.text,
+        speaker=utterance.speaker,
     )
     return MonoCut(
         id=name, start=0.0, duration=recording.duration, channel=0, supervisions=[words], recording=recording

@@ -62,7 +62,8 @@ def parse_split(spec: str) -> tuple[str, tuple[str, ...]]:
 
 
 def corpus_folder(corpus: PathLike) -> Path:
-    """The folder that holds the splits: ``corpus`` itself or the ``LibriSpeech`` in it. UserError when there is none."""
+    """The folder that holds the splits: ``corpus`` itself or the ``LibriSpeech`` in it. UserError when there is
+    none."""
     given = Path(corpus)
     if not str(corpus) or not given.is_dir():
         raise UserError(f"corpus: {str(corpus)!r} is no folder; give the one that holds LibriSpeech/")
@@ -89,7 +90,8 @@ def download(corpus: PathLike, folders: Sequence[str]) -> None:
 def list_utterances(corpus: Path, folders: Sequence[str]) -> Listing:
     """List the utterances of ``folders`` of ``corpus`` without opening the audio.
 
-    Raises UserError for a missing folder, one without audio or without any transcript, and for an utterance listed twice.
+    Raises UserError for a missing folder, one without audio or without any transcript, and for an utterance listed
+    twice.
     """
     files = _Files()
     for folder in folders:

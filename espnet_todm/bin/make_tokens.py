@@ -1,0 +1,28 @@
+"""Stage 5: training text -> token list and sentencepiece model, in ESPnet's order."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from espnet_todm.bin._cli import run
+from espnet_todm.data.tokens import TOKEN_TYPES, make_tokens
+
+EXAMPLE = (
+    "example: python -m espnet_todm.bin.make_tokens --text data/train/text --token_type unigram --size 500 "
+    "--output data/token_list/unigram_500"
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("--text", nargs="+", required=True, help="Kaldi text tables, plain or .gz")
+    parser.add_argument("--token_type", choices=TOKEN_TYPES, default="unigram", help="default unigram")
+    parser.add_argument("--size", type=int, help="tokens in all; char takes all characters and needs none")
+    parser.add_argument("--output", required=True, help="folder to make, with tokens.txt and bpe.model")
+    parsed = parser.parse_args(arguments)
+    make_tokens(parsed.token_type, parsed.size, parsed.text, parsed.output)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,24 @@
+"""Stage 2: a data folder -> one that also holds speed-perturbed copies of its utterances."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from espnet_todm.bin._cli import run
+from espnet_todm.data.corpus import perturb_speed
+
+EXAMPLE = "example: python -m espnet_todm.bin.perturb_speed --data data/train --output data/train_sp --factors 0.9 1.1"
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser.add_argument("--data", required=True, help="data folder of stage 1")
+    parser.add_argument("--output", required=True, help="data folder to make")
+    parser.add_argument("--factors", nargs="+", type=float, default=[0.9, 1.1], help="speeds (default 0.9 1.1)")
+    parsed = parser.parse_args(arguments)
+    perturb_speed(parsed.data, parsed.output, parsed.factors)
+
+
+if __name__ == "__main__":
+    run(main)

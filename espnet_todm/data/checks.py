@@ -1,0 +1,157 @@
+"""Stage 4: the audio check and the length filter. It judges by stage 3's measures and opens no audio, so it takes
+seconds.
+
+Output ``<features>/<split>/``: ``feats.scp`` (or ``wav.scp``), ``text``, ``utt2spk``, ``spk2utt``, ``utt2dur``,
+``utt2num_frames`` (or ``utt2num_samples``) of the utterances that passed, and ``quarantine.tsv`` (utterance, reason,
+detail) of those that did not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Optional
+
+from espnet_todm.completion import MARKER, atomic_stage, fingerprint
+from espnet_todm.data.audio import Measure
+from espnet_todm.data.features import read_measures
+from espnet_todm.data.tables import PROBLEMS, Problem, read_problems, write_problems, write_speakers
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, read_json, read_table, write_table
+
+QUARANTINE = "quarantine.tsv"
+LENGTH_REASONS = ("too-short", "too-long")  # chosen by the user's limits; all other reasons are faults of the data
+_SILENT_PEAK = 1e-4  # about 3 steps of 16 bits
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What passes.
+
+    min_seconds, max_seconds: lengths to train on; evaluation sets keep every length.
+    max_clipped: largest share of samples at full scale; evaluation sets keep clipped utterances.
+    max_quarantine_share: the stage stops when a larger share of a split's utterances has faults (lengths do not count).
+    """
+
+    sampling_rate: int = 16000
+    min_seconds: float = 0.1
+    max_seconds: float = 30.0
+    max_clipped: float = 0.01
+    max_quarantine_share: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_seconds < self.max_seconds:
+            raise UserError(f"min_seconds, max_seconds: {self.min_seconds:g}, {self.max_seconds:g}, but 0 <= min < max")
+        for key in ("max_clipped", "max_quarantine_share"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise UserError(f"{key}: {getattr(self, key):g}, but a share lies in [0, 1]")
+
+
+def judge(measure: Measure, limits: Limits, evaluation: bool = False) -> Optional[Problem]:
+    """Why an utterance does not pass, or None when it does. Evaluation sets lose only what cannot be decoded at all."""
+    found = _fault(measure, limits) or (None if evaluation else _unfit(measure, limits))
+    return Problem(measure.utterance, *found) if found else None
+
+
+def filter_split(
+    data: PathLike, features: PathLike, output: PathLike, limits: Limits, evaluation: bool = False
+) -> Path:
+    """Stage 4 for one split: ``data`` from stage 1 or 2, ``features`` (``<features>/org/<split>``) from stage 3 ->
+    ``output``.
+
+    Raises UserError, naming the share and the most frequent reasons, when too many utterances have faults or none is
+    left.
+    """
+    options = {"stage": "filter", **asdict(limits), "evaluation": evaluation}
+    target = Path(output)
+    with atomic_stage(target, {**options, "input": [fingerprint(data), fingerprint(features)]}) as folder:
+        if folder is None:
+            return target
+        problems = read_problems(Path(data) / PROBLEMS)
+        passed: dict[str, Measure] = {}
+        for measure in read_measures(features):
+            problem = judge(measure, limits, evaluation)
+            if problem is None:
+                passed[measure.utterance] = measure
+            else:
+                problems.append(problem)
+        _check_share(target.name, problems, len(passed), limits)
+        _report(target, problems, len(passed), evaluation)
+        _write(folder, Path(data), features, passed)
+        write_problems(folder / QUARANTINE, problems)
+    return target
+
+
+def _fault(measure: Measure, limits: Limits) -> Optional[tuple[str, str]]:
+    """Faults that leave nothing to decode."""
+    if measure.error is not None:
+        return "unreadable", measure.error
+    if measure.sampling_rate != limits.sampling_rate:
+        return "wrong-rate", f"{measure.sampling_rate} Hz, but {limits.sampling_rate} Hz is expected"
+    if measure.channels != 1:
+        return "not-mono", f"{measure.channels} channels, but 1 is expected"
+    if measure.peak < _SILENT_PEAK:
+        return "empty", f"silent: the largest sample is {measure.peak:g} of full scale"
+    if measure.where is None:
+        return "empty", f"{measure.seconds:.4f} s, less than one frame"
+    return None
+
+
+def _unfit(measure: Measure, limits: Limits) -> Optional[tuple[str, str]]:
+    """What should not be trained on."""
+    if measure.clipped > limits.max_clipped:
+        return "clipped", f"{measure.clipped:.2%} of samples at full scale, at most {limits.max_clipped:.2%} allowed"
+    if measure.seconds < limits.min_seconds:
+        return "too-short", f"{measure.seconds:.2f} s, at least {limits.min_seconds:g} s needed"
+    if measure.seconds > limits.max_seconds:
+        return "too-long", f"{measure.seconds:.2f} s, at most {limits.max_seconds:g} s allowed"
+    return None
+
+
+def _check_share(name: str, problems: list[Problem], passed: int, limits: Limits) -> None:
+    faults = [problem for problem in problems if problem.reason not in LENGTH_REASONS]
+    total = len(problems) + passed
+    if faults and len(faults) > limits.max_quarantine_share * total:
+        raise UserError(
+            f"{name}: {len(faults)} of {total} utterances ({len(faults) / total:.1%}) have faults, "
+            f"but max_quarantine_share is {limits.max_quarantine_share:.1%}: {_reasons(faults)}; "
+            f"first: {faults[0].utterance}: {faults[0].detail}"
+        )
+    if not passed:
+        raise UserError(f"{name}: no utterance of {total} passed: {_reasons(problems) or 'the split is empty'}")
+
+
+def _reasons(problems: Iterable[Problem]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in problems).most_common())
+
+
+def _report(target: Path, problems: list[Problem], passed: int, evaluation: bool) -> None:
+    logging.info("%s: %d utterances passed", target, passed)
+    if not problems:
+        return
+    if evaluation:
+        logging.warning(
+            "%s IS NOT WHOLE: %s; error rates will be over %d of %d utterances and not compare with others' (see %s)",
+            target.name,
+            _reasons(problems),
+            passed,
+            passed + len(problems),
+            target / QUARANTINE,
+        )
+    else:
+        logging.info("%s: %d quarantined: %s (see %s)", target, len(problems), _reasons(problems), target / QUARANTINE)
+
+
+def _write(folder: Path, data: Path, features: PathLike, passed: dict[str, Measure]) -> None:
+    raw = read_json(Path(features) / MARKER)["feats_type"] == "raw"
+    write_table(folder / ("wav.scp" if raw else "feats.scp"), {name: str(one.where) for name, one in passed.items()})
+    lengths = {name: str(one.frames) for name, one in passed.items()}
+    write_table(folder / ("utt2num_samples" if raw else "utt2num_frames"), lengths)
+    for table in ("text", "utt2dur"):
+        values = read_table(data / table)
+        write_table(folder / table, {name: values[name] for name in passed})
+    speakers = read_table(data / "utt2spk")
+    write_speakers(folder, {name: speakers[name] for name in passed})

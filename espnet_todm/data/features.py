@@ -1,0 +1,220 @@
+"""Stage 3: Kaldi filterbank features in kaldiio archives, or raw audio, and a measure of every utterance.
+
+Audio is read here and only here, once. A file that cannot be used does not end the stage: it is measured as it is,
+and stage 4 judges by the measures alone. Work goes in shards of a fixed number of utterances, so the output does not
+depend on the number of jobs, memory holds one utterance at a time, and a killed run goes on with the shards that it
+had not finished.
+
+Output ``<features>/org/<split>/``: ``archives/feats.N.ark`` (or ``audio/N/*.flac``) and ``measures.jsonl``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import kaldiio
+import numpy as np
+import soundfile
+from lhotse import CutSet, Fbank, FbankConfig
+from lhotse.cut import MonoCut
+
+from espnet_todm.completion import exclusive, fingerprint, is_complete, mark_complete
+from espnet_todm.data.audio import Measure, libsndfile, read
+from espnet_todm.data.tables import CUTS
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, atomic_directory, atomic_path, read_json, write_json, write_text
+from espnet_todm.launch import launch
+
+FEATS_TYPES = ("fbank", "raw")
+# Kaldi's matrix compressions by kaldiio's numbers. Bytes per value and largest error seen on log energies of
+# LibriSpeech: none 4, 0; two-byte 2, 2e-4; one-byte 1, 9e-2.
+COMPRESSIONS: dict[str, Optional[int]] = {"none": None, "two-byte": 3, "one-byte": 2}
+MEASURES = "measures.jsonl"
+_FRAME_SECONDS = 0.025
+_KEPT_FORMATS = (".flac", ".wav")  # raw audio that ESPnet reads where it lies
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """What to compute.
+
+    feats_type: ``fbank`` (Kaldi's: lhotse's Fbank with its default options; equal to sherpa-onnx's) or ``raw``
+        (16-bit audio; files that need no change are pointed at where they lie).
+    compression: of fbank archives, one of COMPRESSIONS. shard: utterances in one archive and one task.
+    """
+
+    feats_type: str = "fbank"
+    sampling_rate: int = 16000
+    mel_bins: int = 80
+    compression: str = "two-byte"
+    shard: int = 500
+
+    def __post_init__(self) -> None:
+        if self.feats_type not in FEATS_TYPES:
+            raise UserError(f"feats_type: {self.feats_type!r} is unknown; there are {', '.join(FEATS_TYPES)}")
+        if self.compression not in COMPRESSIONS:
+            raise UserError(f"compression: {self.compression!r} is unknown; there are {', '.join(COMPRESSIONS)}")
+        for key, value, least in (("sampling_rate", self.sampling_rate, 1000), ("mel_bins", self.mel_bins, 1)):
+            if value < least:
+                raise UserError(f"{key}: {value}, but at least {least} is needed")
+        if self.shard < 1:
+            raise UserError(f"shard: {self.shard}, but at least 1 utterance is needed")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One task: the cuts in ``cuts`` become archive ``number`` of ``folder``."""
+
+    folder: Path
+    number: int
+    options: FeatureOptions
+
+    @property
+    def cuts(self) -> Path:
+        return self.folder / "shards" / f"cuts.{self.number:04d}.jsonl"
+
+    @property
+    def measures(self) -> Path:
+        """Written last: where it stands, the shard is complete."""
+        return self.folder / "shards" / f"measures.{self.number:04d}.jsonl"
+
+    @property
+    def archive(self) -> Path:
+        return self.folder / "archives" / f"feats.{self.number:04d}.ark"
+
+    @property
+    def audio(self) -> Path:
+        return self.folder / "audio" / f"{self.number:04d}"
+
+
+def compute_features(data: PathLike, output: PathLike, settings: FeatureOptions, **how: Any) -> Path:
+    """Stage 3 for one data folder; ``output`` is ``<features>/org/<split>``, ``how`` goes to ``launch`` (jobs,
+    launcher, logs).
+
+    Paths in the measures begin with ``output`` as given: relative ones let the recipe's folder be moved.
+    Raises UserError when ``data`` is not complete; JobError when a job fails for another reason than bad audio.
+    """
+    folder = Path(output)
+    wanted = {"stage": "features", **asdict(settings), "input": fingerprint(data)}
+    with exclusive(folder):
+        if is_complete(folder, wanted):
+            logging.info("%s: complete already with the same options, skipped", folder)
+            return folder
+        shards = _begin(Path(data), folder, settings, wanted)
+        waiting = [shard for shard in shards if not shard.measures.is_file()]
+        if len(waiting) < len(shards):
+            logging.info("%s: %d of %d shards are there already", folder, len(shards) - len(waiting), len(shards))
+        how.setdefault("name", f"features {folder.name}")
+        launch(compute_shard, waiting, **how)
+        _finish(folder, shards, wanted)
+    return folder
+
+
+def compute_shard(shard: Shard) -> None:
+    """Read, measure and write one shard's utterances. Measures appear last and whole."""
+    with libsndfile():
+        measures = _write_fbank(shard) if shard.options.feats_type == "fbank" else _write_audio(shard)
+    write_text(
+        shard.measures, "".join(json.dumps(measure.as_json(), ensure_ascii=False) + "\n" for measure in measures)
+    )
+
+
+def read_measures(folder: PathLike) -> Iterator[Measure]:
+    """The measures of a completed stage 3, in the order of the cuts."""
+    with (Path(folder) / MEASURES).open(encoding="utf-8") as lines:
+        for line in lines:
+            yield Measure(**json.loads(line))
+
+
+def usable(measure: Measure, sampling_rate: int) -> bool:
+    """Whether features can be computed at all."""
+    return (
+        measure.error is None
+        and measure.sampling_rate == sampling_rate
+        and measure.channels == 1
+        and measure.seconds >= _FRAME_SECONDS
+    )
+
+
+def _begin(data: Path, folder: Path, options: FeatureOptions, wanted: dict[str, Any]) -> list[Shard]:
+    """Cut the work into shards, keeping those of a killed run with the same options."""
+    begun = folder / "begun.json"
+    if begun.is_file():
+        before = read_json(begun)
+        if before["options"] == wanted:
+            return [Shard(folder, number, options) for number in range(before["shards"])]
+    shutil.rmtree(folder, ignore_errors=True)
+    number = 0
+    (folder / "shards").mkdir(parents=True)
+    for number, lines in enumerate(_pieces(data / CUTS, options.shard)):
+        write_text(Shard(folder, number, options).cuts, "".join(lines))
+    write_json(begun, {"options": wanted, "shards": number + 1})
+    return [Shard(folder, n, options) for n in range(number + 1)]
+
+
+def _pieces(cuts: Path, size: int) -> Iterator[list[str]]:
+    piece: list[str] = []
+    with gzip.open(cuts, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            piece.append(line)
+            if len(piece) == size:
+                yield piece
+                piece = []
+    if piece:
+        yield piece
+
+
+def _finish(folder: Path, shards: list[Shard], wanted: dict[str, Any]) -> None:
+    with atomic_path(folder / MEASURES) as temporary, temporary.open("wb") as joined:
+        for shard in shards:
+            joined.write(shard.measures.read_bytes())
+    mark_complete(folder, wanted)
+    shutil.rmtree(folder / "shards")
+    (folder / "begun.json").unlink()
+    measures = list(read_measures(folder))
+    written = sum(measure.where is not None for measure in measures)
+    hours = sum(measure.seconds for measure in measures) / 3600
+    logging.info("%s: %d of %d utterances written, %.2f hours read", folder, written, len(measures), hours)
+
+
+def _write_fbank(shard: Shard) -> list[Measure]:
+    options = shard.options
+    extractor = Fbank(FbankConfig(sampling_rate=options.sampling_rate, num_filters=options.mel_bins))
+    measures = []
+    with atomic_path(shard.archive) as temporary, temporary.open("wb") as archive:
+        for cut in CutSet.from_jsonl_lazy(shard.cuts):
+            measure, samples = read(cut)
+            if samples is not None and usable(measure, options.sampling_rate):
+                features = np.asarray(extractor.extract(samples, options.sampling_rate))
+                offset = archive.tell() + len(f"{cut.id} ".encode())
+                kaldiio.save_ark(archive, {cut.id: features}, compression_method=COMPRESSIONS[options.compression])
+                measure.where, measure.frames = f"{shard.archive}:{offset}", len(features)
+            measures.append(measure)
+    return measures
+
+
+def _write_audio(shard: Shard) -> list[Measure]:
+    measures = []
+    with atomic_directory(shard.audio) as folder:
+        for cut in CutSet.from_jsonl_lazy(shard.cuts):
+            measure, samples = read(cut)
+            if samples is not None and usable(measure, shard.options.sampling_rate):
+                measure.where, measure.frames = _raw(cut, samples, shard, folder), samples.shape[-1]
+            measures.append(measure)
+    return measures
+
+
+def _raw(cut: MonoCut, samples: np.ndarray, shard: Shard, folder: Path) -> str:
+    source = cut.recording.sources[0].source
+    if not cut.recording.transforms and Path(source).suffix in _KEPT_FORMATS:
+        return str(source)
+    name = f"{cut.id}.flac"
+    soundfile.write(folder / name, samples[0], shard.options.sampling_rate, subtype="PCM_16")
+    return str(shard.audio / name)

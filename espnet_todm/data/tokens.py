@@ -1,0 +1,124 @@
+"""Stage 5: the token list, from sentencepiece (unigram or bpe) or characters, in ESPnet's order.
+
+ESPnet's order is ``<blank>`` (id 0, CTC's and the transducer's blank), ``<unk>``, the pieces, ``<sos/eos>``.
+sentencepiece counts its own ``<unk>``, ``<s>`` and ``</s>`` in the vocabulary size, so a size of 500 gives 497 pieces
+and a list of 500 tokens.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+import sentencepiece
+
+from espnet_todm.completion import atomic_stage
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, write_text
+
+TOKEN_TYPES = ("unigram", "bpe", "char")
+BLANK, UNKNOWN, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
+_MODEL_SPECIALS = 3  # <unk>, <s>, </s>
+_SAMPLED_SENTENCES = 5_000_000  # beyond this sentencepiece trains on a sample
+
+
+def make_tokens(token_type: str, size: Optional[int], texts: Sequence[PathLike], output: PathLike) -> Path:
+    """Write ``tokens.txt`` (one token per line) and, for unigram and bpe, ``bpe.model`` into the folder ``output``.
+
+    texts: Kaldi tables (utterance, then words), plain or ``.gz``. size: tokens in all; characters take all that occur.
+    Raises UserError for an unknown type, a size that the text does not allow, and text without words.
+    """
+    if token_type not in TOKEN_TYPES:
+        raise UserError(f"token_type: {token_type!r} is unknown; there are {', '.join(TOKEN_TYPES)}")
+    if token_type != "char" and (size is None or size < 1):
+        raise UserError(f"token_size: {size}, but {token_type} needs a size of at least 1")
+    size = None if token_type == "char" else size
+    lines = [line for text in texts for line in read_words(text)]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    options = {"stage": "tokens", "token_type": token_type, "size": size, "text": digest}
+    with atomic_stage(output, options) as folder:
+        if folder is None:
+            return Path(output)
+        if size is None:
+            tokens = characters(lines)
+        else:
+            model = train_sentencepiece(lines, token_type, size)
+            (folder / "bpe.model").write_bytes(model)
+            tokens = pieces(model)
+        write_text(folder / "tokens.txt", "".join(f"{token}\n" for token in [BLANK, UNKNOWN, *tokens, SOS_EOS]))
+    logging.info("%s: %d tokens from %d lines of text", output, len(tokens) + _MODEL_SPECIALS, len(lines))
+    return Path(output)
+
+
+def read_words(path: PathLike) -> list[str]:
+    """The words of each line of a Kaldi text table, without the utterance names.
+
+    Raises UserError when the file is missing, not UTF-8 or without words.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise UserError(f"{source}: no such file; tokens need the training text")
+    try:
+        with (
+            gzip.open(source, "rt", encoding="utf-8")
+            if source.suffix == ".gz"
+            else source.open(encoding="utf-8") as rows
+        ):
+            lines = [line.strip().partition(" ")[2].strip() for line in rows]
+    except (UnicodeDecodeError, OSError, EOFError) as error:
+        raise UserError(f"{source}: cannot be read as text ({error})") from error
+    lines = [line for line in lines if line]
+    if not lines:
+        raise UserError(f"{source}: no words in it; each line is an utterance's name and its words")
+    return lines
+
+
+def train_sentencepiece(lines: Sequence[str], token_type: str, size: int) -> bytes:
+    """A sentencepiece model with exactly ``size`` pieces. Raises UserError, with the allowed sizes, when that cannot
+    be."""
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type=token_type,
+            vocab_size=size,
+            character_coverage=1.0,
+            input_sentence_size=_SAMPLED_SENTENCES,
+            num_threads=1,  # the same model on every machine
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise _size_error(token_type, size, str(error)) from error
+    return model.getvalue()
+
+
+def pieces(model: bytes) -> list[str]:
+    """The pieces of a sentencepiece model in its order, without its special ones."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    return [processor.id_to_piece(number) for number in range(_MODEL_SPECIALS, processor.vocab_size())]
+
+
+def characters(lines: Sequence[str]) -> list[str]:
+    """All characters of the text, the most frequent first, with the space by its name."""
+    counts = Counter(character for line in lines for character in line)
+    return [SPACE if one == " " else one for one in sorted(counts, key=lambda one: (-counts[one], one))]
+
+
+def _size_error(token_type: str, size: int, message: str) -> UserError:
+    too_large = re.search(r"value <= (\d+)", message)
+    too_small = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
+    if too_large:
+        return UserError(f"token_size: {size} is too large for this text; {token_type} allows at most {too_large[1]}")
+    if too_small:
+        return UserError(
+            f"token_size: {size} is too small for this text's characters; at least {too_small[1]} is needed"
+        )
+    return UserError(f"token_size: {size}: sentencepiece says: {message.splitlines()[-1] if message else 'nothing'}")
