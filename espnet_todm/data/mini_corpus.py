@@ -13,7 +13,7 @@ import logging
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +116,7 @@ def make_mini_corpus(output: PathLike, options: MiniOptions, nj: int = 1) -> Pat
     wanted = {"format": FORMAT, "options": asdict(options), "library": Path(loader.get_library_path()).resolve().name}
     if folder.exists():
         if not (folder / MARKER).is_file():
-            raise UserError(
-                f"{folder} exists and is no mini corpus (it has no {MARKER}); allowed is another output folder"
-            )
+            raise UserError(f"{folder} is no mini corpus (it has no {MARKER}); allowed is another output folder")
         found = read_json(folder / MARKER)
         if all(found.get(key) == value for key, value in wanted.items()):
             logging.info("%s is there with these options: nothing to do", folder)
@@ -203,7 +201,7 @@ def _synthesize(plans: Sequence[SpeakerPlan], folder: Path, nj: int) -> Iterator
             process.terminate()
 
 
-def _speaker_process(plan: SpeakerPlan, folder: Path, sender: Connection) -> None:
+def _speaker_process(plan: SpeakerPlan, folder: Path, sender: Any) -> None:
     """Send the speaker's utterances, or the one line that says why there are none."""
     try:
         sender.send(speak(plan, folder))

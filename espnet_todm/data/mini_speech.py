@@ -27,7 +27,7 @@ PEAK = 0.95
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc")
 _VARIANTS = {
     "train": {
-        "M": "m1 m2 m5 m7 m8 max Andy Michael boris ed ian john quincy robert klatt klatt2 klatt6 adam edward2",
+        "M": "m1 m2 m5 m7 m8 max Andy Michael boris zac ian john quincy robert klatt klatt2 klatt6 adam edward2",
         "F": "f1 f3 Annie Andrea anika steph grandma shelby",
     },
     "dev": {"M": "m4 Mike", "F": "f4"},
@@ -169,7 +169,8 @@ def coloured_noise(kind: str, length: int, rng: np.random.Generator) -> np.ndarr
     hertz = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
     if kind == "band":
         low = np.exp(rng.uniform(np.log(100), np.log(2000)))
-        spectrum *= (hertz >= low) & (hertz <= low * 2 ** rng.uniform(1, 3))
+        outside = (hertz < low) | (hertz > low * 2 ** rng.uniform(1, 3))
+        spectrum[outside] *= 0.03  # never digital silence, which no microphone gives
     else:
         slope = {"white": 0.0, "pink": 0.5, "brown": 1.0}[kind]
         spectrum *= np.maximum(hertz, 50.0) ** -slope
