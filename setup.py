@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 MINI = ["espeakng-loader"]
 DEPLOY = ["onnx", "onnxruntime"]
-TEST = ["pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
+TEST = ["jiwer", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
 
 setup(
     name="espnet_todm",
@@ -29,7 +29,7 @@ setup(
         "sentencepiece",
         "safetensors",
         "soundfile",
-        "jiwer",
+        "rapidfuzz",
         "matplotlib",
         "tensorboard",
         "tqdm",

@@ -1,0 +1,41 @@
+"""Stage 15: plots and RESULTS.md from scored experiments.
+
+Example: python -m espnet_todm.bin.report --experiment exp/train_todm --label "LibriSpeech, 100 h" \\
+             --command "./run.sh --stage 1" --output RESULTS.md
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from espnet_todm.bin._cli import run
+from espnet_todm.report.results import write_results
+from espnet_todm.report.scoring import OFFICIAL_SIZES
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the report and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", required=True, nargs="+", help="scored folder(s), e.g. exp/train_todm")
+    parser.add_argument("--label", required=True, help='what the data are, e.g. "LibriSpeech, 100 h"')
+    parser.add_argument("--command", action="append", default=[], help="command to quote, as typed; may be repeated")
+    parser.add_argument("--output", default="RESULTS.md", help="the report (default: %(default)s)")
+    parser.add_argument("--config", help="training config to link (default: the experiment's config.yaml)")
+    parser.add_argument("--corpus", choices=sorted(OFFICIAL_SIZES), help="note when its official sets are not complete")
+    parser.add_argument("--plots", help="folder for the pictures (default: report/ in the experiment)")
+    options = parser.parse_args(arguments)
+    text = write_results(
+        options.experiment,
+        options.output,
+        options.label,
+        options.command,
+        options.config,
+        options.corpus,
+        options.plots,
+    )
+    print(text)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,82 @@
+"""Alignment of a hypothesis with its reference by the costs of NIST sclite, so that its tables come out the same.
+
+sclite does not look for the fewest errors but for the cheapest alignment, a substitution costing 4, a deletion or an
+insertion 3. Counts of the plain edit distance therefore differ from it now and then, even in their total.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rapidfuzz.distance import Levenshtein
+
+SUBSTITUTION, GAP = 4, 3
+
+_UNIT = 1 << 24
+"""More than the errors of any utterance: cost and number of errors are found together as cost * _UNIT + errors."""
+
+
+class Edits(NamedTuple):
+    """How many units of one utterance are right, replaced, left out and added."""
+
+    correct: int
+    substitutions: int
+    deletions: int
+    insertions: int
+
+
+def align(reference: Sequence[str], hypothesis: Sequence[str]) -> Edits:
+    """Edits of the alignment that sclite prints. ``reference`` and ``hypothesis`` are words or characters.
+
+    The cost of the cheapest alignment and the number of its errors fix all four counts. Only where cheapest
+    alignments with different numbers of errors exist (3 substitutions cost as much as 4 gaps) one is traced.
+    """
+    fewest, most = (_edits(reference, hypothesis, tie) for tie in (1, -1))
+    return fewest if fewest == most else _trace(reference, hypothesis)
+
+
+def _edits(reference: Sequence[str], hypothesis: Sequence[str], tie: int) -> Edits:
+    """Edits of a cheapest alignment, with the fewest errors for ``tie`` = 1 and the most for -1."""
+    gap, substitution = GAP * _UNIT + tie, SUBSTITUTION * _UNIT + tie
+    distance = Levenshtein.distance(reference, hypothesis, weights=(gap, gap, substitution))
+    cost = (distance + _UNIT // 2) // _UNIT
+    errors = (distance - cost * _UNIT) * tie
+    substitutions = cost - GAP * errors
+    deletions = (errors - substitutions + len(reference) - len(hypothesis)) // 2
+    insertions = errors - substitutions - deletions
+    return Edits(len(reference) - substitutions - deletions, substitutions, deletions, insertions)
+
+
+def _trace(reference: Sequence[str], hypothesis: Sequence[str]) -> Edits:
+    """Edits of the cheapest alignment, read from its end; of equal steps the first of pair, insertion, deletion.
+
+    That order is sclite's: found by trying all six on utterances where they differ.
+    """
+    rows = _costs(reference, hypothesis)
+    correct = substitutions = deletions = insertions = 0
+    i, j = len(reference), len(hypothesis)
+    while i or j:
+        same = i > 0 and j > 0 and reference[i - 1] == hypothesis[j - 1]
+        if i and j and rows[i][j] == rows[i - 1][j - 1] + (0 if same else SUBSTITUTION):
+            correct, substitutions = correct + same, substitutions + (not same)
+            i, j = i - 1, j - 1
+        elif j and rows[i][j] == rows[i][j - 1] + GAP:
+            insertions, j = insertions + 1, j - 1
+        else:
+            deletions, i = deletions + 1, i - 1
+    return Edits(correct, substitutions, deletions, insertions)
+
+
+def _costs(reference: Sequence[str], hypothesis: Sequence[str]) -> list[list[int]]:
+    """Cost of aligning each beginning of the reference (rows) with each beginning of the hypothesis (columns)."""
+    rows = [[GAP * j for j in range(len(hypothesis) + 1)]]
+    for unit in reference:
+        above, left = rows[-1], rows[-1][0] + GAP
+        row = [left]
+        for j, other in enumerate(hypothesis):
+            pair = above[j] if unit == other else above[j] + SUBSTITUTION
+            left = min(pair, min(above[j + 1], left) + GAP)
+            row.append(left)
+        rows.append(row)
+    return rows

@@ -1,0 +1,93 @@
+"""What a result was made with: versions, machine, state of the sources, commands."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Optional
+
+import torch
+
+import espnet_todm
+
+
+@dataclass(frozen=True)
+class Sources:
+    """State of the git checkout that this package runs from. dirty: tracked files differ from the commit."""
+
+    commit: str
+    commit_date: str
+    dirty: bool
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where and with what the numbers were made. sources: None when the package does not run from a git checkout."""
+
+    date: str
+    python: str
+    espnet: str
+    torch: str
+    espnet_todm: str
+    cpu: str
+    gpu: Optional[str]
+    sources: Optional[Sources]
+    commands: tuple[str, ...]
+
+
+def describe_environment(commands: Sequence[str] = ()) -> Environment:
+    """Look around. commands: as the user typed them."""
+    return Environment(
+        date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        python=sys.version.split()[0],
+        espnet=_version("espnet"),
+        torch=torch.__version__,
+        espnet_todm=espnet_todm.__version__,
+        cpu=cpu_model(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        sources=describe_sources(Path(espnet_todm.__file__).parent),
+        commands=tuple(commands),
+    )
+
+
+def cpu_model() -> str:
+    """Name of the processor, as Linux gives it, else what Python knows."""
+    listing = Path("/proc/cpuinfo")
+    if listing.is_file():
+        for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_sources(folder: Path) -> Optional[Sources]:
+    """Commit of the checkout that tracks ``folder``, None when none does (such as a package installed from a wheel)."""
+    if not _git(folder, "ls-files", "."):
+        return None
+    commit, date = _git(folder, "log", "-1", "--format=%H"), _git(folder, "log", "-1", "--format=%cI")
+    if not commit or not date:
+        return None
+    return Sources(commit, date, dirty=bool(_git(folder, "status", "--porcelain", "--untracked-files=no")))
+
+
+def _git(folder: Path, *arguments: str) -> Optional[str]:
+    """Output of a git command run in ``folder``; None when there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

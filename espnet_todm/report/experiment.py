@@ -1,0 +1,100 @@
+"""What an experiment folder holds about each size: cost, speed and scores. What was not measured is None."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, read_json
+from espnet_todm.report.scoring import Score, read_score
+
+FULL = "full"
+
+
+@dataclass(frozen=True)
+class SizeResult:
+    """One size. params: count; flops_per_second: per second of speech; share_of_params: of the full size, in [0, 1].
+
+    speed: what rtf.json says (``rtf_median``, ``rtf_p95``, ``threads``, ``cpu``, ``utterances``); scores: by set.
+    """
+
+    name: str
+    params: Optional[float] = None
+    flops_per_second: Optional[float] = None
+    share_of_params: Optional[float] = None
+    speed: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All sizes, the largest first, the sets they were scored on, and the cost of training (cost.json) if measured."""
+
+    folder: Path
+    sizes: tuple[SizeResult, ...]
+    splits: tuple[str, ...]
+    training_cost: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tag(self) -> str:
+        """The folder's name."""
+        return self.folder.resolve().name
+
+    def scores(self) -> list[Score]:
+        """All scores, set by set and in each from the largest size down."""
+        return [size.scores[split] for split in self.splits for size in self.sizes if split in size.scores]
+
+
+def load_experiment(folder: PathLike) -> Experiment:
+    """Read ``decode/<set>/<size>/score.json``, ``subnets/<size>/{card,rtf}.json`` and ``cost.json`` below ``folder``.
+
+    Raises UserError when the folder is missing, was never scored, or holds a file that is not what its name says.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such experiment folder")
+    scores: dict[str, dict[str, Score]] = {}
+    for path in sorted(root.glob("decode/*/*/score.json")):
+        scores.setdefault(path.parent.name, {})[path.parent.parent.name] = read_score(path)
+    if not scores:
+        raise UserError(f"{root}: no decode/<set>/<size>/score.json; score the experiment first")
+    names = {path.parent.name for path in root.glob("subnets/*/card.json")} | set(scores)
+    sizes = sorted((_load_size(root / "subnets" / name, scores.get(name, {})) for name in names), key=_largest_first)
+    splits = sorted({split for by_split in scores.values() for split in by_split})
+    return Experiment(root, tuple(sizes), tuple(splits), _read_optional(root / "cost.json"))
+
+
+def _load_size(folder: Path, scores: dict[str, Score]) -> SizeResult:
+    cost = _read_optional(folder / "card.json").get("cost", {})
+    if not isinstance(cost, dict):
+        raise UserError(f"{folder / 'card.json'}: cost is {cost!r}, but it must be an object with params and more")
+    return SizeResult(
+        folder.name,
+        _number(cost, "params", folder / "card.json"),
+        _number(cost, "flops_per_second", folder / "card.json"),
+        _number(cost, "share_of_params", folder / "card.json"),
+        _read_optional(folder / "rtf.json"),
+        scores,
+    )
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``, empty when there is no such file."""
+    stored = read_json(path) if path.exists() else {}
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: holds {type(stored).__name__}, but it must be a JSON object")
+    return stored
+
+
+def _number(values: dict[str, Any], key: str, path: Path) -> Optional[float]:
+    value = values.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise UserError(f"{path}: {key} is {value!r}, but it must be a number")
+    return value
+
+
+def _largest_first(size: SizeResult) -> tuple[bool, float, str]:
+    """Sort key: the full size, then by parameters, those without a known number last."""
+    return size.name != FULL, -(size.params or 0), size.name

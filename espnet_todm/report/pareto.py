@@ -1,0 +1,151 @@
+"""Pictures of what accuracy costs: word error rate against parameters and against FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation, Transform
+
+from espnet_todm.files import PathLike, atomic_path
+from espnet_todm.report.experiment import Experiment
+
+AXES = {
+    "params": ("params", 1e-6, "Parameters (millions)"),
+    "flops": ("flops_per_second", 1e-9, "GFLOPs per second of speech"),
+}
+"""Name of the picture -> attribute of a size, its unit, label of the axis."""
+
+# Okabe and Ito's colours, told apart by colour-blind readers; marks and lines differ too, for print without colour.
+_STYLES = (
+    ("#0072B2", "o", "-"),
+    ("#D55E00", "s", "--"),
+    ("#009E73", "^", "-."),
+    ("#CC79A7", "D", ":"),
+    ("#000000", "v", "-"),
+    ("#E69F00", "P", "--"),
+)
+
+_BESIDE = 5
+"""Points between the marks of neighbouring sets."""
+
+
+class Point(NamedTuple):
+    """One size on one set: cost in the axis' unit, WER and its 95% interval in percent."""
+
+    size: str
+    cost: float
+    rate: float
+    low: float
+    high: float
+
+
+def plot_experiment(experiment: Experiment, folder: PathLike) -> list[Path]:
+    """Write ``<tag>_wer_<axis>.png`` into ``folder`` for each axis with at least two sizes; returns them."""
+    written = []
+    for name, (attribute, unit, label) in AXES.items():
+        series = {split: points(experiment, split, attribute, unit) for split in experiment.splits}
+        if len({point.cost for of_split in series.values() for point in of_split}) < 2:
+            continue
+        path = Path(folder) / f"{experiment.tag}_wer_{name}.png"
+        figure = draw(series, label, title=experiment.tag)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=160)
+        written.append(path)
+    return written
+
+
+def points(experiment: Experiment, split: str, attribute: str, unit: float) -> list[Point]:
+    """The sizes that have both a cost and a score on ``split``, the cheapest first."""
+    found = []
+    for size in experiment.sizes:
+        cost, score = getattr(size, attribute), size.scores.get(split)
+        if cost is not None and score is not None:
+            found.append(Point(size.name, cost * unit, score.total().error_rate, *score.interval()))
+    return sorted(found, key=lambda point: (point.cost, point.rate))
+
+
+def pareto_front(of_split: Sequence[Point]) -> list[Point]:
+    """The points that no other beats: none is both as cheap and as accurate. The cheapest first."""
+    front: list[Point] = []
+    for point in sorted(of_split, key=lambda point: (point.cost, point.rate)):
+        if not front or point.rate < front[-1].rate:
+            front.append(point)
+    return front
+
+
+def draw(series: dict[str, list[Point]], label: str, title: str) -> Figure:
+    """One line per set through its Pareto front; sizes off the front are hollow. Size names stand on top.
+
+    Sets stand a few points beside each other, so that their interval bars do not hide one another.
+    """
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    drawn = {split: of_split for split, of_split in series.items() if of_split}
+    for index, (split, of_split) in enumerate(drawn.items()):
+        aside = _BESIDE * (index - (len(drawn) - 1) / 2) / 72
+        place = axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)
+        _draw_set(axes, split, of_split, _STYLES[index % len(_STYLES)], place)
+    _scale_costs(axes, [point.cost for of_split in series.values() for point in of_split], label)
+    _name_sizes(axes, {point.size: point.cost for of_split in series.values() for point in of_split})
+    axes.set_ylabel("Word error rate (%)")
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]))
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines["right"].set_visible(False)
+    hollow = any(pareto_front(of_split) != of_split for of_split in drawn.values())
+    title_of_legend = "set, with 95% interval" + ("\n(hollow: a cheaper size is as good)" if hollow else "")
+    axes.legend(framealpha=0.9, edgecolor="#cccccc", title=title_of_legend, title_fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _draw_set(axes: Axes, split: str, of_split: Sequence[Point], style: tuple[str, str, str], place: Transform) -> None:
+    color, marker, line = style
+    front = pareto_front(of_split)
+    costs, rates = [point.cost for point in front], [point.rate for point in front]
+    axes.plot(costs, rates, line + marker, color=color, linewidth=1.5, markersize=6.5, transform=place, label=split)
+    for point in of_split:
+        axes.errorbar(
+            point.cost,
+            point.rate,
+            yerr=[[point.rate - point.low], [point.high - point.rate]],
+            fmt=marker,
+            color=color,
+            markerfacecolor=color if point in front else "white",
+            markersize=6.5,
+            capsize=3,
+            elinewidth=1.1,
+            transform=place,
+        )
+
+
+def _scale_costs(axes: Axes, costs: Sequence[float], label: str) -> None:
+    """A logarithmic axis once the largest costs four times the smallest, with plain numbers on it."""
+    if max(costs) >= 4 * min(costs) > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.margins(x=0.08)
+    axes.set_xlabel(label)
+
+
+def _name_sizes(axes: Axes, costs: dict[str, float]) -> None:
+    """A faint upright line at each size's cost with its name on top, slanted once there are many."""
+    top = axes.secondary_xaxis("top")
+    top.set_xticks(list(costs.values()), labels=list(costs), fontsize=9)
+    top.minorticks_off()
+    top.tick_params(length=0)
+    top.spines["top"].set_visible(False)
+    axes.spines["top"].set_visible(False)
+    if len(costs) > 5:
+        for text in top.get_xticklabels():
+            text.set(rotation=40, horizontalalignment="left", rotation_mode="anchor")
+    for cost in costs.values():
+        axes.axvline(cost, color="#e8e8e8", linewidth=0.8, zorder=0)

@@ -1,0 +1,199 @@
+"""Word and character errors of hypotheses, per utterance and in total, from Kaldi tables to score.json and back."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, read_json, read_table, write_text
+from espnet_todm.report.alignment import align
+from espnet_todm.report.significance import error_rate_interval
+
+FORMAT = "espnet_todm.score/1"
+
+UNITS = ("words", "characters")
+"""What is aligned. A space between two words counts as a character, as in ESPnet's CER."""
+
+OFFICIAL_SIZES = {
+    "librispeech": {
+        "dev_clean": (2703, 54402),
+        "dev_other": (2864, 50948),
+        "test_clean": (2620, 52576),
+        "test_other": (2939, 52343),
+    },
+    "tedlium2": {"dev": (466, 14671), "test": (1155, 27500)},
+}
+"""Sentences and words of the official sets. Whoever scores fewer has no result that can be compared with others'."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Totals over sentences; ``words`` is the number of reference units, which may be characters. Rates in percent."""
+
+    sentences: int
+    words: int
+    correct: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    sentence_errors: int
+
+    @property
+    def errors(self) -> int:
+        """Substitutions, deletions and insertions."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def error_rate(self) -> float:
+        """Errors per 100 reference units; may exceed 100."""
+        return self.percent(self.errors)
+
+    @property
+    def sentence_error_rate(self) -> float:
+        """Sentences with at least one error, per 100."""
+        return 100.0 * self.sentence_errors / self.sentences
+
+    def percent(self, count: int) -> float:
+        """``count`` per 100 reference units."""
+        return 100.0 * count / self.words
+
+
+@dataclass(frozen=True)
+class Score:
+    """Edits of one size on one set.
+
+    utterances: their U names; edits: for each of UNITS an int64 array (U, 4), the columns being ``alignment.Edits``.
+    missing: how many of the utterances had no hypothesis and count as empty.
+    """
+
+    split: str
+    size: str
+    utterances: tuple[str, ...]
+    edits: dict[str, np.ndarray]
+    missing: int = 0
+
+    def lengths(self, unit: str = "words") -> np.ndarray:
+        """(U,) reference units of each utterance."""
+        return self.edits[unit][:, :3].sum(1)
+
+    def errors(self, unit: str = "words") -> np.ndarray:
+        """(U,) errors of each utterance."""
+        return self.edits[unit][:, 1:].sum(1)
+
+    def total(self, unit: str = "words") -> Counts:
+        """Counts over all utterances."""
+        correct, substitutions, deletions, insertions = self.edits[unit].sum(0).tolist()
+        wrong = int((self.errors(unit) > 0).sum())
+        words = correct + substitutions + deletions
+        return Counts(len(self.utterances), words, correct, substitutions, deletions, insertions, wrong)
+
+    def interval(self, unit: str = "words") -> tuple[float, float]:
+        """Bootstrap 95% interval of the error rate in percent."""
+        return error_rate_interval(self.errors(unit), self.lengths(unit))
+
+
+def score_tables(references: dict[str, str], hypotheses: dict[str, str], split: str = "", size: str = "") -> Score:
+    """Score hypotheses (utterance -> words separated by spaces) against the references of the same utterances.
+
+    An utterance without a hypothesis counts as an empty one, with a warning. Raises UserError when the references hold
+    no words or a hypothesis belongs to no reference.
+    """
+    name = "/".join(filter(None, (split, size))) or "the test set"
+    unknown = [utterance for utterance in hypotheses if utterance not in references]
+    if unknown:
+        raise UserError(
+            f"{name}: hypothesis of utterance {unknown[0]!r} ({len(unknown)} such) has no reference; "
+            "hypotheses may only be of utterances in the reference text"
+        )
+    if not any(text.split() for text in references.values()):
+        raise UserError(f"{name}: the references hold {len(references)} utterances and no words; nothing can be scored")
+    missing = sum(utterance not in hypotheses for utterance in references)
+    if missing:
+        logging.warning("%s: %d of %d utterances have no hypothesis and count as empty", name, missing, len(references))
+    rows: dict[str, list[Sequence[int]]] = {unit: [] for unit in UNITS}
+    for utterance, text in references.items():
+        reference, hypothesis = text.split(), hypotheses.get(utterance, "").split()
+        rows["words"].append(align(reference, hypothesis))
+        rows["characters"].append(align(" ".join(reference), " ".join(hypothesis)))
+    edits = {unit: np.array(rows[unit], dtype=np.int64) for unit in UNITS}
+    return Score(split, size, tuple(references), edits, missing)
+
+
+def score_experiment(
+    experiment: PathLike, data: PathLike, splits: Iterable[str], sizes: Optional[Sequence[str]] = None
+) -> list[Score]:
+    """Score ``decode/<split>/<size>/text`` below ``experiment`` against ``<split>/text`` below ``data``.
+
+    Writes score.json beside each text. sizes: None for every size that was decoded.
+    Raises UserError when a set or a size has no hypotheses.
+    """
+    scores = []
+    wanted = list(splits)
+    if not wanted:
+        raise UserError("sets: none was named; name at least one set to score")
+    for split in wanted:
+        references = read_table(Path(data) / split / "text")
+        decoded = Path(experiment) / "decode" / split
+        names = sorted(path.parent.name for path in decoded.glob("*/text")) if sizes is None else sizes
+        if not names:
+            raise UserError(f"{decoded}: no <size>/text with hypotheses of set {split!r}; decode it first")
+        for size in names:
+            score = score_tables(references, read_table(decoded / size / "text"), split, size)
+            write_score(decoded / size / "score.json", score)
+            scores.append(score)
+    return scores
+
+
+def official_size_note(score: Score, corpus: Optional[str] = None) -> Optional[str]:
+    """One sentence when the set bears the name of an official one but has not its size, else None.
+
+    corpus: a key of OFFICIAL_SIZES; without it only LibriSpeech's names are known, which nobody else uses.
+    """
+    if corpus is not None and corpus not in OFFICIAL_SIZES:
+        raise UserError(f"corpus: {corpus!r} is unknown; allowed are {', '.join(OFFICIAL_SIZES)}")
+    official = OFFICIAL_SIZES[corpus or "librispeech"].get(score.split.replace("-", "_"))
+    total = score.total()
+    if official is None or official == (total.sentences, total.words):
+        return None
+    return (
+        f"{score.split} has {total.sentences} sentences and {total.words} words, the official set of this name "
+        f"{official[0]} and {official[1]}: results cannot be compared with published ones"
+    )
+
+
+def write_score(path: PathLike, score: Score) -> None:
+    """Write score.json atomically: totals for readers, and the edits of each utterance for later statistics."""
+    head: dict[str, Any] = {"format": FORMAT, "split": score.split, "size": score.size, "missing": score.missing}
+    for unit in UNITS:
+        total = score.total(unit)
+        head[unit] = {**asdict(total), "error_rate": total.error_rate, "interval_95": list(score.interval(unit))}
+    lines = [json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}") + ","]
+    lines.append('  "utterances": {')
+    rows = [
+        f"    {json.dumps(name, ensure_ascii=False)}: "
+        + json.dumps({unit: score.edits[unit][index].tolist() for unit in UNITS})
+        for index, name in enumerate(score.utterances)
+    ]
+    write_text(path, "\n".join([*lines, ",\n".join(rows), "  }", "}"]) + "\n")
+
+
+def read_score(path: PathLike) -> Score:
+    """Read what ``write_score`` wrote. Raises UserError, naming the file, on anything else."""
+    stored = read_json(path)
+    try:
+        if stored["format"] != FORMAT:
+            raise UserError(f"{path}: format is {stored['format']!r}, but it must be {FORMAT!r}; score again")
+        utterances = stored["utterances"]
+        edits = {
+            unit: np.array([row[unit] for row in utterances.values()], dtype=np.int64).reshape(-1, 4) for unit in UNITS
+        }
+        return Score(stored["split"], stored["size"], tuple(utterances), edits, stored["missing"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a score.json ({error!r}); score again") from None

@@ -1,0 +1,78 @@
+"""Markdown tables, those of errors in the form that sclite and ESPnet print. A cell that was not measured is blank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Optional
+
+from espnet_todm.report.experiment import Experiment, SizeResult
+from espnet_todm.report.scoring import Score
+from espnet_todm.report.significance import paired_difference
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lines ``|cell|cell|`` with a rule after the header, each with a final newline."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("|" + "|".join(cells) + "|\n" for cells in lines)
+
+
+def error_table(scores: Iterable[Score], unit: str = "words") -> str:
+    """sclite's columns in percent, one row per set and size."""
+    rows = []
+    for score in scores:
+        total = score.total(unit)
+        edits = (total.correct, total.substitutions, total.deletions, total.insertions, total.errors)
+        rates = [*(total.percent(count) for count in edits), total.sentence_error_rate]
+        name = "/".join(filter(None, (score.split, score.size)))
+        rows.append([name, str(total.sentences), str(total.words), *(f"{rate:.1f}" for rate in rates)])
+    return markdown_table(["dataset", "Snt", "Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err"], rows)
+
+
+def size_table(experiment: Experiment) -> str:
+    """What each size costs and how well it does: the table by which a size is chosen."""
+    header = ["size", "params (M)", "of full (%)", "GFLOPs per s of speech", "RTF median", "RTF p95"]
+    header += [f"WER {split} [95%]" for split in experiment.splits]
+    return markdown_table(header, [_size_row(size, experiment.splits) for size in experiment.sizes])
+
+
+def difference_table(experiment: Experiment) -> str:
+    """Paired bootstrap of each size against the largest scored on the same utterances; empty without a pair."""
+    rows = []
+    for split in experiment.splits:
+        first, *others = (size.scores[split] for size in experiment.sizes if split in size.scores)
+        for other in others:
+            if other.utterances != first.utterances:
+                continue
+            found = paired_difference(other.errors(), first.errors(), other.lengths())
+            interval = f"[{found.low:+.2f}, {found.high:+.2f}]"
+            names = [split, other.size, first.size]
+            rows.append([*names, f"{found.points:+.2f}", interval, f"{found.p_value:.3f}"])
+    header = ["dataset", "size", "against", "WER difference (points)", "95%", "p"]
+    return markdown_table(header, rows) if rows else ""
+
+
+def _size_row(size: SizeResult, splits: Iterable[str]) -> list[str]:
+    rates = [size.scores[split] if split in size.scores else None for split in splits]
+    return [
+        size.name,
+        _cell(size.params, 1e-6, 3),
+        _cell(size.share_of_params, 100.0, 1),
+        _cell(size.flops_per_second, 1e-9, 3),
+        _cell(size.speed.get("rtf_median"), 1.0, 4),
+        _cell(size.speed.get("rtf_p95"), 1.0, 4),
+        *(_rate_cell(score) for score in rates),
+    ]
+
+
+def _rate_cell(score: Optional[Score]) -> str:
+    if score is None:
+        return ""
+    low, high = score.interval()
+    return f"{score.total().error_rate:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _cell(value: Any, factor: float, digits: int) -> str:
+    """``value * factor``, or nothing where there is no number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ""
+    return f"{value * factor:.{digits}f}"
