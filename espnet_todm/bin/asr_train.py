@@ -1,0 +1,23 @@
+"""Train a supernet: ESPnet's asr_train with this package's names registered.
+
+Example: python -m espnet_todm.bin.asr_train --config conf/train_supernet.yaml --output_dir exp/supernet ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from espnet_todm import hook
+from espnet_todm.bin._cli import run
+
+hook.install()
+
+
+def main(arguments: Sequence[str]) -> None:
+    from espnet2.tasks.asr import ASRTask
+
+    ASRTask.main(cmd=list(arguments))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,56 @@
+"""An import hook: as soon as ESPnet's ASR task is imported, this package registers itself with it.
+
+``python -m espnet_todm.bin.hook on`` makes it permanent for an environment, so that stock commands work unchanged.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from types import ModuleType
+from typing import Any, Optional
+
+TASK = "espnet2.tasks.asr"
+
+
+class _RegisteringLoader(Loader):
+    """Loads a module as its own loader would, then registers."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Optional[ModuleType]:
+        module: Optional[ModuleType] = self.loader.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.loader.exec_module(module)
+        from espnet_todm import register
+
+        register()
+
+
+class _Finder(MetaPathFinder):
+    """Finds nothing itself; wraps the loader of the one module that matters."""
+
+    def find_spec(
+        self, name: str, path: Optional[Sequence[str]], target: Optional[ModuleType] = None
+    ) -> Optional[importlib.machinery.ModuleSpec]:
+        if name != TASK:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _RegisteringLoader(spec.loader)
+        return spec
+
+
+def install() -> None:
+    """Register now if ESPnet's ASR task is imported already, otherwise when it is. Idempotent and cheap."""
+    if TASK in sys.modules:
+        from espnet_todm import register
+
+        register()
+    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())

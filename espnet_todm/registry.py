@@ -1,0 +1,88 @@
+"""The only place that touches ESPnet's registries, and where differences between its versions live."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+SUPPORTED = "202402 to 202511"
+# Every symbol of ESPnet that registration relies on.
+CONTRACT = (
+    ("espnet2.tasks.asr", "ASRTask"),
+    ("espnet2.tasks.asr", "encoder_choices"),
+    ("espnet2.tasks.asr", "model_choices"),
+    ("espnet2.tasks.abs_task", "optim_classes"),
+    ("espnet2.tasks.abs_task", "scheduler_classes"),
+    ("espnet2.train.class_choices", "ClassChoices"),
+    ("espnet2.train.trainer", "Trainer"),
+)
+
+_registered = False
+
+
+def register() -> None:
+    """Make this package's names known to ESPnet, in this process; calling it again does nothing.
+
+    Raises RuntimeError, naming the symbol, when this version of ESPnet lacks one that registration needs.
+    """
+    global _registered
+    if _registered:
+        return
+    symbols = {(module, name): _symbol(module, name) for module, name in CONTRACT}
+    _register_classes(symbols)
+    _register_subnet_trainers(symbols)
+    _registered = True
+
+
+def _symbol(module: str, name: str) -> Any:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RuntimeError(
+            f"espnet_todm cannot register: ESPnet has no {module}.{name} ({error}); it works with ESPnet {SUPPORTED}"
+        ) from error
+
+
+def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
+    from espnet_todm.encoders.conformer import TodmConformerEncoder
+    from espnet_todm.models.todm import TodmModel
+    from espnet_todm.optim.eden import Eden, Eden2
+    from espnet_todm.optim.scaled_adam import ScaledAdam
+
+    # These dicts are shared with parsers by reference: they are filled, never rebound. Keys must be lower case.
+    symbols["espnet2.tasks.asr", "encoder_choices"].classes["todm_conformer"] = TodmConformerEncoder
+    symbols["espnet2.tasks.asr", "model_choices"].classes["todm"] = TodmModel
+    symbols["espnet2.tasks.abs_task", "optim_classes"]["scaledadam"] = ScaledAdam
+    symbols["espnet2.tasks.abs_task", "scheduler_classes"].update(eden=Eden, eden2=Eden2)
+
+
+def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
+    """``subnet_trainer`` and ``subnet_trainer_conf`` become options of the ASR task, which builds them with the model."""
+    from espnet_todm.models.todm import TodmModel
+    from espnet_todm.trainers.base import SubnetTrainer, build
+    from espnet_todm.trainers.espnet_trainer import TodmTrainer
+    from espnet_todm.trainers.kd import KDTrainer
+    from espnet_todm.trainers.single import SingleTrainer
+
+    task = symbols["espnet2.tasks.asr", "ASRTask"]
+    choices = symbols["espnet2.train.class_choices", "ClassChoices"](
+        name="subnet_trainer",
+        classes={"kd": KDTrainer, "single": SingleTrainer},
+        type_check=SubnetTrainer,
+        default=None,
+        optional=True,
+    )
+    task.class_choices_list.append(choices)
+    task.trainer = TodmTrainer
+    build_stock_model = task.build_model.__func__
+
+    def build_model(cls: Any, args: Any) -> Any:
+        model = build_stock_model(cls, args)
+        if isinstance(model, TodmModel):
+            trainer = choices.get_class(getattr(args, "subnet_trainer", None) or "kd")
+            conf = getattr(args, "subnet_trainer_conf", None) or {}
+            seed = getattr(args, "seed", 0)
+            model.subnet_trainer = build(trainer, conf, "subnet_trainer_conf", model, seed=seed)
+        return model
+
+    task.build_model = classmethod(build_model)

@@ -1,0 +1,21 @@
+"""Run a stock ESPnet command with this package registered: ``python -m espnet_todm.run -m espnet2.bin.asr_train ...``.
+
+In an ESPnet checkout: ``./asr.sh --python "python3 -m espnet_todm.run"``. The hook sits at the top level of this module so
+that children which multiprocessing spawns, and which import the main module anew, are registered too.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from espnet_todm import hook
+
+hook.install()
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3 or sys.argv[1] != "-m":
+        print("usage: python -m espnet_todm.run -m MODULE [ARGUMENT ...]", file=sys.stderr)
+        sys.exit(2)
+    del sys.argv[:2]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

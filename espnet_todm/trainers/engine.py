@@ -1,0 +1,87 @@
+"""One training step over several subnets, one after another, at the memory of one model.
+
+The part that all subnets share runs once. Each subnet then runs forward and backward on its own, so that only one
+subnet's activations live at a time. The summed gradient reaches the shared part in a single backward. All of that happens
+inside the model's forward; the returned loss is a node whose backward hands each parameter its finished gradient. Whoever
+calls ``loss.backward()`` therefore sees an ordinary model: one gradient per parameter and step, through the usual hooks, so
+that loss scaling, accumulation, clipping and DistributedDataParallel work unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, Optional
+
+import torch
+from torch import Tensor
+
+from espnet_todm.encoders.supernet import Front
+
+Gradients = list[Optional[Tensor]]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One subnet's part of a step: ``run`` maps the shared front to a scalar loss, which counts ``weight`` times."""
+
+    run: Callable[[Front], Tensor]
+    weight: float
+
+
+def sequential_step(
+    front: Front, passes: Sequence[Pass], parameters: Sequence[Tensor], loss_scale: float = 1.0
+) -> Tensor:
+    """The weighted sum of the passes' losses, as a scalar whose backward delivers the gradients.
+
+    Args:
+        front: the shared part's output, with its graph.
+        passes: run in this order; a later one may use what an earlier one left (the teacher's posteriors).
+        parameters: all that may receive a gradient. One that no pass reaches gets None, or zeros under
+            DistributedDataParallel, which waits for every parameter.
+        loss_scale: multiplies losses before the inner backward and divides afterwards, as fp16 needs it.
+    """
+    leaf = front.hidden.detach().requires_grad_()
+    total = torch.zeros((), device=leaf.device)
+    wanted = [leaf, *parameters]
+    sums: Gradients = [None] * len(wanted)
+    for part in passes:
+        loss = part.run(front.with_hidden(leaf)).float()
+        total += part.weight * loss.detach()
+        _add(sums, _grad(loss * (part.weight * loss_scale), wanted))
+        del loss  # its graph must be gone before the next subnet builds its own
+    at_front, gradients = sums[0], sums[1:]
+    if front.hidden.requires_grad and at_front is not None:
+        _add(gradients, _grad(front.hidden, parameters, at_front.to(front.hidden.dtype)))
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients)]
+    delivered: Tensor = _Deliver.apply(total, gradients, loss_scale, *parameters)
+    return delivered
+
+
+def _grad(output: Tensor, inputs: Sequence[Tensor], at_output: Optional[Tensor] = None) -> Sequence[Optional[Tensor]]:
+    # autograd.grad, not backward: it returns gradients without touching .grad or the hooks of DistributedDataParallel.
+    with torch.autocast(output.device.type, enabled=False):
+        return torch.autograd.grad(output, inputs, at_output, allow_unused=True)
+
+
+def _add(sums: Gradients, gradients: Sequence[Optional[Tensor]]) -> None:
+    for index, gradient in enumerate(gradients):
+        if gradient is not None:
+            total = sums[index]
+            sums[index] = gradient if total is None else total.add_(gradient)
+
+
+class _Deliver(torch.autograd.Function):
+    """loss -> loss; its backward gives the i-th parameter the i-th finished gradient, times the incoming factor."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, gradients: Gradients, loss_scale: float, *parameters: Tensor) -> Tensor:
+        ctx.gradients, ctx.loss_scale = gradients, loss_scale
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, at_loss: Tensor) -> tuple[Optional[Tensor], ...]:
+        factor = at_loss / ctx.loss_scale
+        gradients, ctx.gradients = ctx.gradients, None
+        return (None, None, None, *(None if gradient is None else gradient.mul_(factor) for gradient in gradients))

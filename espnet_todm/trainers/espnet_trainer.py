@@ -1,0 +1,73 @@
+"""ESPnet's Trainer with three things more: the model knows its step, schedules know their epoch, checkpoints are atomic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from espnet2.train.reporter import SubReporter
+from espnet2.train.trainer import Trainer
+
+from espnet_todm.files import atomic_path
+from espnet_todm.models.todm import TodmModel
+
+
+class TodmTrainer(Trainer):
+    """Trains any ESPnet ASR model as the stock trainer does; a supernet is told its step before each batch."""
+
+    @classmethod
+    def run(cls, *args: Any, **kwargs: Any) -> None:
+        with atomic_checkpoints():
+            super().run(*args, **kwargs)
+
+    @classmethod
+    def train_one_epoch(cls, **kwargs: Any) -> bool:
+        """As ESPnet's, which passes everything by name."""
+        model, reporter, scaler = kwargs["model"], kwargs["reporter"], kwargs["scaler"]
+        for schedule in kwargs["schedulers"]:
+            if hasattr(schedule, "set_epoch"):
+                schedule.set_epoch(reporter.get_epoch() - 1)
+        inner = getattr(model, "module", model)
+        if isinstance(inner, TodmModel):
+            inner.loss_scale = scaler.get_scale if scaler is not None else lambda: 1.0
+            kwargs["iterator"] = _TellStep(kwargs["iterator"], inner, reporter)
+        return bool(super().train_one_epoch(**kwargs))
+
+
+class _TellStep:
+    """An iterable of batches that sets ``model.step`` before it hands one out. It has a length where its source has one."""
+
+    def __init__(self, batches: Iterable[Any], model: TodmModel, reporter: SubReporter) -> None:
+        self.batches, self.model, self.reporter = batches, model, reporter
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            self.model.step = self.reporter.get_total_count()  # of batches done in all epochs; survives a resume
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+
+@contextmanager
+def atomic_checkpoints() -> Iterator[None]:
+    """Within this context ``torch.save`` to a path is all or nothing.
+
+    ESPnet writes checkpoint.pth in place, so a run killed at that moment could never be resumed (its issue 5407), and it
+    has no hook around its calls of torch.save.
+    """
+    save = torch.save
+
+    def atomic_save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        if not isinstance(f, (str, Path)):
+            save(obj, f, *args, **kwargs)
+            return
+        with atomic_path(f) as temporary:
+            save(obj, temporary, *args, **kwargs)
+
+    with mock.patch.object(torch, "save", atomic_save):
+        yield

@@ -1,0 +1,77 @@
+"""``subnet_trainer: kd``: sandwich sampling with in-place distillation from the max subnet (TODM, arXiv 2309.01947)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Optional
+
+from torch import Tensor
+
+from espnet_todm.components import Subnet
+from espnet_todm.errors import UserError
+from espnet_todm.losses.alpha_divergence import Divergence
+from espnet_todm.losses.distillation import ctc_frame_distillation
+from espnet_todm.selection.sandwich import Sandwich
+from espnet_todm.trainers.base import Stats, SubnetTrainer, build
+from espnet_todm.trainers.engine import Pass, sequential_step
+
+if TYPE_CHECKING:
+    from espnet_todm.encoders.supernet import Front
+    from espnet_todm.models.todm import Batch, TodmModel
+
+
+class KDTrainer(SubnetTrainer):
+    """Each step trains max, random and min subnets; all but the max one also learn from the max one's posteriors.
+
+    loss = mean over subnets of: task (max subnet), (1 - w) * task + w * KD (others), w = ``kd_weight``.
+
+    Args:
+        seed: of the subnet sequence; by default the run's.
+        random_subnets: how many between max and min each step trains.
+        search_space: where random subnets come from, see :class:`espnet_todm.selection.sandwich.Sandwich`.
+        kd_weight: w in [0, 1]; 0 turns distillation off.
+        divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
+    """
+
+    def __init__(
+        self,
+        model: TodmModel,
+        seed: int = 0,
+        random_subnets: int = 1,
+        search_space: Optional[Mapping[str, Any]] = None,
+        kd_weight: float = 0.5,
+        divergence: Optional[Mapping[str, Any]] = None,
+    ) -> None:
+        if not 0 <= kd_weight <= 1:
+            raise UserError(f"kd_weight: {kd_weight!r} must lie in [0, 1]")
+        if kd_weight and model.ctc is None:
+            raise UserError(f"kd_weight: {kd_weight} needs a CTC output to distil, but ctc_weight is 0")
+        encoder = model.encoder
+        self.sandwich = Sandwich(encoder.component_table(), encoder.sizes, seed, random_subnets, search_space)
+        self.kd_weight = kd_weight
+        self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
+
+    def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
+        subnets = self.sandwich.pick(step)
+        stats: Stats = {}
+        teacher: list[Tensor] = []
+
+        def run(front: Front, subnet: Subnet) -> Tensor:
+            output = model.run_subnet(front, batch, subnet)
+            stats[f"loss_{subnet.name}"] = output.loss.detach()
+            if not self.kd_weight or output.ctc_logits is None:
+                return output.loss
+            if not teacher:  # the max subnet, which comes first
+                teacher.append(output.ctc_logits.detach())
+                return output.loss
+            kd = ctc_frame_distillation(teacher[0], output.ctc_logits, front.lengths, self.divergence)
+            stats[f"kd_{subnet.name}"] = kd.detach()
+            return (1 - self.kd_weight) * output.loss + self.kd_weight * kd
+
+        passes = [Pass(partial(run, subnet=subnet), 1 / len(subnets)) for subnet in subnets]
+        loss = sequential_step(model.run_front(batch), passes, model.trained_parameters(), model.loss_scale())
+        return loss, stats
+
+    def evaluated(self, model: TodmModel) -> list[Subnet]:
+        return list(model.encoder.sizes.values())
