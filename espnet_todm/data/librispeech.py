@@ -16,6 +16,7 @@ from typing import Optional
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
+_NAMES_SHOWN = 12
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg")
 
 # Names for several folders together, as the recipes of the field use them.
@@ -107,7 +108,8 @@ def _scan(corpus: Path, folder: str, files: _Files) -> None:
     top = corpus / folder
     if not top.is_dir():
         there = sorted(entry.name for entry in corpus.iterdir() if entry.is_dir())
-        raise UserError(f"{folder}: no such folder in {corpus}; there are: {', '.join(there) or 'none'}")
+        names = ", ".join(there[:_NAMES_SHOWN]) + (", ..." if len(there) > _NAMES_SHOWN else "")
+        raise UserError(f"{folder}: no such folder in {corpus}; there are: {names or 'none'}")
     audio, texts = len(files.audio), len(files.texts)
     for here, folders, names in os.walk(top):
         folders.sort()

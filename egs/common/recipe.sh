@@ -1,0 +1,208 @@
+# shellcheck shell=bash source-path=SCRIPTDIR
+# shellcheck disable=SC2034  # options are also used by the files that source this one
+# The stages of every recipe. A recipe's run.sh sources this file, states its own options, defines stage_1 where the corpus
+# asks for more than a folder, and ends with: recipe "$@"
+#
+# Each stage is a function and a few `python -m espnet_todm.bin.<command>`, which can be run by hand just as well. A stage that was
+# completed with the same options says so and does nothing; one that was killed is repaired by running it again.
+
+common=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+run_sh=./$(basename "$0") # run.sh has gone to its own folder
+
+# Options: every line `name=default  # meaning` up to the end mark here, in cmd.sh and in run.sh is an option --name.
+stage=1  # first stage to run
+stop_stage=15  # last stage to run
+train_set=  # split to train on: a folder of the corpus, or name=folder+folder
+valid_set=  # split to validate on
+test_sets=  # splits to decode and score, in one pair of quotes
+limit=  # keep only this many utterances of each split (for a quick trial)
+speed_factors="0.9 1.1"  # speed-perturbed copies of the training set, or none
+feats_type=fbank  # fbank (Kaldi's, 80 filters, in archives) or raw (audio; the model's front end computes features)
+compression=two-byte  # of fbank archives: two-byte, one-byte or none
+min_seconds=0.1  # shorter utterances are not trained on
+max_seconds=30  # longer utterances are not trained on
+max_clipped=0.01  # utterances with a larger share of samples at full scale are not trained on
+max_quarantine_share=0.02  # stop when a larger share of a split is unreadable, empty, clipped, of another rate or without words
+token_type=unigram  # unigram, bpe (sentencepiece) or char
+token_size=500  # tokens in all, the special ones included (char takes all characters)
+token_text=  # more text for the tokens: a Kaldi text table, plain or .gz
+asr_config=conf/train_todm.yaml  # training configuration of ESPnet
+asr_args=  # more options for the training command, in one pair of quotes
+asr_tag=  # name of the experiment's folder in exp/ (empty: made from the configuration, the features and the tokens)
+inference_config=  # decoding configuration of ESPnet
+sizes=  # sizes to extract, decode and score, in one pair of quotes (empty: all that the configuration names)
+ngpu=0  # GPUs to train with on each node; 0 trains on the CPU
+nj=$(getconf _NPROCESSORS_ONLN)  # jobs at a time in the stages that have many
+# End of options
+
+# shellcheck source=/dev/null
+. ./path.sh
+# shellcheck source=/dev/null
+. ./cmd.sh
+
+stage_names=("" "data" "speed perturbation" "features" "audio check and length filter" "tokens"
+  "language model" "language model" "language model" "language model"
+  "statistics" "supernet training" "subnet extraction" "decoding" "scoring" "report")
+
+log() { printf '%s %s\n' "$(date '+%F %T')" "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# ---- names that the stages share ------------------------------------------------------------------------------------
+
+# The name of a split: what stands before "=" in name=folder+folder.
+split_name() { printf '%s' "${1%%=*}"; }
+
+# The training set with its speed-perturbed copies, when there are any.
+train_data() {
+  if [ "$speed_factors" = none ]; then split_name "$train_set"; else printf '%s_sp' "$(split_name "$train_set")"; fi
+}
+
+# The names of the splits to validate on and to decode, each once, in the array `evaluation`.
+set_evaluation() {
+  local spec known=" "
+  evaluation=()
+  for spec in $valid_set $test_sets; do
+    case $known in *" $(split_name "$spec") "*) continue ;; esac
+    evaluation+=("$(split_name "$spec")")
+    known+="${evaluation[${#evaluation[@]} - 1]} "
+  done
+}
+
+dump_dir() { printf 'dump/%s' "$feats_type"; }
+
+token_dir() {
+  if [ "$token_type" = char ]; then printf 'data/token_list/char'; else
+    printf 'data/token_list/%s_%s' "$token_type" "$token_size"
+  fi
+}
+
+# Options of the commands that run many jobs; the argument names the stage in logs/.
+set_launcher_arguments() {
+  launcher_arguments=(--jobs "$nj" --launcher "$launcher" --launcher_options "$launcher_options" --logs "logs/$1")
+}
+
+# ---- stages 1 to 5: data --------------------------------------------------------------------------------------------
+
+# prepare_data CORPUS [OPTION...]: stage 1 for a corpus in LibriSpeech's layout.
+prepare_data() {
+  local options=(--corpus "$1" "${@:2}") splits
+  [ -z "$limit" ] || options+=(--limit "$limit")
+  read -ra splits <<<"$train_set $valid_set $test_sets"
+  python -m espnet_todm.bin.prepare_data "${options[@]}" --splits "${splits[@]}"
+}
+
+stage_1() { die "this recipe's run.sh defines no stage 1"; }
+
+stage_2() {
+  local factors data
+  if [ "$speed_factors" = none ]; then
+    log "speed_factors is none: no copies"
+    return
+  fi
+  read -ra factors <<<"$speed_factors"
+  data=data/$(split_name "$train_set")
+  python -m espnet_todm.bin.perturb_speed --data "$data" --output "${data}_sp" --factors "${factors[@]}"
+}
+
+stage_3() {
+  set_evaluation
+  set_launcher_arguments features
+  python -m espnet_todm.bin.compute_features --splits "$(train_data)" "${evaluation[@]}" --output "$(dump_dir)" \
+    --feats_type "$feats_type" --compression "$compression" "${launcher_arguments[@]}"
+}
+
+stage_4() {
+  set_evaluation
+  python -m espnet_todm.bin.filter_data --features "$(dump_dir)" --train "$(train_data)" --evaluation "${evaluation[@]}" \
+    --min_seconds "$min_seconds" --max_seconds "$max_seconds" --max_clipped "$max_clipped" \
+    --max_quarantine_share "$max_quarantine_share"
+}
+
+stage_5() {
+  local texts
+  texts=("data/$(split_name "$train_set")/text")
+  [ -z "$token_text" ] || texts+=("$token_text")
+  python -m espnet_todm.bin.make_tokens --text "${texts[@]}" --token_type "$token_type" --size "$token_size" \
+    --output "$(token_dir)"
+}
+
+# ---- stages 6 to 9: reserved for language models -------------------------------------------------------------------
+
+stage_6() { log "stages 6 to 9 are reserved for language models; there is nothing to do yet"; }
+stage_7() { stage_6; }
+stage_8() { stage_6; }
+stage_9() { stage_6; }
+
+# ---- stages 10 to 15: the model -------------------------------------------------------------------------------------
+
+# shellcheck source=model_stages.sh
+. "$common/model_stages.sh"
+
+# ---- options and order ----------------------------------------------------------------------------------------------
+
+# The options as lines of name, tab, meaning; an option that run.sh states again with another default comes once.
+list_options() {
+  sed -n '/^# Options/,/^# End of options/s/^\([a-z][a-z0-9_]*\)=.*  # \(.*\)$/\1\t\2/p' "$common/recipe.sh" ./cmd.sh "$run_sh" |
+    awk -F '\t' '!seen[$1]++'
+}
+
+print_help() {
+  local name meaning
+  printf 'Usage: %s [--option value]...\n' "$run_sh"
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$run_sh"
+  printf '\nStages:\n'
+  for name in 1 2 3 4 5 10 11 12 13 14 15; do printf '  %2d  %s\n' "$name" "${stage_names[name]}"; done
+  printf '\nOptions [default]:\n'
+  while IFS=$'\t' read -r name meaning; do
+    printf '  --%-22s %s [%s]\n' "$name" "$meaning" "${!name}"
+  done < <(list_options)
+}
+
+parse_options() {
+  local names name
+  names=$(list_options | cut -f 1 | tr '\n' ' ')
+  while [ $# -gt 0 ]; do
+    case $1 in
+      -h | --help) print_help; exit 0 ;;
+      --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+      --*) ;;
+      *) die "$1 is no option; options begin with --, and values that hold spaces stand in quotes" ;;
+    esac
+    name=${1#--}
+    name=${name//-/_}
+    case " $names" in *" $name "*) ;; *) die "option --$name is unknown; there are: ${names% }" ;; esac
+    if [ $# -lt 2 ] || [[ $2 = --* ]]; then die "option --$name needs a value"; fi
+    printf -v "$name" %s "$2"
+    shift 2
+  done
+}
+
+check_options() {
+  local name
+  for name in stage stop_stage; do
+    case ${!name} in
+      [1-9] | 1[0-5]) ;;
+      *) die "--$name: '${!name}', but a number from 1 to 15 is expected" ;;
+    esac
+  done
+  [ "$stage" -le "$stop_stage" ] || die "--stage: $stage lies behind --stop_stage $stop_stage"
+  for name in train_set valid_set test_sets; do
+    [ -n "${!name// /}" ] || die "--$name: empty, but a split's name is needed"
+  done
+  case $train_set in
+    *" "*) die "--train_set: '$train_set', but one split is expected; join folders as name=folder+folder" ;;
+  esac
+}
+
+recipe() {
+  local number begin
+  parse_options "$@"
+  check_options
+  mkdir -p logs
+  for ((number = stage; number <= stop_stage; number++)); do
+    log "stage $number: ${stage_names[number]}"
+    begin=$SECONDS
+    "stage_$number"
+    log "stage $number: done in $((SECONDS - begin)) s"
+  done
+}
