@@ -1,10 +1,7 @@
 """The mini corpus: synthesised speech in LibriSpeech's layout, for trying the recipes without a corpus or a network.
 
-Voices (espeak-ng variants) and sentences of the dev and test splits are ones that the train split does not have. ::
-
-    LibriSpeech/mini_corpus.json                                    options and statistics; marks a finished corpus
-    LibriSpeech/SPEAKERS.TXT, LibriSpeech/utterances.tsv            who speaks; noise, SNR, ... of each utterance
-    LibriSpeech/<split>/<speaker>/<chapter>/<speaker>-<chapter>-<nnnn>.flac, <speaker>-<chapter>.trans.txt
+Voices (espeak-ng variants) and sentences of the dev and test splits are ones that the train split does not have.
+Beside the splits lie mini_corpus.json (options and statistics), SPEAKERS.TXT, and utterances.tsv (noise, SNR, ...).
 """
 
 from __future__ import annotations
@@ -88,7 +85,7 @@ class SpeakerPlan:
 
 @dataclass(frozen=True)
 class Utterance:
-    """A line of ``utterances.tsv``: SNR in dB, level in dBFS (root mean square of the speech), seconds of the file."""
+    """A line of ``utterances.tsv``: SNR in dB, level as asked in dBFS, seconds of the file."""
 
     utterance: str
     split: str
@@ -142,7 +139,7 @@ def plan_split(split: str, options: MiniOptions) -> list[SpeakerPlan]:
     if len(sentences) < speakers * each:
         raise UserError(
             f"{split}_minutes={total / 60:g}: with vocabulary_share={options.vocabulary_share} and open_share="
-            f"{options.open_share} there are only {len(sentences)} sentences; allowed are fewer minutes or larger shares"
+            f"{options.open_share} there are too few sentences; allowed are fewer minutes or larger shares"
         )
     voices = draw_voices(split, speakers, rng)
     first = (place + 1) * (1000 if speakers <= 1000 else 1000000)
@@ -191,9 +188,9 @@ def _synthesize(plans: Sequence[SpeakerPlan], folder: Path, nj: int) -> Iterator
                         sender.close()
                         running[receiver] = (started, process)
                         continue
-                    for receiver in wait(list(running)):
-                        finished, process = running.pop(receiver)
-                        done[finished] = _result(receiver, process, plans[finished])
+                    for ready in wait(list(running)):
+                        finished, process = running.pop(ready)
+                        done[finished] = _result(ready, process, plans[finished])
                         progress.update()
                 yield from done[place]
     finally:
@@ -236,13 +233,8 @@ def speak(plan: SpeakerPlan, folder: Path) -> list[Utterance]:
             name = f"{plan.speaker}-{chapter}-{number:04d}"
             samples, facts = _utterance(sentence, plan, synthesizer, murmur, rng)
             soundfile.write(place / f"{name}.flac", samples, speech.SAMPLE_RATE, subtype="PCM_16")
-            about: dict[str, Any] = {
-                "utterance": name,
-                "split": plan.split,
-                "voice": plan.voice.name,
-                "sex": plan.voice.sex,
-            }
-            utterances.append(Utterance(**about, **facts, text=sentence.upper()))
+            who = (name, plan.split, plan.voice.name, plan.voice.sex)
+            utterances.append(Utterance(*who, **facts, text=sentence.upper()))
     lines = "".join(f"{utterance.utterance} {utterance.text}\n" for utterance in utterances)
     (place / f"{plan.speaker}-{chapter}.trans.txt").write_text(lines, encoding="utf-8")
     return utterances
@@ -260,7 +252,7 @@ def _utterance(
     sentence: str,
     plan: SpeakerPlan,
     synthesizer: speech.Synthesizer,
-    murmur: Sequence[np.ndarray],
+    murmur: list[np.ndarray],
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Samples (N,) float64 of a noisy utterance at 16 kHz, and what was done to it."""
@@ -280,7 +272,7 @@ def _utterance(
 
 def statistics(utterances: Sequence[Utterance]) -> dict[str, dict[str, Any]]:
     """Per split: utterances, speakers, minutes, words, different words, and sentences that also stand in train."""
-    known = {utterance.text for utterance in utterances if utterance.split == "train"}
+    train = {utterance.text for utterance in utterances if utterance.split == "train"}
     table = {}
     for split in SPLITS:
         own = [utterance for utterance in utterances if utterance.split == split]
@@ -291,16 +283,15 @@ def statistics(utterances: Sequence[Utterance]) -> dict[str, dict[str, Any]]:
             "minutes": round(sum(utterance.seconds for utterance in own) / 60, 2),
             "words": len(words),
             "different_words": len(set(words)),
-            "sentences_in_train": len(own) if split == "train" else sum(u.text in known for u in own),
+            "sentences_in_train": sum(utterance.text in train for utterance in own),
         }
     return table
 
 
 def _write_tables(folder: Path, plans: Sequence[SpeakerPlan], utterances: Sequence[Utterance]) -> None:
     """SPEAKERS.TXT in LibriSpeech's form, and utterances.tsv with one column for each fact."""
-    rows = [";ID |SEX| SUBSET | MINUTES | NAME"]
-    rows += [f"{p.speaker} | {p.voice.sex} | {p.split} | {p.seconds / 60:.2f} | {p.voice.name}" for p in plans]
-    (folder / "SPEAKERS.TXT").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    rows = [f"{p.speaker} | {p.voice.sex} | {p.split} | {p.seconds / 60:.2f} | {p.voice.name}" for p in plans]
+    (folder / "SPEAKERS.TXT").write_text("\n".join([";ID|SEX|SUBSET|MINUTES|NAME", *rows]) + "\n", encoding="utf-8")
     rows = ["\t".join(Utterance.__dataclass_fields__)]
     rows += ["\t".join(str(value) for value in asdict(utterance).values()) for utterance in utterances]
     (folder / "utterances.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
