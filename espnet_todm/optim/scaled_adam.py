@@ -34,9 +34,10 @@ class ScaledAdam(Optimizer):
     Clipping, for each parameter group by itself: N^2 is the sum over tensors of sum((g rms(p))^2) and over scalars of
     (scalar_lr_scale g)^2. From the group's second step on, the last M = ``clipping_update_period`` norms N are kept. At
     the group's steps k = M, 2M, ..., and at 10, 20 and 40 where these are below M, the threshold becomes clipping_scale
-    times sorted[2 floor(n / 4)] of the n norms kept, and twice that at 10, 20 and 40. Before the first threshold nothing
-    is clipped. With ``clipping_scale`` set, switch off the trainer's own clipping (ESPnet: ``grad_clip: .inf``), or
-    gradients are clipped twice. Gradients that are not finite are left to the trainer; ESPnet's skips such steps.
+    times sorted[2 floor(n / 4)] of the n norms kept, and twice that at 10, 20 and 40. Before the first threshold
+    nothing is clipped. With ``clipping_scale`` set, switch off the trainer's own clipping, or gradients are clipped
+    twice (ESPnet: ``grad_clip: .inf``). Gradients that are not finite are left to the trainer; ESPnet's skips such
+    steps.
 
     What had no gradient in a step:
 
