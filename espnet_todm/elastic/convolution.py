@@ -14,7 +14,6 @@ from espnet_todm.elastic.base import Cut, ElasticModule, Kept, any_open, spread
 from espnet_todm.errors import UserError
 
 NORMS = ("batch_norm", "layer_norm")
-MOMENTUM = 0.1  # of batch norm running statistics, torch's default
 
 
 class ElasticConvolution(ElasticModule):
@@ -59,6 +58,7 @@ class ElasticConvolution(ElasticModule):
         self.activation = activation
         self.norm = nn.BatchNorm1d(channels) if norm == "batch_norm" else nn.LayerNorm(channels)
         names = sizes if norm == "batch_norm" else ()
+        self.momentum = 0.1  # of the running statistics
         self.size_norms = nn.ModuleDict({name: nn.BatchNorm1d(channels, affine=False) for name in names})
 
     def flops(self, frames: int) -> float:
@@ -109,7 +109,7 @@ class ElasticConvolution(ElasticModule):
         owner = self._statistics(size)
         mean, variance = (self.cut(buffer, Cut(0), kept) for buffer in _moments(owner))
         # Subnets that own no statistics pass through without disturbing those of others.
-        momentum = MOMENTUM if owner is not self.norm or size == FULL else 0.0
+        momentum = self.momentum if owner is not self.norm or size == FULL else 0.0
         x = F.batch_norm(x, mean, variance, weight, bias, self.training, momentum, self.norm.eps)
         if self.training and momentum and kept is not None:  # where the cut was a copy, only the copy was updated
             for buffer, value in zip(_moments(owner), (mean, variance)):

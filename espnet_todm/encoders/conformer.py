@@ -120,7 +120,7 @@ class TodmConformerEncoder(SupernetEncoder):
         blocks: Optional[Sequence[Mapping[str, int]]] = None,
         **stock: Any,
     ) -> None:
-        super().__init__(output_size)
+        super().__init__(input_size, output_size)
         options = {k: v for k, v in locals().items() if k not in ("self", "stock", "__class__")}
         self._options: dict[str, Any] = options
         _check_stock(stock)
@@ -187,7 +187,7 @@ class TodmConformerEncoder(SupernetEncoder):
         return frames
 
     def front_cost(self) -> Cost:
-        time, width = int(REFERENCE_SECONDS * FRAMES_PER_SECOND), int(self._options["input_size"])
+        time, width = int(REFERENCE_SECONDS * FRAMES_PER_SECOND), self.input_size
         macs = 0
         for module in self.embed.conv:
             if isinstance(module, nn.Conv2d):

@@ -45,8 +45,9 @@ class SupernetEncoder(AbsEncoder):
 
     encoders: nn.ModuleList
 
-    def __init__(self, output_size: int) -> None:
+    def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
+        self.input_size = input_size
         self._output_size = output_size
         self.sizes: dict[str, Subnet] = {}
         self.subnet = Subnet(FULL, frozenset())

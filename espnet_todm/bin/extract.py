@@ -1,0 +1,45 @@
+"""Extract small models from a trained supernet.
+
+Example: python -m espnet_todm.bin.extract --asr_train_config exp/supernet/config.yaml \
+    --asr_model_file exp/supernet/valid.loss.ave.pth --output exp/supernet/subnets --sizes small --budget 10M
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_todm.bin._cli import run
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--asr_train_config", required=True, help="config.yaml of the supernet's training")
+    parser.add_argument("--asr_model_file", required=True, help="its checkpoint, e.g. valid.loss.ave.pth")
+    parser.add_argument("--output", required=True, type=Path, help="folder that gets one folder per subnet")
+    parser.add_argument("--sizes", nargs="+", default=[], help="sizes by name, or files of cards; default all sizes")
+    parser.add_argument("--budget", nargs="+", default=[], help="parameter budgets, e.g. 10M")
+    parser.add_argument("--flops", nargs="+", default=[], help="budgets of FLOPs per second of speech, e.g. 1.2G")
+    parser.add_argument("--calibrate", help="feats.scp to estimate batch norm statistics on, where a subnet needs it")
+    parser.add_argument("--calibrate_utterances", type=int, default=200, help="how many of its utterances to use")
+    options = parser.parse_args(arguments)
+
+    from espnet_todm.deploy.extract import extract, load_supernet, pick_subnets
+    from espnet_todm.deploy.features import read_features
+
+    supernet = load_supernet(options.asr_train_config, options.asr_model_file)
+    for subnet in pick_subnets(supernet, options.sizes, options.budget, options.flops):
+        calibration = None
+        if options.calibrate:
+            calibration = (x for _, x in read_features(options.calibrate, options.calibrate_utterances))
+        card = extract(supernet, subnet, options.output / subnet.name, calibration)
+        cost = card["cost"]
+        print(
+            f"{subnet.name}: {cost['params'] / 1e6:.2f}M parameters ({cost['share_of_params']:.0%}), "
+            f"{cost['flops_per_second'] / 1e9:.2f} GFLOPs per second, encoder: {card['encoder']}"
+        )
+
+
+if __name__ == "__main__":
+    run(main)

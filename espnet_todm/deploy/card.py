@@ -1,0 +1,64 @@
+"""A card: JSON that says what an extracted subnet is and where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_todm import __version__
+from espnet_todm.components import ComponentTable, Subnet
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, read_json
+
+FORMAT = "espnet_todm.card/1"
+
+
+def make_card(
+    subnet: Subnet,
+    table: ComponentTable,
+    encoder: str,
+    encoder_conf: Mapping[str, Any],
+    tokens: Sequence[str],
+    source: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything a reader needs to know of a subnet: costs, kept components, dimensions, vocabulary, origin."""
+    cost, total = table.cost(subnet), table.cost(table.full())
+    return {
+        "format": FORMAT,
+        "espnet_todm": __version__,
+        "name": subnet.name,
+        "cost": {
+            "params": cost.params,
+            "flops_per_second": cost.flops,
+            "share_of_params": cost.params / total.params,
+            "share_of_flops": cost.flops / total.flops,
+        },
+        "encoder": encoder,
+        "encoder_conf": dict(encoder_conf),
+        "vocabulary": {"size": len(tokens), "sha256": hash_text("\n".join(tokens))},
+        "supernet": dict(source),
+        "kept": subnet.to_json(),
+    }
+
+
+def read_card(path: PathLike) -> dict[str, Any]:
+    """Read a card. Raises UserError when the file is none."""
+    card = read_json(path)
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise UserError(f"{path}: not a card of format {FORMAT}")
+    return card
+
+
+def hash_text(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def hash_file(path: PathLike) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as source:
+        for block in iter(lambda: source.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

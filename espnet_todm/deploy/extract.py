@@ -1,0 +1,179 @@
+"""Write subnets of a trained supernet out as small ordinary models."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from espnet_todm.components import Subnet
+from espnet_todm.deploy.card import hash_file, make_card
+from espnet_todm.deploy.load import FILE_OPTIONS, build_model, load_checkpoint
+from espnet_todm.elastic.convolution import ElasticConvolution
+from espnet_todm.encoders.supernet import SupernetEncoder
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, atomic_directory, write_json
+from espnet_todm.models.todm import TodmModel
+from espnet_todm.sizes import fit_budget
+
+# Options of a supernet's training config that a small model has no use for.
+SUPERNET_OPTIONS = ("subnet_trainer", "subnet_trainer_conf", "init_param", "model", "model_conf")
+# The extracted model and the slice run the same operations on the same numbers; only the order of sums may differ.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Supernet:
+    """A trained supernet with its config and where it came from."""
+
+    model: TodmModel
+    config: dict[str, Any]
+    source: dict[str, Any]
+
+    @property
+    def encoder(self) -> SupernetEncoder:
+        return self.model.encoder
+
+
+def load_supernet(config: PathLike, checkpoint: PathLike) -> Supernet:
+    """Raises UserError when the files do not fit or the model is no supernet."""
+    model, conf = load_checkpoint(config, checkpoint)
+    if not isinstance(model, TodmModel):
+        raise UserError(f"{config}: model: {conf.get('model')!r} is no supernet; needed: model: todm")
+    path = Path(checkpoint)
+    source = {"config": str(config), "checkpoint": str(checkpoint), "checkpoint_sha256": hash_file(path.resolve())}
+    return Supernet(model, conf, source)
+
+
+def pick_subnets(
+    supernet: Supernet,
+    sizes: Sequence[str] = (),
+    params: Sequence[str] = (),
+    flops: Sequence[str] = (),
+) -> list[Subnet]:
+    """Subnets by name or card, by budgets of parameters ("10M") and of FLOPs per second ("1.2G"); all sizes if none."""
+    table, encoder = supernet.model.component_table(), supernet.encoder
+    picked = [encoder.find_subnet(name) for name in sizes]
+    for criterion, budgets in (("params", params), ("flops", flops)):
+        picked += [fit_budget(f"{criterion}_{text}", table, criterion, parse_amount(text)) for text in budgets]
+    return picked or list(encoder.sizes.values())
+
+
+def parse_amount(text: str) -> float:
+    """ "10M" -> 1e7. Suffixes K, M, G, or none. Raises UserError."""
+    units = {"K": 1e3, "M": 1e6, "G": 1e9}
+    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1.0)
+    try:
+        amount = float(number) * unit
+    except ValueError:
+        amount = 0.0
+    if not amount > 0:
+        raise UserError(f"budget {text!r} is no amount; write 800K, 10M or 1.2G")
+    return amount
+
+
+def extract(
+    supernet: Supernet, subnet: Subnet, output: PathLike, calibration: Optional[Iterable[Tensor]] = None
+) -> dict[str, Any]:
+    """Write one subnet to the folder ``output``; returns its card.
+
+    The folder holds model.safetensors, model.pth, config.yaml and what the config names, so ESPnet's own tools load it:
+    as ``encoder: conformer`` when the subnet has that form, else as ``encoder: todm_conformer``.
+
+    Args:
+        calibration: feature tensors (T, F) to estimate batch norm statistics on. Needed when the convolution has batch
+            norm and the subnet is no named size, since only those gathered statistics during training.
+
+    Raises:
+        UserError: calibration data are needed and not given.
+        RuntimeError: the small model does not compute what the slice computes (a defect of this package).
+    """
+    small = supernet.encoder.extract(subnet)
+    state = {k: v.clone() for k, v in supernet.model.state_dict().items() if not k.startswith("encoder.")}
+    if subnet.name in supernet.encoder.sizes or not _has_batch_norm(small):
+        calibration = None
+    else:
+        if calibration is None:
+            raise UserError(f"subnet {subnet.name}: its batch norm needs data to be recalibrated; give --calibrate SCP")
+        recalibrate(supernet.model, small, calibration)
+    state.update({f"encoder.{name}": value for name, value in small.state_dict().items()})
+    with atomic_directory(output) as folder:
+        encoder, conf = _write_config(supernet, subnet, folder, Path(output))
+        model = build_model(conf, state, output)
+        difference = None if calibration else _largest_difference(supernet, subnet, model)
+        card = make_card(
+            subnet,
+            supernet.model.component_table(),
+            encoder,
+            conf["encoder_conf"],
+            conf["token_list"],
+            {**supernet.source, "max_abs_difference": difference},
+        )
+        write_json(folder / "card.json", card)
+        save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
+        torch.save(state, folder / "model.pth")
+    logging.info("%s: %.2fM parameters as encoder: %s", output, card["cost"]["params"] / 1e6, encoder)
+    return card
+
+
+@torch.no_grad()
+def recalibrate(model: TodmModel, encoder: SupernetEncoder, features: Iterable[Tensor]) -> None:
+    """Estimate batch norm statistics anew as the mean over utterances: features (T, F), as the model's input."""
+    modules = [module for module in encoder.modules() if isinstance(module, ElasticConvolution)]
+    for module in modules:
+        module.train()
+    for count, utterance in enumerate(features, 1):
+        for module in modules:
+            module.momentum = 1 / count
+        lengths = torch.tensor([len(utterance)])
+        normalised = utterance.unsqueeze(0)
+        if model.normalize is not None:
+            normalised, lengths = model.normalize(normalised, lengths)
+        encoder(normalised, lengths)
+    encoder.eval()
+
+
+def _has_batch_norm(encoder: SupernetEncoder) -> bool:
+    return any(isinstance(module, torch.nn.BatchNorm1d) for module in encoder.modules())
+
+
+def _write_config(supernet: Supernet, subnet: Subnet, folder: Path, final: Path) -> tuple[str, dict[str, Any]]:
+    """config.yaml and copies of the files it names; paths as they will be once ``folder`` is moved to ``final``."""
+    conf = {key: value for key, value in supernet.config.items() if key not in SUPERNET_OPTIONS}
+    stock = supernet.encoder.stock_conf(subnet)
+    conf["encoder"] = "conformer" if stock is not None else supernet.config["encoder"]
+    encoder_conf = dict(stock if stock is not None else supernet.encoder.extracted_conf(subnet))
+    encoder_conf.pop("input_size", None)  # ESPnet passes it by itself
+    conf["encoder_conf"] = encoder_conf
+    conf["model"] = "espnet"
+    conf["model_conf"] = {k: v for k, v in supernet.config.get("model_conf", {}).items() if k != "autocast"}
+    conf["output_dir"] = str(final)
+    written = dict(conf)
+    for section, key in FILE_OPTIONS:
+        owner = conf.get(section) if section else conf
+        if owner and owner.get(key):
+            shutil.copyfile(owner[key], folder / Path(owner[key]).name)
+            moved = {**owner, key: str(final / Path(owner[key]).name)}
+            written = {**written, section: moved} if section else {**written, key: moved[key]}
+    (folder / "config.yaml").write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return conf["encoder"], conf
+
+
+@torch.no_grad()
+def _largest_difference(supernet: Supernet, subnet: Subnet, model: torch.nn.Module) -> float:
+    """Largest absolute difference between the outputs of the small model's encoder and of the slice, on fixed noise."""
+    noise = torch.randn(1, 200, supernet.encoder.input_size, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([200])
+    expected = supernet.encoder.blocks(supernet.encoder.front(noise, lengths), subnet)
+    difference = float((model.encoder(noise, lengths)[0] - expected).abs().max())  # type: ignore[operator]
+    if not difference <= TOLERANCE:
+        raise RuntimeError(f"subnet {subnet.name}: the extracted model differs from the slice by {difference:.3g}")
+    return difference

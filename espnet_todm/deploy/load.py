@@ -1,0 +1,92 @@
+"""Load trained models strictly: what does not fit is named, and what we wrote ourselves is never unpickled."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from espnet2.asr.espnet_model import ESPnetASRModel
+from safetensors.torch import load_file
+from torch import Tensor
+
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike
+from espnet_todm.registry import register
+
+# Options of a training config that name files. Where they no longer lie as written, they are looked for beside the config.
+FILE_OPTIONS = (("normalize_conf", "stats_file"), (None, "bpemodel"))
+
+
+def read_config(path: PathLike) -> dict[str, Any]:
+    """A config.yaml as ESPnet wrote it. Raises UserError when it is missing or no mapping."""
+    source = Path(path)
+    if not source.is_file():
+        raise UserError(f"{source}: no such config")
+    try:
+        config = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{source}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(config, dict) or "encoder" not in config:
+        raise UserError(f"{source}: not a training config of ESPnet: it names no encoder")
+    for section, key in FILE_OPTIONS:
+        owner = config.get(section) or {} if section else config
+        value = owner.get(key)
+        if value and not Path(value).exists():
+            moved = source.parent / Path(value).name
+            if not moved.exists():
+                raise UserError(f"{source}: {key} names {value}, which is not there")
+            owner[key] = str(moved)
+    return config
+
+
+def build_model(config: Mapping[str, Any], state: Mapping[str, Tensor], source: PathLike) -> ESPnetASRModel:
+    """The model of a config with these weights, in eval mode. Raises UserError when they do not fit."""
+    register()
+    from espnet2.tasks.asr import ASRTask
+
+    model = ASRTask.build_model(argparse.Namespace(**config))
+    expected = model.state_dict()
+    missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
+    shapes = [k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape]
+    for words, names in (("lacks", missing), ("has, unasked,", unknown), ("has another shape of", shapes)):
+        if names:
+            raise UserError(
+                f"{source} does not fit its config: it {words} {min(names)}"
+                + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+            )
+    model.load_state_dict(dict(state))
+    return model.eval()
+
+
+def load_checkpoint(config_path: PathLike, checkpoint: PathLike) -> tuple[ESPnetASRModel, dict[str, Any]]:
+    """A model and its config from an ESPnet experiment. The checkpoint is read with torch's restricted unpickler.
+
+    Raises UserError when a file is missing or damaged, or the two do not fit each other.
+    """
+    config = read_config(config_path)
+    if not Path(checkpoint).is_file():
+        raise UserError(f"{checkpoint}: no such checkpoint")
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{checkpoint}: not a readable checkpoint ({' '.join(str(error).split())[:120]})") from None
+    if isinstance(state, dict) and "model" in state and "optimizers" in state:
+        state = state["model"]  # ESPnet's checkpoint.pth
+    return build_model(config, state, checkpoint), config
+
+
+def load_extracted(directory: PathLike) -> tuple[ESPnetASRModel, dict[str, Any]]:
+    """A model that :mod:`espnet_todm.deploy.extract` wrote, from its safetensors. Raises UserError as above."""
+    weights = Path(directory) / "model.safetensors"
+    config = read_config(Path(directory) / "config.yaml")
+    if not weights.is_file():
+        raise UserError(f"{weights}: no such file")
+    try:
+        state = load_file(weights)
+    except Exception as error:
+        raise UserError(f"{weights}: damaged or no safetensors file ({' '.join(str(error).split())[:120]})") from None
+    return build_model(config, state, weights), config
