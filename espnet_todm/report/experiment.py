@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
+from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_json
 from espnet_todm.report.scoring import Score, read_score
-
-FULL = "full"
 
 
 @dataclass(frozen=True)

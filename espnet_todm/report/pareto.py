@@ -33,6 +33,12 @@ _STYLES = (
 _BESIDE = 5
 """Points between the marks of neighbouring sets."""
 
+_MARGIN = 0.08
+"""Of the axis of costs, free at either end. Shifted marks take no part in matplotlib's own choice of limits."""
+
+_CLOSE, _TOUCHING = 0.15, 0.03
+"""Of the axis of costs: names of sizes nearer to each other than this are slanted, or joined."""
+
 
 class Point(NamedTuple):
     """One size on one set: cost in the axis' unit, WER and its 95% interval in percent."""
@@ -91,9 +97,9 @@ def draw(series: dict[str, list[Point]], label: str, title: str) -> Figure:
         place = axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)
         _draw_set(axes, split, of_split, _STYLES[index % len(_STYLES)], place)
     _scale_costs(axes, [point.cost for of_split in series.values() for point in of_split], label)
-    _name_sizes(axes, {point.size: point.cost for of_split in series.values() for point in of_split})
+    _name_sizes(axes, [point for of_split in series.values() for point in of_split])
     axes.set_ylabel("Word error rate (%)")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05 * max(point.high for of_split in drawn.values() for point in of_split) or 1.0)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]))
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -126,26 +132,42 @@ def _draw_set(axes: Axes, split: str, of_split: Sequence[Point], style: tuple[st
 
 
 def _scale_costs(axes: Axes, costs: Sequence[float], label: str) -> None:
-    """A logarithmic axis once the largest costs four times the smallest, with plain numbers on it."""
-    if max(costs) >= 4 * min(costs) > 0:
+    """Limits, and a logarithmic axis with plain numbers once the largest costs four times the smallest."""
+    low, high = min(costs), max(costs)
+    if high >= 4 * low > 0:
+        margin = (high / low) ** _MARGIN
+        axes.set_xlim(low / margin, high * margin)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.margins(x=0.08)
+    else:
+        margin = _MARGIN * (high - low or high)
+        axes.set_xlim(low - margin, high + margin)
     axes.set_xlabel(label)
 
 
-def _name_sizes(axes: Axes, costs: dict[str, float]) -> None:
-    """A faint upright line at each size's cost with its name on top, slanted once there are many."""
+def _name_sizes(axes: Axes, found: Sequence[Point]) -> None:
+    """A faint upright line at each cost and the size's name on top; names slant where close, join where they touch."""
+    costs = dict(sorted(((point.size, point.cost) for point in found), key=lambda pair: pair[1]))
+    names: list[str] = []
+    places: list[float] = []
+    ticks: list[float] = []
+    for size, cost in costs.items():
+        axes.axvline(cost, color="#e8e8e8", linewidth=0.8, zorder=0)
+        place = axes.transLimits.transform(axes.transScale.transform((cost, 1.0)))[0]
+        if places and place - places[-1] < _TOUCHING:
+            names[-1] += f", {size}"
+            continue
+        names.append(size)
+        places.append(place)
+        ticks.append(cost)
     top = axes.secondary_xaxis("top")
-    top.set_xticks(list(costs.values()), labels=list(costs), fontsize=9)
+    top.set_xticks(ticks, labels=names, fontsize=9)
     top.minorticks_off()
     top.tick_params(length=0)
     top.spines["top"].set_visible(False)
     axes.spines["top"].set_visible(False)
-    if len(costs) > 5:
+    if any(right - left < _CLOSE for left, right in zip(places, places[1:])):
         for text in top.get_xticklabels():
             text.set(rotation=40, horizontalalignment="left", rotation_mode="anchor")
-    for cost in costs.values():
-        axes.axvline(cost, color="#e8e8e8", linewidth=0.8, zorder=0)
