@@ -29,6 +29,10 @@ class SubnetTrainer(ABC):
         """The loss of training step ``step`` (0-based), ready for backward, and what to report."""
 
     @abstractmethod
+    def picked(self, step: int) -> list[Subnet]:
+        """The subnets that training step ``step`` (0-based) trains."""
+
+    @abstractmethod
     def evaluated(self, model: TodmModel) -> list[Subnet]:
         """The subnets that validation measures."""
 

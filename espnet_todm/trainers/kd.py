@@ -53,7 +53,7 @@ class KDTrainer(SubnetTrainer):
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
 
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
-        subnets = self.sandwich.pick(step)
+        subnets = self.picked(step)
         stats: Stats = {}
         teacher: list[Tensor] = []
 
@@ -72,6 +72,9 @@ class KDTrainer(SubnetTrainer):
         passes = [Pass(partial(run, subnet=subnet), 1 / len(subnets)) for subnet in subnets]
         loss = sequential_step(model.run_front(batch), passes, model.trained_parameters(), model.loss_scale())
         return loss, stats
+
+    def picked(self, step: int) -> list[Subnet]:
+        return self.sandwich.pick(step)
 
     def evaluated(self, model: TodmModel) -> list[Subnet]:
         return list(model.encoder.sizes.values())

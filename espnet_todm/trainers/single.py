@@ -30,5 +30,8 @@ class SingleTrainer(SubnetTrainer):
         loss = sequential_step(model.run_front(batch), [part], model.trained_parameters(), model.loss_scale())
         return loss, {f"loss_{self.subnet.name}": loss.detach()}
 
+    def picked(self, step: int) -> list[Subnet]:
+        return [self.subnet]
+
     def evaluated(self, model: TodmModel) -> list[Subnet]:
         return [self.subnet]
