@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
@@ -38,7 +39,7 @@ class MiniOptions:
         train_minutes, dev_minutes, test_minutes: audio per split; 0 leaves a split out.
         speaker_seconds: audio per speaker, so fewer seconds mean more speakers.
         open_share: share of open text among the sentences, in [0, 1]; the rest are commands. More is harder.
-        vocabulary_share: share of each word list that is used, in (0, 1]. More is harder.
+        vocabulary_share: share of each long word list that is used, in (0, 1]. More is harder.
         snr_low, snr_high: range of the signal-to-noise ratio in dB, drawn uniformly. Lower is harder.
         seed: of everything random.
     """
@@ -47,8 +48,8 @@ class MiniOptions:
     dev_minutes: float = 4.0
     test_minutes: float = 6.0
     speaker_seconds: float = 16.0
-    open_share: float = 0.15
-    vocabulary_share: float = 1.0
+    open_share: float = 0.1
+    vocabulary_share: float = 0.5
     snr_low: float = 5.0
     snr_high: float = 25.0
     seed: int = 1
@@ -119,19 +120,23 @@ def make_mini_corpus(output: PathLike, options: MiniOptions, nj: int = 1) -> Pat
             logging.info("%s is there with these options: nothing to do", folder)
             return folder
     plans = [plan for split in SPLITS for plan in plan_split(split, options)]
-    with atomic_directory(folder) as temporary:
-        utterances = list(_synthesize(plans, temporary, nj))
-        _write_tables(temporary, plans, utterances)
-        write_json(temporary / MARKER, {**wanted, "splits": statistics(utterances)})
+    for left in folder.parent.glob(f".{FOLDER}.*.part"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        with atomic_directory(folder) as temporary:
+            utterances = list(_synthesize(plans, temporary, nj))
+            _write_tables(temporary, plans, utterances)
+            write_json(temporary / MARKER, {**wanted, "splits": statistics(utterances)})
+    except OSError as error:
+        raise UserError(f"output={output}: cannot be written ({error})") from None
     return folder
 
 
 def plan_split(split: str, options: MiniOptions) -> list[SpeakerPlan]:
     """Speakers of a split, each with a voice of the split and sentences that no other speaker has."""
-    total = 60 * float(getattr(options, f"{split}_minutes"))
+    total, place = 60 * float(getattr(options, f"{split}_minutes")), SPLITS.index(split)
     if total == 0:
         return []
-    place = SPLITS.index(split)
     rng = np.random.default_rng([options.seed, place])
     speakers = max(1, round(total / options.speaker_seconds))
     each = 2 + int(total / speakers / _SHORTEST)
@@ -161,8 +166,7 @@ def plan_split(split: str, options: MiniOptions) -> list[SpeakerPlan]:
 def draw_voices(split: str, count: int, rng: np.random.Generator) -> list[speech.Voice]:
     """``count`` voices: every pair of accent and variant once before one comes again in another manner."""
     pairs = [(accent, *variant) for accent in speech.ACCENTS for variant in speech.VARIANTS[split]]
-    rounds = -(-count // len(pairs))
-    order = [pairs[place] for _ in range(rounds) for place in rng.permutation(len(pairs))][:count]
+    order = [pairs[place] for _ in range(-(-count // len(pairs))) for place in rng.permutation(len(pairs))][:count]
     return [
         speech.Voice(
             accent, variant, sex, words_per_minute=int(rng.integers(150, 186)), pitch=int(rng.integers(38, 63))
@@ -211,11 +215,10 @@ def _result(receiver: Any, process: Any, plan: SpeakerPlan) -> list[Utterance]:
         answer = receiver.recv()
     except EOFError:
         answer = None
-    receiver.close()
     process.join()
-    if not isinstance(answer, list):
-        raise UserError(f"speaker {plan.speaker} ({plan.voice.name}): {answer or f'ended with {process.exitcode}'}")
-    return answer
+    if isinstance(answer, list):
+        return answer
+    raise UserError(f"speaker {plan.speaker} ({plan.voice.name}): {answer or f'ended with {process.exitcode}'}")
 
 
 def speak(plan: SpeakerPlan, folder: Path) -> list[Utterance]:
@@ -276,7 +279,7 @@ def statistics(utterances: Sequence[Utterance]) -> dict[str, dict[str, Any]]:
     table = {}
     for split in SPLITS:
         own = [utterance for utterance in utterances if utterance.split == split]
-        words = [word for utterance in own for word in utterance.text.split()]
+        words = " ".join(utterance.text for utterance in own).split()
         table[split] = {
             "utterances": len(own),
             "speakers": len({utterance.utterance.split("-")[0] for utterance in own}),
@@ -292,6 +295,6 @@ def _write_tables(folder: Path, plans: Sequence[SpeakerPlan], utterances: Sequen
     """SPEAKERS.TXT in LibriSpeech's form, and utterances.tsv with one column for each fact."""
     rows = [f"{p.speaker} | {p.voice.sex} | {p.split} | {p.seconds / 60:.2f} | {p.voice.name}" for p in plans]
     (folder / "SPEAKERS.TXT").write_text("\n".join([";ID|SEX|SUBSET|MINUTES|NAME", *rows]) + "\n", encoding="utf-8")
-    rows = ["\t".join(Utterance.__dataclass_fields__)]
-    rows += ["\t".join(str(value) for value in asdict(utterance).values()) for utterance in utterances]
-    (folder / "utterances.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    table = [Utterance.__dataclass_fields__, *(asdict(utterance).values() for utterance in utterances)]
+    lines = ["\t".join(map(str, row)) + "\n" for row in table]
+    (folder / "utterances.tsv").write_text("".join(lines), encoding="utf-8")

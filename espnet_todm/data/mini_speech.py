@@ -33,7 +33,7 @@ _VARIANTS = {
     "dev": {"M": "m4 Mike", "F": "f4"},
     "test": {"M": "m3 m6 klatt3", "F": "f2 f5 linda"},
 }
-# Voice variants of each split as (name, sex). Variants that are built alike stand in one split.
+# Voice variants of each split as (name, sex). Near copies of each other (f2 and f5, adam and klatt6) stand in one split.
 VARIANTS = {
     split: tuple((name, sex) for sex, names in sexes.items() for name in names.split())
     for split, sexes in _VARIANTS.items()

@@ -14,6 +14,8 @@ import numpy as np
 SPLITS = ("train", "dev", "test")
 # Of 20 checksums, how many go to each split.
 _SHARES = {"train": 15, "dev": 2, "test": 3}
+# Fillers of a slot that the smallest vocabulary keeps: all hours, weekdays and digits stay.
+_ALWAYS = 12
 _SLOT = re.compile(r"{(\w+)}")
 
 # "name:" and its fillers; "assistant" and "open" are the sentences themselves. A filler that stands twice is drawn
@@ -212,7 +214,7 @@ def make_sentence(rng: np.random.Generator, open_share: float, vocabulary_share:
         if slot is None:
             return sentence
         fillers = SLOTS[slot.group(1)]
-        kept = max(2, round(vocabulary_share * len(fillers)))
+        kept = max(min(_ALWAYS, len(fillers)), round(vocabulary_share * len(fillers)))
         sentence = sentence[: slot.start()] + fillers[rng.integers(kept)] + sentence[slot.end() :]
 
 

@@ -11,7 +11,7 @@ import soundfile
 from espnet_todm.bin.make_mini_corpus import main
 from espnet_todm.data import mini_corpus, mini_speech
 from espnet_todm.data.mini_corpus import FOLDER, MARKER, MiniOptions, make_mini_corpus, plan_split
-from espnet_todm.data.mini_text import SPLITS, split_of
+from espnet_todm.data.mini_text import SLOTS, SPLITS, split_of
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_json
 
@@ -129,6 +129,7 @@ def test_a_second_run_skips_and_other_options_make_it_again(tmp_path, monkeypatc
     before = (folder / MARKER).stat().st_mtime_ns
     main(arguments)
     assert (folder / MARKER).stat().st_mtime_ns == before
+    (tmp_path / f".{FOLDER}.killed.part").mkdir()
     main([*arguments, "--seed", "2"])
     assert read_json(folder / MARKER)["options"]["seed"] == 2
     assert not (folder / "dev").exists()
@@ -141,6 +142,13 @@ def test_a_second_run_skips_and_other_options_make_it_again(tmp_path, monkeypatc
         main([*arguments, "--seed", "3"])
     assert read_json(folder / MARKER)["options"]["seed"] == 2
     assert [path.name for path in tmp_path.iterdir()] == [FOLDER]
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path):
+    pytest.importorskip("espeakng_loader", reason="espeakng-loader is not installed: pip install espnet_todm[mini]")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="output="):
+        make_mini_corpus(tmp_path / "file", SMALL)
 
 
 def test_a_folder_that_is_no_mini_corpus_is_left_alone(tmp_path):
@@ -169,6 +177,7 @@ def test_a_wrong_option_is_named_with_what_is_allowed(key, value):
         MiniOptions(**{key: value})
 
 
-def test_more_minutes_than_the_grammar_has_sentences_are_refused():
-    with pytest.raises(UserError, match="dev_minutes=60"):
-        plan_split("dev", MiniOptions(dev_minutes=60, vocabulary_share=0.01, open_share=0))
+def test_more_minutes_than_the_grammar_has_sentences_are_refused(monkeypatch):
+    monkeypatch.setitem(SLOTS, "assistant", ("dial {digit} {digit}",))
+    with pytest.raises(UserError, match=r"dev_minutes=4: .*vocabulary_share=0.5"):
+        plan_split("dev", MiniOptions(open_share=0.0))

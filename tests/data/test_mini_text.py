@@ -66,11 +66,11 @@ def test_a_smaller_vocabulary_has_fewer_words():
         len({word for _ in range(3000) for word in make_sentence(rng, 0.5, share).split()}) for share in (0.2, 0.5, 1)
     ]
     assert sizes == sorted(sizes)
-    assert sizes[0] < 0.6 * sizes[2]
+    assert sizes[0] < 0.75 * sizes[2]
 
 
-def test_a_grammar_too_small_gives_fewer_sentences():
-    rng = np.random.default_rng(0)
-    found = make_sentences("dev", 5000, rng, 0.0, 0.01)
-    assert 0 < len(found) < 5000
+def test_a_grammar_too_small_gives_fewer_sentences(monkeypatch):
+    monkeypatch.setitem(SLOTS, "assistant", ("dial {digit} {digit}",))
+    found = make_sentences("dev", 100, np.random.default_rng(0), 0.0, 1.0)
+    assert 0 < len(found) < 30
     assert len(set(found)) == len(found)
