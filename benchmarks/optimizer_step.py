@@ -27,9 +27,19 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "ScaledAdam": lambda parameters: ScaledAdam(parameters, lr=1e-4),
     "ScaledAdam, clipping_scale=2": lambda parameters: ScaledAdam(parameters, lr=1e-4, clipping_scale=2.0),
     "ScaledAdam, skip_zero_grad": lambda parameters: ScaledAdam(parameters, lr=1e-4, skip_zero_grad=True),
+    "ScaledAdam, skip_zero_grad, a third unused": lambda parameters: ScaledAdam(
+        without_gradient(parameters), lr=1e-4, skip_zero_grad=True
+    ),
 }
 # Leaving out elements by their gradient is an option with its own price; the limit holds for the formulas.
 LIMITED = ("ScaledAdam", "ScaledAdam, clipping_scale=2")
+
+
+def without_gradient(parameters: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+    """The parameters, with zero gradient in the last third of each one's rows, as a supernet's unused parts have."""
+    for parameter in parameters:
+        parameter.grad[len(parameter) - len(parameter) // 3 :] = 0.0
+    return parameters
 
 
 def conformer() -> torch.nn.Module:

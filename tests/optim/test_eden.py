@@ -12,6 +12,9 @@ from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler, AbsEpochStep
 from espnet_todm.errors import UserError
 from espnet_todm.optim.eden import Eden, Eden2
 
+# torch 1.13 can read no Python float in this mode, of no optimizer.
+RESTRICTED = not torch.__version__.startswith("1.")
+
 
 def sgd(*rates: float) -> torch.optim.Optimizer:
     return torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates])
@@ -78,7 +81,7 @@ def test_resuming_goes_on_as_before(kind: Any) -> None:
     file = io.BytesIO()
     torch.save({"scheduler": first.state_dict(), "optimizer": first.optimizer.state_dict()}, file)
     file.seek(0)
-    saved = torch.load(file, weights_only=True)
+    saved = torch.load(file, weights_only=RESTRICTED)
     second.optimizer.load_state_dict(saved["optimizer"])
     second.load_state_dict(saved["scheduler"])
     for _ in range(20):
