@@ -128,7 +128,8 @@ def main() -> None:
 
 Steps are forward and backward, without the optimizer's. Ratios are medians over {options.rounds} rounds in which all take
 turns. Memory is the peak {counted}, each measured in a process that does nothing else,
-the median of {options.processes}. Batch: {options.utterances} utterances of {options.seconds:g} s; kd_weight {options.kd_weight:g}.
+the median of {options.processes}. Batch: {options.utterances} utterances of {options.seconds:g} s;
+kd_weight {options.kd_weight:g}.
 
 {where}; torch {torch.__version__}; `python benchmarks/step_cost.py {" ".join(sys.argv[1:])}`
 """

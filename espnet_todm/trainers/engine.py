@@ -66,10 +66,11 @@ def _grad(output: Tensor, inputs: Sequence[Tensor], at_output: Optional[Tensor] 
 
 
 def _add(sums: Gradients, gradients: Sequence[Optional[Tensor]]) -> None:
+    # Never in place: autograd may hand out one tensor for two inputs (a + b), or a view without memory of its own (sums).
     for index, gradient in enumerate(gradients):
         if gradient is not None:
             total = sums[index]
-            sums[index] = gradient if total is None else total.add_(gradient)
+            sums[index] = gradient if total is None else total + gradient
 
 
 class _Deliver(torch.autograd.Function):
@@ -84,4 +85,4 @@ class _Deliver(torch.autograd.Function):
     def backward(ctx: Any, at_loss: Tensor) -> tuple[Optional[Tensor], ...]:
         factor = at_loss / ctx.loss_scale
         gradients, ctx.gradients = ctx.gradients, None
-        return (None, None, None, *(None if gradient is None else gradient.mul_(factor) for gradient in gradients))
+        return (None, None, None, *(None if gradient is None else gradient * factor for gradient in gradients))

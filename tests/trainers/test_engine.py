@@ -1,0 +1,278 @@
+"""The sequential step against one joint autograd graph: values, scaling, accumulation, DistributedDataParallel, memory."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Callable, Optional
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from espnet_todm.encoders.supernet import Front
+from espnet_todm.losses.distillation import ctc_frame_distillation
+from espnet_todm.models.todm import Batch, TodmModel
+from espnet_todm.trainers.engine import Pass, sequential_step
+from tests.tiny_model import batch, gradients, run, tiny_model, trained_by
+
+Gradients = dict[str, Optional[Tensor]]
+few = settings(max_examples=15, deadline=None)
+
+
+def joint_loss(model: TodmModel, of: Batch, step: int = 0) -> Tensor:
+    """What KDTrainer's step should be, as one sum in one graph, with a front part of its own for every subnet."""
+    trainer = model.subnet_trainer
+    subnets = trainer.sandwich.pick(step)
+    teacher, losses = None, []
+    for subnet in subnets:
+        front = model.run_front(of)
+        output = model.run_subnet(front, of, subnet)
+        if teacher is None or not trainer.kd_weight:
+            losses.append(output.loss)
+        else:
+            kd = ctc_frame_distillation(teacher, output.ctc_logits, front.lengths, trainer.divergence)
+            losses.append((1 - trainer.kd_weight) * output.loss + trainer.kd_weight * kd)
+        if teacher is None:
+            teacher = output.ctc_logits.detach()
+    return torch.stack(losses).mean()
+
+
+def assert_same(got: Gradients, expected: Gradients, tolerance: float = 1e-6) -> None:
+    """Equal to ``tolerance`` of the largest gradient of all; the same parameters without any."""
+    assert {n for n, g in got.items() if g is None} == {n for n, g in expected.items() if g is None}
+    scale = max(1.0, *(float(g.abs().max()) for g in expected.values() if g is not None))
+    for name, gradient in expected.items():
+        if gradient is not None:
+            difference = float((got[name] - gradient).abs().max())
+            assert difference <= tolerance * scale, f"{name}: {difference} of {scale}"
+
+
+@few
+@given(kd_weight=st.sampled_from([0.0, 0.3, 1.0]), step=st.integers(0, 50), seed=st.integers(0, 100))
+@pytest.mark.parametrize("ctc_weight", [1.0, 0.3])
+def test_gradients_are_those_of_one_joint_graph(ctc_weight: float, kd_weight: float, step: int, seed: int) -> None:
+    model = trained_by(ctc_weight=ctc_weight, kd_weight=kd_weight)
+    of = batch(seed=seed)
+    expected_loss = joint_loss(model, of, step)
+    expected_loss.backward()
+    expected = gradients(model)
+    model.zero_grad()
+    model.step = step
+    loss, _ = run(model, of)
+    loss.backward()
+    torch.testing.assert_close(loss.detach(), expected_loss.detach())
+    assert_same(gradients(model), expected)
+
+
+@few
+@given(seed=st.integers(0, 1000), passes=st.integers(1, 4), loss_scale=st.sampled_from([1.0, 0.5, 1024.0]))
+def test_any_functions_of_shared_and_own_parameters(seed: int, passes: int, loss_scale: float) -> None:
+    """Sums, where autograd hands the same gradient, or a view without memory, to several parameters, are among them."""
+    torch.manual_seed(seed)
+    a, b, c, unused = (nn.Parameter(torch.randn(3)) for _ in range(4))
+    functions: list[Callable[[Tensor], Tensor]] = [
+        lambda hidden: (hidden * (a + b)).square().sum(),
+        lambda hidden: (a + b).sum(),
+        lambda hidden: (a + b + c + hidden).sum(),
+        lambda hidden: hidden.sum() * c.prod(),
+    ]
+    chosen = [functions[(seed + i) % 4] for i in range(passes)]
+    weights = [0.5 + i for i in range(passes)]
+    factor = 3.0
+    x = torch.randn(3)
+
+    def front() -> Tensor:
+        return x * a
+
+    parameters = [a, b, c, unused]
+    total = torch.stack([w * f(front()) for w, f in zip(weights, chosen)]).sum()
+    expected = torch.autograd.grad(factor * total, parameters, allow_unused=True)
+    parts = [Pass(lambda shared, f=f: f(shared.hidden), w) for w, f in zip(weights, chosen)]  # type: ignore[misc]
+    loss = sequential_step(_front(front()), parts, parameters, loss_scale)
+    torch.testing.assert_close(loss.detach(), total.detach())
+    (factor * loss).backward()
+    for got, want in zip(parameters, expected):
+        if want is None:
+            assert got.grad is None
+        else:
+            torch.testing.assert_close(got.grad, want)
+
+
+def _front(hidden: Tensor) -> Front:
+    return Front(hidden, None, torch.tensor([1]), torch.ones(1, 1, 1, dtype=torch.bool))
+
+
+def test_frozen_front_part_gets_no_gradient() -> None:
+    model = trained_by()
+    model.encoder.embed.requires_grad_(False)
+    loss, _ = run(model, batch())
+    loss.backward()
+    assert all(p.grad is None for p in model.encoder.embed.parameters())
+    assert model.ctc.ctc_lo.weight.grad is not None
+
+
+def test_what_no_subnet_reaches_gets_none() -> None:
+    model = trained_by()
+    everything, small = model.encoder.component_table().full(), model.encoder.sizes["small"]
+    of = batch()
+    part = Pass(lambda front: model.run_subnet(front, of, small).loss, 1.0)
+    sequential_step(model.run_front(of), [part], model.trained_parameters()).backward()
+    kept = set(small.layers)
+    for layer in everything.layers:
+        has = [p.grad is not None for p in model.encoder.encoders[layer].parameters()]
+        assert all(has) if layer in kept else not any(has)
+
+
+def test_accumulation_over_micro_batches_adds_up() -> None:
+    model = trained_by()
+    single: list[Gradients] = []
+    for seed in (0, 1):
+        model.zero_grad()
+        (run(model, batch(seed=seed))[0] / 2).backward()
+        single.append(gradients(model))
+    model.zero_grad()
+    for seed in (0, 1):
+        (run(model, batch(seed=seed))[0] / 2).backward()
+    assert_same(gradients(model), {name: single[0][name] + single[1][name] for name in single[0]})
+
+
+def test_loss_scale_changes_nothing() -> None:
+    model, results = trained_by(), []
+    for scale in (1.0, 1024.0):
+        model.zero_grad()
+        model.loss_scale = lambda scale=scale: scale
+        run(model, batch())[0].backward()
+        results.append(gradients(model))
+    assert_same(results[1], results[0])
+
+
+def test_gradient_scaler_sees_scaled_gradients_and_steps_alike() -> None:
+    """As ESPnet drives it: the scaler multiplies the loss, divides the gradients, and the optimizer steps on the rest."""
+    weights = []
+    for scaled in (False, True):
+        model = trained_by()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, enabled=scaled)
+        model.loss_scale = scaler.get_scale
+        loss = run(model, batch())[0]
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+        assert torch.isfinite(norm)
+        scaler.step(optimizer)
+        weights.append({name: p.detach() for name, p in model.named_parameters()})
+    assert_same(weights[1], weights[0])
+
+
+def test_infinite_gradients_reach_the_scaler() -> None:
+    model = trained_by()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=3e38)
+    model.loss_scale = scaler.get_scale
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    scaler.scale(run(model, batch())[0]).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() < 3e38
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_earlier_subnets_are_forgotten_before_the_next_runs() -> None:
+    model, of = tiny_model().train(), batch()
+    activations: list[weakref.ref[Tensor]] = []
+    alive_at_start: list[int] = []
+
+    def run_one(front: Front, name: str) -> Tensor:
+        gc.collect()
+        alive_at_start.append(sum(ref() is not None for ref in activations))
+        output = model.run_subnet(front, of, model.encoder.sizes[name])
+        activations.append(weakref.ref(output.ctc_logits))
+        return output.loss
+
+    seen: list[weakref.ref[Tensor]] = []
+    hooks = [
+        block.feed_forward.register_forward_hook(lambda _m, _i, output: seen.append(weakref.ref(output)))
+        for block in model.encoder.encoders
+    ]
+    parts = [Pass(lambda front, name=name: run_one(front, name), 1.0) for name in model.encoder.sizes]  # type: ignore[misc]
+    loss = sequential_step(model.run_front(of), parts, model.trained_parameters())
+    for hook in hooks:
+        hook.remove()
+    assert alive_at_start == [0, 0, 0]
+    assert seen and not any(ref() is not None for ref in seen)
+    assert loss.requires_grad
+
+
+def test_bfloat16_autocast_is_near_float32() -> None:
+    results = []
+    for autocast in (None, "bfloat16"):
+        model = tiny_model(model={"autocast": autocast}).train()
+        model.subnet_trainer = trained_by().subnet_trainer
+        loss, _ = run(model, batch())
+        loss.backward()
+        assert loss.dtype == torch.float32
+        results.append((float(loss.detach()), gradients(model)))
+    (exact, exact_grads), (rough, rough_grads) = results
+    assert rough == pytest.approx(exact, rel=0.02) and rough != exact
+    flat = [torch.cat([g.flatten() for g in grads.values()]) for grads in (exact_grads, rough_grads)]
+    assert torch.nn.functional.cosine_similarity(*flat, dim=0) > 0.99
+
+
+MICRO_BATCHES = (1, 1, 2, 1)  # of each step
+
+
+def _ddp_worker(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=world)
+    wrapped = DistributedDataParallel(trained_by())
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.01)
+    for step, accumulate in enumerate(MICRO_BATCHES):
+        wrapped.module.step = step
+        optimizer.zero_grad()
+        for micro in range(accumulate):
+            of = batch(seed=_seed(rank, step, micro))
+            loss = wrapped(of.speech, of.speech_lengths, of.text, of.text_lengths)[0]
+            (loss.sum() / accumulate).backward()
+        torch.save(gradients(wrapped.module), Path(folder) / f"rank{rank}_step{step}.pth")
+        optimizer.step()
+    torch.distributed.destroy_process_group()
+
+
+def _seed(rank: int, step: int, micro: int) -> int:
+    return 100 * rank + 10 * step + micro
+
+
+def test_distributed_gradients_are_the_mean_over_ranks(tmp_path: Path) -> None:
+    """Default flags, several steps in a row, one of them with accumulation; compared with one process that sees all."""
+    world = 2
+    torch.multiprocessing.spawn(_ddp_worker, (world, str(tmp_path)), nprocs=world)
+    model = trained_by()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for step, accumulate in enumerate(MICRO_BATCHES):
+        model.step = step
+        optimizer.zero_grad()
+        for rank in range(world):
+            for micro in range(accumulate):
+                (run(model, batch(seed=_seed(rank, step, micro)))[0] / (accumulate * world)).backward()
+        for rank in range(world):
+            got = torch.load(tmp_path / f"rank{rank}_step{step}.pth", weights_only=True)
+            assert_same(got, gradients(model))
+        optimizer.step()
+
+
+def test_distributed_training_gets_zeros_for_what_no_subnet_reaches(tmp_path: Path) -> None:
+    model, of = tiny_model().train(), batch()
+    part = Pass(lambda front: model.run_subnet(front, of, model.encoder.sizes["small"]).loss, 1.0)
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        sequential_step(model.run_front(of), [part], model.trained_parameters()).backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    got = gradients(model)
+    assert all(gradient is not None for gradient in got.values())
+    assert any(not gradient.any() for gradient in got.values())
