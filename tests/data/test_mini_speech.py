@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +84,13 @@ def test_no_variant_stands_in_two_splits():
     variants = [name for split in speech.VARIANTS.values() for name, _ in split]
     assert len(variants) == len(set(variants))
     assert all({sex for _, sex in split} == {"M", "F"} for split in speech.VARIANTS.values())
+
+
+def test_no_variant_has_the_breath_that_espeak_makes_from_unwritten_memory():
+    loader = pytest.importorskip("espeakng_loader", reason=NEEDS_ESPEAK)
+    for variant in (name for split in speech.VARIANTS.values() for name, _ in split):
+        settings_of = (Path(loader.get_data_path()) / "voices" / "!v" / variant).read_text(encoding="utf-8")
+        assert not re.search(r"^\s*breathw?\s", settings_of, re.MULTILINE), variant
 
 
 def test_a_missing_package_is_named_with_its_cure(monkeypatch):
