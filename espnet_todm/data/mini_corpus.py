@@ -181,7 +181,7 @@ def _synthesize(plans: Sequence[SpeakerPlan], folder: Path, nj: int) -> Iterator
     running: dict[Any, tuple[int, Any]] = {}
     done: dict[int, list[Utterance]] = {}
     try:
-        with tqdm(total=len(plans), desc="speakers", unit="speaker") as progress:
+        with tqdm(total=len(plans), desc="speakers", unit="speaker", disable=None) as progress:
             for place in range(len(plans)):
                 while place not in done:
                     started = len(done) + len(running)
