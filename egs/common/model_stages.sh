@@ -1,9 +1,99 @@
 # shellcheck shell=bash
 # Stages 10 to 15: from data to a table of subnets. Sourced by recipe.sh, whose options and names they use.
 
-stage_10() { log "not there yet"; }
-stage_11() { log "not there yet"; }
-stage_12() { log "not there yet"; }
-stage_13() { log "not there yet"; }
-stage_14() { log "not there yet"; }
-stage_15() { log "not there yet"; }
+# The experiment's folder.
+experiment() {
+  local name
+  name=$(basename "$asr_config" .yaml)_${feats_type}_$(basename "$(token_dir)")
+  printf 'exp/%s' "${asr_tag:-$name}"
+}
+
+statistics_dir() { printf 'exp/stats_%s_%s_%s' "$(train_data)" "$feats_type" "$(basename "$(token_dir)")"; }
+
+# The table and ESPnet's data type of a set's input.
+input_of() {
+  if [ "$feats_type" = raw ]; then printf '%s/%s/wav.scp' "$(dump_dir)" "$1"; else printf '%s/%s/feats.scp' "$(dump_dir)" "$1"; fi
+}
+input_type() { if [ "$feats_type" = raw ]; then printf sound; else printf kaldi_ark; fi; }
+
+# Arguments that stages 10 and 11 share, in the array `training`.
+set_training() {
+  local tokens split
+  tokens=$(token_dir)
+  training=(--config "$asr_config" --use_preprocessor true --token_list "$tokens/tokens.txt")
+  if [ "$token_type" = char ]; then training+=(--token_type char); else
+    training+=(--token_type bpe --bpemodel "$tokens/bpe.model")
+  fi
+  [ "$feats_type" = raw ] || training+=(--input_size 80)
+  for split in train valid; do
+    local data
+    data=$(if [ $split = train ]; then train_data; else split_name "$valid_set"; fi)
+    training+=("--${split}_data_path_and_name_and_type" "$(input_of "$data"),speech,$(input_type)"
+      "--${split}_data_path_and_name_and_type" "$(dump_dir)/$data/text,text,text")
+  done
+  local more
+  read -ra more <<<"$asr_args"
+  training+=("${more[@]}")
+}
+
+stage_10() {
+  set_training
+  set_launcher_arguments statistics
+  python -m espnet_todm.bin.collect_stats --train_scp "$(input_of "$(train_data)")" \
+    --valid_scp "$(input_of "$(split_name "$valid_set")")" --tokens "$(token_dir)/tokens.txt" \
+    --output "$(statistics_dir)" "${launcher_arguments[@]}" -- "${training[@]}"
+}
+
+# Training resumes from its last checkpoint. The command stands in the experiment's train.sh, its output in train.log.
+stage_11() {
+  local folder statistics split
+  folder=$(experiment)
+  statistics=$(statistics_dir)
+  set_training
+  training+=(--normalize global_mvn --normalize_conf "stats_file=$statistics/train/feats_stats.npz"
+    --ngpu "$ngpu" --multiprocessing_distributed true --resume true --output_dir "$folder")
+  for split in train valid; do
+    training+=("--${split}_shape_file" "$statistics/$split/speech_shape" "--${split}_shape_file" "$statistics/$split/text_shape")
+  done
+  mkdir -p "$folder"
+  printf 'python -m espnet_todm.bin.asr_train%s\n' "$(printf ' %q' "${training[@]}")" >"$folder/train.sh"
+  log "training into $folder; follow $folder/train.log"
+  # Training on a CPU may have all the cores: it is the only job.
+  [ "$ngpu" -gt 0 ] || export OMP_NUM_THREADS=${train_threads:-$(getconf _NPROCESSORS_ONLN)} OMP_WAIT_POLICY=passive
+  python -m espnet_todm.bin.asr_train "${training[@]}" >>"$folder/train.log" 2>&1 || {
+    grep -h '^error: ' "$folder/train.log" | tail -n 1 >&2
+    die "training stopped; its output is in $folder/train.log"
+  }
+}
+
+stage_12() {
+  local names
+  read -ra names <<<"$sizes"
+  python -m espnet_todm.bin.extract --asr_train_config "$(experiment)/config.yaml" --asr_model_file "$(experiment)/$inference_model" \
+    --output "$(experiment)/subnets" ${names[@]+--sizes "${names[@]}"}
+}
+
+stage_13() {
+  local names
+  read -ra names <<<"$sizes"
+  set_evaluation
+  set_launcher_arguments decoding
+  python -m espnet_todm.bin.decode --experiment "$(experiment)" --data "$(dump_dir)" --sets "${evaluation[@]}" \
+    ${names[@]+--sizes "${names[@]}"} "${launcher_arguments[@]}"
+}
+
+stage_14() {
+  local names
+  read -ra names <<<"$sizes"
+  set_evaluation
+  python -m espnet_todm.bin.score --experiment "$(experiment)" --data "$(dump_dir)" --sets "${evaluation[*]}" \
+    ${sizes:+--sizes "$sizes"}
+  python -m espnet_todm.bin.measure_rtf --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} \
+    --scp "$(input_of "${evaluation[${#evaluation[@]} - 1]}")"
+}
+
+stage_15() {
+  python -m espnet_todm.bin.step_cost --asr_train_config "$(experiment)/config.yaml" --output "$(experiment)/cost.json"
+  python -m espnet_todm.bin.report --experiment "$(experiment)" --label "$label" --output RESULTS.md \
+    --command "$run_sh ${original_arguments[*]-}" --command "$(cat "$(experiment)/train.sh")"
+}

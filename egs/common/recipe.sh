@@ -29,7 +29,8 @@ token_text=  # more text for the tokens: a Kaldi text table, plain or .gz
 asr_config=conf/train_todm.yaml  # training configuration of ESPnet
 asr_args=  # more options for the training command, in one pair of quotes
 asr_tag=  # name of the experiment's folder in exp/ (empty: made from the configuration, the features and the tokens)
-inference_config=  # decoding configuration of ESPnet
+inference_model=valid.cer_ctc_full.ave.pth  # checkpoint in the experiment's folder that subnets are taken from
+label=  # what RESULTS.md says the data are (empty: the names of the splits)
 sizes=  # sizes to extract, decode and score, in one pair of quotes (empty: all that the configuration names)
 ngpu=0  # GPUs to train with on each node; 0 trains on the CPU
 nj=$(getconf _NPROCESSORS_ONLN)  # jobs at a time in the stages that have many
@@ -41,7 +42,7 @@ nj=$(getconf _NPROCESSORS_ONLN)  # jobs at a time in the stages that have many
 . ./cmd.sh
 
 stage_names=("" "data" "speed perturbation" "features" "audio check and length filter" "tokens"
-  "language model" "language model" "language model" "language model"
+  "" "" "" "" # 6 to 9 are reserved for language models
   "statistics" "supernet training" "subnet extraction" "decoding" "scoring" "report")
 
 log() { printf '%s %s\n' "$(date '+%F %T')" "$*"; }
@@ -126,16 +127,9 @@ stage_5() {
     --output "$(token_dir)"
 }
 
-# ---- stages 6 to 9: reserved for language models -------------------------------------------------------------------
-
-stage_6() { log "stages 6 to 9 are reserved for language models; there is nothing to do yet"; }
-stage_7() { stage_6; }
-stage_8() { stage_6; }
-stage_9() { stage_6; }
-
 # ---- stages 10 to 15: the model -------------------------------------------------------------------------------------
 
-# shellcheck source=model_stages.sh
+# shellcheck source=../common/model_stages.sh
 . "$common/model_stages.sh"
 
 # ---- options and order ----------------------------------------------------------------------------------------------
@@ -200,6 +194,10 @@ recipe() {
   check_options
   mkdir -p logs
   for ((number = stage; number <= stop_stage; number++)); do
+    if [ -z "${stage_names[number]}" ]; then
+      log "stage $number: reserved for language models, nothing to do"
+      continue
+    fi
     log "stage $number: ${stage_names[number]}"
     begin=$SECONDS
     "stage_$number"

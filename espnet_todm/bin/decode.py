@@ -1,32 +1,45 @@
-"""Decode one set with one extracted model, greedy CTC.
+"""Stage 13: decode sets with an experiment's extracted models, greedy CTC, one job per size.
 
-Example: python -m espnet_todm.bin.decode --model exp/supernet/subnets/small --scp dump/fbank/test/feats.scp \
-    --output exp/supernet/decode/test/small/text
+Example: python -m espnet_todm.bin.decode --experiment exp/supernet --data dump/fbank --sets dev test --jobs 2
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from espnet_todm.bin._cli import run
+from espnet_todm.launch import add_launcher_arguments, launch, launcher_arguments
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of an extracted model")
-    parser.add_argument("--scp", required=True, help="feats.scp or wav.scp of the set")
-    parser.add_argument("--output", required=True, help="file that gets one line per utterance: its name and words")
-    parser.add_argument("--batch_frames", type=int, default=6000, help="padded frames (or samples) per batch")
+    parser.add_argument(
+        "--experiment", required=True, help="folder with subnets/<size>; texts go to decode/<set>/<size>"
+    )
+    parser.add_argument("--data", required=True, help="folder with <set>/feats.scp or <set>/wav.scp")
+    parser.add_argument("--sets", nargs="+", required=True, help="sets to decode")
+    parser.add_argument("--sizes", nargs="*", default=[], help="sizes to decode with; default all that were extracted")
+    parser.add_argument("--batch_seconds", type=float, default=60, help="padded seconds of speech in a batch")
+    add_launcher_arguments(parser)
     options = parser.parse_args(arguments)
 
-    from espnet_todm.deploy.decode import GreedyDecoder, decode
-    from espnet_todm.deploy.features import read_features
-    from espnet_todm.deploy.load import load_extracted
-    from espnet_todm.files import write_table
+    from espnet_todm.deploy.decode import Work, decode_sets, input_table
+    from espnet_todm.deploy.speed import subnet_folders
 
-    decoder = GreedyDecoder(*load_extracted(options.model))
-    write_table(options.output, dict(decode(decoder, read_features(options.scp), options.batch_frames)))
+    tables = {name: str(input_table(Path(options.data) / name)) for name in options.sets}
+    output = Path(options.experiment) / "decode"
+    work = [
+        Work(
+            str(folder),
+            tables,
+            {name: str(output / name / folder.name / "text") for name in tables},
+            options.batch_seconds,
+        )
+        for folder in subnet_folders(options.experiment, options.sizes)
+    ]
+    launch(decode_sets, work, name="decoding", **launcher_arguments(options))
 
 
 if __name__ == "__main__":

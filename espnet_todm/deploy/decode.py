@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +15,10 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet_todm.deploy.features import read_features
+from espnet_todm.deploy.load import load_extracted
 from espnet_todm.errors import UserError
+from espnet_todm.files import write_table
 
 Utterance = tuple[str, Tensor]
 
@@ -47,15 +53,55 @@ class GreedyDecoder:
         return str(self.tokenizer.tokens2text(tokens)).strip()
 
 
-def decode(decoder: GreedyDecoder, utterances: Iterable[Utterance], frames: int = 6000) -> Iterator[tuple[str, str]]:
-    """(utterance, text), in batches of similar length and of at most ``frames`` padded frames or samples each."""
-    batch: list[Utterance] = []
-    for utterance in sorted(utterances, key=lambda item: len(item[1])):
-        if batch and (len(batch) + 1) * len(utterance[1]) > frames:
-            yield from _decode_batch(decoder, batch)
-            batch = []
-        batch.append(utterance)
-    yield from _decode_batch(decoder, batch)
+@dataclass(frozen=True)
+class Work:
+    """One job: the folder of a model, and per set the table of its input and the file for its text."""
+
+    model: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    batch_seconds: float
+
+
+def decode_sets(work: Work) -> None:
+    """Decode every set with one model; each text file (utterance and words per line) is whole or absent."""
+    decoder = GreedyDecoder(*load_extracted(work.model))
+    for name, scp in work.inputs.items():
+        write_table(work.outputs[name], dict(decode(decoder, read_features(scp), work.batch_seconds)))
+
+
+def decode(
+    decoder: GreedyDecoder, utterances: Iterable[Utterance], batch_seconds: float = 60
+) -> Iterator[tuple[str, str]]:
+    """(utterance, text) of inputs (T, F) or (samples,), in batches of similar length and bounded padded length."""
+    for group in _groups(utterances, 500):
+        batch: list[Utterance] = []
+        for utterance in sorted(group, key=lambda item: len(item[1])):
+            if batch and (len(batch) + 1) * seconds_of(utterance[1]) > batch_seconds:
+                yield from _decode_batch(decoder, batch)
+                batch = []
+            batch.append(utterance)
+        yield from _decode_batch(decoder, batch)
+
+
+def seconds_of(value: Tensor, sample_rate: float = 16000) -> float:
+    """Length of a model input: frames (T, F) of 10 ms, or samples."""
+    return len(value) * 0.01 if value.dim() == 2 else len(value) / sample_rate
+
+
+def input_table(folder: Path) -> Path:
+    """The feats.scp or wav.scp of a dumped set. Raises UserError when it has neither."""
+    for name in ("feats.scp", "wav.scp"):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder}: holds neither feats.scp nor wav.scp; run the feature stages first")
+
+
+def _groups(utterances: Iterable[Utterance], size: int) -> Iterator[list[Utterance]]:
+    """So many utterances at a time: sorting by length must not need the whole set in memory."""
+    iterator = iter(utterances)
+    while group := list(islice(iterator, size)):
+        yield group
 
 
 def _decode_batch(decoder: GreedyDecoder, batch: list[Utterance]) -> Iterator[tuple[str, str]]:

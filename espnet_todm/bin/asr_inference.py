@@ -1,0 +1,55 @@
+"""ESPnet's asr_inference with this package registered; --subnet decodes one subnet of a supernet.
+
+Example: python -m espnet_todm.bin.asr_inference --subnet small --asr_train_config exp/supernet/config.yaml \
+    --asr_model_file exp/supernet/valid.loss.ave.pth --output_dir exp/supernet/decode_small ...
+All other options are ESPnet's (see --help).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_todm import hook
+from espnet_todm.bin._cli import run
+from espnet_todm.errors import UserError
+
+hook.install()
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--subnet")
+    parser.add_argument("--asr_train_config")
+    parser.add_argument("--output_dir")
+    ours, rest = parser.parse_known_args(list(arguments))
+    if ours.subnet is not None:
+        ours.asr_train_config = str(_config_with_subnet(ours.asr_train_config, ours.subnet, ours.output_dir))
+    for name in ("asr_train_config", "output_dir"):
+        if getattr(ours, name) is not None:
+            rest += [f"--{name}", getattr(ours, name)]
+
+    from espnet2.bin.asr_inference import main as inference
+
+    inference(rest)
+
+
+def _config_with_subnet(config: str, subnet: str, output_dir: str) -> Path:
+    """A copy of the training config whose encoder runs one subnet: beside the results, since it says what was decoded."""
+    import yaml
+
+    from espnet_todm.deploy.load import read_config
+    from espnet_todm.files import write_text
+
+    if config is None or output_dir is None:
+        raise UserError("--subnet needs --asr_train_config (the supernet's) and --output_dir")
+    conf = read_config(config)
+    conf["encoder_conf"] = {**conf["encoder_conf"], "subnet": subnet}
+    path = Path(output_dir) / "config_of_subnet.yaml"
+    write_text(path, yaml.safe_dump(conf, sort_keys=False, allow_unicode=True))
+    return path
+
+
+if __name__ == "__main__":
+    run(main)

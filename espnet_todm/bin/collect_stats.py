@@ -1,0 +1,35 @@
+"""Stage 10: collect ESPnet's training statistics by many jobs. Arguments after -- are the training command's.
+
+Example: python -m espnet_todm.bin.collect_stats --train_scp dump/fbank/train/feats.scp --valid_scp dump/fbank/dev/feats.scp \
+    --tokens data/token_list/unigram_500/tokens.txt --output exp/stats --jobs 4 -- --config conf/train_todm.yaml ...
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from espnet_todm.bin._cli import run
+from espnet_todm.launch import add_launcher_arguments, launcher_arguments
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train_scp", required=True, help="feats.scp or wav.scp of the training set")
+    parser.add_argument("--valid_scp", required=True, help="the same of the validation set")
+    parser.add_argument("--tokens", required=True, help="token list, one token per line")
+    parser.add_argument("--output", required=True, help="folder for the statistics")
+    parser.add_argument("training", nargs="+", help="-- and the arguments of the training command")
+    add_launcher_arguments(parser)
+    options = parser.parse_args(arguments)
+
+    from espnet_todm.data.statistics import append_vocabulary, collect_statistics
+
+    launcher = launcher_arguments(options)
+    collect_statistics(options.training, options.train_scp, options.valid_scp, options.output, **launcher)
+    append_vocabulary(options.output, len(Path(options.tokens).read_text(encoding="utf-8").splitlines()))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,68 @@
+"""Real-time factor of extracted models on this machine's CPU, measured side by side."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from espnet_todm.deploy.decode import GreedyDecoder, seconds_of
+from espnet_todm.files import PathLike
+
+
+def measure_rtf(
+    decoders: Mapping[str, GreedyDecoder], utterances: Sequence[Tensor], threads: int = 1
+) -> dict[str, dict[str, Any]]:
+    """Seconds of computing per second of speech, for each model: encoder and greedy decoding, one utterance at a time.
+
+    The models take turns on every utterance, so that a slow moment of the machine hits all alike. The first utterance is
+    run once before, uncounted. Computing features is not included: it is the same for all sizes.
+
+    Args:
+        utterances: model inputs (T, F) or (samples,).
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    factors: dict[str, list[float]] = {name: [] for name in decoders}
+    try:
+        for decoder in decoders.values():
+            decoder([utterances[0]])
+        for utterance in tqdm(utterances, desc="real-time factor", disable=None):
+            for name, decoder in decoders.items():
+                start = time.perf_counter()
+                decoder([utterance])
+                factors[name].append((time.perf_counter() - start) / seconds_of(utterance))
+    finally:
+        torch.set_num_threads(before)
+    return {
+        name: {
+            "rtf_median": float(np.median(values)),
+            "rtf_p95": float(np.percentile(values, 95)),
+            "threads": threads,
+            "cpu": cpu_model(),
+            "utterances": len(values),
+        }
+        for name, values in factors.items()
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def subnet_folders(experiment: PathLike, sizes: Sequence[str] = ()) -> list[Path]:
+    """Folders of the extracted models of an experiment, those named or all."""
+    root = Path(experiment) / "subnets"
+    return [root / size for size in sizes] if sizes else sorted(path.parent for path in root.glob("*/card.json"))
