@@ -134,7 +134,7 @@ def recalibrate(model: TodmModel, encoder: SupernetEncoder, features: Iterable[T
         for module in modules:
             module.momentum = 1 / count
         lengths = torch.tensor([len(utterance)])
-        normalised = utterance.unsqueeze(0)
+        normalised = utterance.unsqueeze(0).clone()  # GlobalMVN works in place
         if model.normalize is not None:
             normalised, lengths = model.normalize(normalised, lengths)
         encoder(normalised, lengths)

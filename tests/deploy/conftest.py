@@ -1,0 +1,84 @@
+"""A small supernet experiment on disk, as stages 10 and 11 leave it, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kaldiio
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from espnet_todm.deploy.load import build_model
+from espnet_todm.files import write_table
+from espnet_todm.registry import register
+from tests.conftest import disturb
+
+TOKENS = ["<blank>", "<unk>", "<space>", *"ABCDEFG", "<sos/eos>"]
+
+
+def write_experiment(folder: Path, **encoder_conf: Any) -> Path:
+    """config.yaml, model.pth and feats_stats.npz of an untrained supernet, and two utterances of features."""
+    import argparse
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    frames = rng.normal(size=(500, 20))
+    np.savez(folder / "feats_stats.npz", count=500, sum=frames.sum(0), sum_square=(frames**2).sum(0))
+    config = {
+        "encoder": "todm_conformer",
+        "encoder_conf": {
+            "output_size": 16,
+            "linear_units": 32,
+            "num_blocks": 4,
+            "macaron_style": True,
+            "rel_pos_type": "latest",
+            "cnn_module_kernel": 5,
+            "sizes": {"small": {"depth": 0.5, "ffn": 0.5}, "uneven": {"ffn": [4, 1, 2, 3], "heads": 0.5}},
+            **encoder_conf,
+        },
+        "model": "todm",
+        "model_conf": {"ctc_weight": 1.0, "autocast": "bfloat16"},
+        "subnet_trainer": "kd",
+        "subnet_trainer_conf": {},
+        "normalize": "global_mvn",
+        "normalize_conf": {"stats_file": str(folder / "feats_stats.npz")},
+        "token_list": TOKENS,
+        "token_type": "char",
+        "bpemodel": None,
+        "input_size": 20,
+        "specaug": None,
+        "frontend": None,
+        "frontend_conf": {},
+        "ctc_conf": {},
+        "decoder": None,
+        "init": None,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    register()
+    from espnet2.tasks.asr import ASRTask
+
+    torch.manual_seed(0)
+    model = ASRTask.build_model(argparse.Namespace(**yaml.safe_load(yaml.safe_dump(config))))
+    disturb(model.encoder)
+    torch.save(model.state_dict(), folder / "model.pth")
+    assert build_model(config, model.state_dict(), "memory") is not None
+    kaldiio.save_ark(
+        str(folder / "feats.ark"),
+        {f"utt{n}": rng.normal(size=(60 + 7 * n, 20)).astype(np.float32) for n in range(3)},
+        scp=str(folder / "feats.scp"),
+    )
+    write_table(folder / "text", {f"utt{n}": "A B" for n in range(3)})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_experiment(tmp_path_factory.mktemp("experiment"))
+
+
+@pytest.fixture(scope="module")
+def layer_norm_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_experiment(tmp_path_factory.mktemp("layer_norm"), conv_norm="layer_norm")

@@ -1,0 +1,225 @@
+"""Extracted models compute what the supernet's slices compute, and load where they should."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from espnet_todm.bin.extract import main
+from espnet_todm.deploy.card import read_card
+from espnet_todm.deploy.extract import extract, load_supernet, parse_amount, pick_subnets
+from espnet_todm.deploy.features import read_features
+from espnet_todm.deploy.load import load_checkpoint, load_extracted
+from espnet_todm.errors import UserError
+from espnet_todm.files import write_json
+
+
+def encode(model, features: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.ctc.log_softmax(model.encode(features[None].clone(), torch.tensor([len(features)]))[0])
+
+
+def supernet_of(folder: Path):
+    return load_supernet(folder / "config.yaml", folder / "model.pth")
+
+
+@pytest.mark.parametrize("size", ["full", "small", "uneven"])
+def test_extracted_model_equals_the_slice_from_features_to_posteriors(experiment: Path, tmp_path, size: str) -> None:
+    supernet = supernet_of(experiment)
+    subnet = supernet.encoder.find_subnet(size)
+    card = extract(supernet, subnet, tmp_path / size)
+    model, _ = load_extracted(tmp_path / size)
+    supernet.encoder.subnet = subnet
+    for _, features in read_features(experiment / "feats.scp"):
+        torch.testing.assert_close(encode(model, features), encode(supernet.model, features), atol=1e-5, rtol=1e-5)
+    assert card["cost"]["params"] == sum(p.numel() for p in model.parameters())
+    assert card == read_card(tmp_path / size / "card.json")
+    assert card["encoder"] == ("todm_conformer" if size == "uneven" else "conformer")
+
+
+def test_the_card_leads_back_to_the_same_subnet(experiment: Path, tmp_path) -> None:
+    supernet = supernet_of(experiment)
+    extract(supernet, supernet.encoder.find_subnet("uneven"), tmp_path / "uneven")
+    (again,) = pick_subnets(supernet, [str(tmp_path / "uneven" / "card.json")])
+    assert again == supernet.encoder.find_subnet("uneven")
+
+
+def test_both_weight_files_hold_the_same(experiment: Path, tmp_path) -> None:
+    supernet = supernet_of(experiment)
+    extract(supernet, supernet.encoder.find_subnet("small"), tmp_path / "small")
+    safe, pickled = load_file(tmp_path / "small/model.safetensors"), torch.load(tmp_path / "small/model.pth")
+    assert safe.keys() == pickled.keys() and all(torch.equal(safe[k], pickled[k]) for k in safe)
+
+
+PLAIN = """
+import sys, torch
+from espnet2.bin.asr_inference import Speech2Text
+import kaldiio
+decode = Speech2Text(asr_train_config=sys.argv[1] + "/config.yaml", asr_model_file=sys.argv[1] + "/model.pth",
+                     ctc_weight=1.0, beam_size=1)
+assert not [name for name in sys.modules if name.startswith("espnet_todm")], "the plug-in was loaded"
+for name, features in kaldiio.load_scp(sys.argv[2]).items():
+    encoded = decode.asr_model.encode(torch.tensor(features)[None], torch.tensor([len(features)]))[0]
+    print(name, decode.asr_model.ctc.argmax(encoded)[0].tolist())
+    assert decode(features) is not None
+"""
+
+
+def test_plain_espnet_decodes_a_uniform_size_without_the_plug_in(experiment: Path, tmp_path) -> None:
+    supernet = supernet_of(experiment)
+    extract(supernet, supernet.encoder.find_subnet("small"), tmp_path / "small")
+    command = [sys.executable, "-c", PLAIN, str(tmp_path / "small"), str(experiment / "feats.scp")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    supernet.encoder.subnet = supernet.encoder.find_subnet("small")
+    expected = {n: encode(supernet.model, x).argmax(-1)[0].tolist() for n, x in read_features(experiment / "feats.scp")}
+    lines = [line.split(" ", 1) for line in done.stdout.splitlines() if line.startswith("utt")]  # ESPnet prints, too
+    assert {name: json.loads(path) for name, path in lines} == expected
+
+
+def test_a_budget_with_batch_norm_needs_calibration_data(experiment: Path, tmp_path) -> None:
+    supernet = supernet_of(experiment)
+    full = supernet.model.component_table().cost(supernet.encoder.sizes["full"]).params
+    (subnet,) = pick_subnets(supernet, params=[f"{0.6 * full / 1000:.2f}K"])
+    with pytest.raises(UserError, match="--calibrate"):
+        extract(supernet, subnet, tmp_path / "budget")
+    assert list(tmp_path.iterdir()) == []
+    card = extract(supernet, subnet, tmp_path / "budget", (x for _, x in read_features(experiment / "feats.scp")))
+    assert 0.5 < card["cost"]["share_of_params"] <= 0.6
+    state = load_file(tmp_path / "budget/model.safetensors")
+    means = [value for name, value in state.items() if name.endswith("conv_module.norm.running_mean")]
+    assert means and all(value.abs().max() > 0 for value in means)
+
+
+def test_recalibrated_statistics_are_the_mean_over_utterances(experiment: Path) -> None:
+    from espnet_todm.deploy.extract import recalibrate
+
+    supernet = supernet_of(experiment)
+    subnet = supernet.encoder.find_subnet("small")
+    features = [x for _, x in read_features(experiment / "feats.scp")]
+    single = []
+    for one in features:
+        encoder = supernet.encoder.extract(subnet)
+        recalibrate(supernet.model, encoder, [one])
+        single.append(encoder.encoders[0].conv_module.norm.running_mean.clone())
+    encoder = supernet.encoder.extract(subnet)
+    recalibrate(supernet.model, encoder, features)
+    torch.testing.assert_close(encoder.encoders[0].conv_module.norm.running_mean, torch.stack(single).mean(0))
+
+
+def test_the_command_writes_budgets_and_sizes(layer_norm_experiment: Path, tmp_path, capsys) -> None:
+    source = ["--asr_train_config", str(layer_norm_experiment / "config.yaml")]
+    source += ["--asr_model_file", str(layer_norm_experiment / "model.pth"), "--output", str(tmp_path / "out")]
+    main([*source, "--sizes", "small", "--flops", "2M"])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["flops_2M", "small"]
+    assert read_card(tmp_path / "out/flops_2M/card.json")["cost"]["flops_per_second"] <= 2e6
+    assert "small: 0.0" in capsys.readouterr().out
+    main(source)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"flops_2M", "small", "full", "uneven"}
+
+
+def test_a_moved_folder_still_loads(experiment: Path, tmp_path) -> None:
+    supernet = supernet_of(experiment)
+    extract(supernet, supernet.encoder.find_subnet("small"), tmp_path / "small")
+    (tmp_path / "small").rename(tmp_path / "moved")
+    model, config = load_extracted(tmp_path / "moved")
+    assert model.normalize is not None and "moved" in config["normalize_conf"]["stats_file"]
+
+
+@pytest.mark.parametrize(("text", "amount"), [("10M", 1e7), ("1.2g", 1.2e9), ("800k", 8e5), ("12345", 12345.0)])
+def test_amounts(text: str, amount: float) -> None:
+    assert parse_amount(text) == pytest.approx(amount)
+
+
+@pytest.mark.parametrize("text", ["", "M", "-3M", "ten", "10MB"])
+def test_wrong_amounts_are_named(text: str) -> None:
+    with pytest.raises(UserError, match="1.2G"):
+        parse_amount(text)
+
+
+def test_a_size_that_is_not_there_is_named(experiment: Path) -> None:
+    with pytest.raises(UserError, match=r"'tiny'.*full.*small"):
+        pick_subnets(supernet_of(experiment), ["tiny"])
+
+
+def test_an_infeasible_budget_says_what_is_feasible(experiment: Path) -> None:
+    for text in ("1", "1G"):
+        with pytest.raises(UserError, match=r"infeasible; this supernet allows .* to "):
+            pick_subnets(supernet_of(experiment), params=[text])
+
+
+def damaged(folder: Path, tmp_path: Path, **changes) -> Path:
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    for key, value in changes.items():
+        config[key] = {**config[key], **value} if isinstance(value, dict) else value
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def test_a_checkpoint_of_other_dimensions_is_refused(experiment: Path, tmp_path) -> None:
+    for changes, words in (
+        ({"encoder_conf": {"linear_units": 64}}, "another shape"),
+        ({"encoder_conf": {"num_blocks": 5, "sizes": {"small": {"depth": 0.5}}}}, "lacks"),
+        ({"encoder_conf": {"use_cnn_module": False}}, "unasked"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_checkpoint(damaged(experiment, tmp_path, **changes), experiment / "model.pth")
+
+
+def test_damaged_files_are_named(experiment: Path, tmp_path) -> None:
+    broken = tmp_path / "broken.pth"
+    broken.write_bytes((experiment / "model.pth").read_bytes()[:200])
+    with pytest.raises(UserError, match=r"broken\.pth: not a readable checkpoint"):
+        load_checkpoint(experiment / "config.yaml", broken)
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load_checkpoint(experiment / "config.yaml", tmp_path / "nothing.pth")
+    with pytest.raises(UserError, match="no such config"):
+        load_checkpoint(tmp_path / "nothing.yaml", broken)
+    supernet = supernet_of(experiment)
+    extract(supernet, supernet.encoder.find_subnet("small"), tmp_path / "small")
+    weights = tmp_path / "small/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model\.safetensors: damaged"):
+        load_extracted(tmp_path / "small")
+
+
+def test_missing_statistics_are_named(experiment: Path, tmp_path) -> None:
+    config = damaged(experiment, tmp_path, normalize_conf={"stats_file": "gone/stats.npz"})
+    with pytest.raises(UserError, match=r"stats_file names gone/stats\.npz"):
+        load_checkpoint(config, experiment / "model.pth")
+
+
+def test_a_model_that_is_no_supernet_is_refused(experiment: Path, tmp_path) -> None:
+    supernet = supernet_of(experiment)
+    extract(supernet, supernet.encoder.find_subnet("small"), tmp_path / "small")
+    with pytest.raises(UserError, match="no supernet"):
+        load_supernet(tmp_path / "small/config.yaml", tmp_path / "small/model.pth")
+
+
+def test_a_file_that_is_no_card_is_refused(tmp_path) -> None:
+    write_json(tmp_path / "card.json", {"format": "something else"})
+    with pytest.raises(UserError, match="not a card"):
+        read_card(tmp_path / "card.json")
+
+
+def test_an_interrupted_extraction_leaves_the_old_one_whole(experiment: Path, tmp_path, monkeypatch) -> None:
+    supernet = supernet_of(experiment)
+    extract(supernet, supernet.encoder.find_subnet("small"), tmp_path / "out")
+    before = (tmp_path / "out/model.safetensors").read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("espnet_todm.deploy.extract.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        extract(supernet, supernet.encoder.find_subnet("full"), tmp_path / "out")
+    assert (tmp_path / "out/model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
