@@ -81,6 +81,8 @@ def atomic_stage(folder: PathLike, options: dict[str, Any]) -> Iterator[Optional
         with atomic_directory(folder) as temporary:
             yield temporary
             mark_complete(temporary, options)
+            # A kill while the old folder is being removed must not leave a part of it that looks complete.
+            (Path(folder) / MARKER).unlink(missing_ok=True)
 
 
 def _lock(descriptor: int, target: Path) -> None:

@@ -30,7 +30,9 @@ asr_config=conf/train_todm.yaml  # training configuration of ESPnet
 asr_args=  # more options for the training command, in one pair of quotes
 asr_tag=  # name of the experiment's folder in exp/ (empty: made from the configuration, the features and the tokens)
 inference_model=valid.cer_ctc_full.ave.pth  # checkpoint in the experiment's folder that subnets are taken from
-label=  # what RESULTS.md says the data are (empty: the names of the splits)
+label=  # what the report says the data are (empty: the names of the test sets)
+results=  # file for the report, with a folder of the same name for its plots (empty: RESULTS.md in the experiment's folder)
+official=  # librispeech or tedlium2: warn where a set that has an official name lacks utterances
 sizes=  # sizes to extract, decode and score, in one pair of quotes (empty: all that the configuration names)
 ngpu=0  # GPUs to train with on each node; 0 trains on the CPU
 nj=$(getconf _NPROCESSORS_ONLN)  # jobs at a time in the stages that have many
@@ -190,6 +192,7 @@ check_options() {
 
 recipe() {
   local number begin
+  given=("$@")
   parse_options "$@"
   check_options
   mkdir -p logs

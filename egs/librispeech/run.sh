@@ -10,7 +10,8 @@ corpus=  # folder that holds LibriSpeech/; with --download true, the folder to p
 download=false  # true downloads the official splits that are missing
 train_set=train-clean-100  # split to train on: a folder of the corpus, train-460, train-960, or name=folder+folder
 valid_set=dev  # split to validate on (dev is dev-clean and dev-other)
-test_sets="dev-clean dev-other test-clean test-other"
+test_sets="dev-clean dev-other test-clean test-other"  # splits to decode and score, in one pair of quotes
+official=librispeech  # warn where a set that has an official name lacks utterances
 # End of options
 
 stage_1() {

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Callable
+from typing import Callable, NoReturn
 
 from espnet_todm.errors import UserError
 
 Main = Callable[[Sequence[str]], None]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, but a wrong option is a UserError (one line) instead of the usage and exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
 
 
 def run(main: Main) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.features import COMPRESSIONS, FEATS_TYPES, FeatureOptions, compute_features
 from espnet_todm.launch import add_launcher_arguments, launcher_arguments
 
@@ -15,7 +14,7 @@ EXAMPLE = "example: python -m espnet_todm.bin.compute_features --splits train_sp
 
 def main(arguments: Sequence[str]) -> None:
     default = FeatureOptions()
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser = Parser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--data", default="data", help="folder that holds the data folders (default data)")
     parser.add_argument("--splits", nargs="+", required=True, help="names of data folders")
     parser.add_argument("--output", required=True, help="e.g. dump/fbank; results go to its org/<split>")
@@ -29,9 +28,8 @@ def main(arguments: Sequence[str]) -> None:
     add_launcher_arguments(parser)
     parsed = parser.parse_args(arguments)
     options = FeatureOptions(parsed.feats_type, parsed.sampling_rate, parsed.mel_bins, parsed.compression, parsed.shard)
-    for split in parsed.splits:
-        folder = Path(parsed.output) / "org" / split
-        compute_features(Path(parsed.data) / split, folder, options, **launcher_arguments(parsed))
+    splits = {Path(parsed.data) / split: Path(parsed.output) / "org" / split for split in parsed.splits}
+    compute_features(splits, options, **launcher_arguments(parsed))
 
 
 if __name__ == "__main__":

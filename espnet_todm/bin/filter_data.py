@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.checks import Limits, filter_split
 from espnet_todm.errors import UserError
 
@@ -15,7 +14,7 @@ EXAMPLE = "example: python -m espnet_todm.bin.filter_data --features dump/fbank 
 
 def main(arguments: Sequence[str]) -> None:
     default = Limits()
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser = Parser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--data", default="data", help="folder that holds the data folders (default data)")
     parser.add_argument("--features", required=True, help="e.g. dump/fbank; org/<split> is read, <split> is written")
     parser.add_argument("--train", nargs="*", default=[], help="splits to train on: all limits apply")

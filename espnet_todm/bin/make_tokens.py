@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.tokens import TOKEN_TYPES, make_tokens
 
 EXAMPLE = (
@@ -15,7 +14,7 @@ EXAMPLE = (
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser = Parser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--text", nargs="+", required=True, help="Kaldi text tables, plain or .gz")
     parser.add_argument("--token_type", choices=TOKEN_TYPES, default="unigram", help="default unigram")
     parser.add_argument("--size", type=int, help="tokens in all; char takes all characters and needs none")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.corpus import perturb_speed
 
 EXAMPLE = "example: python -m espnet_todm.bin.perturb_speed --data data/train --output data/train_sp --factors 0.9 1.1"
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser = Parser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--data", required=True, help="data folder of stage 1")
     parser.add_argument("--output", required=True, help="data folder to make")
     parser.add_argument("--factors", nargs="+", type=float, default=[0.9, 1.1], help="speeds (default 0.9 1.1)")

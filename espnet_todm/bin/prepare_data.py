@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.corpus import prepare_split
 from espnet_todm.data.librispeech import PRESETS, corpus_folder, download, parse_split
 
@@ -15,7 +14,7 @@ EXAMPLE = (
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, epilog=EXAMPLE)
+    parser = Parser(description=__doc__, epilog=EXAMPLE)
     parser.add_argument("--corpus", required=True, help="folder that holds LibriSpeech/ (or the splits themselves)")
     parser.add_argument(
         "--splits", nargs="+", required=True, help=f"folders, name=folder+folder, or {', '.join(PRESETS)}"
@@ -24,7 +23,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--limit", type=int, help="keep this many utterances of each split")
     parser.add_argument("--download", action="store_true", help="download what is missing of the official splits")
     parsed = parser.parse_args(arguments)
-    splits = dict(parse_split(spec) for spec in parsed.splits)
+    splits = dict(parse_split(spec, parsed.corpus) for spec in parsed.splits)
     if parsed.download:
         download(parsed.corpus, sorted({folder for folders in splits.values() for folder in folders}))
     corpus = corpus_folder(parsed.corpus)

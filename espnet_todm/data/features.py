@@ -14,7 +14,8 @@ import gzip
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -25,7 +26,7 @@ import soundfile
 from lhotse import CutSet, Fbank, FbankConfig
 from lhotse.cut import MonoCut
 
-from espnet_todm.completion import exclusive, fingerprint, is_complete, mark_complete
+from espnet_todm.completion import MARKER, exclusive, fingerprint, is_complete, mark_complete
 from espnet_todm.data.audio import Measure, libsndfile, read
 from espnet_todm.data.tables import CUTS
 from espnet_todm.errors import UserError
@@ -94,27 +95,27 @@ class Shard:
         return self.folder / "audio" / f"{self.number:04d}"
 
 
-def compute_features(data: PathLike, output: PathLike, settings: FeatureOptions, **how: Any) -> Path:
-    """Stage 3 for one data folder; ``output`` is ``<features>/org/<split>``, ``how`` goes to ``launch`` (jobs,
+def compute_features(splits: Mapping[PathLike, PathLike], settings: FeatureOptions, **how: Any) -> None:
+    """Stage 3. ``splits`` maps data folders to outputs (``<features>/org/<split>``); ``how`` goes to ``launch`` (jobs,
     launcher, logs).
 
-    Paths in the measures begin with ``output`` as given: relative ones let the recipe's folder be moved.
-    Raises UserError when ``data`` is not complete; JobError when a job fails for another reason than bad audio.
+    Paths in the measures begin with the output as given: relative ones let the recipe's folder be moved.
+    Raises UserError when a data folder is not complete; JobError when a job fails for another reason than bad audio.
     """
-    folder = Path(output)
-    wanted = {"stage": "features", **asdict(settings), "input": fingerprint(data)}
-    with exclusive(folder):
-        if is_complete(folder, wanted):
-            logging.info("%s: complete already with the same options, skipped", folder)
-            return folder
-        shards = _begin(Path(data), folder, settings, wanted)
-        waiting = [shard for shard in shards if not shard.measures.is_file()]
-        if len(waiting) < len(shards):
-            logging.info("%s: %d of %d shards are there already", folder, len(shards) - len(waiting), len(shards))
-        how.setdefault("name", f"features {folder.name}")
-        launch(compute_shard, waiting, **how)
-        _finish(folder, shards, wanted)
-    return folder
+    with ExitStack() as locks:
+        begun: list[tuple[Path, list[Shard], dict[str, Any]]] = []
+        for data, output in splits.items():
+            folder = Path(output)
+            wanted = {"stage": "features", **asdict(settings), "input": fingerprint(data)}
+            locks.enter_context(exclusive(folder))
+            if is_complete(folder, wanted):
+                logging.info("%s: complete already with the same options, skipped", folder)
+            else:
+                begun.append((folder, _begin(Path(data), folder, settings, wanted), wanted))
+        waiting = [shard for _, shards, _ in begun for shard in shards if not shard.measures.is_file()]
+        launch(compute_shard, waiting, **{"name": "features", **how})
+        for folder, shards, wanted in begun:
+            _finish(folder, shards, wanted)
 
 
 def compute_shard(shard: Shard) -> None:
@@ -149,7 +150,13 @@ def _begin(data: Path, folder: Path, options: FeatureOptions, wanted: dict[str, 
     if begun.is_file():
         before = read_json(begun)
         if before["options"] == wanted:
-            return [Shard(folder, number, options) for number in range(before["shards"])]
+            for leftover in folder.rglob(".*.part"):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            shards = [Shard(folder, number, options) for number in range(before["shards"])]
+            done = sum(shard.measures.is_file() for shard in shards)
+            logging.info("%s: going on with a stopped run, %d of %d shards are there", folder, done, len(shards))
+            return shards
+    (folder / MARKER).unlink(missing_ok=True)  # first: a kill during the removal must not leave what looks complete
     shutil.rmtree(folder, ignore_errors=True)
     number = 0
     (folder / "shards").mkdir(parents=True)

@@ -19,7 +19,7 @@ from espnet_todm.files import PathLike
 _NAMES_SHOWN = 12
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg")
 
-# Names for several folders together, as the recipes of the field use them.
+# Names for several folders together, as the recipes of the field use them; a folder of that name goes first.
 PRESETS = {
     "train-460": ("train-clean-100", "train-clean-360"),
     "train-960": ("train-clean-100", "train-clean-360", "train-other-500"),
@@ -53,11 +53,19 @@ class _Files:
     sizes: list[str] = field(default_factory=list)
 
 
-def parse_split(spec: str) -> tuple[str, tuple[str, ...]]:
-    """``"dev-clean"``, a preset as ``"train-960"``, or ``"name=folder+folder"`` -> (name, folders)."""
+def parse_split(spec: str, corpus: PathLike = "") -> tuple[str, tuple[str, ...]]:
+    """A folder of ``corpus`` ("dev-clean"), a preset ("train-960") or "name=folder+folder" -> (name, folders).
+
+    Raises UserError for anything else that cannot be a folder's name.
+    """
     name, equals, folders = spec.partition("=")
-    parts = tuple(folders.split("+")) if equals else PRESETS.get(name, (name,))
-    if not name or "/" in name or not all(parts):
+    if equals:
+        parts = tuple(folders.split("+"))
+    elif any((Path(corpus) / inner / name).is_dir() for inner in ("", "LibriSpeech")):
+        parts = (name,)
+    else:
+        parts = PRESETS.get(name, (name,))
+    if not name or "/" in name or name.startswith(".") or not all(parts):
         raise UserError(f"split: {spec!r}, but a folder's name or name=folder+folder is expected")
     return name, parts
 
@@ -108,11 +116,11 @@ def _scan(corpus: Path, folder: str, files: _Files) -> None:
     top = corpus / folder
     if not top.is_dir():
         there = sorted(entry.name for entry in corpus.iterdir() if entry.is_dir())
-        names = ", ".join(there[:_NAMES_SHOWN]) + (", ..." if len(there) > _NAMES_SHOWN else "")
-        raise UserError(f"{folder}: no such folder in {corpus}; there are: {names or 'none'}")
+        shown = ", ".join(there[:_NAMES_SHOWN]) + (", ..." if len(there) > _NAMES_SHOWN else "")
+        raise UserError(f"{folder}: no such folder in {corpus}; there are: {shown or 'none'}")
     audio, texts = len(files.audio), len(files.texts)
-    for here, folders, names in os.walk(top):
-        folders.sort()
+    for here, inner, names in os.walk(top):
+        inner.sort()
         for name in sorted(names):
             path = Path(here) / name
             if name.endswith(".trans.txt"):
