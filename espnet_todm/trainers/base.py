@@ -39,6 +39,8 @@ class SubnetTrainer(ABC):
 
 def build(cls: type, conf: Mapping[str, Any], where: str, *arguments: Any, **defaults: Any) -> Any:
     """``cls(*arguments, **defaults, **conf)``, with a UserError that names an unknown key of ``conf``."""
+    if not isinstance(conf, Mapping):
+        raise UserError(f"{where}: {conf!r} must be a mapping of options")
     allowed = list(inspect.signature(cls).parameters)[len(arguments) :]
     for key in conf:
         if key not in allowed:

@@ -43,8 +43,8 @@ class KDTrainer(SubnetTrainer):
         kd_weight: float = 0.5,
         divergence: Optional[Mapping[str, Any]] = None,
     ) -> None:
-        if not 0 <= kd_weight <= 1:
-            raise UserError(f"kd_weight: {kd_weight!r} must lie in [0, 1]")
+        if isinstance(kd_weight, bool) or not isinstance(kd_weight, (int, float)) or not 0 <= kd_weight <= 1:
+            raise UserError(f"kd_weight: {kd_weight!r} must be a number in [0, 1]")
         if kd_weight and model.ctc is None:
             raise UserError(f"kd_weight: {kd_weight} needs a CTC output to distil, but ctc_weight is 0")
         encoder = model.encoder

@@ -1,0 +1,113 @@
+"""TODM's step: which subnets train, with which losses, what is reported."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from espnet_todm.errors import UserError
+from espnet_todm.losses.alpha_divergence import Divergence
+from espnet_todm.losses.distillation import ctc_frame_distillation
+from espnet_todm.trainers.base import build
+from espnet_todm.trainers.kd import KDTrainer
+from tests.tiny_model import batch, run, tiny_model, trained_by
+
+
+def test_loss_is_the_mean_of_task_and_distillation_losses() -> None:
+    model, of = trained_by(kd_weight=0.25), batch()
+    loss, stats = run(model, of)
+    small = 0.75 * stats["loss_small"] + 0.25 * stats["kd_small"]
+    middle = 0.75 * stats["loss_middle"] + 0.25 * stats["kd_middle"]
+    torch.testing.assert_close(loss.detach(), (stats["loss_full"] + middle + small) / 3)
+    assert set(stats) == {"loss", "loss_full", "loss_middle", "loss_small", "kd_middle", "kd_small"}
+
+
+def test_the_max_subnet_teaches() -> None:
+    model, of = trained_by(divergence={"kind": "kl"}), batch()
+    _, stats = run(model, of)
+    front = model.run_front(of)
+    teacher, student = (model.run_subnet(front, of, model.encoder.sizes[n]).ctc_logits for n in ("full", "small"))
+    expected = ctc_frame_distillation(teacher, student, front.lengths, Divergence("kl"))
+    torch.testing.assert_close(stats["kd_small"], expected.detach())
+
+
+def test_the_teacher_learns_nothing_from_its_students() -> None:
+    """With weight 1 the students have no labels: what only the teacher uses gets the same gradient without them."""
+    of, gradients = batch(), []
+    for trainer in ({"kd_weight": 1.0}, {"kd_weight": 1.0, "divergence": {"kind": "reverse_kl"}}):
+        model = trained_by(**trainer)
+        run(model, of)[0].backward()
+        only_full = next(la for la in range(3) if la not in model.encoder.sizes["middle"].layers)
+        gradients.append([p.grad for p in model.encoder.encoders[only_full].parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*gradients))
+
+
+def test_without_distillation_no_posteriors_are_compared() -> None:
+    loss, stats = run(trained_by(kd_weight=0), batch())
+    assert not any(key.startswith("kd_") for key in stats)
+    torch.testing.assert_close(loss.detach(), sum(stats[f"loss_{n}"] for n in ("full", "middle", "small")) / 3)
+
+
+def test_hybrid_model_trains_decoder_and_distils() -> None:
+    model, of = trained_by(ctc_weight=0.3), batch()
+    loss, stats = run(model, of)
+    loss.backward()
+    assert {"kd_middle", "kd_small"} <= stats.keys()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_attention_only_model_trains_without_distillation() -> None:
+    model, of = trained_by(ctc_weight=0.0, kd_weight=0), batch()
+    run(model, of)[0].backward()
+    assert all(p.grad is not None for p in model.decoder.parameters())
+
+
+def test_picked_subnets_are_the_ones_that_train() -> None:
+    model, of = trained_by(random_subnets=1, search_space={"depth": [0.3, 1.0], "ffn": [0.25, 1.0]}, seed=3), batch()
+    for step in (0, 7):
+        model.step = step
+        names = [subnet.name for subnet in model.subnet_trainer.picked(step)]
+        assert names == ["full", "random0", "min"]
+        assert {f"loss_{name}" for name in names} <= run(model, of)[1].keys()
+
+
+def test_same_step_same_loss_other_step_another() -> None:
+    model, of = trained_by(search_space={"depth": [0.3, 1.0], "ffn": [0.25, 1.0], "heads": [0.25, 1.0]}), batch()
+    losses = []
+    for step in (0, 5, 0):
+        model.step = step
+        losses.append(run(model, of)[0].detach())
+    assert torch.equal(losses[0], losses[2]) and not torch.equal(losses[0], losses[1])
+
+
+def test_validation_measures_every_named_size() -> None:
+    model = trained_by()
+    assert [subnet.name for subnet in model.subnet_trainer.evaluated(model)] == ["full", "middle", "small"]
+
+
+@pytest.mark.parametrize(
+    ("conf", "words"),
+    [
+        ({"kd_weight": 1.5}, ["kd_weight", "1.5", "[0, 1]"]),
+        ({"kd_weight": -0.1}, ["kd_weight", "-0.1", "[0, 1]"]),
+        ({"kd_weight": "a lot"}, ["kd_weight", "a lot", "[0, 1]"]),
+        ({"kd_weight": True}, ["kd_weight", "True", "[0, 1]"]),
+        ({"kd_wieght": 0.5}, ["subnet_trainer_conf", "kd_wieght", "kd_weight"]),
+        ({"divergence": {"kind": "euclid"}}, ["kind", "euclid", "reverse_kl"]),
+        ({"divergence": {"knid": "kl"}}, ["subnet_trainer_conf.divergence", "knid", "kind"]),
+        ({"divergence": "kl"}, ["subnet_trainer_conf.divergence", "kl", "mapping"]),
+        ({"random_subnets": 40}, ["random_subnets", "40", "8"]),
+        ({"search_space": {"width": [0.5, 1]}}, ["search_space", "width", "ffn"]),
+    ],
+)
+def test_a_wrong_option_ends_in_one_clear_line(conf: dict, words: list[str]) -> None:
+    model = tiny_model()
+    with pytest.raises(UserError) as error:
+        build(KDTrainer, conf, "subnet_trainer_conf", model, seed=0)
+    assert "\n" not in str(error.value)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_distillation_needs_ctc() -> None:
+    with pytest.raises(UserError, match=r"kd_weight: 0.5 .*ctc_weight is 0"):
+        KDTrainer(tiny_model(ctc_weight=0.0))

@@ -1,0 +1,97 @@
+"""A real ESPnet training that dies and goes on ends with the very weights of one that was left alone."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from espnet_todm.trainers.espnet_trainer import atomic_checkpoints
+from tests.tiny_training import arguments, python, write_data
+
+COMMAND = ["-m", "espnet_todm.bin.asr_train"]
+# 3 batches an epoch: step 4 is in the middle of epoch 2.
+DIE_IN_STEP = """
+import os, signal, sys
+from espnet_todm.bin.asr_train import main
+from espnet_todm.trainers.kd import KDTrainer
+train = KDTrainer.step
+def step(self, model, batch, step):
+    if step == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train(self, model, batch, step)
+KDTrainer.step = step
+main(sys.argv[1:])
+"""
+DIE_IN_CHECKPOINT = """
+import os, signal, sys, torch
+from espnet_todm.bin.asr_train import main
+save, seen = torch.save, []
+def dying_save(obj, f, *args, **kwargs):
+    save(obj, f, *args, **kwargs)
+    seen.append("checkpoint.pth" in str(f))
+    if seen[-1]:
+        os.truncate(f, os.path.getsize(f) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = dying_save
+main(sys.argv[1:])
+"""
+
+
+def _train(data: Path, output: Path, *more: str) -> dict[str, torch.Tensor]:
+    done = python([*COMMAND, *arguments(data, output, *more)])
+    assert done.returncode == 0, done.stderr[-3000:]
+    last = max(output.glob("*epoch.pth"), key=lambda path: int(path.name.split("epoch")[0]))
+    weights: dict[str, torch.Tensor] = torch.load(last, weights_only=True)
+    return weights
+
+
+def _die(data: Path, output: Path, program: str) -> None:
+    killed = python(["-c", program, *arguments(data, output)])
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    assert (output / "1epoch.pth").exists() and not (output / "2epoch.pth").exists()
+
+
+@pytest.mark.recipe
+def test_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """Stopped after epoch 1, killed in the middle of epoch 2, killed again while it writes a checkpoint, then finished."""
+    data = write_data(tmp_path / "data")
+    expected = _train(data, tmp_path / "undisturbed")
+    first = _train(data, tmp_path / "exp", "--max_epoch", "1")
+    assert any(not torch.equal(first[name], expected[name]) for name in first)
+    _die(data, tmp_path / "exp", DIE_IN_STEP)
+    _die(data, tmp_path / "exp", DIE_IN_CHECKPOINT)
+    got = _train(data, tmp_path / "exp")
+    assert got.keys() == expected.keys()
+    assert [name for name in got if not torch.equal(got[name], expected[name])] == []
+
+
+class _Breaks:
+    """Something that cannot be pickled to its end."""
+
+    def __reduce__(self) -> str:
+        raise OSError("disk full")
+
+
+def test_failed_checkpoint_leaves_the_old_one_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    plain_save = torch.save
+    with atomic_checkpoints():
+        torch.save({"epoch": 1}, path)
+        with pytest.raises(OSError, match="disk full"):
+            torch.save({"weights": torch.zeros(10**5), "broken": _Breaks()}, path)
+        assert torch.load(path, weights_only=True) == {"epoch": 1}
+        with path.with_name("open.pth").open("wb") as handle:
+            torch.save([2], handle)  # open files and buffers are written to as ever
+    assert torch.save is plain_save
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pth", "open.pth"]
+    assert torch.load(tmp_path / "open.pth", weights_only=True) == [2]
+
+
+def test_checkpoints_are_plain_again_after_an_error() -> None:
+    plain_save = torch.save
+    with pytest.raises(KeyError), atomic_checkpoints():
+        raise KeyError
+    assert torch.save is plain_save
