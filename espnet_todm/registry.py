@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
 SUPPORTED = "202402 to 202511"
@@ -28,7 +31,10 @@ def register() -> None:
     global _registered
     if _registered:
         return
-    symbols = {(module, name): _symbol(module, name) for module, name in CONTRACT}
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        # ESPnet's imports print of flash attention, of nltk data and of syntax, none of which a user can act on.
+        warnings.simplefilter("ignore")
+        symbols = {(module, name): _symbol(module, name) for module, name in CONTRACT}
     _register_classes(symbols)
     _register_subnet_trainers(symbols)
     _registered = True

@@ -87,13 +87,14 @@ stage_14() {
   read -ra names <<<"$sizes"
   set_evaluation
   python -m espnet_todm.bin.score --experiment "$(experiment)" --data "$(dump_dir)" --sets "${evaluation[*]}" \
-    ${sizes:+--sizes "$sizes"}
+    ${sizes:+--sizes "$sizes"} ${official:+--corpus "$official"}
   python -m espnet_todm.bin.measure_rtf --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} \
     --scp "$(input_of "${evaluation[${#evaluation[@]} - 1]}")"
 }
 
 stage_15() {
   python -m espnet_todm.bin.step_cost --asr_train_config "$(experiment)/config.yaml" --output "$(experiment)/cost.json"
-  python -m espnet_todm.bin.report --experiment "$(experiment)" --label "$label" --output RESULTS.md \
-    --command "$run_sh ${original_arguments[*]-}" --command "$(cat "$(experiment)/train.sh")"
+  python -m espnet_todm.bin.report --experiment "$(experiment)" --label "${label:-$test_sets}" --config "$asr_config" \
+    --output "${results:-$(experiment)/RESULTS.md}" ${results:+--plots "${results%.md}"} ${official:+--corpus "$official"} \
+    --command "$run_sh $(printf '%q ' ${given[@]+"${given[@]}"})" --command "$(cat "$(experiment)/train.sh")"
 }

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_todm import hook
+from espnet_todm import hook, register
 from espnet_todm.bin._cli import run
 from espnet_todm.errors import UserError
 
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str]) -> None:
         if getattr(ours, name) is not None:
             rest += [f"--{name}", getattr(ours, name)]
 
+    register()
     from espnet2.bin.asr_inference import main as inference
 
     inference(rest)

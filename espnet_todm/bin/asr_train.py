@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from espnet_todm import hook
+from espnet_todm import hook, register
 from espnet_todm.bin._cli import run
 
 hook.install()
 
 
 def main(arguments: Sequence[str]) -> None:
+    register()
     from espnet2.tasks.asr import ASRTask
 
     ASRTask.main(cmd=list(arguments))
