@@ -31,6 +31,7 @@ class KDTrainer(SubnetTrainer):
         random_subnets: how many between max and min each step trains.
         search_space: where random subnets come from, see :class:`espnet_todm.selection.sandwich.Sandwich`.
         kd_weight: w in [0, 1]; 0 turns distillation off.
+        warmup_steps: so many first steps train the max subnet alone: cheaper, and there is nothing to distil yet.
         divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
     """
 
@@ -41,15 +42,19 @@ class KDTrainer(SubnetTrainer):
         random_subnets: int = 1,
         search_space: Optional[Mapping[str, Any]] = None,
         kd_weight: float = 0.5,
+        warmup_steps: int = 0,
         divergence: Optional[Mapping[str, Any]] = None,
     ) -> None:
         if isinstance(kd_weight, bool) or not isinstance(kd_weight, (int, float)) or not 0 <= kd_weight <= 1:
             raise UserError(f"kd_weight: {kd_weight!r} must be a number in [0, 1]")
         if kd_weight and model.ctc is None:
             raise UserError(f"kd_weight: {kd_weight} needs a CTC output to distil, but ctc_weight is 0")
+        if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int) or warmup_steps < 0:
+            raise UserError(f"warmup_steps: {warmup_steps!r} must be a whole number, 0 or more")
         encoder = model.encoder
         self.sandwich = Sandwich(encoder.component_table(), encoder.sizes, seed, random_subnets, search_space)
         self.kd_weight = kd_weight
+        self.warmup_steps = warmup_steps
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
 
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
@@ -74,7 +79,7 @@ class KDTrainer(SubnetTrainer):
         return loss, stats
 
     def picked(self, step: int) -> list[Subnet]:
-        return self.sandwich.pick(step)
+        return self.sandwich.pick(step)[: 1 if step < self.warmup_steps else None]
 
     def evaluated(self, model: TodmModel) -> list[Subnet]:
         return list(model.encoder.sizes.values())
