@@ -35,9 +35,11 @@ def register() -> None:
         # ESPnet's imports print of flash attention, of nltk data and of syntax, none of which a user can act on.
         warnings.simplefilter("ignore")
         symbols = {(module, name): _symbol(module, name) for module, name in CONTRACT}
+    if _registered:  # by the import hook, while the lines above imported ESPnet
+        return
+    _registered = True
     _register_classes(symbols)
     _register_subnet_trainers(symbols)
-    _registered = True
 
 
 def _symbol(module: str, name: str) -> Any:
