@@ -169,6 +169,7 @@ def _dispatch(workers: dict[Any, Any], arguments: list[Any], logs: Path, name: s
 def _work(connection: Connection, function: Callable[[Any], Any]) -> None:
     """A worker's life: take an argument, compute with the output going to its log, send the result."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keyboard stops the parent, and the parent stops its workers
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     while True:
         try:
@@ -263,7 +264,8 @@ def _collect(batches: list[Any], name: str, seconds_between_looks: float = 0.5) 
             for number, batch in enumerate(batches):
                 if number in results or not batch.done():
                     continue
-                good, value = _outcome(batch)
+                error = batch.exception()  # set when the job ended without a result: killed, timed out, node lost
+                good, value = (False, f"no result: {_in_words(error)}") if error else batch.result()
                 if not good:
                     raise _failure(name, number, len(batches), value, Path(batch.paths.stderr))
                 results[number] = value
@@ -271,11 +273,6 @@ def _collect(batches: list[Any], name: str, seconds_between_looks: float = 0.5) 
             if len(results) < len(batches):
                 time.sleep(seconds_between_looks)
     return [result for number in range(len(batches)) for result in results[number]]
-
-
-def _outcome(batch: Any) -> tuple[bool, Any]:
-    error = batch.exception()  # set when the job ended without a result: killed, timed out, node lost
-    return batch.result() if error is None else (False, "ended without a result: " + _in_words(error))
 
 
 def _work_batch(function: Callable[[Any], Any], arguments: list[Any]) -> tuple[bool, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Callable, NoReturn
 
 from espnet_todm.errors import UserError
 
+_USERS_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 Main = Callable[[Sequence[str]], None]
 
 
@@ -21,10 +23,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Main) -> None:
-    """Call ``main(sys.argv[1:])``. A UserError ends the process with one line on stderr and exit status 1."""
+    """Call ``main(sys.argv[1:])``. What a user can cause ends the process with one line on stderr, not a traceback.
+
+    A UserError, a full disk or a file that may not be written exits with status 1, the keyboard's Ctrl-C with 130.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         main(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _USERS_ERRORS:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("error: stopped from the keyboard; the same command goes on", file=sys.stderr)
+        sys.exit(130)

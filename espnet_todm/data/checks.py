@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
 
+from tqdm import tqdm
+
 from espnet_todm.completion import MARKER, atomic_stage, fingerprint
 from espnet_todm.data.audio import Measure
 from espnet_todm.data.features import read_measures
@@ -71,11 +73,11 @@ def filter_split(
         if folder is None:
             return target
         problems = read_problems(Path(data) / PROBLEMS)
-        passed: dict[str, Measure] = {}
-        for measure in read_measures(features):
+        passed: dict[str, tuple[str, str]] = {}  # utterance -> where its features are, how long they are
+        for measure in tqdm(read_measures(features), desc=target.name, unit="utt", disable=None):
             problem = judge(measure, limits, evaluation)
             if problem is None:
-                passed[measure.utterance] = measure
+                passed[measure.utterance] = (str(measure.where), str(measure.frames))
             else:
                 problems.append(problem)
         _check_share(target.name, problems, len(passed), limits)
@@ -145,10 +147,10 @@ def _report(target: Path, problems: list[Problem], passed: int, evaluation: bool
         logging.info("%s: %d quarantined: %s (see %s)", target, len(problems), _reasons(problems), target / QUARANTINE)
 
 
-def _write(folder: Path, data: Path, features: PathLike, passed: dict[str, Measure]) -> None:
+def _write(folder: Path, data: Path, features: PathLike, passed: dict[str, tuple[str, str]]) -> None:
     raw = read_json(Path(features) / MARKER)["feats_type"] == "raw"
-    write_table(folder / ("wav.scp" if raw else "feats.scp"), {name: str(one.where) for name, one in passed.items()})
-    lengths = {name: str(one.frames) for name, one in passed.items()}
+    write_table(folder / ("wav.scp" if raw else "feats.scp"), {name: where for name, (where, _) in passed.items()})
+    lengths = {name: length for name, (_, length) in passed.items()}
     write_table(folder / ("utt2num_samples" if raw else "utt2num_frames"), lengths)
     for table in ("text", "utt2dur"):
         values = read_table(data / table)

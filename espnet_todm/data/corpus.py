@@ -14,7 +14,6 @@ from typing import Any, Optional, Union
 
 from lhotse import Recording, SupervisionSegment
 from lhotse.cut import MonoCut
-from tqdm import tqdm
 
 from espnet_todm.completion import atomic_stage, fingerprint
 from espnet_todm.data.audio import in_words, libsndfile
@@ -45,7 +44,7 @@ def prepare_split(
             return target
         problems: list[Problem] = []
         utterances = spread(listing.utterances, limit)
-        totals = write_data_folder(folder, _cuts(utterances, problems, name))
+        totals = write_data_folder(folder, _cuts(utterances, problems), name)
         if not totals.utterances:
             first = problems[0]
             raise UserError(
@@ -76,7 +75,7 @@ def perturb_speed(data: PathLike, output: PathLike, factors: Sequence[float]) ->
     with atomic_stage(target, options) as folder:
         if folder is None:
             return target
-        totals = write_data_folder(folder, _with_copies(data, factors))
+        totals = write_data_folder(folder, _with_copies(data, factors), target.name)
         write_problems(folder / PROBLEMS, read_problems(Path(data) / PROBLEMS))
     logging.info("%s: %s", target, totals)
     return target
@@ -89,12 +88,10 @@ def spread(items: Sequence[Any], limit: Optional[int]) -> Sequence[Any]:
     return [items[index * len(items) // limit] for index in range(limit)]
 
 
-def _cuts(utterances: Sequence[Utterance], problems: list[Problem], name: str) -> Iterator[MonoCut]:
-    progress = tqdm(total=len(utterances), desc=name, unit="utt", disable=None)
-    with libsndfile(), progress, ThreadPoolExecutor(_HEADER_THREADS) as threads:
+def _cuts(utterances: Sequence[Utterance], problems: list[Problem]) -> Iterator[MonoCut]:
+    with libsndfile(), ThreadPoolExecutor(_HEADER_THREADS) as threads:
         for start in range(0, len(utterances), _HEADERS_AT_ONCE):
             for result in threads.map(_cut, utterances[start : start + _HEADERS_AT_ONCE]):
-                progress.update()
                 if isinstance(result, Problem):
                     problems.append(result)
                 else:

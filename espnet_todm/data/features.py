@@ -185,10 +185,11 @@ def _finish(folder: Path, shards: list[Shard], wanted: dict[str, Any]) -> None:
     mark_complete(folder, wanted)
     shutil.rmtree(folder / "shards")
     (folder / "begun.json").unlink()
-    measures = list(read_measures(folder))
-    written = sum(measure.where is not None for measure in measures)
-    hours = sum(measure.seconds for measure in measures) / 3600
-    logging.info("%s: %d of %d utterances written, %.2f hours read", folder, written, len(measures), hours)
+    total, written, seconds = 0, 0, 0.0
+    for measure in read_measures(folder):
+        total, seconds = total + 1, seconds + measure.seconds
+        written += measure.where is not None
+    logging.info("%s: %d of %d utterances written, %.2f hours read", folder, written, total, seconds / 3600)
 
 
 def _write_fbank(shard: Shard) -> list[Measure]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lhotse import CutSet
 from lhotse.cut import MonoCut
+from tqdm import tqdm
 
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, write_table, write_text
@@ -41,14 +42,17 @@ class Totals:
         return f"{self.utterances} utterances, {self.seconds / 3600:.2f} hours"
 
 
-def write_data_folder(folder: Path, cuts: Iterable[MonoCut]) -> Totals:
-    """Stream ``cuts`` (one supervision each) into a data folder. The caller makes the folder appear as a whole."""
+def write_data_folder(folder: Path, cuts: Iterable[MonoCut], name: str) -> Totals:
+    """Stream ``cuts`` (one supervision each) into a data folder, with a progress bar called ``name``.
+
+    The caller makes the folder appear as a whole.
+    """
     totals, audio, whole = Totals(), {}, True
     texts: dict[str, str] = {}
     speakers: dict[str, str] = {}
     durations: dict[str, str] = {}
     with CutSet.open_writer(folder / CUTS) as writer:
-        for cut in cuts:
+        for cut in tqdm(cuts, desc=name, unit="utt", disable=None):
             writer.write(cut)
             supervision = cut.supervisions[0]
             texts[cut.id], speakers[cut.id] = supervision.text, supervision.speaker
