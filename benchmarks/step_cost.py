@@ -127,9 +127,9 @@ def main() -> None:
 {memory_table(memory)}
 
 Steps are forward and backward, without the optimizer's. Ratios are medians over {options.rounds} rounds in which all take
-turns. Memory is the peak {counted}, each measured in a process that does nothing else,
-the median of {options.processes}. Batch: {options.utterances} utterances of {options.seconds:g} s;
-kd_weight {options.kd_weight:g}.
+turns. Memory is the peak {counted}; each value comes from a process
+that does nothing else; medians of {options.processes}. Batch: {options.utterances} utterances of {options.seconds:g} s; \
+distillation weight {options.kd_weight:g}.
 
 {where}; torch {torch.__version__}; `python benchmarks/step_cost.py {" ".join(sys.argv[1:])}`
 """

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import logging
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
+from unittest import mock
 
 import torch
 
@@ -141,7 +143,9 @@ def measure_rounds(workload: Workload, rounds: int) -> list[Round]:
 
 def peak_memory(build: Build, mode: str, steps: int = 3) -> Memory:
     """Peak memory of ``steps`` steps in a process of their own; ``build`` is pickled, ``mode`` is single or supernet."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    # By default glibc keeps a varying part of what is freed, so that equal runs differ by a tenth.
+    steady = mock.patch.dict(os.environ, {"MALLOC_MMAP_THRESHOLD_": str(2**18)})
+    with steady, multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_steps_in_child, (build, mode, steps, torch.get_num_threads()))
 
 
