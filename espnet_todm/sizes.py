@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Union
+
+from torch import nn
 
 from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
@@ -24,12 +27,23 @@ def resolve_sizes(specs: Mapping[str, SizeSpec], table: ComponentTable) -> dict[
 
     Raises UserError for unknown keys, values out of range, and a size that keeps nothing.
     """
+    if not isinstance(specs, Mapping):
+        raise UserError(f"sizes: {specs!r} must be a mapping from names to sizes, such as {{small: 0.4}}")
     sizes = {FULL: table.full()}
     for name, spec in specs.items():
-        if name == FULL:
-            raise UserError(f"sizes: {FULL!r} is the whole supernet and cannot be redefined")
+        _check_name(str(name))
         sizes[str(name)] = resolve_size(str(name), spec, table)
     return dict(sorted(sizes.items(), key=lambda item: -table.cost(item[1]).params))
+
+
+def _check_name(name: str) -> None:
+    """Names become folders, keys of statistics and keys of a ModuleDict, which takes no name of its own attributes."""
+    if name == FULL:
+        raise UserError(f"sizes: {FULL!r} is the whole supernet and cannot be redefined")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise UserError(f"sizes: the name {name!r} is not possible; allowed: letters, digits, _ and -")
+    if hasattr(nn.ModuleDict(), name):
+        raise UserError(f"sizes: the name {name!r} is taken by torch; choose another, such as {name + '_size'!r}")
 
 
 def resolve_size(name: str, spec: SizeSpec, table: ComponentTable) -> Subnet:
@@ -112,8 +126,9 @@ def uniform(name: str, table: ComponentTable, share: float, kinds: Iterable[str]
 
 
 def fit_budget(name: str, table: ComponentTable, criterion: str, budget: float) -> Subnet:
-    """The largest uniform scaling within the budget, then filled up with single components until none fits any more.
+    """The largest uniform scaling within the budget, then filled up with single components until the next does not fit.
 
+    All budgets walk along one and the same order of components, so a smaller budget's set lies inside a larger one's.
     Budgets in parameters or FLOPs per second of speech. Raises UserError, with the feasible range, when the budget is below
     the smallest scaling or above the full set.
     """
@@ -129,15 +144,19 @@ def fit_budget(name: str, table: ComponentTable, criterion: str, budget: float) 
     fitting = [subnet for subnet in scalings if table.cost(subnet).by(criterion) <= budget]
     kept, following = set(fitting[-1].components), scalings[min(len(fitting), len(scalings) - 1)]
     for key in sorted(following.components - kept, key=lambda key: (key.index, key)):
-        if table.cost(kept | {key}).by(criterion) <= budget:
-            kept.add(key)
+        if table.cost(kept | {key}).by(criterion) > budget:
+            break  # a later one might fit, but then sizes would not be nested
+        kept.add(key)
     return Subnet(name, frozenset(kept))
 
 
 def _layers(name: str, spec: Mapping[str, Any], total: int) -> Sequence[int]:
     if "layers" in spec:
         layers = spec["layers"]
-        if not isinstance(layers, (list, tuple)) or not layers or not all(la in range(total) for la in layers):
+        for other in ("depth", "drop"):
+            if other in spec:
+                raise UserError(f"sizes.{name}: has both layers and {other}; allowed: one of them")
+        if not isinstance(layers, (list, tuple)) or not layers or not all(_is_count(la, total - 1) for la in layers):
             raise UserError(f"sizes.{name}.layers: {layers!r} must be a list of layers out of 0..{total - 1}")
         return layers
     depth = spec.get("depth", 1.0)
@@ -150,7 +169,7 @@ def _count(where: str, value: Any, layer: int, layers: int, total: int) -> int:
     if isinstance(value, (list, tuple)):
         if len(value) != layers:
             raise UserError(f"{where}: has {len(value)} entries, but the supernet has {layers} layers")
-        if isinstance(value[layer], bool) or value[layer] not in range(total + 1):
+        if not _is_count(value[layer], total):
             raise UserError(f"{where}[{layer}]: {value[layer]!r} must be a number of components, 0 to {total}")
         return int(value[layer])
     if not isinstance(value, (bool, int, float)) or not 0 <= value <= 1:
@@ -158,3 +177,7 @@ def _count(where: str, value: Any, layer: int, layers: int, total: int) -> int:
             f"{where}: {value!r} must be a share in [0, 1], true or false, or a list with one count a layer"
         )
     return round_share(float(value), total)
+
+
+def _is_count(value: Any, highest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= highest

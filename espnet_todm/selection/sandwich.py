@@ -33,7 +33,7 @@ class Sandwich:
         random_subnets: int = 1,
         search_space: Optional[Mapping[str, Any]] = None,
     ) -> None:
-        if random_subnets not in range(9):
+        if isinstance(random_subnets, bool) or not isinstance(random_subnets, int) or not 0 <= random_subnets <= 8:
             raise UserError(f"random_subnets: {random_subnets!r} must be a whole number from 0 to 8")
         self.table = table
         self.seed = seed
@@ -41,6 +41,8 @@ class Sandwich:
         self.full = table.full()
         if self.space:
             self.smallest = self._from_ranges("min", None)
+            if not self.smallest.components:
+                raise UserError("search_space: its low end keeps no component at all; raise the low end of one kind")
             self.middle: list[Subnet] = []
         else:
             ordered = sorted(sizes.values(), key=lambda subnet: table.cost(subnet).params)
@@ -82,6 +84,8 @@ def _draw(bounds: Range, total: int, rng: Optional[random.Random]) -> int:
 
 
 def _check_space(space: Mapping[str, Any], table: ComponentTable) -> dict[str, Any]:
+    if not isinstance(space, Mapping):
+        raise UserError(f"search_space: {space!r} must be a mapping such as {{depth: [0.5, 1.0], ffn: [0.25, 1.0]}}")
     allowed = ("depth", "drop", "per_layer", *table.kinds)
     for key, value in space.items():
         if key not in allowed:
@@ -90,8 +94,13 @@ def _check_space(space: Mapping[str, Any], table: ComponentTable) -> dict[str, A
             raise UserError(f"search_space.per_layer: {value!r} must be true or false")
         if key in ("drop", "per_layer"):
             continue
-        pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(v, (int, float)) for v in value)
-        if not pair or not 0 <= value[0] <= value[1] <= 1 or (key == "depth" and value[0] == 0):
+        pair = isinstance(value, (list, tuple)) and len(value) == 2
+        if (
+            not pair
+            or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+            or not 0 <= value[0] <= value[1] <= 1
+            or (key == "depth" and value[0] == 0)
+        ):
             lowest = "above 0" if key == "depth" else "0 or more"
             raise UserError(f"search_space.{key}: {value!r} must be [low, high], shares from {lowest} to 1")
     keep_order(table.num_layers, space.get("drop", "even"))

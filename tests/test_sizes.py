@@ -1,0 +1,194 @@
+"""From what a config says to sets of components: shares, mappings, budgets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from espnet_todm.components import Component, ComponentTable, Cost, Key, Subnet
+from espnet_todm.errors import UserError
+from espnet_todm.sizes import (
+    fit_budget,
+    keep_order,
+    module_sizes,
+    resolve_size,
+    resolve_sizes,
+    round_share,
+    uniform,
+)
+from tests.conftest import conformer
+
+CRITERION = st.sampled_from(["params", "flops"])
+few = settings(max_examples=40, deadline=None)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> ComponentTable:
+    """Any encoder: its layers may differ in their number of components, and costs are arbitrary."""
+    components, modules, layers = [], {}, {}
+    part = st.builds(Cost, st.integers(1, 1000), st.integers(1, 1000).map(float))
+    kinds = {"ffn_a": "ffn", "ffn_b": "ffn", "attention": "heads", "convolution": "conv"}
+    for layer in range(draw(st.integers(1, 6))):
+        layers[layer] = draw(part)
+        for module, kind in kinds.items():
+            cost = draw(part)
+            modules[layer, module] = draw(part)
+            count = draw(st.integers(1, 5))
+            components += [Component(Key(layer, module, index), kind, cost) for index in range(count)]
+    return ComponentTable(tuple(components), modules, layers, draw(part))
+
+
+def table_of(**options: Any) -> ComponentTable:
+    return conformer(num_blocks=5, **options).component_table()
+
+
+@given(st.integers(1, 40), st.sampled_from(["even", "last", "first"]))
+def test_keep_order_names_every_layer_once(layers: int, drop: str) -> None:
+    order = keep_order(layers, drop)
+    assert sorted(order) == list(range(layers))
+    if drop != "even":
+        assert order == sorted(order, reverse=drop == "first")
+
+
+@given(st.integers(3, 40), st.data())
+def test_even_depths_leave_no_wide_gaps(layers: int, data: st.DataObject) -> None:
+    depth = data.draw(st.integers(2, layers))
+    kept = sorted(keep_order(layers)[:depth])
+    gaps = [b - a for a, b in zip(kept, kept[1:])]
+    assert (kept[0], kept[-1]) == (0, layers - 1)
+    assert max(gaps) <= 2 * min(gaps) + 1  # halving the widest again and again
+
+
+@few
+@given(tables(), st.floats(0.01, 1), st.floats(0.01, 1))
+def test_uniform_scalings_are_nested(table: ComponentTable, one: float, other: float) -> None:
+    small, large = (uniform("x", table, share, ["ffn", "heads"]) for share in sorted((one, other)))
+    assert small.components <= large.components
+
+
+@few
+@given(tables(), CRITERION, st.floats(0, 1))
+def test_budget_is_used_up_to_one_component(table: ComponentTable, criterion: str, at: float) -> None:
+    smallest = uniform("x", table, 1 / 200, ["ffn", "heads"])
+    lowest, highest = table.cost(smallest).by(criterion), table.cost(table.full()).by(criterion)
+    budget = lowest + at * (highest - lowest)
+    subnet = fit_budget("x", table, criterion, budget)
+    cost = table.cost(subnet).by(criterion)
+    assert cost <= budget
+    others = table.full().components - subnet.components
+    if others:
+        dearest = max(table.cost(subnet.components | {key}).by(criterion) for key in others) - cost
+        assert budget - cost < dearest
+
+
+@few
+@given(tables(), CRITERION, st.floats(0, 1), st.floats(0, 1))
+def test_sets_of_budgets_are_nested(table: ComponentTable, criterion: str, one: float, other: float) -> None:
+    smallest = uniform("x", table, 1 / 200, ["ffn", "heads"])
+    lowest, highest = table.cost(smallest).by(criterion), table.cost(table.full()).by(criterion)
+    small, large = (fit_budget("x", table, criterion, lowest + at * (highest - lowest)) for at in sorted((one, other)))
+    assert small.components <= large.components
+
+
+@few
+@given(tables(), CRITERION, st.sampled_from([0.0, 0.5, 0.99, 1.01, 3.0]))
+def test_infeasible_budget_names_what_is_feasible(table: ComponentTable, criterion: str, factor: float) -> None:
+    smallest = table.cost(uniform("x", table, 1 / 200, ["ffn", "heads"])).by(criterion)
+    highest = table.cost(table.full()).by(criterion)
+    budget = factor * (smallest if factor < 1 else highest)
+    with pytest.raises(UserError) as error:
+        fit_budget("mine", table, criterion, budget)
+    message = str(error.value)
+    assert all(word in message for word in ("mine", criterion, f"{budget:.4g}", f"{smallest:.4g}", f"{highest:.4g}"))
+
+
+def test_budget_of_unknown_criterion() -> None:
+    with pytest.raises(UserError, match="criterion: 'watts' is unknown; allowed: params, flops"):
+        fit_budget("x", table_of(), "watts", 1000)
+
+
+@few
+@given(tables(), st.lists(st.floats(0.5, 1), min_size=1, max_size=4, unique=True))
+def test_sizes_come_largest_first_with_the_full_one(table: ComponentTable, shares: list[float]) -> None:
+    full = table.cost(table.full()).params
+    feasible = [s for s in shares if s * full >= table.cost(uniform("x", table, 1 / 200, ["ffn", "heads"])).params]
+    sizes = resolve_sizes({f"s{i}": share for i, share in enumerate(feasible)}, table)
+    costs = [table.cost(subnet).params for subnet in sizes.values()]
+    assert costs == sorted(costs, reverse=True)
+    assert sizes["full"] == table.full()
+    assert all(table.share(sizes[f"s{i}"], "params") <= share for i, share in enumerate(feasible))
+
+
+@few
+@given(tables(), st.floats(0.01, 1), st.floats(0, 1), st.sampled_from(["even", "last", "first"]))
+def test_mapping_scales_what_it_names(table: ComponentTable, depth: float, ffn: float, drop: str) -> None:
+    subnet = resolve_size("x", {"depth": depth, "ffn": ffn, "drop": drop, "ffn_b": 1.0}, table)
+    layers = set(keep_order(table.num_layers, drop)[: round_share(depth, table.num_layers)])
+    assert set(subnet.layers) == layers
+    for (layer, module), total in module_sizes(table).items():
+        kept = subnet.layers.get(layer, {}).get(module, ())
+        wanted = round_share(ffn, total) if module == "ffn_a" else total  # a module's own entry beats its kind's
+        assert kept == (tuple(range(wanted)) if layer in layers else ())
+
+
+@given(st.floats(0, 1), st.integers(1, 20))
+def test_round_share(share: float, total: int) -> None:
+    count = round_share(share, total)
+    assert (count == 0) == (share == 0)
+    assert count <= total and (count <= 1 or abs(count - share * total) <= 0.5 + 1e-9)
+
+
+def test_lists_layers_and_switches() -> None:
+    table = table_of()
+    subnet = resolve_size("x", {"layers": [0, 3], "ffn": [4, 0, 0, 1, 0], "conv": False, "heads": True}, table)
+    assert subnet.layers == {
+        0: {"feed_forward": (0, 1, 2, 3), "feed_forward_macaron": (0, 1, 2, 3), "self_attn": (0, 1, 2, 3)},
+        3: {"feed_forward": (0,), "feed_forward_macaron": (0,), "self_attn": (0, 1, 2, 3)},
+    }
+    assert resolve_size("x", {}, table) == Subnet("x", table.full().components)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"full": 0.5}, ["full", "redefined"]),
+        ({"small": 0}, ["sizes.small", "0", "above 0"]),
+        ({"small": 1.2}, ["sizes.small", "1.2", "up to 1"]),
+        ({"small": float("nan")}, ["sizes.small", "nan"]),
+        ({"small": 0.01}, ["small", "infeasible", "allows"]),
+        ({"small": "half"}, ["sizes.small", "half", "mapping"]),
+        ({"small": True}, ["sizes.small", "True"]),
+        ({"small": None}, ["sizes.small", "None"]),
+        ({"small": {"width": 0.5}}, ["sizes.small", "width", "ffn", "heads", "depth", "self_attn"]),
+        ({"small": {"depth": 0}}, ["sizes.small.depth", "0", "5 layers"]),
+        ({"small": {"depth": "0.5"}}, ["sizes.small.depth", "'0.5'"]),
+        ({"small": {"depth": 0.5, "drop": "middle"}}, ["drop", "middle", "even, last, first"]),
+        ({"small": {"layers": [0, 5]}}, ["sizes.small.layers", "5", "0..4"]),
+        ({"small": {"layers": [True]}}, ["sizes.small.layers", "True", "0..4"]),
+        ({"small": {"layers": []}}, ["sizes.small.layers", "[]"]),
+        ({"small": {"layers": 3}}, ["sizes.small.layers", "3"]),
+        ({"small": {"layers": [0], "depth": 0.5}}, ["sizes.small", "layers", "depth"]),
+        ({"small": {"ffn": 1.5}}, ["sizes.small.ffn", "1.5", "[0, 1]"]),
+        ({"small": {"ffn": -0.5}}, ["sizes.small.ffn", "-0.5"]),
+        ({"small": {"ffn": "wide"}}, ["sizes.small.ffn", "wide"]),
+        ({"small": {"ffn": [1, 2]}}, ["sizes.small.ffn", "2 entries", "5 layers"]),
+        ({"small": {"heads": [1, 2, 9, 1, 1]}}, ["sizes.small.heads[2]", "9", "0 to 4"]),
+        ({"small": {"feed_forward": [1, 1.5, 1, 1, 1]}}, ["sizes.small.feed_forward[1]", "1.5"]),
+        ({"small": {"ffn": 0, "heads": 0, "conv": 0}}, ["sizes.small", "nothing", "no component"]),
+        ({"0.5": 0.5}, ["0.5", "letters"]),
+        ({"a/b": 0.5}, ["a/b", "letters"]),
+        ({"half": 0.5}, ["half", "taken", "half_size"]),
+        ([0.5], ["sizes", "[0.5]", "mapping"]),
+    ],
+)
+def test_a_wrong_size_ends_in_one_clear_line(sizes: Any, words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        resolve_sizes(sizes, table_of())
+    message = str(error.value)
+    assert "\n" not in message
+    if "nothing" in words:
+        words = [word for word in words if word != "nothing"]
+    assert all(word in message for word in words), message
