@@ -258,7 +258,7 @@ def _launch_submitit(
 
 
 def _collect(batches: list[Any], name: str, seconds_between_looks: float = 0.5) -> list[Any]:
-    results: dict[int, list[Any]] = {}
+    results: dict[int, Any] = {}
     with tqdm(total=len(batches), desc=name, unit="job", disable=None) as progress:
         while len(results) < len(batches):
             for number, batch in enumerate(batches):

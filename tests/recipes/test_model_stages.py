@@ -1,0 +1,126 @@
+"""Stages 10 to 15 of the recipes as a user runs them, on a few seconds of noise; and what users do wrong."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet_todm.files import read_table
+from tests.recipes.conftest import Recipe
+from tests.tiny_corpus import write_split
+
+pytestmark = pytest.mark.recipe
+
+DATA = [
+    "--train_set", "train-tiny", "--valid_set", "dev-tiny", "--test_sets", "test-tiny", "--token_size", 26,
+    "--nj", 1, "--speed_factors", "none", "--asr_config", "conf/train_ci.yaml", "--asr_tag", "tiny",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A recipe that has run all its stages."""
+    folder = tmp_path_factory.mktemp("recipe")
+    for split in ("train-tiny", "dev-tiny", "test-tiny"):
+        write_split(folder, split)
+    recipe = Recipe(folder, "librispeech")
+    recipe.output = recipe.good("--corpus", folder, *DATA, "--label", "noise")
+    return recipe
+
+
+def test_all_stages_leave_what_they_promise(done: Recipe) -> None:
+    exp = done.folder / "exp" / "tiny"
+    assert done.output.count("done in") == 11
+    for size in ("full", "small"):
+        assert {p.name for p in (exp / "subnets" / size).iterdir()} >= {
+            "card.json", "config.yaml", "model.pth", "model.safetensors", "rtf.json", "feats_stats.npz", "bpe.model",
+        }  # fmt: skip
+        for split in ("dev-tiny", "test-tiny"):
+            assert len(read_table(exp / "decode" / split / size / "text")) == 6
+            assert (exp / "decode" / split / size / "score.json").is_file()
+    assert json.loads((exp / "cost.json").read_text())["factor"] > 1
+    report = (exp / "RESULTS.md").read_text()
+    for part in ("noise", "|test-tiny", "full", "small", "RTF", "./run.sh --corpus", "asr_train"):
+        assert part in report, part
+    assert list((exp / "report").glob("*.png"))
+    small = yaml.safe_load((exp / "subnets/small/config.yaml").read_text())
+    assert small["encoder"] == "conformer" and small["encoder_conf"]["num_blocks"] == 1
+
+
+def test_stages_can_be_run_again_alone(done: Recipe) -> None:
+    done.good(*DATA, "--stage", 12, "--stop_stage", 14, "--sizes", "small")
+    out = done.good(*DATA, "--stage", 15, "--results", "RESULTS.md")
+    assert "test-tiny" in out
+    assert (done.folder / "RESULTS.md").is_file() and list((done.folder / "RESULTS").glob("*.png"))
+
+
+def test_a_finished_training_is_not_done_again(done: Recipe) -> None:
+    weights = (done.folder / "exp/tiny/2epoch.pth").read_bytes()
+    done.good(*DATA, "--stage", 11, "--stop_stage", 11)
+    assert (done.folder / "exp/tiny/2epoch.pth").read_bytes() == weights
+
+
+def test_a_killed_training_goes_on(done: Recipe) -> None:
+    exp = done.folder / "exp" / "killed"
+    command = ["./run.sh", *map(str, DATA), "--stage", "11", "--stop_stage", "11", "--asr_tag", "killed"]
+    command += ["--asr_args", "--max_epoch 6"]
+    started = subprocess.Popen(
+        command, cwd=done.folder, env=done.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not (exp / "checkpoint.pth").exists() and started.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    subprocess.run(["pkill", "-KILL", "-g", str(started.pid)], check=False)
+    assert started.wait() in (-signal.SIGKILL, 0)
+    done.good(*command[1:])
+    assert (exp / "6epoch.pth").exists()
+
+
+def change(recipe: Recipe, name: str, **changes: object) -> Path:
+    """A copy of train_ci.yaml with other values."""
+    config = yaml.safe_load((recipe.folder / "conf/train_ci.yaml").read_text())
+    for key, value in changes.items():
+        config[key] = {**config[key], **value} if isinstance(value, dict) and isinstance(config[key], dict) else value
+    path = recipe.folder / "conf" / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"encoder": "todm_conformr"}, ["todm_conformr", "todm_conformer"]),
+        ({"encoder_conf": {"ffn_chunks": 7}}, ["64", "7 chunks"]),
+        ({"subnet_trainer_conf": {"random_subnet": 1}}, ["random_subnet", "random_subnets"]),
+    ],
+)
+def test_a_wrong_configuration_ends_in_one_line(done: Recipe, changes: dict, words: list[str]) -> None:
+    config = change(done, "wrong", **changes)
+    ended = done.run(*DATA, "--asr_config", f"conf/{config.name}", "--asr_tag", "wrong", "--stage", 11)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    assert all(word in errors[0] for word in words), ended.stderr
+    assert not list((done.folder / "exp/wrong").glob("*.pth"))
+
+
+def test_a_size_that_is_not_there(done: Recipe) -> None:
+    assert "'tiny' is neither a size (full, small)" in done.error(*DATA, "--stage", 12, "--sizes", "tiny")
+
+
+def test_stages_without_the_ones_before(done: Recipe) -> None:
+    missing = [*DATA, "--asr_tag", "never"]
+    assert "never/config.yaml: no such config" in done.error(*missing, "--stage", 12)
+    assert "never" in done.error(*missing, "--stage", 13)
+
+
+def test_raw_audio_goes_through_the_model_stages(done: Recipe, tmp_path: Path) -> None:
+    corpus = done.folder.parents[1]
+    done.good("--corpus", corpus, *DATA, "--feats_type", "raw", "--asr_tag", "raw", "--stop_stage", 13)
+    assert len(read_table(done.folder / "exp/raw/decode/test-tiny/small/text")) == 6
