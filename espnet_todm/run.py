@@ -18,4 +18,5 @@ if __name__ == "__main__":
         print("usage: python -m espnet_todm.run -m MODULE [ARGUMENT ...]", file=sys.stderr)
         sys.exit(2)
     del sys.argv[:2]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    # Not alter_sys: spawned children import what sys.modules calls __main__, and that must go on being this module.
+    runpy.run_module(sys.argv[0], run_name="__main__")

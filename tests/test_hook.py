@@ -1,0 +1,157 @@
+"""Three ways in: our commands, the runner module, and stock commands in an environment where the hook is on."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from espnet_todm import startup
+from espnet_todm.errors import UserError
+from tests.tiny_training import python
+
+# Says whether ESPnet's ASR task knows our names, in the main process and in a spawned child; as in ESPnet's commands, what
+# the child runs is defined in an imported module.
+ASK = """
+def ask(_=None):
+    from espnet2.tasks.asr import ASRTask, encoder_choices
+    names = [choices.name for choices in ASRTask.class_choices_list]
+    return "todm_conformer" in encoder_choices.classes and names.count("subnet_trainer") == 1
+"""
+MAIN = """
+import multiprocessing
+from asking import ask
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print("known:", ask(), *pool.map(ask, [0]))
+"""
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Path:
+    """A folder with the command ``ask_espnet``."""
+    (tmp_path / "asking.py").write_text(ASK)
+    (tmp_path / "ask_espnet.py").write_text(MAIN)
+    return tmp_path
+
+
+def with_path(folder: Path) -> str:
+    return os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))
+
+
+def test_runner_registers_in_spawned_children_too(ask: Path) -> None:
+    done = python(["-m", "espnet_todm.run", "-m", "ask_espnet"], PYTHONPATH=with_path(ask))
+    assert "known: True True" in done.stdout, done.stderr
+
+
+def test_runner_hands_arguments_on() -> None:
+    done = python(
+        ["-m", "espnet_todm.run", "-m", "espnet2.bin.asr_train", "--print_config", "--encoder", "todm_conformer"]
+    )
+    assert done.returncode == 0, done.stderr
+    assert "encoder: todm_conformer" in done.stdout
+    assert "linear_units: 2048" in done.stdout  # the defaults of our encoder, as for ESPnet's own
+    assert "subnet_trainer: null" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["-m"], ["espnet2.bin.asr_train"], ["-c", "print(1)"]])
+def test_runner_says_how_it_is_used(arguments: list[str]) -> None:
+    done = python(["-m", "espnet_todm.run", *arguments])
+    assert done.returncode == 2 and done.stderr.strip().startswith("usage:")
+
+
+def test_hook_leaves_other_imports_alone() -> None:
+    program = (
+        "import sys; before = len(sys.meta_path)\n"
+        "from espnet_todm import hook; hook.install(); hook.install()\n"
+        "import json.tool, espnet2; print(len(sys.meta_path) - before, 'espnet_todm.registry' in sys.modules)"
+    )
+    assert python(["-c", program]).stdout.split() == ["1", "False"]
+
+
+def test_hook_after_the_fact_registers_at_once() -> None:
+    program = (
+        "import espnet2.tasks.asr as asr; from espnet_todm import hook; hook.install()\n"
+        "print('todm_conformer' in asr.encoder_choices.classes)"
+    )
+    assert python(["-c", program]).stdout.split()[-1] == "True"
+
+
+def test_switching_on_and_off_is_idempotent(tmp_path: Path) -> None:
+    site = str(tmp_path)
+    assert not startup.is_on(site)
+    for _ in range(2):
+        assert startup.switch_on(site) and startup.is_on(site)
+    assert [path.name for path in tmp_path.iterdir()] == [startup.FILE]
+    for _ in range(2):
+        assert not startup.switch_off(site) and not startup.is_on(site)
+    assert not list(tmp_path.iterdir())
+
+
+def test_default_is_the_running_environment() -> None:
+    assert startup.startup_file().parent.samefile(Path(pytest.__file__).parents[1])
+    assert not startup.is_on()
+
+
+def test_command_reports_and_changes_the_state(tmp_path: Path) -> None:
+    for action, state in (("status", "off"), ("on", "on"), ("status", "on"), ("off", "off"), ("status", "off")):
+        done = python(["-m", "espnet_todm.bin.hook", action, "--site", str(tmp_path)])
+        assert (done.returncode, done.stdout) == (0, f"{state}: {tmp_path / startup.FILE}\n"), done.stderr
+
+
+def test_missing_and_protected_folders_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"nowhere: no such folder"):
+        startup.switch_on(str(tmp_path / "nowhere"))
+    startup.switch_on(str(tmp_path))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("espnet_todm.startup.write_text", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for action in (startup.switch_on, startup.switch_off):
+        with pytest.raises(UserError, match=r"cannot be changed \(Permission denied\).*espnet_todm.run") as error:
+            action(str(tmp_path))
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is protected from root")
+def test_protected_folder_for_real(tmp_path: Path) -> None:
+    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    done = python(["-m", "espnet_todm.bin.hook", "on", "--site", str(tmp_path)])
+    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.recipe
+def test_stock_command_knows_our_names_in_an_environment_with_the_hook(ask: Path, tmp_path: Path) -> None:
+    """A scratch environment that sees this one's packages stands for the user's."""
+    home = tmp_path / "environment"
+    venv.create(home, symlinks=True)
+    interpreter = home / "bin" / "python"
+    (site,) = (home / "lib").glob("python*/site-packages")
+    packages = Path(pytest.__file__).parents[1]
+    checkout = Path(__file__).parents[1]
+    (site / "borrowed.pth").write_text(f"{packages}\n{checkout}\n")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ask)}
+        return subprocess.run(
+            [str(interpreter), *arguments], env=environment, cwd=ask, capture_output=True, text=True, check=False
+        )
+
+    assert "known: False False" in run("-m", "ask_espnet").stdout
+    assert run("-m", "espnet_todm.bin.hook", "on").returncode == 0
+    assert startup.is_on(str(site))
+    assert "known: True True" in run("-m", "ask_espnet").stdout
+    stock = run("-m", "espnet2.bin.asr_train", "--print_config", "--encoder", "todm_conformer")
+    assert "encoder: todm_conformer" in stock.stdout, stock.stderr
+    (site / "borrowed.pth").write_text(f"{packages}/torch\n")  # the package is gone, the file is still there
+    gone = run("-c", "print('fine')")
+    assert (gone.stdout, gone.stderr) == ("fine\n", "")
+    startup.switch_off(str(site))
+    assert sys.prefix != str(home)
