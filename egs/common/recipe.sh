@@ -167,7 +167,8 @@ parse_options() {
     name=${1#--}
     name=${name//-/_}
     case " $names" in *" $name "*) ;; *) die "option --$name is unknown; there are: ${names% }" ;; esac
-    if [ $# -lt 2 ] || [[ $2 = --* ]]; then die "option --$name needs a value"; fi
+    # Only options for other commands (asr_args, corpus_args) may have a value that looks like an option.
+    if [ $# -lt 2 ] || [[ $2 = --* && $name != *_args ]]; then die "option --$name needs a value"; fi
     printf -v "$name" %s "$2"
     shift 2
   done
