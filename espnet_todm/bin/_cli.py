@@ -11,7 +11,7 @@ from typing import Callable, NoReturn
 
 from espnet_todm.errors import UserError
 
-_USERS_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_USERS_ERRORS = (errno.ENOENT, errno.EISDIR, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 Main = Callable[[Sequence[str]], None]
 
 
@@ -25,7 +25,8 @@ class Parser(argparse.ArgumentParser):
 def run(main: Main) -> None:
     """Call ``main(sys.argv[1:])``. What a user can cause ends the process with one line on stderr, not a traceback.
 
-    A UserError, a full disk or a file that may not be written exits with status 1, the keyboard's Ctrl-C with 130.
+    A UserError, a file that is not there, a full disk or a file that may not be written exits with status 1, the keyboard's
+    Ctrl-C with 130.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:

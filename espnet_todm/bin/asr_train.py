@@ -17,7 +17,10 @@ def main(arguments: Sequence[str]) -> None:
     register()
     from espnet2.tasks.asr import ASRTask
 
-    ASRTask.main(cmd=list(arguments))
+    from espnet_todm.options import checkpoint_errors, parse_training
+
+    with checkpoint_errors():
+        ASRTask.main(args=parse_training(arguments))
 
 
 if __name__ == "__main__":

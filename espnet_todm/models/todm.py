@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
@@ -57,6 +58,10 @@ class TodmModel(ESPnetASRModel):
     def __init__(self, autocast: Optional[str] = None, **espnet: Any) -> None:
         if not isinstance(espnet.get("encoder"), SupernetEncoder):
             raise UserError("model: todm needs a supernet encoder; set encoder: todm_conformer")
+        known = list(inspect.signature(ESPnetASRModel).parameters)
+        for key in espnet:
+            if key not in known:
+                raise UserError(f"model_conf: unknown key {key!r} for todm; allowed: autocast, {', '.join(known)}")
         for part in UNSUPPORTED:
             if espnet.get(part) is not None:
                 raise UserError(f"{part}: model: todm cannot have one")

@@ -1,0 +1,89 @@
+"""Options of ESPnet's ASR training, checked before anything is built: a slip in a config ends in one clear line.
+
+ESPnet takes values of a YAML file as they are: it looks neither at its own lists of choices nor at the keys of a part's
+``*_conf``, and fails later, inside the part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, Optional
+
+from espnet_todm.errors import UserError
+
+# Parts all of whose numbers are plain numbers; elsewhere text such as "16k" may be meant.
+NUMERIC = ("encoder", "model", "subnet_trainer", "optim", "scheduler")
+
+
+def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of ``asr_train``. Raises UserError for an unknown option, part or key, and numbers written as text."""
+    from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+    from espnet2.tasks.asr import ASRTask
+
+    parser = ASRTask.get_parser()
+    parser.error = _raise
+    options: argparse.Namespace = parser.parse_args(list(arguments))
+    for name in options.required:
+        if getattr(options, name) is None:
+            raise UserError(f"--{name} is required")
+    parts: list[tuple[str, Mapping[str, Optional[type]], bool]] = [
+        (choices.name, choices.classes, choices.optional) for choices in ASRTask.class_choices_list
+    ]
+    for name, classes, optional in (*parts, ("optim", optim_classes, False), ("scheduler", scheduler_classes, True)):
+        check_part(name, getattr(options, name), getattr(options, f"{name}_conf"), classes, optional)
+    return options
+
+
+def check_part(
+    name: str, value: Optional[str], conf: Any, classes: Mapping[str, Optional[type]], optional: bool = True
+) -> None:
+    """Check ``name: value`` and ``name_conf: conf``. Raises UserError."""
+    chosen = str(value).lower()
+    if optional and (value is None or chosen in ("none", "null", "nil")):
+        return
+    if chosen not in classes:
+        raise UserError(f"{name}: {value!r} is unknown; allowed: {', '.join(map(str, classes))}")
+    if not isinstance(conf or {}, Mapping):
+        raise UserError(f"{name}_conf: {conf!r} must be a mapping of options")
+    cls = classes[chosen]
+    allowed = accepted_keys(cls) if cls is not None else None
+    for key, entry in (conf or {}).items():
+        if allowed is not None and key not in allowed:
+            raise UserError(f"{name}_conf: unknown key {key!r} for {value}; allowed: {', '.join(allowed)}")
+        if name in NUMERIC and isinstance(entry, str) and _number(entry) is not None:
+            raise UserError(f"{name}_conf.{key}: {entry!r} is text to YAML, not a number; write {_number(entry)}")
+
+
+def accepted_keys(cls: type) -> Optional[list[str]]:
+    """Names that ``cls(...)`` takes; None: any, because a class with ``**options`` looks at them itself."""
+    parameters = inspect.signature(cls).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
+
+
+@contextmanager
+def checkpoint_errors() -> Iterator[None]:
+    """Turns torch's pages on weights that do not fit (``--init_param``, ``--resume``) into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        first, *details = str(error).splitlines()
+        if not first.startswith("Error(s) in loading state_dict") or not details:
+            raise
+        raise UserError(f"the checkpoint is of another model than the config: {details[0].strip()}") from error
+
+
+def _raise(message: str) -> NoReturn:
+    raise UserError(message)
+
+
+def _number(text: str) -> Optional[str]:
+    """A number as YAML wants it written, None where ``text`` is no finite number."""
+    try:
+        return f"{float(text):.12f}".rstrip("0").rstrip(".") if abs(float(text)) < 1e12 else None
+    except ValueError:
+        return None
