@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 corpus=downloads  # folder to make the corpus in
 corpus_args=  # options of make_mini_corpus (minutes, noise, vocabulary, seed), in one pair of quotes
 train_set=train  # split to train on
-valid_set=dev=dev  # split to validate on (the bare name dev would be a preset of LibriSpeech)
+valid_set=dev  # split to validate on
 test_sets="test"  # splits to decode and score: voices and sentences that training never had
 speed_factors=none  # the synthesiser varies the rate itself
 token_size=150  # tokens in all, the special ones included

@@ -140,7 +140,7 @@ def test_amounts(text: str, amount: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "M", "-3M", "ten", "10MB"])
 def test_wrong_amounts_are_named(text: str) -> None:
-    with pytest.raises(UserError, match="1.2G"):
+    with pytest.raises(UserError, match=r"1\.2G"):
         parse_amount(text)
 
 
