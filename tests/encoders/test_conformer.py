@@ -244,3 +244,17 @@ def test_disturb_moves_every_parameter() -> None:
     before = [p.clone() for p in fresh.parameters()]
     disturb(fresh)
     assert not any(torch.equal(a, b) for a, b in zip(before, fresh.parameters()))
+
+
+def test_a_stock_checkpoint_becomes_a_supernet_by_init_param(tmp_path) -> None:
+    from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
+
+    options = {"conv_groups": 2, "sizes": {"small": {"depth": 0.67, "ffn": 0.5}}}
+    source = conformer(**options)
+    stock = ConformerEncoder(input_size=20, **source.stock_conf(source.component_table().full())).eval()
+    disturb(stock)
+    torch.save({f"encoder.{name}": value for name, value in stock.state_dict().items()}, tmp_path / "stock.pth")
+    holder = torch.nn.Module()
+    holder.encoder = conformer(**options)
+    load_pretrained_model(f"{tmp_path / 'stock.pth'}:encoder:encoder", holder, ignore_init_mismatch=False)
+    torch.testing.assert_close(holder.encoder(*speech())[0], stock(*speech())[0], atol=1e-6, rtol=1e-5)
