@@ -20,9 +20,13 @@ class TodmTrainer(Trainer):
     """Trains any ESPnet ASR model as the stock trainer does; a supernet is told its step before each batch."""
 
     @classmethod
-    def run(cls, *args: Any, **kwargs: Any) -> None:
+    def run(cls, **kwargs: Any) -> None:
+        """As ESPnet's, which passes everything by name."""
+        if kwargs["distributed_option"].dist_rank in (None, 0):
+            for part in Path(kwargs["trainer_options"].output_dir).glob(".*.pth.*.part"):
+                part.unlink()  # what a killed run was writing
         with atomic_checkpoints():
-            super().run(*args, **kwargs)
+            super().run(**kwargs)
 
     @classmethod
     def train_one_epoch(cls, **kwargs: Any) -> bool:

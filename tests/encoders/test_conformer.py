@@ -113,8 +113,8 @@ def test_uniform_subnet_is_a_stock_encoder() -> None:
 
 
 def test_uneven_subnet_has_no_stock_form() -> None:
-    ours = conformer(sizes={"fewer heads": {"heads": 0.5}, "uneven": {"ffn": [4, 4, 1]}})
-    assert ours.stock_conf(ours.find_subnet("fewer heads")) is None
+    ours = conformer(sizes={"fewer_heads": {"heads": 0.5}, "uneven": {"ffn": [4, 4, 1]}})
+    assert ours.stock_conf(ours.find_subnet("fewer_heads")) is None
     assert ours.stock_conf(ours.find_subnet("uneven")) is None
 
 

@@ -63,7 +63,9 @@ def test_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None
     assert any(not torch.equal(first[name], expected[name]) for name in first)
     _die(data, tmp_path / "exp", DIE_IN_STEP)
     _die(data, tmp_path / "exp", DIE_IN_CHECKPOINT)
+    assert list((tmp_path / "exp").glob(".*.part"))
     got = _train(data, tmp_path / "exp")
+    assert not list((tmp_path / "exp").glob(".*.part"))
     assert got.keys() == expected.keys()
     assert [name for name in got if not torch.equal(got[name], expected[name])] == []
 
