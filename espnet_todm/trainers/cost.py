@@ -118,7 +118,7 @@ def supernet_step(model: TodmModel, batch: Batch, step: int) -> None:
 
 
 def measure_rounds(workload: Workload, rounds: int) -> list[Round]:
-    """Time supernet steps 0 .. rounds - 1 and, beside each, the extracted models of the subnets that it trains.
+    """Time ``rounds`` supernet steps after the warm-up and, beside each, the extracted models of the subnets it trains.
 
     All take turns within a round, so that whatever else the machine does slows all of them; a round before the first one is
     thrown away. Raises UserError where the model has no subnet trainer or does not train the full size.
@@ -128,7 +128,8 @@ def measure_rounds(workload: Workload, rounds: int) -> list[Round]:
         raise UserError("step cost: the model has no subnet_trainer; set subnet_trainer: kd")
     small: dict[frozenset[Key], TodmModel] = {}
     measured = []
-    for step in (0, *range(rounds)):
+    start = _first_step(model)
+    for step in (start, *range(start, start + rounds)):
         subnets = model.subnet_trainer.picked(step)
         if subnets[0] != model.encoder.component_table().full():
             raise UserError(f"step cost: the first subnet of a step must be the full one, not {subnets[0].name!r}")
@@ -181,6 +182,11 @@ def workload_of_config(config: str, utterances: int, seconds: float, device: str
     return Workload(model, random_batch(model.vocab_size, arguments.input_size, utterances, seconds, device))
 
 
+def _first_step(model: TodmModel) -> int:
+    """The first training step of the usual kind."""
+    return int(getattr(model.subnet_trainer, "warmup_steps", 0))
+
+
 def _seconds(model: TodmModel, step: Callable[[], None]) -> float:
     """Wall time of one step; gradients start as None, as after ``zero_grad``."""
     model.zero_grad(set_to_none=True)
@@ -204,7 +210,8 @@ def _steps_in_child(build: Build, mode: str, steps: int, threads: int) -> Memory
     model, batch = workload.model.train(), workload.batch
     on_gpu = next(model.parameters()).is_cuda
     before = _memory_mib(on_gpu)
-    for step in range(steps):
+    start = _first_step(model)
+    for step in range(start, start + steps):
         model.zero_grad(set_to_none=True)
         supernet_step(model, batch, step) if mode == SUPERNET else plain_step(model, batch)
     return Memory(before, _memory_mib(on_gpu))

@@ -49,6 +49,11 @@ def test_every_picked_subnet_is_measured(monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(gradient is None for gradient in gradients(of.model).values())
 
 
+def test_steps_of_the_warm_up_are_not_the_ones_measured() -> None:
+    of = Workload(trained_by(warmup_steps=5), batch())
+    assert all(len(r.extracted) == 3 for r in measure_rounds(of, 2))
+
+
 def _size(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 

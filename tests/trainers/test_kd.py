@@ -71,6 +71,19 @@ def test_picked_subnets_are_the_ones_that_train() -> None:
         assert {f"loss_{name}" for name in names} <= run(model, of)[1].keys()
 
 
+def test_the_max_subnet_trains_alone_during_the_warm_up() -> None:
+    model, of = trained_by(warmup_steps=2), batch()
+    for step, names in ((0, ["full"]), (1, ["full"]), (2, ["full", "middle", "small"])):
+        model.step = step
+        loss, stats = run(model, of)
+        assert [subnet.name for subnet in model.subnet_trainer.picked(step)] == names
+        assert [key for key in stats if key.startswith("loss_")] == [f"loss_{name}" for name in names]
+        if len(names) == 1:
+            torch.testing.assert_close(loss.detach(), stats["loss_full"])
+    with pytest.raises(UserError, match=r"warmup_steps: -1 must be a whole number"):
+        trained_by(warmup_steps=-1)
+
+
 def test_same_step_same_loss_other_step_another() -> None:
     model, of = trained_by(search_space={"depth": [0.3, 1.0], "ffn": [0.25, 1.0], "heads": [0.25, 1.0]}), batch()
     losses = []
