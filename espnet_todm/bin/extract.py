@@ -16,7 +16,9 @@ from espnet_todm.bin._cli import run
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asr_train_config", "--config", required=True, help="config.yaml of the supernet's training")
-    parser.add_argument("--asr_model_file", "--checkpoint", required=True, help="its checkpoint, e.g. valid.loss.ave.pth")
+    parser.add_argument(
+        "--asr_model_file", "--checkpoint", required=True, help="its checkpoint, e.g. valid.loss.ave.pth"
+    )
     parser.add_argument("--output", required=True, type=Path, help="folder that gets one folder per subnet")
     parser.add_argument("--sizes", nargs="+", default=[], help="sizes by name, or files of cards; default all sizes")
     parser.add_argument("--budget", nargs="+", default=[], help="parameter budgets, e.g. 10M")

@@ -97,26 +97,21 @@ def extract(
         RuntimeError: the small model does not compute what the slice computes (a defect of this package).
     """
     small = supernet.encoder.extract(subnet)
-    state = {k: v.clone() for k, v in supernet.model.state_dict().items() if not k.startswith("encoder.")}
-    if subnet.name in supernet.encoder.sizes or not _has_batch_norm(small):
+    if not _needs_calibration(supernet, subnet):
         calibration = None
+    elif calibration is None:
+        raise UserError(f"subnet {subnet.name}: its batch norm needs data to be recalibrated; give --calibrate SCP")
     else:
-        if calibration is None:
-            raise UserError(f"subnet {subnet.name}: its batch norm needs data to be recalibrated; give --calibrate SCP")
         recalibrate(supernet.model, small, calibration)
+    state = {k: v.clone() for k, v in supernet.model.state_dict().items() if not k.startswith("encoder.")}
     state.update({f"encoder.{name}": value for name, value in small.state_dict().items()})
     with atomic_directory(output) as folder:
         encoder, conf = _write_config(supernet, subnet, folder, Path(output))
         model = build_model(conf, state, output)
         difference = None if calibration else _largest_difference(supernet, subnet, model)
-        card = make_card(
-            subnet,
-            supernet.model.component_table(),
-            encoder,
-            conf["encoder_conf"],
-            conf["token_list"],
-            {**supernet.source, "max_abs_difference": difference},
-        )
+        source = {**supernet.source, "max_abs_difference": difference}
+        table = supernet.model.component_table()
+        card = make_card(subnet, table, encoder, conf["encoder_conf"], conf["token_list"], source)
         write_json(folder / "card.json", card)
         save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
         torch.save(state, folder / "model.pth")
@@ -141,8 +136,10 @@ def recalibrate(model: TodmModel, encoder: SupernetEncoder, features: Iterable[T
     encoder.eval()
 
 
-def _has_batch_norm(encoder: SupernetEncoder) -> bool:
-    return any(isinstance(module, torch.nn.BatchNorm1d) for module in encoder.modules())
+def _needs_calibration(supernet: Supernet, subnet: Subnet) -> bool:
+    """Named sizes gathered batch norm statistics of their own during training; other subnets have none."""
+    batch_norm = any(isinstance(module, torch.nn.BatchNorm1d) for module in supernet.encoder.modules())
+    return batch_norm and supernet.encoder.sizes.get(subnet.name) != subnet
 
 
 def _write_config(supernet: Supernet, subnet: Subnet, folder: Path, final: Path) -> tuple[str, dict[str, Any]]:

@@ -124,41 +124,15 @@ class TodmConformerEncoder(SupernetEncoder):
         options = {k: v for k, v in locals().items() if k not in ("self", "stock", "__class__")}
         self._options: dict[str, Any] = options
         _check_stock(stock)
-        if input_layer not in INPUT_LAYERS:
-            raise UserError(f"input_layer: {input_layer!r} is unknown; allowed: {', '.join(INPUT_LAYERS)}")
-        if (pos_enc_layer_type, selfattention_layer_type) not in POSITIONS:
-            pairs = "; ".join(" with ".join(pair) for pair in POSITIONS)
-            raise UserError(
-                f"pos_enc_layer_type: {pos_enc_layer_type!r} with selfattention_layer_type:"
-                f" {selfattention_layer_type!r} is not possible; allowed: {pairs}"
-            )
-        if activation_type not in ACTIVATIONS:
-            raise UserError(f"activation_type: {activation_type!r} is unknown; allowed: {', '.join(ACTIVATIONS)}")
-        if head_dim is None and output_size % attention_heads:
-            raise UserError(f"attention_heads: {attention_heads} does not divide output_size: {output_size}")
-        if pos_enc_layer_type == "rel_pos" and rel_pos_type != "latest":
-            # ESPnet's default is "legacy", whose weights fit ours by name and shape but mean another function.
-            raise UserError(f"rel_pos_type: {rel_pos_type!r} is not possible in a supernet; say rel_pos_type: latest")
+        _check_options(options)
         encoding = POSITIONS[pos_enc_layer_type, selfattention_layer_type] or NoPositions
-        self.relative = encoding is RelPositionalEncoding
         subsampling, self._steps = INPUT_LAYERS[input_layer]
         self.embed = subsampling(input_size, output_size, dropout_rate, encoding(output_size, positional_dropout_rate))
-        conf = BlockConf(
-            size=output_size,
-            head_dim=head_dim or output_size // attention_heads,
-            kernel=cnn_module_kernel,
-            relative=self.relative,
-            macaron=macaron_style,
-            convolution=use_cnn_module,
-            conv_norm=conv_norm,
-            activation=activation_type,
-            dropout=dropout_rate,
-            attention_dropout=attention_dropout_rate,
-            adaptive_dropout=adaptive_dropout,
-        )
         shapes = _parse_blocks(blocks) if blocks is not None else [_uniform_shape(options)] * num_blocks
         self.shapes = tuple(shapes)
-        self.encoders = nn.ModuleList(ElasticConformerBlock(conf, s, tuple(sizes or ())) for s in shapes)
+        self.encoders = nn.ModuleList(
+            ElasticConformerBlock(_block_conf(options), shape, tuple(sizes or ())) for shape in shapes
+        )
         self.after_norm = nn.LayerNorm(output_size, eps=LAYER_NORM_EPS)
         self.finish(sizes, subnet)
 
@@ -251,6 +225,45 @@ class TodmConformerEncoder(SupernetEncoder):
             ffn=ffn,
             ffn_chunks=chunks,
         )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raises UserError for a value that no Conformer of ours can have."""
+    input_layer, activation = options["input_layer"], options["activation_type"]
+    positions, attention = options["pos_enc_layer_type"], options["selfattention_layer_type"]
+    size, heads = options["output_size"], options["attention_heads"]
+    if input_layer not in INPUT_LAYERS:
+        raise UserError(f"input_layer: {input_layer!r} is unknown; allowed: {', '.join(INPUT_LAYERS)}")
+    if (positions, attention) not in POSITIONS:
+        pairs = "; ".join(" with ".join(pair) for pair in POSITIONS)
+        raise UserError(
+            f"pos_enc_layer_type: {positions!r} with selfattention_layer_type: {attention!r} is not possible;"
+            f" allowed: {pairs}"
+        )
+    if activation not in ACTIVATIONS:
+        raise UserError(f"activation_type: {activation!r} is unknown; allowed: {', '.join(ACTIVATIONS)}")
+    if options["head_dim"] is None and size % heads:
+        raise UserError(f"attention_heads: {heads} does not divide output_size: {size}")
+    if positions == "rel_pos" and options["rel_pos_type"] != "latest":
+        # ESPnet's default is "legacy", whose weights fit ours by name and shape but mean another function.
+        given = options["rel_pos_type"]
+        raise UserError(f"rel_pos_type: {given!r} is not possible in a supernet; say rel_pos_type: latest")
+
+
+def _block_conf(options: Mapping[str, Any]) -> BlockConf:
+    return BlockConf(
+        size=options["output_size"],
+        head_dim=options["head_dim"] or options["output_size"] // options["attention_heads"],
+        kernel=options["cnn_module_kernel"],
+        relative=options["pos_enc_layer_type"] == "rel_pos",
+        macaron=options["macaron_style"],
+        convolution=options["use_cnn_module"],
+        conv_norm=options["conv_norm"],
+        activation=options["activation_type"],
+        dropout=options["dropout_rate"],
+        attention_dropout=options["attention_dropout_rate"],
+        adaptive_dropout=options["adaptive_dropout"],
+    )
 
 
 def _uniform_shape(options: Mapping[str, Any]) -> BlockShape:

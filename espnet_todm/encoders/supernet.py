@@ -71,6 +71,8 @@ class SupernetEncoder(AbsEncoder):
             raise UserError(f"subnet: {name} is no card: it has no entry 'kept'")
         subnet = Subnet.from_json(str(card.get("name", name)), card["kept"])
         self.component_table().cost(subnet)
+        if self.sizes.get(subnet.name, subnet) != subnet:
+            raise UserError(f"subnet: {name} is named {subnet.name!r}, which is another size here; rename the card")
         return subnet
 
     def front(self, features: Tensor, lengths: Tensor) -> Front:

@@ -258,3 +258,10 @@ def test_a_stock_checkpoint_becomes_a_supernet_by_init_param(tmp_path) -> None:
     holder.encoder = conformer(**options)
     load_pretrained_model(f"{tmp_path / 'stock.pth'}:encoder:encoder", holder, ignore_init_mismatch=False)
     torch.testing.assert_close(holder.encoder(*speech())[0], stock(*speech())[0], atol=1e-6, rtol=1e-5)
+
+
+def test_a_card_must_not_borrow_the_name_of_another_size(tmp_path) -> None:
+    encoder = conformer(sizes={"small": {"ffn": 0.5}})
+    write_json(tmp_path / "card.json", {"name": "small", "kept": random_subnet(encoder, 1).to_json()})
+    with pytest.raises(UserError, match="rename the card"):
+        encoder.find_subnet(str(tmp_path / "card.json"))
