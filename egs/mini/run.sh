@@ -7,12 +7,12 @@ cd "$(dirname "$0")"
 
 # Options of this corpus; those of every recipe are in ../common/recipe.sh.
 corpus=downloads  # folder to make the corpus in
-corpus_args=  # options of make_mini_corpus (minutes, noise, vocabulary, seed), in one pair of quotes
+corpus_args="--train_minutes 250"  # options of make_mini_corpus (minutes, noise, vocabulary, seed), in one pair of quotes
 train_set=train  # split to train on
 valid_set=dev  # split to validate on
 test_sets="test"  # splits to decode and score: voices and sentences that training never had
 speed_factors=none  # the synthesiser varies the rate itself
-token_size=150  # tokens in all, the special ones included
+token_type=char  # unigram, bpe (sentencepiece) or char
 label="egs/mini: synthesised speech of unseen voices with noise, not a benchmark corpus"  # what the report says the data are
 # End of options
 
