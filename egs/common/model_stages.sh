@@ -56,12 +56,12 @@ stage_11() {
     training+=("--${split}_shape_file" "$statistics/$split/speech_shape" "--${split}_shape_file" "$statistics/$split/text_shape")
   done
   mkdir -p "$folder"
-  printf 'python -m espnet_todm.bin.asr_train%s\n' "$(printf ' %q' "${training[@]}")" >"$folder/train.sh"
+  local command=(python -m espnet_todm.bin.asr_train "${training[@]}")
+  if [ "$ngpu" -eq 0 ]; then command=(python -m espnet_todm.bin.asr_train_cpu --processes "$nj" -- "${training[@]}"); fi
+  printf '%s\n' "$(printf '%q ' "${command[@]}")" >"$folder/train.sh"
   log "training into $folder; follow $folder/train.log"
-  # Training on a CPU may have all the cores: it is the only job.
-  [ "$ngpu" -gt 0 ] || export OMP_NUM_THREADS=${train_threads:-$(getconf _NPROCESSORS_ONLN)} OMP_WAIT_POLICY=passive
-  python -m espnet_todm.bin.asr_train "${training[@]}" >>"$folder/train.log" 2>&1 || {
-    grep -h '^error: ' "$folder/train.log" | tail -n 1 >&2
+  "${command[@]}" >>"$folder/train.log" 2>&1 || {
+    grep -h '^error: ' "$folder/train.log" | tail -n 2 >&2
     die "training stopped; its output is in $folder/train.log"
   }
 }

@@ -22,13 +22,14 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def run(main: Main) -> None:
+def run(main: Main, logs: bool = True) -> None:
     """Call ``main(sys.argv[1:])``. What a user can cause ends the process with one line on stderr, not a traceback.
 
     A UserError, a file that is not there, a full disk or a file that may not be written exits with status 1, the keyboard's
-    Ctrl-C with 130.
+    Ctrl-C with 130. ``logs=False`` leaves it to ``main`` to set up logging.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if logs:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         main(sys.argv[1:])
     except UserError as error:

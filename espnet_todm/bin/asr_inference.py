@@ -53,4 +53,4 @@ def _config_with_subnet(config: str, subnet: str, output_dir: str) -> Path:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, logs=False)  # ESPnet sets it up

@@ -24,4 +24,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, logs=False)  # ESPnet sets it up, quieter on other ranks than the first

@@ -1,0 +1,57 @@
+"""DistributedDataParallel training on one machine's CPU: one ESPnet process with one thread for each core.
+
+The operations of a small model are too short to be split among threads; whole processes on halves of a batch are not.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from espnet_todm.errors import UserError
+
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+def train(arguments: Sequence[str], processes: int) -> None:
+    """Run ``espnet_todm.bin.asr_train`` as so many ranks, which print to where this process prints.
+
+    Raises UserError when a rank fails; the others are ended then.
+    """
+    if processes < 1:
+        raise UserError(f"processes: {processes}, but at least 1 is needed")
+    command = [sys.executable, "-m", "espnet_todm.bin.asr_train", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    distributed = [] if processes == 1 else _distributed(processes)
+    ranks = [
+        subprocess.Popen(
+            [*command, *distributed, *(["--dist_rank", str(rank)] if distributed else [])], env=environment
+        )
+        for rank in range(processes)
+    ]
+    try:
+        while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    finally:
+        for rank in ranks:
+            rank.terminate()
+        statuses = [rank.wait() for rank in ranks]
+    if any(statuses):
+        raise UserError(f"training ended with exit status {next(filter(None, statuses))}; see what it printed above")
+
+
+def _distributed(processes: int) -> list[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = {
+        "dist_backend": "gloo",
+        "dist_world_size": processes,
+        "dist_master_addr": "127.0.0.1",
+        "dist_master_port": port,
+    }
+    return [part for name, value in options.items() for part in (f"--{name}", str(value))]
