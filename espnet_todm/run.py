@@ -15,8 +15,7 @@ hook.install()
 
 if __name__ == "__main__":
     if len(sys.argv) < 3 or sys.argv[1] != "-m":
-        print("usage: python -m espnet_todm.run -m MODULE [ARGUMENT ...]", file=sys.stderr)
-        sys.exit(2)
+        sys.exit("usage: python -m espnet_todm.run -m MODULE [ARGUMENT ...]")
     del sys.argv[:2]
     # Not alter_sys: spawned children import what sys.modules calls __main__, and that must go on being this module.
     runpy.run_module(sys.argv[0], run_name="__main__")

@@ -40,7 +40,7 @@ class Sandwich:
         self.space = _check_space(search_space, table) if search_space else None
         self.full = table.full()
         if self.space:
-            self.smallest = self._from_ranges("min", None)
+            self.smallest = self._from_ranges(self.space, "min", None)
             if not self.smallest.components:
                 raise UserError("search_space: its low end keeps no component at all; raise the low end of one kind")
             self.middle: list[Subnet] = []
@@ -57,22 +57,21 @@ class Sandwich:
         """The subnets of step ``step`` (0-based): max first, since it teaches, then the random ones, then min."""
         rng = random.Random(f"sandwich {self.seed} {step}")  # seeding by text is stable across platforms and versions
         if self.space:
-            drawn = [self._from_ranges(f"random{n}", rng) for n in range(self.random_subnets)]
+            drawn = [self._from_ranges(self.space, f"random{n}", rng) for n in range(self.random_subnets)]
         else:
             drawn = rng.sample(self.middle, self.random_subnets)
         return [self.full, *drawn, self.smallest]
 
-    def _from_ranges(self, name: str, rng: Optional[random.Random]) -> Subnet:
+    def _from_ranges(self, space: Mapping[str, Any], name: str, rng: Optional[random.Random]) -> Subnet:
         """A subnet drawn from the ranges, or the low end of all of them when ``rng`` is None."""
-        assert self.space is not None
-        depth = _draw(self.space["depth"], self.table.num_layers, rng)
-        layers = set(keep_order(self.table.num_layers, self.space["drop"])[:depth])
+        depth = _draw(space["depth"], self.table.num_layers, rng)
+        layers = set(keep_order(self.table.num_layers, space["drop"])[:depth])
         kinds = {(c.key.layer, c.key.module): c.kind for c in self.table.components}
         shared: dict[tuple[str, int], int] = {}
         counts = {}
         for place, total in module_sizes(self.table).items():
-            count = _draw(self.space.get(kinds[place], (1.0, 1.0)), total, rng)
-            if not self.space["per_layer"]:
+            count = _draw(space.get(kinds[place], (1.0, 1.0)), total, rng)
+            if not space["per_layer"]:
                 count = shared.setdefault((place[1], total), count)
             counts[place] = count if place[0] in layers else 0
         return first_components(name, counts)
