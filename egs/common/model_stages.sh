@@ -57,7 +57,7 @@ stage_11() {
   done
   mkdir -p "$folder"
   local command=(python -m espnet_todm.bin.asr_train "${training[@]}")
-  if [ "$ngpu" -eq 0 ]; then command=(python -m espnet_todm.bin.asr_train_cpu --processes "$nj" -- "${training[@]}"); fi
+  if [ "$ngpu" -eq 0 ]; then command=(python -m espnet_todm.bin.asr_train_cpu --processes "$cpu_processes" -- "${training[@]}"); fi
   printf '%s\n' "$(printf '%q ' "${command[@]}")" >"$folder/train.sh"
   log "training into $folder; follow $folder/train.log"
   "${command[@]}" >>"$folder/train.log" 2>&1 || {

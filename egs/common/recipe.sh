@@ -35,6 +35,7 @@ results=  # file for the report, with a folder of the same name for its plots (e
 official=  # librispeech or tedlium2: warn where a set that has an official name lacks utterances
 sizes=  # sizes to extract, decode and score, in one pair of quotes (empty: all that the configuration names)
 ngpu=0  # GPUs to train with on each node; 0 trains on the CPU
+cpu_processes=2  # processes that share each batch when the training is on the CPU
 nj=$(getconf _NPROCESSORS_ONLN)  # jobs at a time in the stages that have many
 # End of options
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.recipe
 
 DATA = [
     "--train_set", "train-tiny", "--valid_set", "dev-tiny", "--test_sets", "test-tiny", "--token_size", 26,
-    "--nj", 1, "--speed_factors", "none", "--asr_config", "conf/train_ci.yaml", "--asr_tag", "tiny",
+    "--nj", 1, "--cpu_processes", 1, "--speed_factors", "none", "--asr_config", "conf/train_ci.yaml", "--asr_tag", "tiny",
 ]  # fmt: skip
 
 
