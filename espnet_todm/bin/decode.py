@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_todm import register
 from espnet_todm.bin._cli import run
 from espnet_todm.launch import add_launcher_arguments, launch, launcher_arguments
 
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     add_launcher_arguments(parser)
     options = parser.parse_args(arguments)
 
+    register()
     from espnet_todm.deploy.decode import Work, decode_sets, input_table
     from espnet_todm.deploy.speed import subnet_folders
 

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from espnet_todm import register
 from espnet_todm.bin._cli import run
 
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--calibrate_utterances", type=int, default=200, help="how many of its utterances to use")
     options = parser.parse_args(arguments)
 
+    register()
     from espnet_todm.deploy.extract import extract, load_supernet, pick_subnets
     from espnet_todm.deploy.features import read_features
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from espnet_todm import register
 from espnet_todm.bin._cli import run
 
 
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     options = parser.parse_args(arguments)
 
+    register()
     from espnet_todm.deploy.decode import GreedyDecoder
     from espnet_todm.deploy.features import read_features
     from espnet_todm.deploy.load import load_extracted

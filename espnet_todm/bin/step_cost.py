@@ -12,13 +12,14 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 
-from espnet_todm import hook
+from espnet_todm import hook, register
 from espnet_todm.bin._cli import run
 
 hook.install()
 
 
 def main(arguments: Sequence[str]) -> None:
+    register()
     import torch
 
     from espnet_todm.files import write_json

@@ -169,7 +169,7 @@ def draw_voices(split: str, count: int, rng: np.random.Generator) -> list[speech
     order = [pairs[place] for _ in range(-(-count // len(pairs))) for place in rng.permutation(len(pairs))][:count]
     return [
         speech.Voice(
-            accent, variant, sex, words_per_minute=int(rng.integers(150, 186)), pitch=int(rng.integers(38, 63))
+            accent, variant, sex, words_per_minute=int(rng.integers(118, 154)), pitch=int(rng.integers(38, 63))
         )
         for accent, variant, sex in order
     ]
