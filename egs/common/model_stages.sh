@@ -96,5 +96,5 @@ stage_15() {
   python -m espnet_todm.bin.step_cost --asr_train_config "$(experiment)/config.yaml" --output "$(experiment)/cost.json" --rounds 5
   python -m espnet_todm.bin.report --experiment "$(experiment)" --label "${label:-$test_sets}" --config "$asr_config" \
     --output "${results:-$(experiment)/RESULTS.md}" ${results:+--plots "${results%.md}"} ${official:+--corpus "$official"} \
-    --command "$run_sh $(printf '%q ' ${given[@]+"${given[@]}"})" --command "$(cat "$(experiment)/train.sh")"
+    --command "$run_sh${given[*]+ $(printf '%q ' "${given[@]}")}" --command "$(cat "$(experiment)/train.sh")"
 }
