@@ -39,7 +39,7 @@ class MiniOptions:
         train_minutes, dev_minutes, test_minutes: audio per split; 0 leaves a split out.
         speaker_seconds: audio per speaker, so fewer seconds mean more speakers.
         open_share: share of open text among the sentences, in [0, 1]; the rest are commands. More is harder.
-        vocabulary_share: share of each long word list that is used, in (0, 1]. More is harder.
+        vocabulary_share: share of the sentence patterns and of each long word list that is used, in (0, 1]. More is harder.
         snr_low, snr_high: range of the signal-to-noise ratio in dB, drawn uniformly. Lower is harder.
         seed: of everything random.
     """
@@ -164,9 +164,15 @@ def plan_split(split: str, options: MiniOptions) -> list[SpeakerPlan]:
 
 
 def draw_voices(split: str, count: int, rng: np.random.Generator) -> list[speech.Voice]:
-    """``count`` voices: every pair of accent and variant once before one comes again in another manner."""
-    pairs = [(accent, *variant) for accent in speech.ACCENTS for variant in speech.VARIANTS[split]]
-    order = [pairs[place] for _ in range(-(-count // len(pairs))) for place in rng.permutation(len(pairs))][:count]
+    """``count`` voices, as many women's as men's, every pair of accent and variant before one comes again."""
+    orders = []
+    for wanted in ("F", "M"):
+        pairs = [
+            (accent, name, sex) for accent in speech.ACCENTS for name, sex in speech.VARIANTS[split] if sex == wanted
+        ]
+        rounds = -(-count // len(pairs))
+        orders.append([pairs[place] for _ in range(rounds) for place in rng.permutation(len(pairs))])
+    order = [voice for both in zip(*orders) for voice in both][:count]
     return [
         speech.Voice(
             accent, variant, sex, words_per_minute=int(rng.integers(118, 154)), pitch=int(rng.integers(38, 63))

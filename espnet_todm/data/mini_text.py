@@ -207,15 +207,18 @@ SLOTS = {**_parse(_GRAMMAR), "number": _numbers()}
 
 def make_sentence(rng: np.random.Generator, open_share: float, vocabulary_share: float) -> str:
     """Draw one lower-case sentence: open text with probability ``open_share``, else an assistant's command."""
-    templates = SLOTS["open" if rng.random() < open_share else "assistant"]
-    sentence = templates[rng.integers(len(templates))]
+
+    def draw(name: str) -> str:
+        fillers = SLOTS[name]
+        kept = max(min(_ALWAYS, len(fillers)), round(vocabulary_share * len(fillers)))
+        return fillers[rng.integers(kept)]
+
+    sentence = draw("open" if rng.random() < open_share else "assistant")
     while True:
         slot = _SLOT.search(sentence)
         if slot is None:
             return sentence
-        fillers = SLOTS[slot.group(1)]
-        kept = max(min(_ALWAYS, len(fillers)), round(vocabulary_share * len(fillers)))
-        sentence = sentence[: slot.start()] + fillers[rng.integers(kept)] + sentence[slot.end() :]
+        sentence = sentence[: slot.start()] + draw(slot.group(1)) + sentence[slot.end() :]
 
 
 def split_of(sentence: str) -> str:
