@@ -17,7 +17,7 @@ HELP = {
     "test_minutes": "minutes of test audio, of voices and sentences that are not in train or dev",
     "speaker_seconds": "audio per speaker; fewer seconds mean more speakers",
     "open_share": "share of open text among the sentences, 0 to 1; more is harder",
-    "vocabulary_share": "share of the sentence patterns and of each long word list that is used, above 0, up to 1; more is harder",
+    "vocabulary_share": "share of the sentence patterns and long word lists that is used, above 0, up to 1; more is harder",
     "snr_low": "lowest signal-to-noise ratio in dB; lower is harder",
     "snr_high": "highest signal-to-noise ratio in dB",
     "seed": "seed of everything random",
