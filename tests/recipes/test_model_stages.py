@@ -88,7 +88,9 @@ def change(recipe: Recipe, name: str, **changes: object) -> Path:
     """A copy of train_ci.yaml with other values."""
     config = yaml.safe_load((recipe.folder / "conf/train_ci.yaml").read_text())
     for key, value in changes.items():
-        config[key] = {**config[key], **value} if isinstance(value, dict) and isinstance(config.get(key), dict) else value
+        config[key] = (
+            {**config[key], **value} if isinstance(value, dict) and isinstance(config.get(key), dict) else value
+        )
     path = recipe.folder / "conf" / f"{name}.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
