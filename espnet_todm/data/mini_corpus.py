@@ -146,7 +146,7 @@ def plan_split(split: str, options: MiniOptions) -> list[SpeakerPlan]:
             f"{split}_minutes={total / 60:g}: with vocabulary_share={options.vocabulary_share} and open_share="
             f"{options.open_share} there are too few sentences; allowed are fewer minutes or larger shares"
         )
-    voices = draw_voices(split, speakers, rng)
+    voices = speech.draw_voices(split, speakers, rng)
     first = (place + 1) * (1000 if speakers <= 1000 else 1000000)
     return [
         SpeakerPlan(
@@ -160,24 +160,6 @@ def plan_split(split: str, options: MiniOptions) -> list[SpeakerPlan]:
             seed=options.seed,
         )
         for index in range(speakers)
-    ]
-
-
-def draw_voices(split: str, count: int, rng: np.random.Generator) -> list[speech.Voice]:
-    """``count`` voices, as many women's as men's, every pair of accent and variant before one comes again."""
-    orders = []
-    for wanted in ("F", "M"):
-        pairs = [
-            (accent, name, sex) for accent in speech.ACCENTS for name, sex in speech.VARIANTS[split] if sex == wanted
-        ]
-        rounds = -(-count // len(pairs))
-        orders.append([pairs[place] for _ in range(rounds) for place in rng.permutation(len(pairs))])
-    order = [voice for both in zip(*orders) for voice in both][:count]
-    return [
-        speech.Voice(
-            accent, variant, sex, words_per_minute=int(rng.integers(118, 154)), pitch=int(rng.integers(38, 63))
-        )
-        for accent, variant, sex in order
     ]
 
 

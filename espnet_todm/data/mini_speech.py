@@ -63,6 +63,20 @@ class Voice:
         return f"{self.accent}+{self.variant}"
 
 
+def draw_voices(split: str, count: int, rng: np.random.Generator) -> list[Voice]:
+    """``count`` voices, as many women's as men's, every pair of accent and variant before one comes again."""
+    orders = []
+    for wanted in ("F", "M"):
+        pairs = [(accent, name, sex) for accent in ACCENTS for name, sex in VARIANTS[split] if sex == wanted]
+        rounds = -(-count // len(pairs))
+        orders.append([pairs[place] for _ in range(rounds) for place in rng.permutation(len(pairs))])
+    order = [voice for both in zip(*orders) for voice in both][:count]
+    return [
+        Voice(accent, variant, sex, words_per_minute=int(rng.integers(118, 154)), pitch=int(rng.integers(38, 63)))
+        for accent, variant, sex in order
+    ]
+
+
 class Synthesizer:
     """espeak-ng in this process. Raises UserError when the package espeakng-loader is missing or does not work.
 

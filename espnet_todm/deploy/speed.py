@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from espnet_todm.deploy.decode import GreedyDecoder, seconds_of
 from espnet_todm.files import PathLike
+from espnet_todm.report.environment import cpu_model
 
 
 def measure_rtf(
@@ -51,15 +51,6 @@ def measure_rtf(
         }
         for name, values in factors.items()
     }
-
-
-def cpu_model() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def subnet_folders(experiment: PathLike, sizes: Sequence[str] = ()) -> list[Path]:

@@ -13,7 +13,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
 from espnet_todm.components import ComponentTable, Cost, Subnet
-from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, Front, SupernetEncoder
+from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS, Front, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.trainers.base import Stats, SubnetTrainer
 
@@ -135,7 +135,7 @@ class TodmModel(ESPnetASRModel):
         """The encoder's table with everything else of the model (output layer, decoder) in its rest."""
         table = self.encoder.component_table()
         others = sum(p.numel() for name, p in self.named_parameters() if not name.startswith("encoder."))
-        frames = self.encoder.subsampled(FRAMES_PER_SECOND * 10) / 10
+        frames = self.encoder.subsampled(int(REFERENCE_SECONDS * FRAMES_PER_SECOND)) / REFERENCE_SECONDS
         flops = 2.0 * frames * self.ctc.ctc_lo.weight.numel() if self.ctc is not None else 0.0
         return replace(table, rest=table.rest + Cost(others, flops))
 
