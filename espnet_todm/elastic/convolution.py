@@ -86,13 +86,19 @@ class ElasticConvolution(ElasticModule):
                 state[f"norm.{name}"] = self.cut(buffer, Cut(0), kept).clone() if buffer.dim() else buffer.clone()
         return state
 
+    def reordered(self) -> dict[str, Cut]:
+        moments = (f"size_norms.{size}.{name}" for size in self.size_norms for name in ("running_mean", "running_var"))
+        return {**super().reordered(), **dict.fromkeys(moments, Cut(0))}
+
     def _depthwise(self, x: Tensor, kept: Kept) -> Tensor:
         """x (B, T, C) -> (B, T, C). As a 2-D convolution, (B, T, C) is its channels-last layout: no copy, and on a CPU
         twice as fast as the 1-D convolution of (B, C, T)."""
         weight, bias = self.take("depthwise_conv.weight", kept), self.take("depthwise_conv.bias", kept)
         padding = (0, self.depthwise_conv.kernel_size[0] // 2)
         image = x.transpose(1, 2).unsqueeze(2)  # (B, C, 1, T)
-        return F.conv2d(image, weight.unsqueeze(2), bias, padding=padding, groups=len(weight)).squeeze(2).transpose(1, 2)
+        return (
+            F.conv2d(image, weight.unsqueeze(2), bias, padding=padding, groups=len(weight)).squeeze(2).transpose(1, 2)
+        )
 
     def _normalise(self, x: Tensor, kept: Kept, gates: Optional[Tensor], size: str) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
