@@ -12,6 +12,10 @@ from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Units
 
 
+_WHOLE = 1e-6  # a weight this close to one is a whole unit
+_TAKEN = -1e4  # added to the score of a unit that is taken
+
+
 class TopK(Selection):
     """Keeps the k units of the highest scores, softly: k softmaxes in turn, each masking what the ones before it took.
 
@@ -53,10 +57,12 @@ class TopK(Selection):
 
 
 def relaxed_top_k(scores: Tensor, k: int) -> Tensor:
-    """scores (N,) -> weights (N,) in [0, 1] that add up to k."""
+    """scores (N,) -> weights (N,) in [0, 1] that add up to k, or less where a unit would be taken more than whole."""
     masked, total = scores, torch.zeros_like(scores)
     for _ in range(k):
         taken = torch.softmax(masked, dim=0)
         total = total + taken
-        masked = masked + torch.log1p(-taken.clamp(max=1 - 1e-6))
+        # Where 1 - taken would round to nothing, its logarithm would be no number to go on with.
+        rest = torch.log1p(-taken.clamp(max=1 - _WHOLE))
+        masked = masked + torch.where(taken < 1 - _WHOLE, rest, _TAKEN)
     return total.clamp(max=1.0)
