@@ -30,6 +30,7 @@ setup(
         "safetensors",
         "soundfile",
         "rapidfuzz",
+        "scipy",
         "matplotlib",
         "tensorboard",
         "tqdm",

@@ -22,6 +22,7 @@ FLAVOURS: dict[str, dict[str, Any]] = {
     "no macaron": {"macaron_style": False},
     "no convolution": {"use_cnn_module": False},
     "stride 6, chunks apart": {"input_layer": "conv2d6", "ffn_chunks": 2, "macaron_ffn_chunks": 8},
+    "slim input layer": {"input_channels": 6},
     "wide heads": {"head_dim": 12, "activation_type": "gelu"},
 }
 

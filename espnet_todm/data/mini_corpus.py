@@ -249,7 +249,7 @@ def _utterance(
     """Samples (N,) float64 of a noisy utterance at 16 kHz, and what was done to it."""
     voice = plan.voice
     rate, pitch = voice.words_per_minute + int(rng.integers(-12, 13)), voice.pitch + int(rng.integers(-6, 7))
-    speed = round(float(rng.uniform(0.95, 1.05)), 3)
+    speed = round(rng.uniform(0.95, 1.05) * speech.SPEED_STEPS) / speech.SPEED_STEPS
     clean = speech.resample(synthesizer.speak(sentence, voice, rate, pitch, int(rng.integers(35, 66))), speed)
     lead, tail = (int(speech.SAMPLE_RATE * seconds) for seconds in rng.uniform(0.05, 0.25, size=2))
     length = lead + len(clean) + tail
@@ -258,7 +258,7 @@ def _utterance(
     snr, level = round(float(rng.uniform(*plan.snr)), 2), round(float(rng.uniform(-32, -20)), 2)
     samples = speech.mix(clean, noise, snr, level, lead)
     seconds = round(length / speech.SAMPLE_RATE, 3)
-    return samples, {"noise": kind, "snr": snr, "level": level, "speed": speed, "seconds": seconds}
+    return samples, {"noise": kind, "snr": snr, "level": level, "speed": round(speed, 3), "seconds": seconds}
 
 
 def statistics(utterances: Sequence[Utterance]) -> dict[str, dict[str, Any]]:

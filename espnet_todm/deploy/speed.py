@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from espnet_todm.deploy.decode import GreedyDecoder, seconds_of
 from espnet_todm.files import PathLike
-from espnet_todm.report.environment import cpu_model
+from espnet_todm.processor import cpu_model
 
 
 def measure_rtf(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional
@@ -15,6 +16,7 @@ from torch import Tensor
 from espnet_todm.components import ComponentTable, Cost, Subnet
 from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS, Front, SupernetEncoder
 from espnet_todm.errors import UserError
+from espnet_todm.processor import cpu_has
 from espnet_todm.trainers.base import Stats, SubnetTrainer
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -46,7 +48,8 @@ class TodmModel(ESPnetASRModel):
 
     Args:
         autocast: "bfloat16" runs training and validation in mixed precision on any device, CPUs too, for which
-            ESPnet's own use_amp does nothing. Leave it out where use_amp is on.
+            ESPnet's own use_amp does nothing. Leave it out where use_amp is on. On a CPU without instructions for it,
+            where it would be many times slower than float32, it is not used.
         **espnet: as ESPnet's model takes them.
 
     Raises:
@@ -73,6 +76,9 @@ class TodmModel(ESPnetASRModel):
         if self.use_linear_decoder or (self.ctc is not None and not self.ctc.ctc_type.startswith("builtin")):
             raise UserError("model: todm trains CTC (ctc_type: builtin) and CTC/attention models only")
         self.autocast_dtype = AUTOCAST[autocast] if autocast else None
+        self.slow_autocast = autocast is not None and not cpu_has(autocast)
+        if self.slow_autocast:
+            logging.warning("autocast: %s would be emulated on this CPU; computing in float32 there", autocast)
         self.subnet_trainer: Optional[SubnetTrainer] = None
         self.step = 0  # set by the trainer before each batch; 0-based
         self.loss_scale: Callable[[], float] = lambda: 1.0  # set by the trainer where gradients are scaled (fp16)
@@ -153,6 +159,7 @@ class TodmModel(ESPnetASRModel):
         return torch.stack(losses).mean(), stats
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.autocast_dtype is None:
+        device = next(self.parameters()).device.type
+        if self.autocast_dtype is None or (self.slow_autocast and device == "cpu"):
             return nullcontext()
-        return torch.autocast(next(self.parameters()).device.type, dtype=self.autocast_dtype)
+        return torch.autocast(device, dtype=self.autocast_dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Optional
 import torch
 
 import espnet_todm
+from espnet_todm.processor import cpu_model
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,6 @@ def describe_environment(commands: Sequence[str] = ()) -> Environment:
         sources=describe_sources(Path(espnet_todm.__file__).parent),
         commands=tuple(commands),
     )
-
-
-def cpu_model() -> str:
-    """Name of the processor, as Linux gives it, else what Python knows."""
-    listing = Path("/proc/cpuinfo")
-    if listing.is_file():
-        for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name" and value.strip():
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def describe_sources(folder: Path) -> Optional[Sources]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -64,11 +65,11 @@ def test_babble_is_as_long_as_asked_and_of_unit_power():
     assert power(speech.babble(voices, 3000, rng)) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("speed", [0.9, 1.0, 1.1])
+@pytest.mark.parametrize("speed", [397 / 441, 1.0, 485 / 441])
 def test_resampling_keeps_the_amplitude_and_scales_the_frequency(speed):
     time = np.arange(22050) / 22050
     tone = speech.resample(np.sin(2 * np.pi * 1000 * time), speed)
-    assert len(tone) == round(16000 / speed)
+    assert len(tone) == math.ceil(16000 / speed)
     peak = np.argmax(np.abs(np.fft.rfft(tone))) * speech.SAMPLE_RATE / len(tone)
     assert peak == pytest.approx(1000 * speed, abs=2)
     assert np.abs(tone[1000:-1000]).max() == pytest.approx(1.0, abs=0.01)

@@ -83,7 +83,7 @@ def test_table_counts_what_the_extracted_model_has(flavour: TodmConformerEncoder
 STOCK = {
     name: options
     for name, options in FLAVOURS.items()
-    if not {"conv_norm", "head_dim"} & options.keys() and options.get("pos_enc_layer_type") != "none"
+    if not {"conv_norm", "head_dim", "input_channels"} & options.keys() and options.get("pos_enc_layer_type") != "none"
 }
 
 

@@ -170,3 +170,10 @@ def test_other_ctc_types_are_refused() -> None:
     parts = {**PARTS, "encoder": model.encoder, "ctc": ctc, "vocab_size": len(TOKENS), "token_list": TOKENS}
     with pytest.raises(UserError, match="ctc_type: builtin"):
         TodmModel(**parts, ctc_weight=1.0)
+
+
+def test_autocast_that_the_cpu_would_emulate_is_left_out_and_said(monkeypatch, caplog) -> None:
+    monkeypatch.setattr("espnet_todm.models.todm.cpu_has", lambda dtype: False)
+    model = tiny_model(model={"autocast": "bfloat16"}).eval()
+    assert "float32" in caplog.text
+    assert float(run(model, batch())[0]) == float(run(tiny_model().eval(), batch())[0])
