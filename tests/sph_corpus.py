@@ -1,14 +1,14 @@
 """Makes a corpus in TED-LIUM 2's layout (sph and stm), not TED-LIUM, of noise or of speech in LibriSpeech's layout.
 
-python -m tests.sph_corpus OUTPUT [--librispeech FOLDER] [--limit N]
+python -m tests.sph_corpus OUTPUT [--librispeech FOLDER] [--splits TRAIN DEV TEST] [--limit N]
 
-writes OUTPUT/TEDLIUM_release2/{train,dev,test}/{sph,stm}/, and letters.dic, which spells each word by its letters in place
-of phonemes. From LibriSpeech's layout, a speaker's utterances become one talk.
+writes OUTPUT/TEDLIUM_release2/{train,dev,test}/{sph,stm}/, a NOTICE that says what they were made from, and letters.dic,
+which spells each word by its letters in place of phonemes. From LibriSpeech's layout, a speaker's utterances become one
+talk.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,11 +16,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.corpus import spread
-from espnet_todm.data.librispeech import list_utterances
+from espnet_todm.data.librispeech import corpus_folder, list_utterances
+from espnet_todm.errors import UserError
 from tests.tiny_corpus import RATE, noise, words
 
-SPLITS = {"train": "train-mini", "dev": "dev-mini", "test": "test-mini"}
+SPLITS = ("train", "dev", "test")
+SOURCES = ("train-mini", "dev-mini", "test-mini")
 GAP = 0.4  # seconds of nothing before, between and after the segments
 NOTICE = "Made sph + stm for tests: {source}. This is not TED-LIUM.\n"
 Piece = tuple[np.ndarray, str]  # samples (T,) and the words said in them
@@ -87,11 +90,18 @@ def write_split(root: Path, split: str, talks: int = 2, segments: int = 3) -> di
     return texts
 
 
-def write_split_of_speech(root: Path, split: str, librispeech: Path, limit: int | None) -> dict[str, str]:
-    """A split of ``limit`` real utterances of the folder SPLITS[split] of ``librispeech``; returns name -> words."""
+def write_split_of_speech(root: Path, split: str, librispeech: Path, source: str, limit: int | None) -> dict[str, str]:
+    """A split of ``limit`` real utterances of the folder ``source`` of ``librispeech``; returns name -> words."""
     speakers: dict[str, list[Piece]] = {}
-    for one in spread(list_utterances(librispeech, [SPLITS[split]]).utterances, limit):
-        speakers.setdefault(one.speaker, []).append((soundfile.read(one.audio, dtype="float32")[0], one.text))
+    for one in spread(list_utterances(librispeech, [source]).utterances, limit):
+        if one.audio is None or one.text is None:
+            raise UserError(
+                f"{librispeech / source}: utterance {one.name} lacks its {'text' if one.audio else 'audio'}"
+            )
+        samples, rate = soundfile.read(one.audio, dtype="float32")
+        if rate != RATE or samples.ndim != 1:
+            raise UserError(f"{one.audio}: {rate} Hz, {samples.ndim} axes, but mono speech of {RATE} Hz is expected")
+        speakers.setdefault(one.speaker, []).append((samples, one.text))
     texts: dict[str, str] = {}
     for speaker, pieces in speakers.items():
         texts.update(write_talk(root / "TEDLIUM_release2" / split, f"Speaker{speaker}_made", pieces))
@@ -110,22 +120,26 @@ def write_lexicon(root: Path, texts: Iterable[str]) -> Path:
     return path
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str]) -> None:
+    parser = Parser(description=NOTICE.format(source="noise, or speech in LibriSpeech's layout"))
     parser.add_argument("output", type=Path)
-    parser.add_argument("--librispeech", type=Path, help=f"folder that holds {', '.join(SPLITS.values())}")
+    parser.add_argument("--librispeech", type=Path, help="folder that holds LibriSpeech/, or the splits themselves")
+    parser.add_argument("--splits", nargs=3, default=SOURCES, help=f"what to make {', '.join(SPLITS)} of")
     parser.add_argument("--limit", type=int, default=24, help="utterances of each split of --librispeech")
-    parsed = parser.parse_args()
-    for split in SPLITS:
+    parsed = parser.parse_args(arguments)
+    source = "noise"
+    if parsed.librispeech:
+        speech = corpus_folder(parsed.librispeech)
+        source = f"at most {parsed.limit} utterances of each of {', '.join(parsed.splits)} in {speech.name}"
+    for split, folder in zip(SPLITS, parsed.splits, strict=True):
         if parsed.librispeech:
-            write_split_of_speech(parsed.output, split, parsed.librispeech, parsed.limit)
+            write_split_of_speech(parsed.output, split, speech, folder, parsed.limit)
         else:
             write_split(parsed.output, split)
-    source = f"{parsed.limit} utterances a split of {parsed.librispeech.name}" if parsed.librispeech else "noise"
     notice = NOTICE.format(source=source)
     (parsed.output / "NOTICE").write_text(notice)
     print(notice, end="")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

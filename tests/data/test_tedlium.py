@@ -286,7 +286,7 @@ def test_times_of_whole_files_and_equal_segments(tmp_path: Path) -> None:
 @pytest.mark.real_speech
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real speech beside the checkout")
 def test_real_speech_in_made_sph_files(tmp_path: Path) -> None:
-    texts = write_split_of_speech(tmp_path, "dev", REAL, 12)
+    texts = write_split_of_speech(tmp_path, "dev", REAL, "dev-mini", 12)
     data = prepare(tmp_path / "TEDLIUM_release2")
     assert read_table(data / "text") == texts and len(texts) == 12
     for cut in read_cuts(data):
