@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 . ../common/recipe.sh
 
 # Options of this corpus; those of every recipe are in ../common/recipe.sh.
-corpus=  # folder that holds TEDLIUM_release2/
+corpus=  # folder that holds TEDLIUM_release2/, or the splits themselves
 unknown=keep  # keep the <unk> of the transcripts, as ESPnet's and Kaldi's recipes do, or remove it
 max_overlap=0.1  # seconds that segments of a talk may share
 train_set=train  # split to train on: train, or name=folder+folder

@@ -35,7 +35,9 @@ def main(arguments: Sequence[str]) -> None:
 def _parser() -> Parser:
     default = tedlium.TedliumOptions()
     parser = Parser(description=__doc__, epilog=EXAMPLE)
-    parser.add_argument("--corpus", required=True, help="folder that holds LibriSpeech/ (or the splits themselves)")
+    parser.add_argument(
+        "--corpus", required=True, help="folder that holds LibriSpeech/ or TEDLIUM_release2/ (or the splits)"
+    )
     parser.add_argument(
         "--splits", nargs="+", required=True, help=f"folders, name=folder+folder, or {', '.join(librispeech.PRESETS)}"
     )

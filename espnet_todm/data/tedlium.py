@@ -61,7 +61,7 @@ class Segment:
 
     @property
     def name(self) -> str:
-        """Kaldi's: the talk (which Kaldi takes for the speaker) and the times in hundredths of a second."""
+        """In Kaldi's form: the talk (Kaldi's speaker) and the times, rounded to hundredths of a second."""
         return f"{self.talk}-{round(self.start * 100):07d}-{round(self.end * 100):07d}"
 
 
