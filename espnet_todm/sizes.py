@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Union
 
 from torch import nn
@@ -126,28 +126,43 @@ def uniform(name: str, table: ComponentTable, share: float, kinds: Iterable[str]
 
 
 def fit_budget(name: str, table: ComponentTable, criterion: str, budget: float) -> Subnet:
-    """The largest uniform scaling within the budget, then filled up with single components until the next does not fit.
+    """The smallest uniform scaling, filled up in the order of larger ones, component by component, while the budget lasts.
 
     All budgets walk along one and the same order of components, so a smaller budget's set lies inside a larger one's.
     Budgets in parameters or FLOPs per second of speech. Raises UserError, with the feasible range, when the budget is below
     the smallest scaling or above the full set.
     """
-    kinds = [kind for kind in table.kinds if kind != "conv"]  # whole convolutions matter too much to be scaled away
-    grid = [step / 200 for step in range(1, 201)]
-    scalings = [uniform(name, table, share, kinds) for share in grid]
-    lowest, highest = table.cost(scalings[0]).by(criterion), table.cost(table.full()).by(criterion)
+    order, smallest = uniform_order(table), _smallest_scaling(table)
+    lowest, highest = table.cost(smallest).by(criterion), table.cost(table.full()).by(criterion)
     if not lowest <= budget <= highest:
         raise UserError(
             f"budget of {budget:.4g} {criterion} for {name!r} is infeasible; this supernet allows {lowest:.4g} to"
             f" {highest:.4g}"
         )
-    fitting = [subnet for subnet in scalings if table.cost(subnet).by(criterion) <= budget]
-    kept, following = set(fitting[-1].components), scalings[min(len(fitting), len(scalings) - 1)]
-    for key in sorted(following.components - kept, key=lambda key: (key.index, key)):
+    kept = set(smallest.components)
+    for key in order[len(kept) :]:
         if table.cost(kept | {key}).by(criterion) > budget:
             break  # a later one might fit, but then sizes would not be nested
         kept.add(key)
     return Subnet(name, frozenset(kept))
+
+
+def uniform_order(table: ComponentTable) -> list[Key]:
+    """All components, in the order in which finer and finer uniform scalings take them in."""
+    order: dict[Key, None] = {}
+    for scaling in _scalings(table):
+        order.update(dict.fromkeys(sorted(scaling.components - order.keys(), key=lambda key: (key.index, key))))
+    return list(order)
+
+
+def _smallest_scaling(table: ComponentTable) -> Subnet:
+    return next(_scalings(table))
+
+
+def _scalings(table: ComponentTable) -> Iterator[Subnet]:
+    """Uniform scalings from the smallest share to the whole. Each lies inside the next."""
+    kinds = [kind for kind in table.kinds if kind != "conv"]  # whole convolutions matter too much to be scaled away
+    return (uniform("", table, step / 200, kinds) for step in range(1, 201))
 
 
 def _layers(name: str, spec: Mapping[str, Any], total: int) -> Sequence[int]:

@@ -26,7 +26,7 @@ from espnet_todm.errors import UserError
 SAMPLE_RATE = 16000
 PEAK = 0.95
 # Names of espeak-ng's voice files of English; "en" is its British voice.
-ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-x-gbcwmd")
+ACCENTS = ("en-us", "en")
 _VARIANTS = {
     "train": {
         "M": "m1 m2 m5 m7 m8 max Andy Michael boris zac ian john quincy robert klatt klatt2 klatt6 adam edward2",

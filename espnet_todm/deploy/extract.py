@@ -26,6 +26,7 @@ from espnet_todm.sizes import fit_budget
 
 # Options of a supernet's training config that a small model has no use for.
 SUPERNET_OPTIONS = ("subnet_trainer", "subnet_trainer_conf", "init_param", "model", "model_conf")
+MODEL_OPTIONS = ("autocast", "output_layers")  # of model: todm; ESPnet's own model does not know them
 # The extracted model and the slice run the same operations on the same numbers; only the order of sums may differ.
 TOLERANCE = 1e-4
 
@@ -64,7 +65,7 @@ def pick_subnets(
     picked = [encoder.find_subnet(name) for name in sizes]
     for criterion, budgets in (("params", params), ("flops", flops)):
         picked += [fit_budget(f"{criterion}_{text}", table, criterion, parse_amount(text)) for text in budgets]
-    return picked or list(encoder.sizes.values())
+    return picked or [encoder.find_subnet(name) for name in encoder.sizes]
 
 
 def parse_amount(text: str) -> float:
@@ -103,7 +104,7 @@ def extract(
         raise UserError(f"subnet {subnet.name}: its batch norm needs data to be recalibrated; give --calibrate SCP")
     else:
         recalibrate(supernet.model, small, calibration)
-    state = {k: v.clone() for k, v in supernet.model.state_dict().items() if not k.startswith("encoder.")}
+    state = supernet.model.outer_state(subnet)
     state.update({f"encoder.{name}": value for name, value in small.state_dict().items()})
     with atomic_directory(output) as folder:
         encoder, conf = _write_config(supernet, subnet, folder, Path(output))
@@ -151,7 +152,7 @@ def _write_config(supernet: Supernet, subnet: Subnet, folder: Path, final: Path)
     encoder_conf.pop("input_size", None)  # ESPnet passes it by itself
     conf["encoder_conf"] = encoder_conf
     conf["model"] = "espnet"
-    conf["model_conf"] = {k: v for k, v in supernet.config.get("model_conf", {}).items() if k != "autocast"}
+    conf["model_conf"] = {k: v for k, v in supernet.config.get("model_conf", {}).items() if k not in MODEL_OPTIONS}
     conf["output_dir"] = str(final)
     written = dict(conf)
     for section, key in FILE_OPTIONS:

@@ -7,7 +7,7 @@ it out as a small module all follow from that declaration, so they cannot disagr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple, Optional
+from typing import Any, ClassVar, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,25 @@ class ElasticModule(nn.Module):
     def sliced_state(self, kept: tuple[int, ...]) -> dict[str, Tensor]:
         """The state dict of the small module that keeps only these components."""
         return {name: self.take(name, kept).detach().clone() for name in self.state_dict()}
+
+    @torch.no_grad()
+    def reorder(self, order: tuple[int, ...], states: Mapping[Tensor, Mapping[str, Any]]) -> None:
+        """Component ``order[i]`` becomes the i-th: the module computes what it did, with other neighbours.
+
+        ``states`` is the optimizer's state of each parameter; what has a parameter's shape there moves along.
+        """
+        for name, cut in self.reordered().items():
+            owner, _, leaf = name.rpartition(".")
+            tensor = getattr(self.get_submodule(owner), leaf)
+            beside = [value for value in states.get(tensor, {}).values() if isinstance(value, Tensor)]
+            for target in (tensor, *(value for value in beside if value.shape == tensor.shape)):
+                parts = target.unflatten(cut.dim, (cut.copies, self.components, -1))
+                moved = parts.index_select(cut.dim + 1, self._index(order, target.device))
+                target.copy_(moved.flatten(cut.dim, cut.dim + 2))
+
+    def reordered(self) -> dict[str, Cut]:
+        """The tensors that are laid out by components, by name, as far as this module has them."""
+        return {name: self.cuts[name] for name in self.state_dict() if name in self.cuts}
 
     def _index(self, kept: tuple[int, ...], device: torch.device) -> Tensor:
         if (kept, device) not in self._indices:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
@@ -51,10 +51,12 @@ class BlockConf:
 @dataclass(frozen=True)
 class LayerChoice:
     """What runs in one block: ``kept`` indices per module, or ``gates`` (components,) per module, or all when both are
-    None. ``size`` names the subnet, for statistics that a named size owns."""
+    None. ``drop`` has modules that a training pass leaves out of each utterance with a probability of their own (stochastic
+    depth). ``size`` names the subnet, for statistics that a named size owns."""
 
     kept: Optional[Mapping[str, tuple[int, ...]]] = None
     gates: Optional[Mapping[str, Tensor]] = None
+    drop: Mapping[str, float] = field(default_factory=dict)
     size: str = FULL
 
 
@@ -142,10 +144,19 @@ class ElasticConformerBlock(nn.Module):
         gates = None if choice.gates is None else choice.gates[name]
         normed = getattr(self, _NORM_OF[name])(x)
         if kind == "heads":
-            return x + self.dropout(module(normed, positions, mask, kept, gates))
-        if kind == "conv":
-            return x + self.dropout(module(normed, mask, kept, gates, choice.size))
-        return x + self.ff_scale * self.dropout(module(normed, kept, gates))
+            branch = module(normed, positions, mask, kept, gates)
+        elif kind == "conv":
+            branch = module(normed, mask, kept, gates, choice.size)
+        else:
+            branch = self.ff_scale * module(normed, kept, gates)
+        return x + self._without_some(self.dropout(branch), choice.drop.get(name, 0.0))
+
+    def _without_some(self, branch: Tensor, rate: float) -> Tensor:
+        """branch (B, T, D) with whole utterances at zero, the others scaled up so that its expectation stays."""
+        if not (self.training and rate):
+            return branch
+        keep = torch.rand(len(branch), 1, 1, device=branch.device) >= rate
+        return branch * (keep / (1 - rate)).to(branch.dtype)
 
     def components(self, layer: int, frames: int, per_second: float) -> list[Component]:
         """The components of this block with their costs on ``frames`` frames, FLOPs times ``per_second``."""

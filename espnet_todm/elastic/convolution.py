@@ -72,10 +72,8 @@ class ElasticConvolution(ElasticModule):
         first, last = self.take("pointwise_conv1.weight", kept), self.take("pointwise_conv2.weight", kept)
         # Pointwise convolutions as matrix products on (B, T, C): no transposes around them.
         x = F.glu(F.linear(x, first.squeeze(-1), self.take("pointwise_conv1.bias", kept)), dim=-1)
-        x = x.transpose(1, 2).masked_fill(~mask, 0.0)  # (B, C, T)
-        depthwise, bias = self.take("depthwise_conv.weight", kept), self.take("depthwise_conv.bias", kept)
-        x = F.conv1d(x, depthwise, bias, padding=self.depthwise_conv.padding, groups=depthwise.size(0))
-        x = self.activation(self._normalise(x, kept, gates, size)).transpose(1, 2)
+        x = self._depthwise(x.masked_fill(~mask.transpose(1, 2), 0.0), kept)
+        x = self.activation(self._normalise(x, kept, gates, size))
         last, bias = last.squeeze(-1), self.take("pointwise_conv2.bias", kept)
         if gates is None:
             return F.linear(x, last, bias)
@@ -88,23 +86,35 @@ class ElasticConvolution(ElasticModule):
                 state[f"norm.{name}"] = self.cut(buffer, Cut(0), kept).clone() if buffer.dim() else buffer.clone()
         return state
 
+    def reordered(self) -> dict[str, Cut]:
+        moments = (f"size_norms.{size}.{name}" for size in self.size_norms for name in ("running_mean", "running_var"))
+        return {**super().reordered(), **dict.fromkeys(moments, Cut(0))}
+
+    def _depthwise(self, x: Tensor, kept: Kept) -> Tensor:
+        """x (B, T, C) -> (B, T, C). As a 2-D convolution, (B, T, C) is its channels-last layout: no copy, and on a CPU
+        twice as fast as the 1-D convolution of (B, C, T)."""
+        weight, bias = self.take("depthwise_conv.weight", kept), self.take("depthwise_conv.bias", kept)
+        padding = (0, self.depthwise_conv.kernel_size[0] // 2)
+        image = x.transpose(1, 2).unsqueeze(2)  # (B, C, 1, T)
+        return (
+            F.conv2d(image, weight.unsqueeze(2), bias, padding=padding, groups=len(weight)).squeeze(2).transpose(1, 2)
+        )
+
     def _normalise(self, x: Tensor, kept: Kept, gates: Optional[Tensor], size: str) -> Tensor:
-        """x (B, C, T) -> (B, C, T)."""
+        """x (B, T, C) -> (B, T, C)."""
         if isinstance(self.norm, nn.BatchNorm1d):
-            return self._batch_norm(x, kept, size)
-        x = x.transpose(1, 2)
-        if gates is None:
-            weight, bias = self.take("norm.weight", kept), self.take("norm.bias", kept)
-            x = F.layer_norm(x, weight.shape, weight, bias, self.norm.eps)
-        else:
-            x = _gated_layer_norm(x, spread(gates, x.size(-1)), self.norm)
-        return x.transpose(1, 2)
+            return self._batch_norm(x.transpose(1, 2), kept, size).transpose(1, 2)
+        if gates is not None:
+            return _gated_layer_norm(x, spread(gates, x.size(-1)), self.norm)
+        weight, bias = self.take("norm.weight", kept), self.take("norm.bias", kept)
+        return F.layer_norm(x, weight.shape, weight, bias, self.norm.eps)
 
     def _statistics(self, size: str) -> nn.Module:
         """The batch norm whose running statistics the subnet of this name uses."""
         return self.size_norms[size] if size in self.size_norms else self.norm
 
     def _batch_norm(self, x: Tensor, kept: Kept, size: str) -> Tensor:
+        """x (B, C, T) -> (B, C, T)."""
         weight, bias = self.take("norm.weight", kept), self.take("norm.bias", kept)
         owner = self._statistics(size)
         mean, variance = (self.cut(buffer, Cut(0), kept) for buffer in _moments(owner))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -22,6 +22,8 @@ REFERENCE_SECONDS = 10.0
 FRAMES_PER_SECOND = 100
 
 Gates = Mapping[tuple[int, str], Tensor]  # (layer, module) -> weights (components,)
+Drop = Mapping[tuple[int, str], float]  # (layer, module) -> probability of leaving it out
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,14 @@ class SupernetEncoder(AbsEncoder):
         super().__init__()
         self.input_size = input_size
         self._output_size = output_size
+        self.size_specs: dict[str, SizeSpec] = {}
         self.sizes: dict[str, Subnet] = {}
+        self.pending = ""  # why the sizes are no models yet, while a trainer has still to choose them
         self.subnet = Subnet(FULL, frozenset())
 
     def finish(self, sizes: Optional[Mapping[str, SizeSpec]], subnet: Optional[str]) -> None:
         """Call at the end of ``__init__``: resolves the named sizes and the subnet that ``forward`` runs."""
+        self.size_specs = dict(sizes or {})
         self.sizes = resolve_sizes(sizes or {}, self.component_table())
         self.subnet = self.find_subnet(subnet or FULL)
 
@@ -63,6 +68,8 @@ class SupernetEncoder(AbsEncoder):
     def find_subnet(self, name: str) -> Subnet:
         """A named size, or the subnet of a card file. Raises UserError when it is neither or does not fit."""
         if name in self.sizes:
+            if self.pending and name != FULL:
+                raise UserError(f"subnet: {name!r} is not there yet: {self.pending}")
             return self.sizes[name]
         if not Path(name).is_file():
             raise UserError(f"subnet: {name!r} is neither a size ({', '.join(self.sizes)}) nor the file of a card")
@@ -99,17 +106,44 @@ class SupernetEncoder(AbsEncoder):
         """``encoder_conf`` of ESPnet's own encoder of the same function, or None when it has no such form."""
         raise NotImplementedError
 
-    def blocks(self, front: Front, subnet: Optional[Subnet] = None, gates: Optional[Gates] = None) -> Tensor:
-        """All blocks on slices (``subnet``, default ``self.subnet``), or on soft ``gates``: (B, T, D) -> (B, T, D)."""
-        hidden = front.hidden
+    def choose(self, sizes: Mapping[str, Subnet]) -> None:
+        """Named sizes mean these sets from now on; those that are not given stay."""
+        self.pending = ""
+        self.sizes.update(sizes)
+        self.subnet = self.sizes.get(self.subnet.name, self.subnet)
+
+    def reorder(self, orders: Mapping[tuple[int, str], tuple[int, ...]], states: Mapping[Tensor, Any]) -> None:
+        """Give the components of modules another order, see :meth:`ElasticModule.reorder`; the function stays."""
         for layer, block in enumerate(self.encoders):
+            for name, _, module in block.elastic_modules():  # type: ignore[operator]
+                if (layer, name) in orders:
+                    module.reorder(orders[layer, name], states)
+
+    def blocks(
+        self,
+        front: Front,
+        subnet: Optional[Subnet] = None,
+        gates: Optional[Gates] = None,
+        drop: Optional[Drop] = None,
+        exits: Sequence[int] = (),
+    ) -> Tensor:
+        """All blocks on slices (``subnet``, default ``self.subnet``), or on soft ``gates``: (B, T, D) -> (B, T, D).
+
+        ``drop`` has the stochastic depth of modules. With ``exits``, numbers of blocks after which an output is wanted, the
+        outputs are stacked, each finalised by itself: (exits, B, T, D).
+        """
+        hidden, outputs = front.hidden, []
+        chosen = subnet or self.subnet
+        for layer, block in enumerate(self.encoders):
+            dropped = _of_layer(layer, drop or {})
             if gates is not None:
-                choice = LayerChoice(gates={module: g for (la, module), g in gates.items() if la == layer}, size="")
+                choice = LayerChoice(gates=_of_layer(layer, gates), drop=dropped, size="")
             else:
-                chosen = subnet or self.subnet
-                choice = LayerChoice(kept=chosen.layers.get(layer, {}), size=chosen.name)
+                choice = LayerChoice(kept=chosen.layers.get(layer, {}), drop=dropped, size=chosen.name)
             hidden = block(hidden, front.positions, front.mask, choice)
-        return self.finalise(hidden)
+            if layer + 1 in exits:
+                outputs.append(self.finalise(hidden))
+        return torch.stack(outputs) if exits else self.finalise(hidden)
 
     def forward(
         self, xs_pad: Tensor, ilens: Tensor, prev_states: Optional[Tensor] = None
@@ -143,6 +177,11 @@ class SupernetEncoder(AbsEncoder):
         small = type(self)(**self.extracted_conf(subnet))
         small.load_state_dict(self.extracted_state(subnet))
         return small.train(self.training)
+
+
+def _of_layer(layer: int, values: Mapping[tuple[int, str], T]) -> dict[str, T]:
+    """Values of one layer's modules, by module."""
+    return {module: value for (la, module), value in values.items() if la == layer}
 
 
 def length_mask(lengths: Tensor, frames: int) -> Tensor:

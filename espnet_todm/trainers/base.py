@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from espnet_todm.components import Subnet
 from espnet_todm.errors import UserError
@@ -18,10 +21,20 @@ if TYPE_CHECKING:
 Stats = dict[str, Any]
 
 
-class SubnetTrainer(ABC):
+@dataclass(frozen=True)
+class RunState:
+    """What of ESPnet's run a trainer may need: its optimizers, how many steps it will make, its folder on the first rank."""
+
+    optimizers: Sequence[torch.optim.Optimizer] = ()
+    planned_steps: Optional[int] = None
+    output_dir: Optional[Path] = None
+
+
+class SubnetTrainer(nn.Module, ABC):
     """Built once per run from ``subnet_trainer_conf``; the model calls it on every training batch.
 
-    Its results must depend on (seed, step) and the batch alone, so that all ranks and a resumed run agree.
+    Its results must depend on (seed, step) and the batch alone, so that all ranks and a resumed run agree. What it learns or
+    decides goes into parameters and buffers: it is a part of the model, and so of every checkpoint.
     """
 
     @abstractmethod
@@ -32,6 +45,16 @@ class SubnetTrainer(ABC):
     def picked(self, step: int) -> list[Subnet]:
         """The subnets that training step ``step`` (0-based) trains."""
 
+    def prepare(self, model: TodmModel, step: int, run: RunState) -> None:
+        """Called before the batch of training step ``step``, outside autograd and outside DistributedDataParallel."""
+
+    def restore(self, model: TodmModel) -> None:
+        """Called after the model's state was loaded."""
+
+    def usual_step(self, model: TodmModel) -> int:
+        """Number of a step of the kind that most of a run is made of, for measuring its cost on a fresh model."""
+        return 0
+
     @abstractmethod
     def evaluated(self, model: TodmModel) -> list[Subnet]:
         """The subnets that validation measures."""
@@ -41,8 +64,10 @@ def build(cls: type, conf: Mapping[str, Any], where: str, *arguments: Any, **def
     """``cls(*arguments, **defaults, **conf)``, with a UserError that names an unknown key of ``conf``."""
     if not isinstance(conf, Mapping):
         raise UserError(f"{where}: {conf!r} must be a mapping of options")
-    allowed = list(inspect.signature(cls).parameters)[len(arguments) :]
+    parameters = inspect.signature(cls).parameters
+    allowed = list(parameters)[len(arguments) :]
+    looks_itself = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key in conf:
-        if key not in allowed:
+        if key not in allowed and not looks_itself:
             raise UserError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}")
     return cls(*arguments, **{**defaults, **conf})

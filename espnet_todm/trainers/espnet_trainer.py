@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from espnet2.train.trainer import Trainer
 
 from espnet_todm.files import atomic_path
 from espnet_todm.models.todm import TodmModel
+from espnet_todm.trainers.base import RunState
 
 
 class TodmTrainer(Trainer):
@@ -38,23 +39,34 @@ class TodmTrainer(Trainer):
         inner = getattr(model, "module", model)
         if isinstance(inner, TodmModel):
             inner.loss_scale = scaler.get_scale if scaler is not None else lambda: 1.0
-            kwargs["iterator"] = _TellStep(kwargs["iterator"], inner, reporter)
+            kwargs["iterator"] = _TellStep(kwargs["iterator"], inner, reporter, _run_state(**kwargs))
         return bool(super().train_one_epoch(**kwargs))
 
 
 class _TellStep:
     """An iterable of batches that sets ``model.step`` before it hands one out. It has a length where its source has one."""
 
-    def __init__(self, batches: Iterable[Any], model: TodmModel, reporter: SubReporter) -> None:
-        self.batches, self.model, self.reporter = batches, model, reporter
+    def __init__(self, batches: Iterable[Any], model: TodmModel, reporter: SubReporter, run: RunState) -> None:
+        self.batches, self.model, self.reporter, self.run = batches, model, reporter, run
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.batches:
             self.model.step = self.reporter.get_total_count()  # of batches done in all epochs; survives a resume
+            if self.model.subnet_trainer is not None:
+                self.model.subnet_trainer.prepare(self.model, self.model.step, self.run)
             yield batch
 
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]
+
+
+def _run_state(
+    iterator: Any, optimizers: Sequence[torch.optim.Optimizer], options: Any, distributed_option: Any, **_: Any
+) -> RunState:
+    """From what ESPnet passes to ``train_one_epoch``."""
+    planned = len(iterator) * options.max_epoch if hasattr(iterator, "__len__") else None
+    first = distributed_option.dist_rank in (None, 0)
+    return RunState(optimizers, planned, Path(options.output_dir) if first else None)
 
 
 @contextmanager

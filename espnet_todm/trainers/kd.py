@@ -45,6 +45,7 @@ class KDTrainer(SubnetTrainer):
         warmup_steps: int = 0,
         divergence: Optional[Mapping[str, Any]] = None,
     ) -> None:
+        super().__init__()
         if isinstance(kd_weight, bool) or not isinstance(kd_weight, (int, float)) or not 0 <= kd_weight <= 1:
             raise UserError(f"kd_weight: {kd_weight!r} must be a number in [0, 1]")
         if kd_weight and model.ctc is None:
@@ -77,6 +78,9 @@ class KDTrainer(SubnetTrainer):
         passes = [Pass(partial(run, subnet=subnet), 1 / len(subnets)) for subnet in subnets]
         loss = sequential_step(model.run_front(batch), passes, model.trained_parameters(), model.loss_scale())
         return loss, stats
+
+    def usual_step(self, model: TodmModel) -> int:
+        return self.warmup_steps
 
     def picked(self, step: int) -> list[Subnet]:
         return self.sandwich.pick(step)[: 1 if step < self.warmup_steps else None]

@@ -23,6 +23,7 @@ class SingleTrainer(SubnetTrainer):
     """
 
     def __init__(self, model: TodmModel, seed: int = 0, size: str = FULL) -> None:
+        super().__init__()
         self.subnet = model.encoder.find_subnet(size)
 
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:

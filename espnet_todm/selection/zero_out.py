@@ -1,0 +1,80 @@
+"""Iterative-Zero-Out: sigmoid gates, of which the lowest are closed in iterations (arXiv 2407.18930)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from espnet_todm.optim.options import check_number
+from espnet_todm.selection.base import Selection
+from espnet_todm.selection.units import Units
+
+
+class ZeroOut(Selection):
+    """Gates sigmoid(g). After each part of the first stage the lowest gates that are still open are set to ``closed``.
+
+    Args:
+        iterations: times that gates are closed, evenly over the first stage; the last one leaves the smallest size.
+        opened, closed: g of an open gate at the start and of one that is closed.
+        sparsity_weight: factor of |sparsity - target|, both as shares of the full cost; the target grows with iterations.
+    """
+
+    closed_at: Tensor
+
+    def __init__(
+        self,
+        units: Units,
+        shares: Mapping[str, float],
+        steps: int,
+        iterations: int = 8,
+        opened: float = 10.0,
+        closed: float = -5.0,
+        sparsity_weight: float = 5.0,
+    ) -> None:
+        super().__init__(units, shares, steps)
+        check_number("iterations", iterations, at_least=1, whole=True)
+        check_number("sparsity_weight", sparsity_weight, at_least=0)
+        check_number("opened", opened)
+        check_number("closed", closed, below=opened)
+        self.iterations, self.closed, self.sparsity_weight = iterations, closed, sparsity_weight
+        self.logits = nn.Parameter(torch.full((len(units),), float(opened)))
+        # The iteration that closed a unit, 0 while it is open. Floating point: ESPnet's averaging adds up whole numbers.
+        self.register_buffer("closed_at", torch.zeros(len(units)))
+
+    def weights(self, size: str, step: int) -> Tensor:
+        return torch.sigmoid(self.logits)
+
+    def penalty(self, size: str, step: int) -> Tensor:
+        costs = self.units.costs.to(self.logits)
+        sparsity = (1 - torch.sigmoid(self.logits)) @ costs / self.units.total
+        return self.sparsity_weight * (sparsity - self._target(self._done(step))).abs()
+
+    @torch.no_grad()
+    def before_step(self, step: int) -> None:
+        done = self._done(step)
+        if done <= int(self.closed_at.max()):
+            return
+        order, costs = self.order(step), self.units.costs
+        removed = float(costs[(self.closed_at > 0).cpu()].sum())
+        for unit in reversed(order):
+            if removed >= self._target(done) * self.units.total:
+                break
+            if not self.closed_at[unit]:
+                self.closed_at[unit], self.logits[unit] = done, self.closed
+                removed += float(costs[unit])
+
+    @torch.no_grad()
+    def order(self, step: int) -> list[int]:
+        """Open units by their gates, then the closed ones, the last closed first."""
+        closed, logits = self.closed_at.tolist(), self.logits.tolist()
+        return sorted(range(len(self.units)), key=lambda unit: (closed[unit] > 0, -closed[unit], -logits[unit], unit))
+
+    def _done(self, step: int) -> int:
+        """Iterations that are due at a step; the last one before the first stage ends."""
+        return min(step * (self.iterations + 1) // max(self.steps, 1), self.iterations)
+
+    def _target(self, iterations: int) -> float:
+        """Share of the full cost that so many iterations have removed."""
+        return (1 - min(self.shares.values())) * iterations / self.iterations

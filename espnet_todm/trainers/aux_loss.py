@@ -1,0 +1,72 @@
+"""``subnet_trainer: aux_loss``: one pass with a loss after some blocks; cutting the rest off gives the sizes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from espnet_todm.components import Subnet
+from espnet_todm.errors import UserError
+from espnet_todm.optim.options import check_number
+from espnet_todm.trainers.base import Stats, SubnetTrainer
+from espnet_todm.trainers.engine import Pass, sequential_step
+
+if TYPE_CHECKING:
+    from espnet_todm.encoders.supernet import Front
+    from espnet_todm.models.todm import Batch, TodmModel
+
+
+class AuxLossTrainer(SubnetTrainer):
+    """The auxiliary-loss baseline of OrthoSoftmax (arXiv 2501.18895): sizes are the first blocks of the supernet.
+
+    Sizes say so, as in ``small: {depth: 0.34, drop: last}``. A step costs hardly more than one model's.
+
+    Args:
+        seed: accepted as by every trainer; nothing here is random.
+        exit_weight: of the loss of each size but the full one, which counts 1.
+    """
+
+    def __init__(self, model: TodmModel, seed: int = 0, exit_weight: float = 0.3) -> None:
+        super().__init__()
+        check_number("exit_weight", exit_weight, at_least=0)
+        self.exit_weight = exit_weight
+        self.exits = {_blocks_of(model, subnet): subnet for subnet in model.encoder.sizes.values()}
+        if len(self.exits) < 2:
+            raise UserError("sizes: aux_loss needs at least one size below full, such as {depth: 0.5, drop: last}")
+
+    def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
+        stats: Stats = {}
+
+        def run(front: Front) -> Tensor:
+            numbers = sorted(self.exits)
+            full = self.exits[numbers[-1]]
+            losses = []
+            for number, encoded in zip(numbers, model.run_blocks(front, full, exits=numbers)):
+                size = self.exits[number].name
+                output = model.task(encoded, front, batch, size)
+                stats[f"loss_{size}"] = output.loss.detach()
+                losses.append(output.loss * (1.0 if number == numbers[-1] else self.exit_weight))
+            return torch.stack(losses).sum()
+
+        loss = sequential_step(model.run_front(batch), [Pass(run, 1.0)], model.trained_parameters(), model.loss_scale())
+        return loss, stats
+
+    def picked(self, step: int) -> list[Subnet]:
+        """The one pass that a step makes: all blocks, which hold the other sizes."""
+        return [self.exits[max(self.exits)]]
+
+    def evaluated(self, model: TodmModel) -> list[Subnet]:
+        return list(model.encoder.sizes.values())
+
+
+def _blocks_of(model: Any, subnet: Subnet) -> int:
+    """How many blocks a size keeps. Raises UserError when they are not the first ones, whole."""
+    table = model.encoder.component_table()
+    depth = len(subnet.layers)
+    if subnet.components != frozenset(key for key in table.by_key if key.layer < depth):
+        raise UserError(
+            f"sizes.{subnet.name}: aux_loss trains the first blocks, whole; write {{depth: 0.5, drop: last}} or the like"
+        )
+    return depth

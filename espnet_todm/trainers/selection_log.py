@@ -1,0 +1,55 @@
+"""What a learned selection leaves in the experiment's folder: its history, and the cards of what it chose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+import torch
+
+from espnet_todm.components import FULL, Subnet
+from espnet_todm.deploy.card import make_card
+from espnet_todm.files import write_json
+
+if TYPE_CHECKING:
+    from espnet_todm.models.todm import TodmModel
+    from espnet_todm.selection.base import Selection
+
+HISTORY = "selection.jsonl"
+CARDS = "sizes"
+_POINTS = 50  # of the history, over the first stage
+
+
+class SelectionLog:
+    """Writes below ``folder``; with None, as on all ranks but the first, nothing."""
+
+    def __init__(self, folder: Optional[Path]) -> None:
+        self.folder = folder
+
+    @torch.no_grad()
+    def record(self, selection: Selection, step: int) -> None:
+        """Every so many steps, one line: the step, and each size's soft weights of all units.
+
+        A resumed run writes steps again; readers take the last line of each.
+        """
+        if self.folder is None or step % max(1, selection.steps // _POINTS):
+            return
+        weights = {size: [round(w, 4) for w in selection.weights(size, step).tolist()] for size in selection.shares}
+        with (self.folder / HISTORY).open("a", encoding="utf-8") as history:
+            history.write(json.dumps({"step": step, "weights": weights}) + "\n")
+
+    def write_cards(self, model: TodmModel, subnets: Mapping[str, Subnet]) -> None:
+        """``sizes/<name>.json`` for every chosen size."""
+        if self.folder is None:
+            return
+        table = model.component_table()
+        for name, subnet in subnets.items():
+            if name != FULL:
+                conf = model.encoder.extracted_conf(subnet)
+                card = make_card(
+                    subnet, table, "todm_conformer", conf, model.token_list, {"experiment": self.folder.name}
+                )
+                (self.folder / CARDS).mkdir(exist_ok=True)
+                write_json(self.folder / CARDS / f"{name}.json", card)

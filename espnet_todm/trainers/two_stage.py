@@ -1,0 +1,256 @@
+"""Two stages: units are weighed softly while a selection learns; then its sizes are cut out and trained as slices.
+
+Stage 1, each step: the supernet, and one size drawn at random as a full-width pass through soft gates.
+Stage 2, each step: the supernet, the smallest size, and one middle size drawn at random, as slices.
+What is selected, and how, is the business of :mod:`espnet_todm.selection` (OrthoSoftmax, arXiv 2501.18895, and others).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Optional, Union
+
+import torch
+from torch import Tensor
+
+from espnet_todm.components import FULL, Key, Subnet
+from espnet_todm.errors import UserError
+from espnet_todm.losses.alpha_divergence import Divergence
+from espnet_todm.losses.distillation import ctc_frame_distillation
+from espnet_todm.optim.options import check_number
+from espnet_todm.selection.base import Selection
+from espnet_todm.selection.units import Place, check_distinct, check_shares, draw, make_units
+from espnet_todm.trainers.base import RunState, Stats, SubnetTrainer, build
+from espnet_todm.trainers.engine import Pass, sequential_step
+from espnet_todm.trainers.selection_log import SelectionLog
+
+if TYPE_CHECKING:
+    from espnet_todm.encoders.supernet import Drop, Front
+    from espnet_todm.models.todm import Batch, SubnetOutput, TodmModel
+
+
+class TwoStageTrainer(SubnetTrainer):
+    """Losses are per output frame: L(supernet) + w L(subnet) for each subnet + what the selection adds.
+
+    Args:
+        seed: of the sizes drawn and of the selection; by default the run's.
+        granularity: what is chosen: "component" or "layer" (whole modules).
+        stage1_steps, stage1_share: length of the first stage in steps, or as a share of the run (default 0.6).
+        subnet_weight: w, a number, or "focal": 1 - exp(-L), so that what is learned already counts less.
+        focal_detached: whether gradients pass through the focal weight (false) or not.
+        kd_weight: share of a subnet's loss that is distillation from the supernet's posteriors; 0 as in the paper.
+        divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
+        layer_drop: stage 2, supernet only: probability, for each utterance, of leaving out a module that the smallest size
+            drops whole.
+        learned: options of the selection.
+    """
+
+    selection_class: ClassVar[type[Selection]]
+    chosen: Tensor
+
+    def __init__(
+        self,
+        model: TodmModel,
+        seed: int = 0,
+        granularity: str = "component",
+        stage1_steps: Optional[int] = None,
+        stage1_share: float = 0.6,
+        subnet_weight: Union[str, float] = "focal",
+        focal_detached: bool = True,
+        kd_weight: float = 0.0,
+        divergence: Optional[Mapping[str, Any]] = None,
+        layer_drop: float = 0.1,
+        **learned: Any,
+    ) -> None:
+        super().__init__()
+        if subnet_weight != "focal":
+            check_number("subnet_weight", subnet_weight, at_least=0)
+        if stage1_steps is not None:
+            check_number("stage1_steps", stage1_steps, at_least=0, whole=True)
+        check_number("stage1_share", stage1_share, at_least=0, below=1)
+        check_number("kd_weight", kd_weight, at_least=0, at_most=1)
+        check_number("layer_drop", layer_drop, at_least=0, below=1)
+        if model.ctc is None:
+            raise UserError("subnet_trainer: a learned selection trains CTC outputs, but ctc_weight is 0")
+        encoder = model.encoder
+        table = encoder.component_table()
+        units = make_units(table, granularity, getattr(encoder, "criterion", "params"))
+        self.seed, self.shares = seed, check_shares(encoder.size_specs, units)
+        self.selection = self._build_selection(units, stage1_steps or 0, learned)
+        self.stage1_steps, self.stage1_share = stage1_steps, stage1_share
+        self.subnet_weight, self.focal_detached = subnet_weight, focal_detached
+        self.kd_weight, self.layer_drop = kd_weight, layer_drop
+        self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
+        self.keys = tuple(table.by_key)
+        # One row per size, smallest first; all 0 until the sets are chosen. Floating point: averaging adds up integers.
+        self.register_buffer("chosen", torch.zeros(len(self.shares), len(self.keys)))
+        self.subnets: dict[str, Subnet] = {FULL: table.full()}
+        encoder.pending = "the checkpoint is from the first stage of training, before sizes are chosen"
+
+    def _build_selection(self, units: Any, steps: int, learned: Mapping[str, Any]) -> Selection:
+        where = "subnet_trainer_conf"
+        seeded = {} if "seed" not in self.selection_class.__init__.__code__.co_varnames else {"seed": self.seed}
+        selection: Selection = build(self.selection_class, learned, where, units, self.shares, steps, **seeded)
+        return selection
+
+    @property
+    def decided(self) -> bool:
+        """Whether the sets are chosen, which begins stage 2."""
+        return len(self.subnets) > 1
+
+    # ---- the step ---------------------------------------------------------------------------------------------------
+
+    def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
+        self.prepare(model, step, RunState())
+        stats: Stats = {}
+        teacher: list[Tensor] = []
+
+        def run(front: Front, subnet: Subnet) -> Tensor:
+            if subnet.name == FULL:
+                output = model.run_subnet(front, batch, subnet, drop=self._droppable())
+                teacher.append(output.ctc_logits.detach())  # type: ignore[union-attr]
+                stats["loss_full"] = output.loss.detach()
+                return output.loss * _per_frame(front)
+            gates = None
+            if not self.decided:
+                gates = self.selection.units.gates(self.selection.weights(subnet.name, step))
+            output = model.run_subnet(front, batch, subnet, gates)
+            stats[f"loss_{subnet.name}"] = output.loss.detach()
+            return self._subnet_loss(output, teacher[0], front)
+
+        passes = [Pass(partial(run, subnet=subnet), 1.0) for subnet in self.picked(step)]
+        if not self.decided:
+            passes += self._penalty(self._drawn(step), step, stats)
+        loss = sequential_step(model.run_front(batch), passes, model.trained_parameters(), model.loss_scale())
+        return loss, stats
+
+    def _subnet_loss(self, output: SubnetOutput, teacher: Tensor, front: Front) -> Tensor:
+        loss = output.loss * _per_frame(front)
+        if self.subnet_weight == "focal":
+            weight = 1 - torch.exp(-loss)
+            weighted = (weight.detach() if self.focal_detached else weight) * loss
+        else:
+            weighted = float(self.subnet_weight) * loss
+        if not self.kd_weight:
+            return weighted
+        kd = ctc_frame_distillation(teacher, output.ctc_logits, front.lengths, self.divergence)  # type: ignore[arg-type]
+        return (1 - self.kd_weight) * weighted + self.kd_weight * kd * _per_frame(front)
+
+    def _penalty(self, size: str, step: int, stats: Stats) -> list[Pass]:
+        """What the selection adds to the loss, as a pass of its own that needs no speech."""
+        penalty = self.selection.penalty(size, step)
+        if penalty is None:
+            return []
+        stats["penalty"] = penalty.detach()
+        return [Pass(lambda front: penalty, 1.0)]
+
+    def picked(self, step: int) -> list[Subnet]:
+        full = self.subnets[FULL]
+        if not self.decided:
+            return [full, Subnet(self._drawn(step), full.components)]
+        smallest, *middle = self.shares
+        between = [self.subnets[draw(self.seed, step, "middle", middle)]] if middle else []
+        return [full, *between, self.subnets[smallest]]
+
+    def _drawn(self, step: int) -> str:
+        return draw(self.seed, step, "size", list(self.shares))
+
+    def _droppable(self) -> Drop:
+        """Modules that the smallest size drops whole, with their stochastic depth."""
+        if not (self.decided and self.layer_drop):
+            return {}
+        kept = {(key.layer, key.module) for key in self.subnets[next(iter(self.shares))].components}
+        return {place: self.layer_drop for place in self.selection.units.places if place not in kept}
+
+    # ---- the switch -------------------------------------------------------------------------------------------------
+
+    def prepare(self, model: TodmModel, step: int, run: RunState) -> None:
+        if self.decided:
+            return
+        if self.selection.steps == 0:
+            self.selection.steps = self._first_stage(run)
+        log = SelectionLog(run.output_dir)
+        if step >= self.selection.steps:
+            self.decide(model, step, run.optimizers)
+            log.write_cards(model, self.subnets)
+        else:
+            self.selection.before_step(step)
+            log.record(self.selection, step)
+
+    def _first_stage(self, run: RunState) -> int:
+        """Steps of the first stage. Raises UserError when the run is not longer, or no length is known."""
+        if self.stage1_steps is not None:
+            if run.planned_steps is not None and self.stage1_steps >= run.planned_steps:
+                raise UserError(
+                    f"stage1_steps: {self.stage1_steps} is as long as the whole run of {run.planned_steps} steps; a second"
+                    " stage must follow"
+                )
+            return self.stage1_steps
+        if not self.stage1_share:
+            return 0
+        if run.planned_steps is None:
+            raise UserError("stage1_share: the length of the run is not known beforehand; give stage1_steps")
+        return max(1, int(self.stage1_share * run.planned_steps))
+
+    def decide(self, model: TodmModel, step: int, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
+        """Choose the sets, sort every module's components by the smallest size that keeps them, and begin stage 2.
+
+        Sorted, each slice is a run of components from the first on: a view of the weights, not a copy.
+        """
+        chosen = self.selection.units.nested(self.selection.order(step), self.shares)
+        check_distinct({FULL: self.subnets[FULL], **chosen})
+        orders = self._sorted_orders(chosen)
+        states = {parameter: state for optimizer in optimizers for parameter, state in optimizer.state.items()}
+        model.encoder.reorder(orders, states)
+        new = {
+            Key(*place, old): Key(*place, index) for place, order in orders.items() for index, old in enumerate(order)
+        }
+        for row, subnet in zip(self.chosen, chosen.values()):
+            moved = {new[key] for key in subnet.components}
+            row.copy_(torch.tensor([float(key in moved) for key in self.keys]))
+        self.restore(model)
+        for name, subnet in self.subnets.items():
+            share = self.selection.units.table.share(subnet, self.selection.units.criterion)
+            logging.info("size %s keeps %d components, %.1f%% of the cost", name, len(subnet.components), 100 * share)
+
+    def _sorted_orders(self, chosen: Mapping[str, Subnet]) -> dict[Place, tuple[int, ...]]:
+        def rank(key: Key) -> int:
+            return sum(key not in subnet.components for subnet in chosen.values())
+
+        orders: dict[Place, list[Key]] = {}
+        for key in self.keys:
+            orders.setdefault((key.layer, key.module), []).append(key)
+        return {
+            place: tuple(k.index for k in sorted(keys, key=lambda k: (rank(k), k))) for place, keys in orders.items()
+        }
+
+    def restore(self, model: TodmModel) -> None:
+        """Take the chosen sets from the buffer. Raises UserError where a size shall run that was not chosen yet."""
+        if not bool(self.chosen.any()):
+            if model.encoder.subnet.name != FULL:
+                model.encoder.find_subnet(model.encoder.subnet.name)
+            return
+        for name, row in zip(self.shares, self.chosen.tolist()):
+            # Above zero, not one: an average over checkpoints of both stages holds fractions.
+            self.subnets[name] = Subnet(name, frozenset(key for key, value in zip(self.keys, row) if value > 0))
+        model.encoder.choose(self.subnets)
+
+    def usual_step(self, model: TodmModel) -> int:
+        """Of the second stage, with the sets that a fresh selection gives."""
+        if not self.decided:
+            self.decide(model, 0)
+        return self.selection.steps
+
+    def evaluated(self, model: TodmModel) -> list[Subnet]:
+        """All sizes; in the first stage, as they would be chosen now."""
+        if self.decided:
+            return list(model.encoder.sizes.values())
+        now = self.selection.units.nested(self.selection.order(model.step), self.shares)
+        return [self.subnets[FULL], *reversed(now.values())]
+
+
+def _per_frame(front: Front) -> float:
+    """From a sum over frames averaged over utterances to the mean over output frames."""
+    return len(front.lengths) / max(1, int(front.lengths.sum()))
