@@ -21,15 +21,17 @@ set_training() {
   local tokens split
   tokens=$(token_dir)
   training=(--config "$asr_config" --use_preprocessor true --token_list "$tokens/tokens.txt")
-  if [ "$token_type" = char ]; then training+=(--token_type char); else
-    training+=(--token_type bpe --bpemodel "$tokens/bpe.model")
-  fi
+  case $token_type in
+    char) training+=(--token_type char) ;;
+    phone) training+=(--token_type word) ;; # each phoneme is a word of the text
+    *) training+=(--token_type bpe --bpemodel "$tokens/bpe.model") ;;
+  esac
   [ "$feats_type" = raw ] || training+=(--input_size 80)
   for split in train valid; do
     local data
     data=$(if [ $split = train ]; then train_data; else split_name "$valid_set"; fi)
     training+=("--${split}_data_path_and_name_and_type" "$(input_of "$data"),speech,$(input_type)"
-      "--${split}_data_path_and_name_and_type" "$(dump_dir)/$data/text,text,text")
+      "--${split}_data_path_and_name_and_type" "$(text_dir)/$data/text,text,text")
   done
   local more
   read -ra more <<<"$asr_args"
@@ -86,15 +88,17 @@ stage_14() {
   local names
   read -ra names <<<"$sizes"
   set_evaluation
-  python -m espnet_todm.bin.score --experiment "$(experiment)" --data "$(dump_dir)" --sets "${evaluation[*]}" \
+  python -m espnet_todm.bin.score --experiment "$(experiment)" --data "$(text_dir)" --sets "${evaluation[*]}" \
     ${sizes:+--sizes "$sizes"} ${official:+--corpus "$official"}
   python -m espnet_todm.bin.measure_rtf --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} \
     --scp "$(input_of "${evaluation[${#evaluation[@]} - 1]}")"
 }
 
 stage_15() {
+  local data=${label:-$test_sets}
+  [ "$token_type" != phone ] || data+=" (in phonemes: what is called words here are phonemes)"
   python -m espnet_todm.bin.step_cost --asr_train_config "$(experiment)/config.yaml" --output "$(experiment)/cost.json" --rounds 5
-  python -m espnet_todm.bin.report --experiment "$(experiment)" --label "${label:-$test_sets}" --config "$asr_config" \
+  python -m espnet_todm.bin.report --experiment "$(experiment)" --label "$data" --config "$asr_config" \
     --output "${results:-$(experiment)/RESULTS.md}" ${results:+--plots "${results%.md}"} ${official:+--corpus "$official"} \
     --command "$run_sh${given[*]+ $(printf '%q ' "${given[@]}")}" --command "$(cat "$(experiment)/train.sh")"
 }

@@ -23,8 +23,10 @@ min_seconds=0.1  # shorter utterances are not trained on
 max_seconds=30  # longer utterances are not trained on
 max_clipped=0.01  # utterances with a larger share of samples at full scale are not trained on
 max_quarantine_share=0.02  # stop when a larger share of a split is unreadable, empty, clipped, of another rate or without words
-token_type=unigram  # unigram, bpe (sentencepiece) or char
-token_size=500  # tokens in all, the special ones included (char takes all characters)
+token_type=unigram  # unigram, bpe (sentencepiece), char or phone (phonemes of --lexicon, the last of a word marked with #)
+token_size=500  # tokens in all, the special ones included (char and phone take all there are)
+lexicon=  # for phone: a table of words and their phonemes (Kaldi's, CMUdict's, TED-LIUM's)
+max_unknown_share=0.01  # for phone: stop when a larger share of a split's words is not in the lexicon
 token_text=  # more text for the tokens: a Kaldi text table, plain or .gz
 asr_config=conf/train_todm.yaml  # training configuration of ESPnet
 asr_args=  # more options for the training command, in one pair of quotes
@@ -75,10 +77,14 @@ set_evaluation() {
 dump_dir() { printf 'dump/%s' "$feats_type"; }
 
 token_dir() {
-  if [ "$token_type" = char ]; then printf 'data/token_list/char'; else
-    printf 'data/token_list/%s_%s' "$token_type" "$token_size"
-  fi
+  case $token_type in
+    char | phone) printf 'data/token_list/%s' "$token_type" ;;
+    *) printf 'data/token_list/%s_%s' "$token_type" "$token_size" ;;
+  esac
 }
+
+# Where <set>/text with what the model is to write stands: words, or phonemes.
+text_dir() { if [ "$token_type" = phone ]; then token_dir; else dump_dir; fi; }
 
 # Options of the commands that run many jobs; the argument names the stage in logs/.
 set_launcher_arguments() {
@@ -87,10 +93,11 @@ set_launcher_arguments() {
 
 # ---- stages 1 to 5: data --------------------------------------------------------------------------------------------
 
-# prepare_data CORPUS [OPTION...]: stage 1 for a corpus in LibriSpeech's layout.
+# prepare_data CORPUS [OPTION...]: stage 1 for a corpus in LibriSpeech's layout, or the one that --layout names.
 prepare_data() {
   local options=(--corpus "$1" "${@:2}") splits
   [ -z "$limit" ] || options+=(--limit "$limit")
+  [ -z "$official" ] || options+=(--official "$official")
   read -ra splits <<<"$train_set $valid_set $test_sets"
   python -m espnet_todm.bin.prepare_data "${options[@]}" --splits "${splits[@]}"
 }
@@ -124,6 +131,12 @@ stage_4() {
 
 stage_5() {
   local texts
+  if [ "$token_type" = phone ]; then
+    set_evaluation
+    python -m espnet_todm.bin.make_phonemes --lexicon "$lexicon" --data "$(dump_dir)" \
+      --splits "$(train_data)" "${evaluation[@]}" --max_unknown_share "$max_unknown_share" --output "$(token_dir)"
+    return
+  fi
   texts=("data/$(split_name "$train_set")/text")
   [ -z "$token_text" ] || texts+=("$token_text")
   python -m espnet_todm.bin.make_tokens --text "${texts[@]}" --token_type "$token_type" --size "$token_size" \

@@ -9,34 +9,44 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 from lhotse import Recording, SupervisionSegment
 from lhotse.cut import MonoCut
 
 from espnet_todm.completion import atomic_stage, fingerprint
 from espnet_todm.data.audio import in_words, libsndfile
-from espnet_todm.data.librispeech import Utterance, list_utterances
+from espnet_todm.data.librispeech import list_utterances
+from espnet_todm.data.listing import Reader, Utterance
 from espnet_todm.data.tables import PROBLEMS, Problem, read_cuts, read_problems, write_data_folder, write_problems
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
 _HEADER_THREADS = 8  # headers wait for the disk, not for a core
 _HEADERS_AT_ONCE = 4096
+_OVERSHOOT = (
+    0.5  # seconds that a segment may end beyond its audio, then cut off; Kaldi's extract-segments allows as much
+)
 
 
 def prepare_split(
-    corpus: Path, name: str, folders: Sequence[str], output: PathLike, limit: Optional[int] = None
+    corpus: Path,
+    name: str,
+    folders: Sequence[str],
+    output: PathLike,
+    limit: Optional[int] = None,
+    reader: Reader = list_utterances,
 ) -> Path:
-    """Stage 1: write the data folder ``output``/``name`` from ``folders`` of a corpus in LibriSpeech's layout.
+    """Stage 1: write the data folder ``output``/``name`` from ``folders`` of a corpus, by default in LibriSpeech's layout.
 
     limit: keep this many utterances, taken at even steps through the sorted list, so that all speakers keep a share.
     Raises UserError for folders that are missing, empty or without transcripts, and when no utterance can be used.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit: {limit}, but at least 1 utterance is needed")
-    listing = list_utterances(corpus, folders)
+    listing = reader(corpus, folders)
     target = Path(output) / name
     options: dict[str, Any] = {"stage": "data", "corpus": str(corpus), "folders": list(folders), "limit": limit}
     with atomic_stage(target, {**options, "files": listing.digest}) as folder:
@@ -89,37 +99,42 @@ def spread(items: Sequence[Any], limit: Optional[int]) -> Sequence[Any]:
 
 
 def _cuts(utterances: Sequence[Utterance], problems: list[Problem]) -> Iterator[MonoCut]:
+    opened = lru_cache(maxsize=64)(Recording.from_file)  # the segments of a recording come one after another
+
+    def cut(utterance: Utterance) -> Union[MonoCut, Problem]:
+        return _cut(utterance, opened)
+
     with libsndfile(), ThreadPoolExecutor(_HEADER_THREADS) as threads:
         for start in range(0, len(utterances), _HEADERS_AT_ONCE):
-            for result in threads.map(_cut, utterances[start : start + _HEADERS_AT_ONCE]):
+            for result in threads.map(cut, utterances[start : start + _HEADERS_AT_ONCE]):
                 if isinstance(result, Problem):
                     problems.append(result)
                 else:
                     yield result
 
 
-def _cut(utterance: Utterance) -> Union[MonoCut, Problem]:
-    name = utterance.name
-    if utterance.audio is None:
+def _cut(utterance: Utterance, opened: Callable[[Path, str], Recording]) -> Union[MonoCut, Problem]:
+    name, audio, end = utterance.name, utterance.audio, utterance.end
+    if audio is None:
         return Problem(name, "no-audio", "a transcript, but no audio file")
     if utterance.text is None:
-        return Problem(name, "no-transcript", f"no words for {utterance.audio}")
+        return Problem(name, "no-transcript", f"no words for {audio}")
     try:
-        recording = Recording.from_file(utterance.audio, recording_id=name)
+        recording = opened(audio, name if end is None else audio.stem)
     except Exception as error:  # whatever the decoder raises, this file cannot be used
-        return Problem(name, "unreadable", f"{utterance.audio}: {in_words(error)}")
+        return Problem(name, "unreadable", f"{audio}: {in_words(error)}")
     if not recording.num_samples:
-        return Problem(name, "empty", f"{utterance.audio}: 0 samples")
+        return Problem(name, "empty", f"{audio}: 0 samples")
+    if end is not None and (utterance.start >= recording.duration or end > recording.duration + _OVERSHOOT):
+        return Problem(name, "no-audio", f"{audio}: a segment to {end:.2f} s, but {recording.duration:.2f} s of audio")
+    duration = recording.duration
+    if end is not None:
+        duration = round(min(end, recording.duration) - utterance.start, 8)
     words = SupervisionSegment(
-        id=name,
-        recording_id=name,
-        start=0.0,
-        duration=recording.duration,
-        text=utterance.text,
-        speaker=utterance.speaker,
+        id=name, recording_id=recording.id, start=0.0, duration=duration, text=utterance.text, speaker=utterance.speaker
     )
     return MonoCut(
-        id=name, start=0.0, duration=recording.duration, channel=0, supervisions=[words], recording=recording
+        id=name, start=utterance.start, duration=duration, channel=0, supervisions=[words], recording=recording
     )
 
 

@@ -28,7 +28,7 @@ from lhotse.cut import MonoCut
 
 from espnet_todm.completion import MARKER, exclusive, fingerprint, is_complete, mark_complete
 from espnet_todm.data.audio import Measure, libsndfile, read
-from espnet_todm.data.tables import CUTS
+from espnet_todm.data.tables import CUTS, is_whole
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_directory, atomic_path, read_json, write_json, write_text
 from espnet_todm.launch import launch
@@ -221,7 +221,7 @@ def _write_audio(shard: Shard) -> list[Measure]:
 
 def _raw(cut: MonoCut, samples: np.ndarray, shard: Shard, folder: Path) -> str:
     source = cut.recording.sources[0].source
-    if not cut.recording.transforms and Path(source).suffix in _KEPT_FORMATS:
+    if is_whole(cut) and not cut.recording.transforms and Path(source).suffix in _KEPT_FORMATS:
         return str(source)
     name = f"{cut.id}.flac"
     soundfile.write(folder / name, samples[0], shard.options.sampling_rate, subtype="PCM_16")

@@ -6,17 +6,16 @@ public domain audio books", ICASSP 2015.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
 
+from espnet_todm.data import listing
+from espnet_todm.data.listing import Listing, Utterance, read_lines, split_folder
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
-_NAMES_SHOWN = 12
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg")
 
 # Names for several folders together, as the recipes of the field use them; a folder of that name goes first.
@@ -25,24 +24,6 @@ PRESETS = {
     "train-960": ("train-clean-100", "train-clean-360", "train-other-500"),
     "dev": ("dev-clean", "dev-other"),
 }
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One utterance as the folder lists it: ``audio`` is None without a file, ``text`` None without a transcript."""
-
-    name: str
-    speaker: str
-    audio: Optional[Path]
-    text: Optional[str]
-
-
-@dataclass
-class Listing:
-    """The utterances of a split, sorted by name, and a digest of the files (paths and sizes) they were listed from."""
-
-    utterances: list[Utterance]
-    digest: str
 
 
 @dataclass
@@ -54,30 +35,14 @@ class _Files:
 
 
 def parse_split(spec: str, corpus: PathLike = "") -> tuple[str, tuple[str, ...]]:
-    """A folder of ``corpus`` ("dev-clean"), a preset ("train-960") or "name=folder+folder" -> (name, folders).
-
-    Raises UserError for anything else that cannot be a folder's name.
-    """
-    name, equals, folders = spec.partition("=")
-    if equals:
-        parts = tuple(folders.split("+"))
-    elif any((Path(corpus) / inner / name).is_dir() for inner in ("", "LibriSpeech")):
-        parts = (name,)
-    else:
-        parts = PRESETS.get(name, (name,))
-    if not name or "/" in name or name.startswith(".") or not all(parts):
-        raise UserError(f"split: {spec!r}, but a folder's name or name=folder+folder is expected")
-    return name, parts
+    """A folder of ``corpus`` ("dev-clean"), a preset ("train-960") or "name=folder+folder" -> (name, folders)."""
+    return listing.parse_split(spec, [Path(corpus), Path(corpus) / "LibriSpeech"], PRESETS)
 
 
 def corpus_folder(corpus: PathLike) -> Path:
     """The folder that holds the splits: ``corpus`` itself or the ``LibriSpeech`` in it. UserError when there is
     none."""
-    given = Path(corpus)
-    if not str(corpus) or not given.is_dir():
-        raise UserError(f"corpus: {str(corpus)!r} is no folder; give the one that holds LibriSpeech/")
-    inner = given / "LibriSpeech"
-    return inner if inner.is_dir() else given
+    return listing.corpus_folder(corpus, "LibriSpeech")
 
 
 def download(corpus: PathLike, folders: Sequence[str]) -> None:
@@ -109,15 +74,11 @@ def list_utterances(corpus: Path, folders: Sequence[str]) -> Listing:
     utterances = [
         Utterance(name, files.speakers[name], files.audio.get(name), files.texts.get(name) or None) for name in names
     ]
-    return Listing(utterances, hashlib.sha256("\n".join(sorted(files.sizes)).encode()).hexdigest())
+    return Listing(utterances, listing.digest(files.sizes))
 
 
 def _scan(corpus: Path, folder: str, files: _Files) -> None:
-    top = corpus / folder
-    if not top.is_dir():
-        there = sorted(entry.name for entry in corpus.iterdir() if entry.is_dir())
-        shown = ", ".join(there[:_NAMES_SHOWN]) + (", ..." if len(there) > _NAMES_SHOWN else "")
-        raise UserError(f"{folder}: no such folder in {corpus}; there are: {shown or 'none'}")
+    top = split_folder(corpus, folder)
     audio, texts = len(files.audio), len(files.texts)
     for here, inner, names in os.walk(top):
         inner.sort()
@@ -138,11 +99,7 @@ def _scan(corpus: Path, folder: str, files: _Files) -> None:
 
 
 def _read_transcripts(path: Path, top: Path, files: _Files) -> None:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error})") from error
-    for line in lines:
+    for line in read_lines(path):
         name, _, text = line.strip().partition(" ")
         if name:
             _once(files.texts, name, " ".join(text.split()), path)

@@ -1,7 +1,8 @@
 """Data folders: lhotse cuts and the Kaldi tables that ESPnet reads, written together in one pass.
 
 A data folder holds ``cuts.jsonl.gz`` (lhotse), ``text``, ``utt2spk``, ``spk2utt``, ``utt2dur`` (seconds), ``wav.scp``
-(absent when the audio is changed on reading, e.g. speed perturbed) and ``problems.tsv`` (utterances that have no cut).
+(absent when the audio is changed on reading, e.g. speed perturbed), Kaldi's ``segments`` (where utterances are parts of
+recordings; ``wav.scp`` then names recordings) and ``problems.tsv`` (utterances that have no cut).
 """
 
 from __future__ import annotations
@@ -42,12 +43,19 @@ class Totals:
         return f"{self.utterances} utterances, {self.seconds / 3600:.2f} hours"
 
 
+def is_whole(cut: MonoCut) -> bool:
+    """Whether a cut is its recording from beginning to end."""
+    return bool(cut.start == 0 and cut.duration == cut.recording.duration)
+
+
 def write_data_folder(folder: Path, cuts: Iterable[MonoCut], name: str) -> Totals:
     """Stream ``cuts`` (one supervision each) into a data folder, with a progress bar called ``name``.
 
     The caller makes the folder appear as a whole.
     """
-    totals, audio, whole = Totals(), {}, True
+    totals, audio, unchanged = Totals(), {}, True
+    segments: dict[str, str] = {}
+    parts = False
     texts: dict[str, str] = {}
     speakers: dict[str, str] = {}
     durations: dict[str, str] = {}
@@ -57,15 +65,20 @@ def write_data_folder(folder: Path, cuts: Iterable[MonoCut], name: str) -> Total
             supervision = cut.supervisions[0]
             texts[cut.id], speakers[cut.id] = supervision.text, supervision.speaker
             durations[cut.id] = f"{cut.duration:.4f}"
-            whole = whole and not cut.recording.transforms
-            audio[cut.id] = cut.recording.sources[0].source
+            recording = cut.recording
+            unchanged = unchanged and not recording.transforms
+            parts = parts or not is_whole(cut)
+            audio[recording.id] = recording.sources[0].source
+            segments[cut.id] = f"{recording.id} {cut.start:.4f} {cut.end:.4f}"
             totals.utterances += 1
             totals.seconds += cut.duration
     write_table(folder / "text", texts)
     write_speakers(folder, speakers)
     write_table(folder / "utt2dur", durations)
-    if whole:
+    if unchanged:
         write_table(folder / "wav.scp", audio)
+    if unchanged and parts:
+        write_table(folder / "segments", segments)
     return totals
 
 

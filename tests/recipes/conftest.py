@@ -53,3 +53,8 @@ class Recipe:
 @pytest.fixture
 def librispeech(tmp_path: Path) -> Recipe:
     return Recipe(tmp_path, "librispeech")
+
+
+@pytest.fixture
+def tedlium2(tmp_path: Path) -> Recipe:
+    return Recipe(tmp_path, "tedlium2")

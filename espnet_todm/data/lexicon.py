@@ -1,0 +1,108 @@
+"""Phoneme targets: a pronunciation lexicon, and text in its phonemes with the last one of each word marked.
+
+The marking is that of the OrthoSoftmax experiments (end-of-word phonemes): with ARPAbet's 39 phonemes a model has 78
+targets and the blank. ESPnet's ``token_type: word`` reads such text, one phoneme a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from espnet_todm.completion import atomic_stage, fingerprint
+from espnet_todm.data.listing import read_lines
+from espnet_todm.data.tokens import BLANK, SOS_EOS, UNKNOWN
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, read_table, write_table, write_text
+
+END_OF_WORD = "#"
+_WORDS_SHOWN = 5
+Lexicon = Mapping[str, tuple[str, ...]]  # word in lower case -> the phonemes of its first pronunciation
+
+
+def read_lexicon(path: PathLike) -> dict[str, tuple[str, ...]]:
+    """Read ``word phoneme...`` lines: Kaldi's lexicon.txt, CMUdict, LibriSpeech's or TED-LIUM's dictionary.
+
+    Of several pronunciations (a word again, or ``word(2)``) the first is kept. Case of words and stress marks (AH0) are
+    dropped; ``;;;`` lines and what follows a `` #`` are comments. Raises UserError, naming the line, for one without
+    phonemes or with a probability (lexiconp.txt), and for a file without words.
+    """
+    source = Path(path)
+    if not str(path) or not source.is_file():
+        raise UserError(f"lexicon: {str(path)!r} is no file; a table of words and their phonemes is expected")
+    lexicon: dict[str, tuple[str, ...]] = {}
+    for number, line in enumerate(read_lines(source), 1):
+        word, *phonemes = re.sub(r"\s#.*$", "", line).split() or [";;;"]
+        if word.startswith(";;;"):
+            continue
+        bad = next((one for one in phonemes if re.fullmatch(r"[-+.\de]+", one) or one.endswith(END_OF_WORD)), None)
+        if not phonemes or bad is not None:
+            found = "no phonemes" if bad is None else f"{bad!r} is no phoneme"
+            raise UserError(f"{source}:{number}: {found}; a line is a word and its phonemes, without probabilities")
+        word = re.sub(r"\(\d+\)$", "", word).lower()
+        lexicon.setdefault(word, tuple(re.sub(r"^([A-Z]+)[012]$", r"\1", one) for one in phonemes))
+    if not lexicon:
+        raise UserError(f"{source}: no words in it; a line is a word and its phonemes")
+    return lexicon
+
+
+def inventory(lexicon: Lexicon) -> list[str]:
+    """All phonemes of a lexicon, each plain and as the last of a word, sorted."""
+    plain = {phoneme for phonemes in lexicon.values() for phoneme in phonemes}
+    return sorted(plain | {phoneme + END_OF_WORD for phoneme in plain})
+
+
+def spell(words: Iterable[str], lexicon: Lexicon) -> list[str]:
+    """Words -> phonemes, the last of each word marked; a word that the lexicon has not becomes ``<unk>``."""
+    spelled: list[str] = []
+    for word in words:
+        phonemes = lexicon.get(word.lower())
+        spelled += [*phonemes[:-1], phonemes[-1] + END_OF_WORD] if phonemes else [UNKNOWN]
+    return spelled
+
+
+def spell_table(texts: Mapping[str, str], lexicon: Lexicon, max_unknown_share: float, name: str) -> dict[str, str]:
+    """A table of words -> a table of phonemes; ``name`` says in messages which.
+
+    Raises UserError, naming the most frequent words, when a larger share of the words is not in the lexicon.
+    """
+    counts = Counter(word.lower() for text in texts.values() for word in text.split())
+    unknown = Counter({word: count for word, count in counts.items() if word not in lexicon})
+    missing, total = sum(unknown.values()), sum(counts.values())
+    if missing:
+        shown = ", ".join(f"{word} ({count})" for word, count in unknown.most_common(_WORDS_SHOWN))
+        found = f"{name}: {missing} of {total} words ({missing / total:.2%}) are not in the lexicon: {shown}"
+        if missing > max_unknown_share * total:
+            raise UserError(f"{found}; max_unknown_share is {max_unknown_share:.2%}")
+        logging.warning("%s; they become %s", found, UNKNOWN)
+    return {utterance: " ".join(spell(text.split(), lexicon)) for utterance, text in texts.items()}
+
+
+def make_phonemes(
+    lexicon: PathLike, data: PathLike, splits: Sequence[str], output: PathLike, max_unknown_share: float = 0.01
+) -> Path:
+    """Write ``tokens.txt`` and ``<split>/text`` in phonemes, from ``data``/``<split>``/text in words, into ``output``.
+
+    tokens.txt holds ESPnet's special tokens and the whole lexicon's phonemes, so it does not depend on the text.
+    Raises UserError for an unusable lexicon and for too many words that it has not.
+    """
+    if not 0 <= max_unknown_share <= 1:
+        raise UserError(f"max_unknown_share: {max_unknown_share:g}, but a share lies in [0, 1]")
+    known = read_lexicon(lexicon)
+    words = hashlib.sha256(Path(lexicon).read_bytes()).hexdigest()
+    inputs = {split: fingerprint(Path(data) / split) for split in splits}
+    options = {"stage": "phonemes", "lexicon": words, "max_unknown_share": max_unknown_share, "input": inputs}
+    with atomic_stage(output, options) as folder:
+        if folder is None:
+            return Path(output)
+        tokens = [BLANK, UNKNOWN, *inventory(known), SOS_EOS]
+        write_text(folder / "tokens.txt", "".join(f"{token}\n" for token in tokens))
+        for split in splits:
+            texts = read_table(Path(data) / split / "text")
+            write_table(folder / split / "text", spell_table(texts, known, max_unknown_share, split))
+    logging.info("%s: %d tokens from a lexicon of %d words", output, len(tokens), len(known))
+    return Path(output)

@@ -1,0 +1,225 @@
+"""TED-LIUM release 2: ``TEDLIUM_release2/<split>/sph/<talk>.sph``, a recording of many segments, and ``stm/<talk>.stm``.
+
+A line of an stm file: talk, channel, speaker, start and end in seconds, a label (``<o,f0,male>``), words. Times, names
+and words become what ESPnet's egs2/tedlium2 (and Kaldi's egs/tedlium/s5_r2, where it comes from) makes of them, so that
+the reference words are those of published results. lhotse's reader is for release 3, drops no pronunciation marks, and
+lets errors pass; only its audio reading is used. Source: A. Rousseau et al., "Enhancing the TED-LIUM corpus with
+selected data for language modeling and more TED talks", LREC 2014.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+from espnet_todm.data import listing
+from espnet_todm.data.listing import Listing, Utterance, read_lines, split_folder
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike
+
+INNER = "TEDLIUM_release2"
+UNKNOWN_CHOICES = ("keep", "remove")
+AUDIO_SUFFIXES = (".wav", ".flac", ".sph")  # a converted file goes before the .sph it was made from
+_OVERSHOOT = 0.5  # seconds; see corpus.py
+_ROUNDING = 1e-6
+_IGNORED = "ignore_time_segment_in_scoring"
+_GAP = "inter_segment_gap"
+_FIELDS = "talk, channel, speaker, start, end, <label>, words"
+_UNKNOWN = "<unk>"
+
+
+@dataclass(frozen=True)
+class TedliumOptions:
+    """unknown: ``keep`` leaves ``<unk>`` among the words, as ESPnet and Kaldi do; ``remove`` takes it out.
+
+    max_overlap: seconds that segments of one talk may share; more is an error.
+    """
+
+    unknown: str = "keep"
+    max_overlap: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.unknown not in UNKNOWN_CHOICES:
+            raise UserError(f"unknown: {self.unknown!r}, but one of {', '.join(UNKNOWN_CHOICES)} is expected")
+        if not self.max_overlap >= 0:
+            raise UserError(f"max_overlap: {self.max_overlap:g}, but at least 0 seconds are expected")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One line of an stm file that is to be recognised. start, end: seconds; where: file and line number."""
+
+    talk: str
+    start: float
+    end: float
+    text: str
+    where: str
+
+    @property
+    def name(self) -> str:
+        """In Kaldi's form: the talk (Kaldi's speaker) and the times, rounded to hundredths of a second."""
+        return f"{self.talk}-{round(self.start * 100):07d}-{round(self.end * 100):07d}"
+
+
+@dataclass
+class _Talks:
+    """A folder's talks: audio by name, segments by name, where each name stands in stm files, and files with sizes."""
+
+    audio: dict[str, Path] = field(default_factory=dict)
+    segments: dict[str, list[Segment]] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
+    sizes: list[str] = field(default_factory=list)
+
+
+def corpus_folder(corpus: PathLike) -> Path:
+    """The folder that holds train, dev and test: ``corpus`` itself or the ``TEDLIUM_release2`` in it."""
+    return listing.corpus_folder(corpus, INNER)
+
+
+def list_utterances(corpus: Path, folders: Sequence[str], options: TedliumOptions = TedliumOptions()) -> Listing:
+    """List the segments of ``folders`` of ``corpus``, reading stm files and the headers of sph files.
+
+    Raises UserError for: a missing folder; audio without stm and the other way round; compressed audio; a malformed
+    line; a segment that reaches beyond its audio or into another one. A segment without words has the text None.
+    """
+    utterances: dict[str, Utterance] = {}
+    sizes: list[str] = [repr(options)]
+    for folder in folders:
+        talks = _scan(corpus, folder, options)
+        sizes += talks.sizes
+        for talk, segments in talks.segments.items():
+            audio = talks.audio[talk]
+            _check_times(audio, segments, options.max_overlap)
+            for one in segments:
+                if one.name in utterances:
+                    raise UserError(f"{one.where}: segment {one.name} is listed twice, but names must be unique")
+                utterances[one.name] = Utterance(one.name, talk, audio, one.text or None, one.start, one.end)
+    return Listing([utterances[name] for name in sorted(utterances)], listing.digest(sizes))
+
+
+def read_stm(path: Path, options: TedliumOptions = TedliumOptions()) -> list[Segment]:
+    """The segments of an stm file in its order; ignored ones, comments (``;;``) and doubled lines are left out.
+
+    Raises UserError, naming the line, when one is malformed.
+    """
+    segments: list[Segment] = []
+    before = ""
+    for number, line in enumerate(read_lines(path), 1):
+        if line == before or not line.strip() or line.startswith(";;"):
+            continue
+        before = line
+        segment = _segment(line, f"{path}:{number}", options)
+        if segment is not None:
+            segments.append(segment)
+    return segments
+
+
+def words_of(label: str, words: Iterable[str], unknown: str = "keep") -> list[str]:
+    """The words to recognise, as ESPnet's recipe makes them.
+
+    ``(2)`` (a pronunciation's number), ``<sil>`` and an utterance's name in brackets at the end go; ``{NOISE}`` becomes
+    ``[NOISE]``; a word that begins with an apostrophe joins the one before it (``it 's`` -> ``it's``). In ESPnet the
+    label counts as the word before the first one, and such a first word is lost with it: the same here.
+    """
+    line = re.sub(r"\([0-9]\)", "", " ".join(words)).replace("<sil>", "")
+    items = [label, *re.sub(r"\([^ ]*\)$", "", line).split()]
+    joined: list[str] = []
+    position = 0
+    while position < len(items):
+        together = 2 if items[position + 1 : position + 2] and items[position + 1].startswith("'") else 1
+        joined.append("".join(items[position : position + together]))
+        position += together
+    kept = [word.translate(str.maketrans("{}", "[]")) for word in joined[1:]]
+    return [word for word in kept if word != _UNKNOWN] if unknown == "remove" else kept
+
+
+def sphere_seconds(path: Path) -> Optional[float]:
+    """The length that a NIST sphere header states, or None where there is no such header.
+
+    Raises UserError when the samples are compressed with shorten, which libsndfile does not read.
+    """
+    with path.open("rb") as file:
+        head = file.read(16).split()
+        if len(head) < 2 or head[0] != b"NIST_1A" or not head[1].isdigit():
+            return None
+        file.seek(0)
+        lines = file.read(int(head[1])).split(b"end_head")[0].decode("latin-1").splitlines()
+        magic = file.read(4)
+    fields = dict(row for row in (line.split(" -", 1) for line in lines) if len(row) == 2)
+    if "shorten" in fields.get("sample_coding", "") or magic == b"ajkg":
+        raise UserError(
+            f"{path}: compressed with shorten, which cannot be read here; convert it with "
+            f"`sph2pipe -f wav {path.name} {path.stem}.wav` (or shorten -x) and leave the result beside it or in its place"
+        )
+    try:
+        samples, rate = (int(fields[key].split()[1]) for key in ("sample_count", "sample_rate"))
+    except (KeyError, ValueError, IndexError):
+        return None
+    return samples / rate if rate > 0 else None
+
+
+def _segment(line: str, where: str, options: TedliumOptions) -> Optional[Segment]:
+    fields = line.split(maxsplit=6)
+    if _IGNORED in line or _GAP in fields[:3]:
+        return None
+    if len(fields) < 6:
+        raise UserError(f"{where}: {len(fields)} fields, but an stm line has {_FIELDS}")
+    talk, label = fields[0], fields[5]
+    try:
+        start, end = float(fields[3]), float(fields[4])
+    except ValueError:
+        raise UserError(
+            f"{where}: start {fields[3]!r}, end {fields[4]!r}, but numbers of seconds are expected"
+        ) from None
+    if not (0 <= start < end and math.isfinite(end)):
+        raise UserError(f"{where}: start {start:g}, end {end:g}, but 0 <= start < end is expected")
+    if not re.fullmatch(r"<[^<>]+>", label) or label == _UNKNOWN:
+        raise UserError(f"{where}: label {label!r}, but one like <o,f0,male> is expected before the words")
+    words = words_of(label, fields[6:], options.unknown)
+    return Segment(talk, start, end, " ".join(words), where)
+
+
+def _scan(corpus: Path, folder: str, options: TedliumOptions) -> _Talks:
+    top = split_folder(corpus, folder)
+    talks = _Talks()
+    for suffix in AUDIO_SUFFIXES:
+        for path in sorted(split_folder(top, "sph").glob(f"*{suffix}")):
+            talks.audio.setdefault(path.stem, path)
+    for path in sorted(split_folder(top, "stm").glob("*.stm")):
+        segments = read_stm(path, options)
+        for one in segments:
+            talks.named.setdefault(one.talk, one.where)
+            talks.segments.setdefault(one.talk, []).append(one)
+        if not segments:
+            talks.named.setdefault(path.stem, str(path))
+        talks.sizes.append(f"{path.relative_to(corpus)} {path.stat().st_size}")
+    talks.sizes += [f"{path.relative_to(corpus)} {path.stat().st_size}" for path in talks.audio.values()]
+    if not talks.audio:
+        raise UserError(f"{top / 'sph'}: no audio in it ({', '.join(AUDIO_SUFFIXES)}); an empty split cannot be used")
+    for talk, where in talks.named.items():
+        if talk not in talks.audio:
+            raise UserError(f"{where}: no audio {talk}.sph in {top / 'sph'}")
+    for talk, path in talks.audio.items():
+        if talk not in talks.named:
+            raise UserError(f"{path}: no transcript {talk}.stm in {top / 'stm'}")
+    return talks
+
+
+def _check_times(audio: Path, segments: list[Segment], max_overlap: float) -> None:
+    seconds = sphere_seconds(audio)
+    before: Optional[Segment] = None
+    for one in sorted(segments, key=lambda segment: (segment.start, segment.end)):
+        if seconds is not None and (one.start >= seconds or one.end > seconds + _OVERSHOOT):
+            raise UserError(f"{one.where}: segment {one.start:g} to {one.end:g} s, but {audio} has {seconds:.2f} s")
+        shared = min(before.end, one.end) - one.start if before else 0.0
+        if before and shared > max_overlap + _ROUNDING:
+            raise UserError(
+                f"{one.where}: shares {shared:.2f} s with the segment of {before.where}, "
+                f"but max_overlap is {max_overlap:g} s"
+            )
+        if before is None or one.end > before.end:
+            before = one
