@@ -169,7 +169,7 @@ class TwoStageTrainer(SubnetTrainer):
     def prepare(self, model: TodmModel, step: int, run: RunState) -> None:
         if self.decided:
             return
-        if self.selection.steps == 0:
+        if run.planned_steps is not None or not self.selection.steps:
             self.selection.steps = self._first_stage(run)
         log = SelectionLog(run.output_dir)
         if step >= self.selection.steps:

@@ -1,0 +1,282 @@
+"""Two-stage training: gates, then slices; the switch, its checkpoint, and defects of OrthoSoftmax's reference code."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from espnet_todm.components import Subnet
+from espnet_todm.errors import UserError
+from espnet_todm.models.todm import TodmModel
+from espnet_todm.trainers.base import RunState, SubnetTrainer, build
+from espnet_todm.trainers.baselines import RandomNestedTrainer, TopKTrainer, UniformTrainer, ZeroOutTrainer
+from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
+from tests.tiny_model import batch, gradients, run, tiny_model
+
+SHARES = {"small": 0.6, "middle": 0.8}
+LEARNED = [OrthoSoftmaxTrainer, TopKTrainer, ZeroOutTrainer]
+ALL = [*LEARNED, RandomNestedTrainer, UniformTrainer]
+
+
+def learner(
+    trainer: type[SubnetTrainer] = OrthoSoftmaxTrainer, model: dict[str, Any] | None = None, **conf: Any
+) -> TodmModel:
+    made = tiny_model(model=model, sizes=SHARES).train()
+    made.subnet_trainer = build(trainer, conf, "subnet_trainer_conf", made)
+    return made
+
+
+def train(model: TodmModel, steps: range, optimizer: torch.optim.Optimizer) -> None:
+    for step in steps:
+        model.step = step
+        model.subnet_trainer.prepare(model, step, RunState([optimizer]))
+        optimizer.zero_grad()
+        run(model, batch(seed=step))[0].backward()
+        optimizer.step()
+
+
+def adam(model: TodmModel) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize("trainer", LEARNED)
+def test_stage_1_trains_the_supernet_and_what_is_learned(trainer: type[SubnetTrainer]) -> None:
+    model = learner(trainer, stage1_steps=10)
+    loss, stats = run(model, batch())
+    loss.backward()
+    assert sum(name in stats for name in ("loss_small", "loss_middle")) == 1
+    learned = [p for name, p in model.named_parameters() if name.startswith("subnet_trainer.")]
+    assert learned and all(p.grad is not None and bool(p.grad.isfinite().all()) for p in learned)
+    assert any(float(p.grad.abs().max()) > 0 for p in learned)
+
+
+def test_stage_1_loss_is_the_papers() -> None:
+    model = learner(stage1_steps=10, penalty_schedule="constant")
+    of = batch()
+    loss, stats = run(model, of)
+    frames = model.run_front(of).lengths.sum() / len(of.speech)
+    size = next(stats[f"loss_{name}"] for name in SHARES if f"loss_{name}" in stats) / frames
+    expected = stats["loss_full"] / frames + (1 - torch.exp(-size)) * size + stats["penalty"]
+    torch.testing.assert_close(loss.detach(), expected)
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_focal_weight_is_detached_or_not(detached: bool) -> None:
+    model = learner(stage1_steps=10, focal_detached=detached, penalty_weight=0.0)
+    run(model, batch())[0].backward()
+    weights = model.encoder.encoders[0].feed_forward.w_1.weight.grad
+    plain = learner(stage1_steps=10, subnet_weight=1.0, penalty_weight=0.0)
+    run(plain, batch())[0].backward()
+    assert not torch.allclose(weights, plain.encoder.encoders[0].feed_forward.w_1.weight.grad)
+
+
+@pytest.mark.parametrize("trainer", ALL)
+def test_stage_2_trains_slices_within_their_budgets(trainer: type[SubnetTrainer]) -> None:
+    model = learner(trainer, stage1_steps=4 if trainer in LEARNED else 0)
+    train(model, range(6), adam(model))
+    table, sizes = model.encoder.component_table(), model.encoder.sizes
+    assert sizes["small"].components < sizes["middle"].components < sizes["full"].components
+    assert all(table.share(sizes[name], "params") <= share for name, share in SHARES.items())
+    _, stats = run(model, batch())
+    assert {"loss_full", "loss_small", "loss_middle"} <= stats.keys()
+    assert [subnet.name for subnet in model.subnet_trainer.picked(7)] == ["full", "middle", "small"]
+
+
+def test_sorting_components_at_the_switch_keeps_every_function_and_makes_slices_prefixes() -> None:
+    model = learner(stage1_steps=3, layer_drop=0.0)
+    optimizer = adam(model)
+    train(model, range(3), optimizer)
+    order = model.subnet_trainer.selection.order(3)
+    before = model.subnet_trainer.selection.units.nested(order, model.subnet_trainer.shares)
+    of = batch()
+    with torch.no_grad():
+        expected = {name: model.run_subnet(model.run_front(of), of, subnet).loss for name, subnet in before.items()}
+        model.subnet_trainer.decide(model, 3, [optimizer])
+        for name, value in expected.items():
+            subnet = model.encoder.sizes[name]
+            torch.testing.assert_close(model.run_subnet(model.run_front(of), of, subnet).loss, value)
+            for modules in subnet.layers.values():
+                assert all(kept == tuple(range(len(kept))) for kept in modules.values())
+    assert any(before[n].components != model.encoder.sizes[n].components for n in before)  # something had to move
+
+
+def test_the_optimizers_state_moves_with_the_components() -> None:
+    moved, plain = (learner(stage1_steps=100, layer_drop=0.0) for _ in range(2))
+    optimizers = [adam(moved), adam(plain)]
+    for model, optimizer in zip((moved, plain), optimizers):
+        train(model, range(3), optimizer)
+    place, order = (0, "feed_forward"), (2, 0, 3, 1)
+    moved.encoder.reorder({place: order}, {p: s for p, s in optimizers[0].state.items()})
+    name = "encoder.encoders.0.feed_forward.w_1.weight"
+    for model, optimizer in zip((moved, plain), optimizers):
+        optimizer.zero_grad()
+        of = batch(seed=9)
+        output = model.run_subnet(model.run_front(of), of, model.encoder.component_table().full())
+        output.loss.backward()
+        optimizer.step()
+    units = plain.state_dict()[name].unflatten(0, (4, -1))[list(order)].flatten(0, 1)
+    torch.testing.assert_close(moved.state_dict()[name], units)
+
+
+def test_batch_norm_statistics_of_sizes_move_too() -> None:
+    model = tiny_model(sizes=SHARES, conv_norm="batch_norm", conv_groups=4).train()
+    conv = model.encoder.encoders[0].conv_module
+    with torch.no_grad():
+        conv.size_norms["small"].running_mean.copy_(torch.arange(16.0))
+    model.encoder.reorder({(0, "conv_module"): (3, 2, 1, 0)}, {})
+    assert conv.size_norms["small"].running_mean[:4].tolist() == [12.0, 13.0, 14.0, 15.0]
+
+
+@pytest.mark.parametrize("at", [2, 5])
+def test_defect_5_a_resume_on_either_side_of_the_switch_goes_on_alike(at: int) -> None:
+    undisturbed = learner(stage1_steps=4)
+    optimizer = adam(undisturbed)
+    torch.manual_seed(0)
+    train(undisturbed, range(at), optimizer)
+    state, states = copy.deepcopy(undisturbed.state_dict()), copy.deepcopy(optimizer.state_dict())
+    torch.manual_seed(1)
+    train(undisturbed, range(at, 8), optimizer)
+
+    resumed = learner(stage1_steps=4)
+    resumed.load_state_dict(state)
+    again = adam(resumed)
+    again.load_state_dict(states)
+    torch.manual_seed(1)
+    train(resumed, range(at, 8), again)
+    assert resumed.encoder.sizes == undisturbed.encoder.sizes
+    assert all(torch.equal(a, b) for a, b in zip(resumed.state_dict().values(), undisturbed.state_dict().values()))
+
+
+def test_defect_5_a_run_that_skips_the_very_step_of_the_switch_still_switches() -> None:
+    model = learner(stage1_steps=4)
+    model.subnet_trainer.prepare(model, 3, RunState())
+    assert not model.subnet_trainer.decided
+    model.subnet_trainer.prepare(model, 17, RunState())  # as after a resume that lost no step 4
+    assert model.subnet_trainer.decided
+    assert all(subnet.components for subnet in model.encoder.sizes.values())
+
+
+def test_defect_6_sizes_are_drawn_from_seed_and_step_alone() -> None:
+    first, second, other = learner(stage1_steps=100), learner(stage1_steps=100), learner(stage1_steps=100, seed=1)
+    names = [[m.subnet_trainer.picked(s)[1].name for s in range(40)] for m in (first, second, other)]
+    torch.manual_seed(123)  # the process-wide generator has no say
+    assert names[0] == names[1] == [first.subnet_trainer.picked(s)[1].name for s in range(40)]
+    assert names[0] != names[2]
+    assert set(names[0]) == set(SHARES)
+
+
+def test_defect_7_no_two_passes_share_a_graph_and_a_size_is_a_small_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sequential passes: the engine's own tests watch the memory; here: each size leaves as a model of its own."""
+    model = learner(RandomNestedTrainer)
+    train(model, range(1), adam(model))
+    model.eval()
+    subnet = model.encoder.sizes["small"]
+    small = model.encoder.extract(subnet)
+    assert sum(p.numel() for p in small.parameters()) == model.encoder.component_table().cost(subnet).params
+    of = batch()
+    front = model.run_front(of)
+    torch.testing.assert_close(small.blocks(front), model.encoder.blocks(front, subnet))
+
+
+def test_stochastic_depth_touches_only_modules_that_the_smallest_size_drops_whole() -> None:
+    model = learner(RandomNestedTrainer, granularity="layer", layer_drop=0.5)
+    train(model, range(1), adam(model))
+    kept = {(key.layer, key.module) for key in model.encoder.sizes["small"].components}
+    drop = model.subnet_trainer._droppable()
+    assert drop and not kept & drop.keys()
+    of = batch()
+    front, full = model.run_front(of), model.encoder.sizes["full"]
+    assert not torch.equal(model.encoder.blocks(front, full, drop=drop), model.encoder.blocks(front, full))
+    model.eval()
+    torch.testing.assert_close(model.encoder.blocks(front, full, drop=drop), model.encoder.blocks(front, full))
+
+
+def test_distillation_can_be_switched_on_in_both_stages() -> None:
+    model = learner(stage1_steps=1, kd_weight=0.5)
+    with_kd = [float(run(model, batch())[0].detach())]
+    model.step = 1
+    with_kd.append(float(run(model, batch())[0].detach()))
+    without = learner(stage1_steps=1)
+    torch.manual_seed(0)
+    assert with_kd[0] != float(run(without, batch())[0].detach())
+    run(model, batch())[0].backward()
+    assert all(g is None or bool(g.isfinite().all()) for g in gradients(model).values())
+
+
+def test_output_layers_per_size() -> None:
+    model = learner(RandomNestedTrainer, model={"output_layers": "per_size"})
+    train(model, range(2), adam(model))
+    layers = [model.output_layer(name).weight for name in ("full", "middle", "small")]
+    assert len({id(layer) for layer in layers}) == 3
+    assert not torch.equal(layers[0], layers[2])
+    subnet = model.encoder.sizes["small"]
+    state = model.outer_state(subnet)
+    assert torch.equal(state["ctc.ctc_lo.weight"], layers[2])
+    assert not any(name.startswith(("size_outputs", "subnet_trainer", "encoder")) for name in state)
+    small = model.encoder.component_table().cost(subnet).params + layers[0].numel() + model.ctc.ctc_lo.bias.numel()
+    assert model.component_table().cost(subnet).params == small
+
+
+def test_validation_in_stage_1_measures_what_would_be_chosen_now() -> None:
+    model = learner(stage1_steps=10)
+    model.eval()
+    _, stats = run(model, batch())
+    assert {"loss_full", "loss_small", "loss_middle", "cer_ctc_small"} <= stats.keys()
+
+
+def test_a_checkpoint_of_stage_1_has_no_sizes_to_take() -> None:
+    model = learner(stage1_steps=10)
+    with pytest.raises(UserError, match=r"'small' is not there yet.*first stage"):
+        model.encoder.find_subnet("small")
+    assert model.encoder.find_subnet("full").name == "full"
+    with pytest.raises(UserError, match="first stage"):
+        model.encoder.subnet = Subnet("small", frozenset())
+        model.load_state_dict(model.state_dict())
+
+
+def test_an_average_over_both_stages_keeps_the_sets() -> None:
+    model = learner(stage1_steps=1)
+    before = copy.deepcopy(model.state_dict())
+    train(model, range(3), adam(model))
+    averaged = {name: (value + before[name]) / 2 for name, value in model.state_dict().items()}
+    again = learner(stage1_steps=1)
+    again.load_state_dict(averaged)
+    assert again.encoder.sizes == model.encoder.sizes
+
+
+@pytest.mark.parametrize(
+    ("conf", "words"),
+    [
+        ({"stage1_steps": -1}, ["stage1_steps", "-1"]),
+        ({"stage1_share": 1.0}, ["stage1_share", "1.0"]),
+        ({"subnet_weight": "fokal"}, ["subnet_weight", "fokal"]),
+        ({"kd_weight": 2}, ["kd_weight", "2"]),
+        ({"granularity": "block"}, ["granularity", "block"]),
+        ({"temprature": 1}, ["temprature", "temperature_start"]),
+    ],
+)
+def test_wrong_options_are_named(conf: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        learner(**conf)
+    assert all(word in str(error.value) for word in words)
+    assert "\n" not in str(error.value)
+
+
+def test_a_first_stage_beyond_the_run_is_refused() -> None:
+    model = learner(stage1_steps=100)
+    with pytest.raises(UserError, match=r"stage1_steps: 100 .* 50 steps"):
+        model.subnet_trainer.prepare(model, 0, RunState(planned_steps=50))
+    share = learner(stage1_share=0.5)
+    with pytest.raises(UserError, match="stage1_share"):
+        share.subnet_trainer.prepare(share, 0, RunState())
+    share.subnet_trainer.prepare(share, 0, RunState(planned_steps=50))
+    assert share.subnet_trainer.selection.steps == 25
+
+
+def test_a_fixed_set_is_no_budget() -> None:
+    model = tiny_model().train()
+    with pytest.raises(UserError, match=r"sizes.middle: .* fixed set"):
+        OrthoSoftmaxTrainer(model)
