@@ -15,10 +15,10 @@ Counts = Mapping[tuple[int, str], int]  # components kept of (layer, module): th
 SizeSpec = Union[float, Mapping[str, Any]]
 
 
-def resolve_sizes(specs: Mapping[str, SizeSpec], table: ComponentTable) -> dict[str, Subnet]:
+def resolve_sizes(specs: Mapping[str, SizeSpec], table: ComponentTable, criterion: str = "params") -> dict[str, Subnet]:
     """Named sizes of a supernet, largest first; the size "full" is always there.
 
-    A size is either a share of the parameters, as in ``small: 0.4``, or a mapping of
+    A size is either a share of the full cost by ``criterion``, as in ``small: 0.4``, or a mapping of
 
     - ``depth``: share of the layers, or ``layers``: the list of layers to keep,
     - ``drop``: which layers depth takes out: ``even`` (default), ``last`` or ``first``,
@@ -32,7 +32,7 @@ def resolve_sizes(specs: Mapping[str, SizeSpec], table: ComponentTable) -> dict[
     sizes = {FULL: table.full()}
     for name, spec in specs.items():
         _check_name(str(name))
-        sizes[str(name)] = resolve_size(str(name), spec, table)
+        sizes[str(name)] = resolve_size(str(name), spec, table, criterion)
     return dict(sorted(sizes.items(), key=lambda item: -table.cost(item[1]).params))
 
 
@@ -46,12 +46,12 @@ def _check_name(name: str) -> None:
         raise UserError(f"sizes: the name {name!r} is taken by torch; choose another, such as {name + '_size'!r}")
 
 
-def resolve_size(name: str, spec: SizeSpec, table: ComponentTable) -> Subnet:
+def resolve_size(name: str, spec: SizeSpec, table: ComponentTable, criterion: str = "params") -> Subnet:
     """One size; see :func:`resolve_sizes`."""
     if isinstance(spec, (int, float)) and not isinstance(spec, bool):
         if not 0 < spec <= 1:
-            raise UserError(f"sizes.{name}: {spec} is no share of the parameters; allowed: above 0, up to 1")
-        return fit_budget(name, table, "params", spec * table.cost(table.full()).params)
+            raise UserError(f"sizes.{name}: {spec} is no share of the {criterion}; allowed: above 0, up to 1")
+        return fit_budget(name, table, criterion, spec * table.cost(table.full()).by(criterion))
     if not isinstance(spec, Mapping):
         raise UserError(
             f"sizes.{name}: {spec!r} must be a share in (0, 1] or a mapping such as {{depth: 0.5, ffn: 0.5}}"

@@ -87,6 +87,7 @@ class TodmConformerEncoder(SupernetEncoder):
         head_dim: width of an attention head, default output_size / attention_heads.
         adaptive_dropout: feed-forward dropout shrinks with the kept width.
         sizes: named sizes, see :func:`espnet_todm.sizes.resolve_sizes`.
+        criterion: what a size given as a plain share is a share of: "params" or "flops".
         subnet: what ``forward`` runs: a size's name or the file of a card; default all.
         blocks: widths of each block (:class:`BlockShape`) instead of uniform ones, as extracted models have them.
 
@@ -120,6 +121,7 @@ class TodmConformerEncoder(SupernetEncoder):
         head_dim: Optional[int] = None,
         adaptive_dropout: bool = True,
         sizes: Optional[Mapping[str, SizeSpec]] = None,
+        criterion: str = "params",
         subnet: Optional[str] = None,
         blocks: Optional[Sequence[Mapping[str, int]]] = None,
         **stock: Any,
@@ -140,7 +142,7 @@ class TodmConformerEncoder(SupernetEncoder):
             ElasticConformerBlock(_block_conf(options), shape, tuple(sizes or ())) for shape in shapes
         )
         self.after_norm = nn.LayerNorm(output_size, eps=LAYER_NORM_EPS)
-        self.finish(sizes, subnet)
+        self.finish(sizes, subnet, criterion)
 
     def front(self, features: Tensor, lengths: Tensor) -> Front:
         shortest = self._shortest()
@@ -179,7 +181,7 @@ class TodmConformerEncoder(SupernetEncoder):
 
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
         small = [self._kept_shape(self.shapes[layer], modules) for layer, modules in sorted(subnet.layers.items())]
-        of_supernet = ("sizes", "subnet", "ffn_chunks", "macaron_ffn_chunks", "conv_groups")
+        of_supernet = ("sizes", "subnet", "criterion", "ffn_chunks", "macaron_ffn_chunks", "conv_groups")
         conf = {key: value for key, value in self._options.items() if key not in of_supernet}
         head_dim = conf["head_dim"] or conf["output_size"] // conf["attention_heads"]
         return {**conf, "head_dim": head_dim, "num_blocks": len(small), "blocks": [asdict(shape) for shape in small]}

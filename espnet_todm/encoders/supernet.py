@@ -11,7 +11,7 @@ import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import Tensor, nn
 
-from espnet_todm.components import FULL, Component, ComponentTable, Cost, Subnet
+from espnet_todm.components import CRITERIA, FULL, Component, ComponentTable, Cost, Subnet
 from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_json
@@ -56,10 +56,13 @@ class SupernetEncoder(AbsEncoder):
         self.pending = ""  # why the sizes are no models yet, while a trainer has still to choose them
         self.subnet = Subnet(FULL, frozenset())
 
-    def finish(self, sizes: Optional[Mapping[str, SizeSpec]], subnet: Optional[str]) -> None:
+    def finish(self, sizes: Optional[Mapping[str, SizeSpec]], subnet: Optional[str], criterion: str = "params") -> None:
         """Call at the end of ``__init__``: resolves the named sizes and the subnet that ``forward`` runs."""
+        if criterion not in CRITERIA:
+            raise UserError(f"criterion: {criterion!r} is unknown; allowed: {', '.join(CRITERIA)}")
+        self.criterion = criterion
         self.size_specs = dict(sizes or {})
-        self.sizes = resolve_sizes(sizes or {}, self.component_table())
+        self.sizes = resolve_sizes(sizes or {}, self.component_table(), criterion)
         self.subnet = self.find_subnet(subnet or FULL)
 
     def output_size(self) -> int:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from espnet_todm.files import PathLike, write_text
+from espnet_todm.files import PathLike, link, write_text
 from espnet_todm.report.environment import Environment, describe_environment
 from espnet_todm.report.experiment import Experiment, load_experiment
 from espnet_todm.report.pareto import plot_experiment
 from espnet_todm.report.scoring import official_size_note
+from espnet_todm.report.selection_page import selection_section
 from espnet_todm.report.tables import difference_table, error_table, size_table
+from espnet_todm.trainers.selection_log import CARDS
 
 
 def write_results(
@@ -36,8 +37,10 @@ def write_results(
     for experiment in loaded:
         pictures = plot_experiment(experiment, plots or experiment.folder / "report")
         path = Path(config or experiment.folder / "config.yaml")
-        links = [_link(picture, home) for picture in pictures]
-        sections.append(model_section(experiment, label, _link(path, home) if path.exists() else None, links, corpus))
+        links = [link(picture, home) for picture in pictures]
+        sections.append(model_section(experiment, label, link(path, home) if path.exists() else None, links, corpus))
+        if (experiment.folder / CARDS).is_dir():  # the sizes were learned
+            sections.append(selection_section(experiment.folder, plots or experiment.folder / "report", home))
     text = "\n".join(["# RESULTS\n", environment_section(describe_environment(commands)), *sections])
     write_text(output, text)
     return text
@@ -133,7 +136,3 @@ def _cost_section(cost: dict[str, Any]) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _link(path: PathLike, home: Path) -> str:
-    return Path(os.path.relpath(Path(path).resolve(), home)).as_posix()

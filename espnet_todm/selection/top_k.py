@@ -11,7 +11,6 @@ from espnet_todm.optim.options import check_number
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Units
 
-
 _WHOLE = 1e-6  # a weight this close to one is a whole unit
 _TAKEN = -1e4  # added to the score of a unit that is taken
 

@@ -76,7 +76,7 @@ class TwoStageTrainer(SubnetTrainer):
             raise UserError("subnet_trainer: a learned selection trains CTC outputs, but ctc_weight is 0")
         encoder = model.encoder
         table = encoder.component_table()
-        units = make_units(table, granularity, getattr(encoder, "criterion", "params"))
+        units = make_units(table, granularity, encoder.criterion)
         self.seed, self.shares = seed, check_shares(encoder.size_specs, units)
         self.selection = self._build_selection(units, stage1_steps or 0, learned)
         self.stage1_steps, self.stage1_share = stage1_steps, stage1_share

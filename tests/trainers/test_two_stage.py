@@ -109,7 +109,7 @@ def test_the_optimizers_state_moves_with_the_components() -> None:
     for model, optimizer in zip((moved, plain), optimizers):
         train(model, range(3), optimizer)
     place, order = (0, "feed_forward"), (2, 0, 3, 1)
-    moved.encoder.reorder({place: order}, {p: s for p, s in optimizers[0].state.items()})
+    moved.encoder.reorder({place: order}, dict(optimizers[0].state))
     name = "encoder.encoders.0.feed_forward.w_1.weight"
     for model, optimizer in zip((moved, plain), optimizers):
         optimizer.zero_grad()

@@ -1,0 +1,53 @@
+"""The analysis of one experiment's sizes, from its files: what stage 15 adds to the report and a command shows alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+from espnet_todm.components import FULL, Subnet
+from espnet_todm.deploy.card import read_card
+from espnet_todm.encoders.supernet import SupernetEncoder
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, link
+from espnet_todm.report.selection import choices, describe, plot_choices, plot_history, read_history, share_table
+from espnet_todm.selection.units import make_units
+from espnet_todm.trainers.selection_log import HISTORY
+
+
+def selection_section(experiment: PathLike, plots: PathLike, home: PathLike) -> str:
+    """Markdown with the heat maps of all extracted sizes; pictures go to ``plots`` and are linked from ``home``.
+
+    Raises UserError when the experiment has no config, or no extracted sizes.
+    """
+    folder = Path(experiment)
+    encoder, granularity = _encoder(folder)
+    table = encoder.component_table()
+    cards = [read_card(path) for path in sorted(folder.glob("subnets/*/card.json"))]
+    if not cards:
+        raise UserError(f"{folder}: no subnets/<size>/card.json; extract the sizes first (stage 12)")
+    sizes = {str(card["name"]): Subnet.from_json(str(card["name"]), card["kept"]) for card in cards}
+    sizes = dict(sorted(sizes.items(), key=lambda item: -table.cost(item[1]).params))
+    chosen = choices(table, sizes)
+    if not chosen:
+        raise UserError(f"{folder}: only the size {FULL!r} was extracted; there is nothing to compare it with")
+    name = folder.resolve().name
+    pictures = [("components kept", plot_choices(chosen, Path(plots) / f"{name}_components.png"))]
+    if (folder / HISTORY).is_file():
+        units = make_units(table, granularity, encoder.criterion).keys
+        history = plot_history(read_history(folder / HISTORY), units, Path(plots) / f"{name}_selection.png")
+        pictures.append(("soft weights over the first stage", history))
+    links = [f"![{text}]({link(path, home)})" for text, path in pictures]
+    texts = [describe(choice) for choice in chosen]
+    return "\n".join(["### Components kept", share_table(chosen), "\n\n".join([*texts, *links]), ""])
+
+
+def _encoder(folder: Path) -> tuple[SupernetEncoder, str]:
+    """The experiment's supernet encoder with fresh weights, and what its selection chooses among."""
+    from espnet_todm.deploy.load import read_config
+    from espnet_todm.encoders.conformer import TodmConformerEncoder
+
+    config = read_config(folder / "config.yaml")
+    input_size: Optional[int] = config.get("input_size")
+    options = config.get("subnet_trainer_conf") or {}
+    return TodmConformerEncoder(input_size or 80, **config["encoder_conf"]), options.get("granularity", "component")
