@@ -22,6 +22,8 @@ FLAVOURS: dict[str, dict[str, Any]] = {
     "no macaron": {"macaron_style": False},
     "no convolution": {"use_cnn_module": False},
     "stride 6, chunks apart": {"input_layer": "conv2d6", "ffn_chunks": 2, "macaron_ffn_chunks": 8},
+    "VGG front end": {"input_layer": "vgg4", "num_blocks": 2},
+    "depthwise front end": {"input_layer": "dw_conv2d", "num_blocks": 2},
     "wide heads": {"head_dim": 12, "activation_type": "gelu"},
 }
 

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_todm.components import Key, Subnet
 from espnet_todm.encoders.conformer import TodmConformerEncoder
+from espnet_todm.encoders.frontends import INPUT_LAYERS
 from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json
@@ -83,7 +84,9 @@ def test_table_counts_what_the_extracted_model_has(flavour: TodmConformerEncoder
 STOCK = {
     name: options
     for name, options in FLAVOURS.items()
-    if not {"conv_norm", "head_dim"} & options.keys() and options.get("pos_enc_layer_type") != "none"
+    if not {"conv_norm", "head_dim"} & options.keys()
+    and options.get("pos_enc_layer_type") != "none"
+    and INPUT_LAYERS[options.get("input_layer", "conv2d")].stock
 }
 
 
@@ -130,7 +133,7 @@ def test_padding_changes_nothing(flavour: TodmConformerEncoder, seed: int, data:
         alone = flavour.front(x[row : row + 1, :length], length[None])
         valid = int(alone.lengths)
         assert padded.lengths[row] == valid == alone.hidden.size(1)
-        torch.testing.assert_close(outputs[row, :valid], flavour.blocks(alone, subnet)[0], atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(outputs[row, :valid], flavour.blocks(alone, subnet)[0], atol=1e-5, rtol=1e-5)
 
 
 def test_batch_norm_statistics_of_sizes_do_not_mix() -> None:
