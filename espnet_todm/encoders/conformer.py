@@ -68,6 +68,7 @@ class TodmConformerEncoder(SupernetEncoder):
         conv_norm: "batch_norm" (ESPnet's) or "layer_norm" (the same statistics for every subnet; recommended).
         head_dim: width of an attention head, default output_size / attention_heads.
         adaptive_dropout: feed-forward dropout shrinks with the kept width.
+        convolution_first: the convolution module runs before the attention (OrthoSoftmax) instead of after it (ESPnet).
         sizes: named sizes, see :func:`espnet_todm.sizes.resolve_sizes`.
         subnet: what ``forward`` runs: a size's name or the file of a card; default all.
         blocks: widths of each block (:class:`BlockShape`) instead of uniform ones, as extracted models have them.
@@ -100,6 +101,7 @@ class TodmConformerEncoder(SupernetEncoder):
         conv_norm: str = "batch_norm",
         head_dim: Optional[int] = None,
         adaptive_dropout: bool = True,
+        convolution_first: bool = False,
         sizes: Optional[Mapping[str, SizeSpec]] = None,
         subnet: Optional[str] = None,
         blocks: Optional[Sequence[Mapping[str, int]]] = None,
@@ -162,10 +164,11 @@ class TodmConformerEncoder(SupernetEncoder):
             )
             and conf["pos_enc_layer_type"] != "none"
             and self._input.stock
+            and not conf["convolution_first"]
         )
         if not faithful:
             return None
-        ours = ("blocks", "conv_norm", "head_dim", "adaptive_dropout", "input_size")
+        ours = ("blocks", "conv_norm", "head_dim", "adaptive_dropout", "convolution_first", "input_size")
         kept = {k: v for k, v in conf.items() if k not in ours}
         return {**kept, "linear_units": shape.ffn, "attention_heads": shape.heads}
 
@@ -227,6 +230,7 @@ def _block_conf(options: Mapping[str, Any]) -> BlockConf:
         dropout=options["dropout_rate"],
         attention_dropout=options["attention_dropout_rate"],
         adaptive_dropout=options["adaptive_dropout"],
+        convolution_first=options["convolution_first"],
     )
 
 

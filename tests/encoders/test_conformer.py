@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_todm.components import Key, Subnet
+from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.encoders.conformer import TodmConformerEncoder
 from espnet_todm.encoders.frontends import INPUT_LAYERS
 from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS
@@ -84,7 +85,7 @@ def test_table_counts_what_the_extracted_model_has(flavour: TodmConformerEncoder
 STOCK = {
     name: options
     for name, options in FLAVOURS.items()
-    if not {"conv_norm", "head_dim"} & options.keys()
+    if not {"conv_norm", "head_dim", "convolution_first"} & options.keys()
     and options.get("pos_enc_layer_type") != "none"
     and INPUT_LAYERS[options.get("input_layer", "conv2d")].stock
 }
@@ -119,6 +120,22 @@ def test_uneven_subnet_has_no_stock_form() -> None:
     ours = conformer(sizes={"fewer_heads": {"heads": 0.5}, "uneven": {"ffn": [4, 4, 1]}})
     assert ours.stock_conf(ours.find_subnet("fewer_heads")) is None
     assert ours.stock_conf(ours.find_subnet("uneven")) is None
+
+
+def test_convolution_first_is_the_order_of_the_paper() -> None:
+    encoder = conformer(convolution_first=True, num_blocks=1)
+    block, mask = encoder.encoders[0], torch.ones(1, 1, 9, dtype=torch.bool)
+    assert [name for name, _, _ in block.elastic_modules()] == [
+        "feed_forward_macaron", "conv_module", "self_attn", "feed_forward",
+    ]  # fmt: skip
+    x, positions = torch.randn(1, 9, 16), torch.randn(1, 17, 16)
+    y = x + 0.5 * block.feed_forward_macaron(block.norm_ff_macaron(x))
+    y = y + block.conv_module(block.norm_conv(y), mask)
+    y = y + block.self_attn(block.norm_mha(y), positions, mask)
+    y = y + 0.5 * block.feed_forward(block.norm_ff(y))
+    torch.testing.assert_close(block(x, positions, mask, LayerChoice()), block.norm_final(y))
+    assert encoder.stock_conf(encoder.component_table().full()) is None
+    assert encoder.extracted_conf(encoder.component_table().full())["convolution_first"] is True
 
 
 @few
