@@ -84,6 +84,10 @@ def _raise(message: str) -> NoReturn:
 def _number(text: str) -> Optional[str]:
     """A number as YAML wants it written, None where ``text`` is no finite number."""
     try:
-        return f"{float(text):.12f}".rstrip("0").rstrip(".") if abs(float(text)) < 1e12 else None
+        number = float(text)
     except ValueError:
         return None
+    if 0 < abs(number) < 1e-6:
+        digits, _, power = f"{number:e}".partition("e")
+        return f"{digits.rstrip('0')}e{power}".replace(".e", ".0e")
+    return f"{number:.12f}".rstrip("0").rstrip(".") if abs(number) < 1e12 else None
