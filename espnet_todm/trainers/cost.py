@@ -128,7 +128,7 @@ def measure_rounds(workload: Workload, rounds: int) -> list[Round]:
         raise UserError("step cost: the model has no subnet_trainer; set subnet_trainer: kd")
     small: dict[frozenset[Key], TodmModel] = {}
     measured = []
-    start = _first_step(model)
+    start = first_step(model)
     for step in (start, *range(start, start + rounds)):
         subnets = model.subnet_trainer.picked(step)
         if subnets[0] != model.encoder.component_table().full():
@@ -182,7 +182,7 @@ def workload_of_config(config: str, utterances: int, seconds: float, device: str
     return Workload(model, random_batch(model.vocab_size, arguments.input_size, utterances, seconds, device))
 
 
-def _first_step(model: TodmModel) -> int:
+def first_step(model: TodmModel) -> int:
     """The first training step of the usual kind."""
     return int(getattr(model.subnet_trainer, "warmup_steps", 0))
 
@@ -210,7 +210,7 @@ def _steps_in_child(build: Build, mode: str, steps: int, threads: int) -> Memory
     model, batch = workload.model.train(), workload.batch
     on_gpu = next(model.parameters()).is_cuda
     before = _memory_mib(on_gpu)
-    start = _first_step(model)
+    start = first_step(model)
     for step in range(start, start + steps):
         model.zero_grad(set_to_none=True)
         supernet_step(model, batch, step) if mode == SUPERNET else plain_step(model, batch)
