@@ -55,7 +55,9 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
         if key not in known:
             raise UserError(f"unrecognized arguments: {key} (from {given.config})")
     parser.set_defaults(**config)
-    return parser.parse_args(others, argparse.Namespace(config=given.config))
+    options = parser.parse_args(others)
+    options.config = given.config  # told afterwards, lest ESPnet read the file as well
+    return options
 
 
 def check_part(
