@@ -13,19 +13,23 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, Optional
 
 from espnet_todm.errors import UserError
+from espnet_todm.overlay import read_config
 
 # Parts all of whose numbers are plain numbers; elsewhere text such as "16k" may be meant.
 NUMERIC = ("encoder", "model", "subnet_trainer", "optim", "scheduler")
 
 
 def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of ``asr_train``. Raises UserError for an unknown option, part or key, and numbers written as text."""
+    """The options of ``asr_train``; its ``--config`` may name a ``base``, see :func:`espnet_todm.overlay.read_config`.
+
+    Raises UserError for an unknown option, part or key, and numbers written as text.
+    """
     from espnet2.tasks.abs_task import optim_classes, scheduler_classes
     from espnet2.tasks.asr import ASRTask
 
     parser = ASRTask.get_parser()
     parser.error = _raise
-    options: argparse.Namespace = parser.parse_args(list(arguments))
+    options = _parse(parser, arguments)
     for name in options.required:
         if getattr(options, name) is None:
             raise UserError(f"--{name} is required")
@@ -34,6 +38,25 @@ def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
     ]
     for name, classes, optional in (*parts, ("optim", optim_classes, False), ("scheduler", scheduler_classes, True)):
         check_part(name, getattr(options, name), getattr(options, f"{name}_conf"), classes, optional)
+    return options
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """As ESPnet's parser, which takes a config's values as defaults, but the config may have a base."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    first.error = _raise  # type: ignore[method-assign]
+    given, others = first.parse_known_args(list(arguments))
+    if given.config is None:
+        return parser.parse_args(others)
+    config = read_config(given.config)
+    known = {action.dest for action in parser._actions}
+    for key in config:
+        if key not in known:
+            raise UserError(f"unrecognized arguments: {key} (from {given.config})")
+    parser.set_defaults(**config)
+    options = parser.parse_args(others)
+    options.config = given.config  # told afterwards, lest ESPnet read the file as well
     return options
 
 
@@ -84,6 +107,10 @@ def _raise(message: str) -> NoReturn:
 def _number(text: str) -> Optional[str]:
     """A number as YAML wants it written, None where ``text`` is no finite number."""
     try:
-        return f"{float(text):.12f}".rstrip("0").rstrip(".") if abs(float(text)) < 1e12 else None
+        number = float(text)
     except ValueError:
         return None
+    if 0 < abs(number) < 1e-6:
+        digits, _, power = f"{number:e}".partition("e")
+        return f"{digits.rstrip('0')}e{power}".replace(".e", ".0e")
+    return f"{number:.12f}".rstrip("0").rstrip(".") if abs(number) < 1e12 else None

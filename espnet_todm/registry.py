@@ -14,6 +14,7 @@ CONTRACT = (
     ("espnet2.tasks.asr", "ASRTask"),
     ("espnet2.tasks.asr", "encoder_choices"),
     ("espnet2.tasks.asr", "model_choices"),
+    ("espnet2.tasks.asr", "specaug_choices"),
     ("espnet2.tasks.abs_task", "optim_classes"),
     ("espnet2.tasks.abs_task", "scheduler_classes"),
     ("espnet2.train.class_choices", "ClassChoices"),
@@ -53,15 +54,18 @@ def _symbol(module: str, name: str) -> Any:
 
 def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
     from espnet_todm.encoders.conformer import TodmConformerEncoder
+    from espnet_todm.models.spec_augment import SpecAugmentByLength
     from espnet_todm.models.todm import TodmModel
     from espnet_todm.optim.eden import Eden, Eden2
+    from espnet_todm.optim.one_cycle import NAME, OneCycleLinear
     from espnet_todm.optim.scaled_adam import ScaledAdam
 
     # These dicts are shared with parsers by reference: they are filled, never rebound. Keys must be lower case.
     symbols["espnet2.tasks.asr", "encoder_choices"].classes["todm_conformer"] = TodmConformerEncoder
     symbols["espnet2.tasks.asr", "model_choices"].classes["todm"] = TodmModel
+    symbols["espnet2.tasks.asr", "specaug_choices"].classes["todm_specaug"] = SpecAugmentByLength
     symbols["espnet2.tasks.abs_task", "optim_classes"]["scaledadam"] = ScaledAdam
-    symbols["espnet2.tasks.abs_task", "scheduler_classes"].update(eden=Eden, eden2=Eden2)
+    symbols["espnet2.tasks.abs_task", "scheduler_classes"].update({"eden": Eden, "eden2": Eden2, NAME: OneCycleLinear})
 
 
 def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:

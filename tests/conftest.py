@@ -20,9 +20,12 @@ FLAVOURS: dict[str, dict[str, Any]] = {
     "absolute positions": {"pos_enc_layer_type": "abs_pos", "selfattention_layer_type": "selfattn"},
     "no positions": {"pos_enc_layer_type": "none", "selfattention_layer_type": "selfattn"},
     "no macaron": {"macaron_style": False},
+    "convolution first": {"convolution_first": True},
     "no convolution": {"use_cnn_module": False},
     "stride 6, chunks apart": {"input_layer": "conv2d6", "ffn_chunks": 2, "macaron_ffn_chunks": 8},
     "slim input layer": {"input_channels": 6},
+    "VGG front end": {"input_layer": "vgg4", "num_blocks": 2},
+    "depthwise front end": {"input_layer": "dw_conv2d", "num_blocks": 2},
     "wide heads": {"head_dim": 12, "activation_type": "gelu"},
 }
 

@@ -109,5 +109,6 @@ def test_check_part() -> None:
         check_part("frontend", "part", 3, classes)
     with pytest.raises(UserError, match="encoder: None is unknown"):
         check_part("encoder", None, {}, classes, optional=False)
-    with pytest.raises(UserError, match=r"optim_conf\.lr: '-2.50e2' .* write -250$"):
-        check_part("optim", "anything", {"lr": "-2.50e2"}, classes)
+    for text, number in (("-2.50e2", "-250"), ("1e-16", r"1\.0e-16"), ("25e-9", r"2\.5e-08")):
+        with pytest.raises(UserError, match=rf"optim_conf\.lr: '{text}' .* write {number}$"):
+            check_part("optim", "anything", {"lr": text}, classes)

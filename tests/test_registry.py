@@ -13,7 +13,9 @@ from espnet2.tasks import abs_task, asr
 
 import espnet_todm
 from espnet_todm import registry
+from espnet_todm.models.spec_augment import SpecAugmentByLength
 from espnet_todm.models.todm import TodmModel
+from espnet_todm.optim.one_cycle import OneCycleLinear
 from espnet_todm.trainers.espnet_trainer import TodmTrainer
 from espnet_todm.trainers.kd import KDTrainer
 from espnet_todm.trainers.single import SingleTrainer
@@ -26,6 +28,7 @@ def state_of_registries() -> tuple[Any, ...]:
     return (
         dict(asr.encoder_choices.classes),
         dict(asr.model_choices.classes),
+        dict(asr.specaug_choices.classes),
         dict(abs_task.optim_classes),
         dict(abs_task.scheduler_classes),
         list(asr.ASRTask.class_choices_list),
@@ -97,6 +100,15 @@ def test_other_models_are_left_alone(tmp_path: Path) -> None:
     stock = {"output_size": 16, "attention_heads": 2, "linear_units": 32, "num_blocks": 1}
     model, _ = build(tmp_path, encoder="conformer", encoder_conf=stock, model=None, subnet_trainer=None)
     assert not isinstance(model, TodmModel)
+
+
+def test_one_cycle_and_specaug_from_yaml(tmp_path: Path) -> None:
+    changes = {"scheduler": "one_cycle_linear", "scheduler_conf": {"total_steps": 9, "peak": 0.5}}
+    model, options = build(tmp_path, specaug="todm_specaug", specaug_conf={"freq_masks": 1}, **changes)
+    assert type(model.specaug) is SpecAugmentByLength and model.specaug.freq_masks == 1
+    (built,) = asr.ASRTask.build_optimizers(options, model)
+    schedule = abs_task.scheduler_classes["one_cycle_linear"](built, **options.scheduler_conf)
+    assert type(schedule) is OneCycleLinear and built.param_groups[0]["lr"] == 4e-6
 
 
 @pytest.mark.parametrize("optimizer", ["scaledadam", "adam"])

@@ -38,6 +38,16 @@ set_training() {
   training+=("${more[@]}")
 }
 
+# One training step on random speech, without data. The vocabulary is that of the tokens if they are there already.
+try_configuration() {
+  local tokens vocabulary=$token_size features=80 more
+  tokens=$(token_dir)/tokens.txt
+  [ ! -f "$tokens" ] || vocabulary=$(wc -l <"$tokens")
+  [ "$feats_type" != raw ] || features=0
+  read -ra more <<<"$asr_args"
+  python -m espnet_todm.bin.dry_run --config "$asr_config" --vocabulary "$vocabulary" --input_size "$features" "${more[@]}"
+}
+
 stage_10() {
   set_training
   set_launcher_arguments statistics

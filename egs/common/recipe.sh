@@ -15,6 +15,7 @@ stop_stage=15  # last stage to run
 train_set=  # split to train on: a folder of the corpus, or name=folder+folder
 valid_set=  # split to validate on
 test_sets=  # splits to decode and score, in one pair of quotes
+dry_run=false  # true builds the model of --asr_config, runs one step on random speech, prints what its sizes cost, and stops
 limit=  # keep only this many utterances of each split (for a quick trial)
 speed_factors="0.9 1.1"  # speed-perturbed copies of the training set, or none
 feats_type=fbank  # fbank (Kaldi's, 80 filters, in archives) or raw (audio; the model's front end computes features)
@@ -196,6 +197,7 @@ check_options() {
       *) die "--$name: '${!name}', but a number from 1 to 15 is expected" ;;
     esac
   done
+  case $dry_run in true | false) ;; *) die "--dry_run: '$dry_run', but true or false is expected" ;; esac
   [ "$stage" -le "$stop_stage" ] || die "--stage: $stage lies behind --stop_stage $stop_stage"
   for name in train_set valid_set test_sets; do
     [ -n "${!name// /}" ] || die "--$name: empty, but a split's name is needed"
@@ -210,6 +212,10 @@ recipe() {
   given=("$@")
   parse_options "$@"
   check_options
+  if [ "$dry_run" = true ]; then
+    try_configuration
+    return
+  fi
   mkdir -p logs
   for ((number = stage; number <= stop_stage; number++)); do
     if [ -z "${stage_names[number]}" ]; then

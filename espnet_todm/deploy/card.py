@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from espnet_todm import __version__
-from espnet_todm.components import ComponentTable, Subnet
+from espnet_todm.components import CRITERIA, ComponentTable, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_json
 
@@ -22,8 +22,12 @@ def make_card(
     encoder_conf: Mapping[str, Any],
     tokens: Sequence[str],
     source: Mapping[str, Any],
+    encoder_table: Optional[ComponentTable] = None,
 ) -> dict[str, Any]:
-    """Everything a reader needs to know of a subnet: costs, kept components, dimensions, vocabulary, origin."""
+    """Everything a reader needs to know of a subnet: costs, kept components, dimensions, vocabulary, origin.
+
+    ``table`` is the model's, ``encoder_table`` the encoder's alone, of which a size's budget is a share.
+    """
     cost, total = table.cost(subnet), table.cost(table.full())
     return {
         "format": FORMAT,
@@ -34,6 +38,7 @@ def make_card(
             "flops_per_second": cost.flops,
             "share_of_params": cost.params / total.params,
             "share_of_flops": cost.flops / total.flops,
+            "encoder_shares": {c: encoder_table.share(subnet, c) for c in CRITERIA} if encoder_table else {},
         },
         "encoder": encoder,
         "encoder_conf": dict(encoder_conf),

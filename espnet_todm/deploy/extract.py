@@ -112,7 +112,8 @@ def extract(
         difference = None if calibration else _largest_difference(supernet, subnet, model)
         source = {**supernet.source, "max_abs_difference": difference}
         table = supernet.model.component_table()
-        card = make_card(subnet, table, encoder, conf["encoder_conf"], conf["token_list"], source)
+        alone = supernet.encoder.component_table()
+        card = make_card(subnet, table, encoder, conf["encoder_conf"], conf["token_list"], source, alone)
         write_json(folder / "card.json", card)
         save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
         torch.save(state, folder / "model.pth")

@@ -46,6 +46,7 @@ class BlockConf:
     dropout: float
     attention_dropout: float
     adaptive_dropout: bool
+    convolution_first: bool = False  # the convolution before the attention, as in OrthoSoftmax; ESPnet has it after
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "selu": nn.SELU,
 }
 
-# Modules in the order they run: name, kind of its components, name of the norm before it.
+# Modules in ESPnet's order: name, kind of its components, name of the norm before it.
 MODULES = (
     ("feed_forward_macaron", "ffn", "norm_ff_macaron"),
     ("self_attn", "heads", "norm_mha"),
@@ -80,10 +81,14 @@ _NORM_OF = {name: norm for name, _, norm in MODULES}
 
 
 class ElasticConformerBlock(nn.Module):
-    """Macaron FFN - attention - convolution - FFN - norm, pre-norm, names as in ESPnet's conformer EncoderLayer."""
+    """Macaron FFN - attention - convolution - FFN - norm, pre-norm, names as in ESPnet's conformer EncoderLayer.
+
+    With ``convolution_first`` attention and convolution change places.
+    """
 
     def __init__(self, conf: BlockConf, shape: BlockShape, sizes: tuple[str, ...] = ()) -> None:
         super().__init__()
+        self.order = [MODULES[i] for i in ((0, 2, 1, 3) if conf.convolution_first else (0, 1, 2, 3))]
         self.ff_scale = 0.5 if conf.macaron else 1.0
         self.dropout = nn.Dropout(conf.dropout)
         activation = ACTIVATIONS[conf.activation]()
@@ -108,7 +113,7 @@ class ElasticConformerBlock(nn.Module):
 
     def elastic_modules(self) -> list[tuple[str, str, ElasticModule]]:
         """(name, kind, module) of the modules that are there, in the order they run."""
-        return [(name, kind, getattr(self, name)) for name, kind, _ in MODULES if hasattr(self, name)]
+        return [(name, kind, getattr(self, name)) for name, kind, _ in self.order if hasattr(self, name)]
 
     def forward(self, x: Tensor, positions: Optional[Tensor], mask: Tensor, choice: LayerChoice) -> Tensor:
         """x (B, T, D), positions (1, 2T-1, D) or None, mask (B, 1, T) -> (B, T, D)."""

@@ -11,18 +11,11 @@ from dataclasses import asdict, fields, replace
 from typing import Any, Optional
 
 from espnet.nets.pytorch_backend.transformer.embedding import PositionalEncoding, RelPositionalEncoding
-from espnet.nets.pytorch_backend.transformer.subsampling import (
-    Conv2dSubsampling,
-    Conv2dSubsampling1,
-    Conv2dSubsampling2,
-    Conv2dSubsampling6,
-    Conv2dSubsampling8,
-    TooShortUttError,
-)
 from torch import Tensor, nn
 
 from espnet_todm.components import Cost, Subnet
 from espnet_todm.elastic.block import ACTIVATIONS, LAYER_NORM_EPS, BlockConf, BlockShape, ElasticConformerBlock
+from espnet_todm.encoders.frontends import INPUT_LAYERS, subsampling_cost
 from espnet_todm.encoders.supernet import (
     FRAMES_PER_SECOND,
     REFERENCE_SECONDS,
@@ -33,14 +26,6 @@ from espnet_todm.encoders.supernet import (
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import SizeSpec
 
-# Input layers: ESPnet's class, and (kernel, stride) of its convolutions along time.
-INPUT_LAYERS = {
-    "conv2d1": (Conv2dSubsampling1, ((3, 1), (3, 1))),
-    "conv2d2": (Conv2dSubsampling2, ((3, 2), (3, 1))),
-    "conv2d": (Conv2dSubsampling, ((3, 2), (3, 2))),
-    "conv2d6": (Conv2dSubsampling6, ((3, 2), (5, 3))),
-    "conv2d8": (Conv2dSubsampling8, ((3, 2), (3, 2), (3, 2))),
-}
 # (pos_enc_layer_type, selfattention_layer_type) -> position encoding; None: no positions at all.
 POSITIONS = {
     ("rel_pos", "rel_selfattn"): RelPositionalEncoding,
@@ -86,6 +71,7 @@ class TodmConformerEncoder(SupernetEncoder):
         conv_norm: "batch_norm" (ESPnet's) or "layer_norm" (the same statistics for every subnet; recommended).
         head_dim: width of an attention head, default output_size / attention_heads.
         adaptive_dropout: feed-forward dropout shrinks with the kept width.
+        convolution_first: the convolution module runs before the attention (OrthoSoftmax) instead of after it (ESPnet).
         sizes: named sizes, see :func:`espnet_todm.sizes.resolve_sizes`.
         criterion: what a size given as a plain share is a share of: "params" or "flops".
         subnet: what ``forward`` runs: a size's name or the file of a card; default all.
@@ -120,6 +106,7 @@ class TodmConformerEncoder(SupernetEncoder):
         conv_norm: str = "batch_norm",
         head_dim: Optional[int] = None,
         adaptive_dropout: bool = True,
+        convolution_first: bool = False,
         sizes: Optional[Mapping[str, SizeSpec]] = None,
         criterion: str = "params",
         subnet: Optional[str] = None,
@@ -132,10 +119,9 @@ class TodmConformerEncoder(SupernetEncoder):
         _check_stock(stock)
         _check_options(options)
         encoding = POSITIONS[pos_enc_layer_type, selfattention_layer_type] or NoPositions
-        subsampling, self._steps = INPUT_LAYERS[input_layer]
-        channels, positions = input_channels or output_size, encoding(output_size, positional_dropout_rate)
-        self.embed = subsampling(input_size, channels, dropout_rate, positions)
-        self.embed.out[0] = nn.Linear(self.embed.out[0].in_features, output_size)  # ESPnet's has as many as channels
+        self._input = INPUT_LAYERS[input_layer]
+        positions = encoding(output_size, positional_dropout_rate)
+        self.embed = self._input.make(input_size, output_size, dropout_rate, positions, input_channels)
         shapes = _parse_blocks(blocks) if blocks is not None else [_uniform_shape(options)] * num_blocks
         self.shapes = tuple(shapes)
         self.encoders = nn.ModuleList(
@@ -145,39 +131,22 @@ class TodmConformerEncoder(SupernetEncoder):
         self.finish(sizes, subnet, criterion)
 
     def front(self, features: Tensor, lengths: Tensor) -> Front:
-        shortest = self._shortest()
-        if features.size(1) < shortest:
-            raise TooShortUttError(
-                f"has {features.size(1)} frames and is too short for subsampling (it needs {shortest} frames)",
-                features.size(1),
-                shortest,
-            )
-        embedded, _ = self.embed(features, None)
+        self._input.check_length(features.size(1))
+        embedded, _ = self.embed(features, length_mask(lengths, features.size(1)))
         hidden, positions = embedded if isinstance(embedded, tuple) else (embedded, None)
-        # Lengths follow the convolutions themselves. ESPnet strides its mask instead, and then a padded utterance may
-        # count one frame, half made of padding, more than the same utterance alone.
-        for kernel, stride in self._steps:
-            lengths = ((lengths - kernel) // stride + 1).clamp_min(0)
+        lengths = self._input.lengths(lengths)
         return Front(hidden, positions, lengths, length_mask(lengths, hidden.size(1)))
 
     def finalise(self, hidden: Tensor) -> Tensor:
         return self.after_norm(hidden)
 
     def subsampled(self, frames: int) -> int:
-        for kernel, stride in self._steps:
-            frames = (frames - kernel) // stride + 1
-        return frames
+        return self._input.subsampled(frames)
 
     def front_cost(self) -> Cost:
-        time, width = int(REFERENCE_SECONDS * FRAMES_PER_SECOND), self.input_size
-        macs = 0
-        for module in self.embed.conv:
-            if isinstance(module, nn.Conv2d):
-                time, width = ((n - k) // s + 1 for n, k, s in zip((time, width), module.kernel_size, module.stride))
-                macs += time * width * module.weight.numel()
-        macs += time * sum(m.weight.numel() for m in self.embed.out.modules() if isinstance(m, nn.Linear))
-        params = sum(p.numel() for module in (self.embed, self.after_norm) for p in module.parameters())
-        return Cost(params, 2.0 * macs / REFERENCE_SECONDS)
+        cost = subsampling_cost(self.embed, int(REFERENCE_SECONDS * FRAMES_PER_SECOND), self.input_size)
+        norm = sum(p.numel() for p in self.after_norm.parameters())
+        return Cost(cost.params + norm, cost.flops / REFERENCE_SECONDS)
 
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
         small = [self._kept_shape(self.shapes[layer], modules) for layer, modules in sorted(subnet.layers.items())]
@@ -200,19 +169,23 @@ class TodmConformerEncoder(SupernetEncoder):
                 not conf["use_cnn_module"] or (shape.conv == conf["output_size"] and conf["conv_norm"] == "batch_norm")
             )
             and conf["pos_enc_layer_type"] != "none"
+            and self._input.stock
             and conf["input_channels"] in (None, conf["output_size"])
+            and not conf["convolution_first"]
         )
         if not faithful:
             return None
-        ours = ("blocks", "conv_norm", "head_dim", "adaptive_dropout", "input_size", "input_channels")
+        ours = (
+            "blocks",
+            "conv_norm",
+            "head_dim",
+            "adaptive_dropout",
+            "convolution_first",
+            "input_size",
+            "input_channels",
+        )
         kept = {k: v for k, v in conf.items() if k not in ours}
         return {**kept, "linear_units": shape.ffn, "attention_heads": shape.heads}
-
-    def _shortest(self) -> int:
-        frames = 1
-        for kernel, stride in reversed(self._steps):
-            frames = (frames - 1) * stride + kernel
-        return frames
 
     @staticmethod
     def _kept_shape(full: BlockShape, modules: Mapping[str, tuple[int, ...]]) -> BlockShape:
@@ -275,6 +248,7 @@ def _block_conf(options: Mapping[str, Any]) -> BlockConf:
         dropout=options["dropout_rate"],
         attention_dropout=options["attention_dropout_rate"],
         adaptive_dropout=options["adaptive_dropout"],
+        convolution_first=options["convolution_first"],
     )
 
 

@@ -16,6 +16,7 @@ from espnet_todm.report.scoring import Score, read_score
 class SizeResult:
     """One size. params: count; flops_per_second: per second of speech; share_of_params: of the full size, in [0, 1].
 
+    encoder_shares: of the full encoder, by criterion.
     speed: what rtf.json says (``rtf_median``, ``rtf_p95``, ``threads``, ``cpu``, ``utterances``); scores: by set.
     """
 
@@ -23,6 +24,7 @@ class SizeResult:
     params: Optional[float] = None
     flops_per_second: Optional[float] = None
     share_of_params: Optional[float] = None
+    encoder_shares: dict[str, float] = field(default_factory=dict)
     speed: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
 
@@ -74,6 +76,7 @@ def _load_size(folder: Path, scores: dict[str, Score]) -> SizeResult:
         _number(cost, "params", folder / "card.json"),
         _number(cost, "flops_per_second", folder / "card.json"),
         _number(cost, "share_of_params", folder / "card.json"),
+        dict(cost.get("encoder_shares", {})),
         _read_optional(folder / "rtf.json"),
         scores,
     )

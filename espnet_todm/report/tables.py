@@ -60,11 +60,12 @@ def _size_row(size: SizeResult, splits: Iterable[str]) -> list[str]:
         _cell(size.flops_per_second, 1e-9, 3),
         _cell(size.speed.get("rtf_median"), 1.0, 4),
         _cell(size.speed.get("rtf_p95"), 1.0, 4),
-        *(_rate_cell(score) for score in rates),
+        *(rate_cell(score) for score in rates),
     ]
 
 
-def _rate_cell(score: Optional[Score]) -> str:
+def rate_cell(score: Optional[Score]) -> str:
+    """Error rate and its 95% interval in percent, nothing where there is no score."""
     if score is None:
         return ""
     low, high = score.interval()

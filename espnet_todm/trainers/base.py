@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import torch
 from torch import Tensor, nn
 
-from espnet_todm.components import Subnet
+from espnet_todm.components import ComponentTable, Subnet
 from espnet_todm.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ class SubnetTrainer(nn.Module, ABC):
     def restore(self, model: TodmModel) -> None:
         """Called after the model's state was loaded."""
 
+    def model_steps(self, table: ComponentTable, updates: int) -> float:
+        """Cost of so many updates in steps of one full model: by the FLOPs of their passes, the shared part once each."""
+        return sum(passes_cost(table, self.picked(step)) for step in range(updates))
+
     def usual_step(self, model: TodmModel) -> int:
         """Number of a step of the kind that most of a run is made of, for measuring its cost on a fresh model."""
         return 0
@@ -58,6 +62,12 @@ class SubnetTrainer(nn.Module, ABC):
     @abstractmethod
     def evaluated(self, model: TodmModel) -> list[Subnet]:
         """The subnets that validation measures."""
+
+
+def passes_cost(table: ComponentTable, subnets: Sequence[Subnet]) -> float:
+    """(F + sum E_i) / (F + E_max), F and E_i being FLOPs of the shared part and of each subnet's own."""
+    rest, full = table.rest.flops, table.cost(table.full()).flops
+    return (rest + sum(table.cost(subnet).flops - rest for subnet in subnets)) / full
 
 
 def build(cls: type, conf: Mapping[str, Any], where: str, *arguments: Any, **defaults: Any) -> Any:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Optional, Union
 import torch
 from torch import Tensor
 
-from espnet_todm.components import FULL, Key, Subnet
+from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation
 from espnet_todm.optim.options import check_number
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Place, check_distinct, check_shares, draw, make_units
-from espnet_todm.trainers.base import RunState, Stats, SubnetTrainer, build
+from espnet_todm.trainers.base import RunState, Stats, SubnetTrainer, build, passes_cost
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.trainers.selection_log import SelectionLog
 
@@ -242,6 +242,17 @@ class TwoStageTrainer(SubnetTrainer):
         if not self.decided:
             self.decide(model, 0)
         return self.selection.steps
+
+    def model_steps(self, table: ComponentTable, updates: int) -> float:
+        """As the base's; stage 1 has two passes at full width, whatever is kept in the end."""
+        first = min(updates, self._first_stage(RunState(planned_steps=updates)) if self._learns() else 0)
+        full = self.subnets[FULL]
+        return first * passes_cost(table, [full, full]) + sum(
+            passes_cost(table, self.picked(step)) for step in range(first, updates)
+        )
+
+    def _learns(self) -> bool:
+        return any(True for _ in self.selection.parameters())
 
     def evaluated(self, model: TodmModel) -> list[Subnet]:
         """All sizes; in the first stage, as they would be chosen now."""

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_todm.components import Key, Subnet
+from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.encoders.conformer import TodmConformerEncoder
+from espnet_todm.encoders.frontends import INPUT_LAYERS
 from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json
@@ -83,7 +85,9 @@ def test_table_counts_what_the_extracted_model_has(flavour: TodmConformerEncoder
 STOCK = {
     name: options
     for name, options in FLAVOURS.items()
-    if not {"conv_norm", "head_dim", "input_channels"} & options.keys() and options.get("pos_enc_layer_type") != "none"
+    if not {"conv_norm", "head_dim", "input_channels", "convolution_first"} & options.keys()
+    and options.get("pos_enc_layer_type") != "none"
+    and INPUT_LAYERS[options.get("input_layer", "conv2d")].stock
 }
 
 
@@ -118,6 +122,22 @@ def test_uneven_subnet_has_no_stock_form() -> None:
     assert ours.stock_conf(ours.find_subnet("uneven")) is None
 
 
+def test_convolution_first_is_the_order_of_the_paper() -> None:
+    encoder = conformer(convolution_first=True, num_blocks=1)
+    block, mask = encoder.encoders[0], torch.ones(1, 1, 9, dtype=torch.bool)
+    assert [name for name, _, _ in block.elastic_modules()] == [
+        "feed_forward_macaron", "conv_module", "self_attn", "feed_forward",
+    ]  # fmt: skip
+    x, positions = torch.randn(1, 9, 16), torch.randn(1, 17, 16)
+    y = x + 0.5 * block.feed_forward_macaron(block.norm_ff_macaron(x))
+    y = y + block.conv_module(block.norm_conv(y), mask)
+    y = y + block.self_attn(block.norm_mha(y), positions, mask)
+    y = y + 0.5 * block.feed_forward(block.norm_ff(y))
+    torch.testing.assert_close(block(x, positions, mask, LayerChoice()), block.norm_final(y))
+    assert encoder.stock_conf(encoder.component_table().full()) is None
+    assert encoder.extracted_conf(encoder.component_table().full())["convolution_first"] is True
+
+
 @few
 @given(seed=seeds, data=st.data())
 def test_padding_changes_nothing(flavour: TodmConformerEncoder, seed: int, data: st.DataObject) -> None:
@@ -130,7 +150,7 @@ def test_padding_changes_nothing(flavour: TodmConformerEncoder, seed: int, data:
         alone = flavour.front(x[row : row + 1, :length], length[None])
         valid = int(alone.lengths)
         assert padded.lengths[row] == valid == alone.hidden.size(1)
-        torch.testing.assert_close(outputs[row, :valid], flavour.blocks(alone, subnet)[0], atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(outputs[row, :valid], flavour.blocks(alone, subnet)[0], atol=1e-5, rtol=1e-5)
 
 
 def test_batch_norm_statistics_of_sizes_do_not_mix() -> None:

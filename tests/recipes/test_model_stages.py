@@ -54,6 +54,14 @@ def test_all_stages_leave_what_they_promise(done: Recipe) -> None:
     assert small["encoder"] == "conformer" and small["encoder_conf"]["num_blocks"] == 1
 
 
+def test_a_dry_run_needs_no_data_and_leaves_nothing(librispeech: Recipe) -> None:
+    printed = librispeech.good("--dry_run", "true", "--asr_config", "conf/train_ci.yaml", "--asr_args", "--max_epoch 3")
+    assert "|small|" in printed and "finite" in printed and "stage" not in printed
+    assert not {"exp", "data", "dump", "logs"} & {path.name for path in librispeech.folder.iterdir()}
+    assert "conf/none.yaml: no such file" in librispeech.error("--dry_run", "true", "--asr_config", "conf/none.yaml")
+    assert "--dry_run: 'yes', but true or false" in librispeech.error("--dry_run", "yes")
+
+
 def test_stages_can_be_run_again_alone(done: Recipe) -> None:
     done.good(*DATA, "--stage", 12, "--stop_stage", 14, "--sizes", "small")
     out = done.good(*DATA, "--stage", 15, "--results", "RESULTS.md")

@@ -1,0 +1,53 @@
+"""Try a training configuration: build it, run one step on random speech, print what its sizes cost. Nothing is written.
+
+Any other option is the training command's.
+
+Example: python -m espnet_todm.bin.dry_run --config conf/train_todm.yaml --vocabulary 500
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+
+from espnet_todm import hook, register
+from espnet_todm.bin._cli import Parser, run
+
+hook.install()
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--config", required=True, help="training configuration")
+    parser.add_argument("--vocabulary", type=int, default=500, help="tokens in all, the special ones included")
+    parser.add_argument("--input_size", type=int, default=80, help="features of a frame; 0 for audio")
+    parser.add_argument("--utterances", type=int, default=2, help="in the batch")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of each utterance")
+    given, training = parser.parse_known_args(arguments)
+    logging.getLogger().setLevel(logging.WARNING)
+    register()
+    import torch
+
+    from espnet_todm.options import parse_training
+    from espnet_todm.report.tables import markdown_table
+    from espnet_todm.trainers.dry_run import dry_run
+
+    torch.set_num_threads(1)
+    stand_ins = ["--token_list", "-", "--output_dir", "-"]  # required, but nothing is read there or written
+    size = ["--input_size", str(given.input_size)] if given.input_size else []
+    options = parse_training(["--config", given.config, *stand_ins, *size, *training])
+    done = dry_run(options, given.vocabulary, given.utterances, given.seconds)
+    whole = next(iter(done.costs.values()))
+    rows = []
+    for name, cost in done.costs.items():
+        params, flops = (f"{cost.by(c) / whole.by(c):.1%}" for c in ("params", "flops"))
+        rows.append([name, f"{cost.params / 1e6:.3f}", params, f"{cost.flops / 1e9:.3f}", flops])
+    print(markdown_table(["size", "params (M)", "of full", "GFLOPs per s of speech", "of full"], rows), end="")
+    print(f"{given.config}: one step of {given.utterances} x {given.seconds:g} s in {done.seconds:.1f} s")
+    print(f"optim: {options.optim}, scheduler: {options.scheduler}, lr: {done.rates[0]:.3g}, then {done.rates[1]:.3g}")
+    print(f"loss: {done.loss:.4g}, finite; gradient finite")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,174 @@
+"""Input layers of the Conformer supernet: what turns features into the frames that all subnets share, and its cost.
+
+``conv2d``, ``conv2d1``, ``conv2d2``, ``conv2d6``, ``conv2d8`` are ESPnet's. ``vgg4`` is the front end of OrthoSoftmax
+(arXiv 2501.18895); ``dw_conv2d`` is ``conv2d`` at a fraction of its cost (FastConformer, arXiv 2305.05084).
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Callable, Optional, cast
+
+import torch
+from espnet.nets.pytorch_backend.transformer.subsampling import (
+    Conv2dSubsampling,
+    Conv2dSubsampling1,
+    Conv2dSubsampling2,
+    Conv2dSubsampling6,
+    Conv2dSubsampling8,
+    TooShortUttError,
+)
+from torch import Tensor, nn
+
+from espnet_todm.components import Cost
+from espnet_todm.errors import UserError
+
+
+@dataclass(frozen=True)
+class InputLayer:
+    """How an input layer is built, (kernel, stride) of what shortens its input, in order, and whether ESPnet has it.
+
+    ``build(input_size, output_size, dropout, position encoding)`` gives a module with its convolutions and poolings in
+    ``conv``, its projection and the position encoding in ``out``; called with features (B, T, F) and mask (B, 1, T).
+    """
+
+    build: Callable[[int, int, float, nn.Module], nn.Module]
+    steps: tuple[tuple[int, int], ...]
+    stock: bool = True
+    slim: bool = True  # whether its convolutions can have another width than the encoder
+
+    def subsampled(self, frames: int) -> int:
+        """Frames that it makes of so many."""
+        for kernel, stride in self.steps:
+            frames = max((frames - kernel) // stride + 1, 0)
+        return frames
+
+    def lengths(self, lengths: Tensor) -> Tensor:
+        """lengths (B,) before -> after.
+
+        They follow the convolutions themselves. ESPnet strides its mask instead, and then a padded utterance may count
+        one frame, half made of padding, more than the same utterance alone.
+        """
+        for kernel, stride in self.steps:
+            lengths = ((lengths - kernel) // stride + 1).clamp_min(0)
+        return lengths
+
+    def shortest(self) -> int:
+        """Frames that it needs to make one."""
+        frames = 1
+        for kernel, stride in reversed(self.steps):
+            frames = (frames - 1) * stride + kernel
+        return frames
+
+    def make(
+        self, input_size: int, size: int, dropout: float, positions: nn.Module, channels: Optional[int] = None
+    ) -> nn.Module:
+        """The module; its convolutions have ``channels`` channels, default ``size`` as in ESPnet's.
+
+        Raises UserError where the channels are fixed.
+        """
+        if channels is not None and not self.slim:
+            raise UserError(
+                f"input_channels: {channels} is not possible with this input layer, whose channels are fixed"
+            )
+        embed: Any = self.build(input_size, channels or size, dropout, positions)
+        embed.out[0] = nn.Linear(embed.out[0].in_features, size)  # ESPnet's has as many outputs as channels
+        return cast(nn.Module, embed)
+
+    def check_length(self, frames: int) -> None:
+        """Raises ESPnet's TooShortUttError below ``shortest``; ESPnet skips such utterances when it decodes."""
+        shortest = self.shortest()
+        if frames < shortest:
+            raise TooShortUttError(
+                f"has {frames} frames and is too short for subsampling (it needs {shortest} frames)", frames, shortest
+            )
+
+
+class DepthwiseSubsampling(nn.Module):
+    """ESPnet's conv2d with its second convolution split into a 3x3 depthwise and a 1x1 one, as in FastConformer.
+
+    At 80 mel bands that takes away 8/9 of the multiplications of what is nearly half of a small model.
+    """
+
+    def __init__(self, input_size: int, size: int, dropout: float, positions: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(1, size, 3, 2),
+            nn.ReLU(),
+            nn.Conv2d(size, size, 3, 2, groups=size),
+            nn.Conv2d(size, size, 1),
+            nn.ReLU(),
+        )
+        self.out = nn.Sequential(nn.Linear(size * (((input_size - 1) // 2 - 1) // 2), size), positions)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Any, None]:
+        """x (B, T, F), mask (B, 1, T) unused -> (B, ((T-1)//2-1)//2, D), with its positions if the encoding has any."""
+        with _no_autocast_on_cpu(x):
+            x = self.conv(x.unsqueeze(1))  # (B, D, T', F')
+        return self.out(x.transpose(1, 2).flatten(2)), None
+
+
+class VggSubsampling(nn.Module):
+    """conv 32 - conv 64 - ReLU - pool - conv 64 - conv 32 - ReLU - pool - linear, as in RWTH's VGG4LayerActFrontendV1.
+
+    Convolutions are 3x3 and keep both lengths, pools take the larger of two frames; 10 ms frames become 40 ms ones.
+    Before each convolution padded frames are set to zero, which is what lies beyond an utterance's end when it is alone.
+    """
+
+    def __init__(self, input_size: int, size: int, dropout: float, positions: nn.Module) -> None:
+        super().__init__()
+        channels = (1, 32, 64, 64, 32)
+        convolutions = [nn.Conv2d(n, m, 3, padding=1) for n, m in zip(channels, channels[1:])]
+        halves = [(*convolutions[i : i + 2], nn.ReLU(), nn.MaxPool2d((2, 1))) for i in (0, 2)]
+        self.conv = nn.Sequential(*halves[0], *halves[1])
+        self.out = nn.Sequential(nn.Linear(channels[-1] * input_size, size), positions)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Any, None]:
+        """x (B, T, F), mask (B, 1, T) true at valid frames -> (B, T//4, D), with its positions if there are any."""
+        x, mask = x.unsqueeze(1), mask.unsqueeze(-1)  # (B, 1, T, F), (B, 1, T, 1)
+        for layer in self.conv:
+            if isinstance(layer, nn.Conv2d):
+                x = x.masked_fill(~mask, 0.0)
+            elif isinstance(layer, nn.MaxPool2d):
+                mask = mask[:, :, 1::2]  # a pooled frame is valid when both of its frames are
+            x = layer(x)
+        return self.out(x.transpose(1, 2).flatten(2)), None
+
+
+INPUT_LAYERS = {
+    "conv2d1": InputLayer(Conv2dSubsampling1, ((3, 1), (3, 1))),
+    "conv2d2": InputLayer(Conv2dSubsampling2, ((3, 2), (3, 1))),
+    "conv2d": InputLayer(Conv2dSubsampling, ((3, 2), (3, 2))),
+    "conv2d6": InputLayer(Conv2dSubsampling6, ((3, 2), (5, 3))),
+    "conv2d8": InputLayer(Conv2dSubsampling8, ((3, 2), (3, 2), (3, 2))),
+    "dw_conv2d": InputLayer(DepthwiseSubsampling, ((3, 2), (3, 2)), stock=False),
+    "vgg4": InputLayer(VggSubsampling, ((2, 2), (2, 2)), stock=False, slim=False),
+}
+
+
+def subsampling_cost(embed: nn.Module, frames: int, features: int) -> Cost:
+    """Parameters, and FLOPs in all, of an input layer on one utterance (frames, features)."""
+    shape, macs = (frames, features), 0
+    for module in embed.get_submodule("conv"):  # type: ignore[attr-defined]
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
+            shape = _output_shape(module, shape)
+        if isinstance(module, nn.Conv2d):
+            macs += shape[0] * shape[1] * module.weight.numel()
+    linear = [m.weight.numel() for m in embed.get_submodule("out").modules() if isinstance(m, nn.Linear)]
+    return Cost(sum(p.numel() for p in embed.parameters()), 2.0 * (macs + shape[0] * sum(linear)))
+
+
+def _output_shape(module: Any, shape: tuple[int, int]) -> tuple[int, int]:
+    """(time, width) after a convolution or pooling."""
+    kernel, stride, padding = (
+        value if isinstance(value, tuple) else (value, value)
+        for value in (module.kernel_size, module.stride, module.padding)
+    )
+    time, width = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(shape, kernel, stride, padding))
+    return time, width
+
+
+def _no_autocast_on_cpu(x: Tensor) -> AbstractContextManager[Any]:
+    """A depthwise convolution in bfloat16 is several times slower than in float32 on CPUs."""
+    return torch.autocast("cpu", enabled=False) if x.device.type == "cpu" else nullcontext()

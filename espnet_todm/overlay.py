@@ -1,0 +1,49 @@
+"""Training configurations that state only what they change: ``base: common.yaml`` names the file that has the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Union
+
+import yaml
+
+from espnet_todm.errors import UserError
+
+KEY = "base"
+
+
+def read_config(path: Union[str, Path], above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML configuration laid over its base, if it names one; the base's path is relative to the file that names it.
+
+    Mappings are merged key by key, anything else replaces what the base says. A base may have a base of its own.
+
+    Raises UserError for a file that is missing, no YAML or no mapping, and for bases that go round in a circle.
+    """
+    path = Path(path)
+    if path.resolve() in above:
+        raise UserError(f"{path}: {KEY}: leads back to this file")
+    if not path.is_file():
+        named = f" (named as {KEY} by {above[-1].name})" if above else ""
+        raise UserError(f"{path}: no such file{named}")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: must be a mapping of options")
+    if KEY not in config:
+        return config
+    base = config.pop(KEY)
+    if not isinstance(base, str):
+        raise UserError(f"{path}: {KEY}: {base!r} must be the path of a YAML file")
+    return merged(read_config(path.parent / base, (*above, path.resolve())), config)
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``changes`` laid over ``base``: mappings key by key, anything else replaced."""
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result

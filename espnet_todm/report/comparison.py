@@ -1,0 +1,98 @@
+"""A table of methods x sizes: error rates with intervals, costs, and what the training of each took."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from espnet_todm.components import FULL
+from espnet_todm.errors import UserError
+from espnet_todm.report.experiment import Experiment, SizeResult, load_experiment
+from espnet_todm.report.plan import Method
+from espnet_todm.report.tables import markdown_table, rate_cell
+
+_UNITS = {"day": 86400, "hour": 3600, "minute": 60, "second": 1, "millisecond": 0.001}
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training log says: updates, and hours of training alone, without validation."""
+
+    updates: int
+    hours: float
+
+
+def read_training(log: Path) -> Training:
+    """Raises UserError when the log is missing or tells of no epoch."""
+    if not log.is_file():
+        raise UserError(f"{log}: no such training log")
+    epochs: dict[int, tuple[float, int]] = {}
+    pattern = re.compile(r"(\d+)epoch results: \[train\].*?, time=(.*?), total_count=(\d+)")
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        found = pattern.search(line)
+        if found:
+            epochs[int(found[1])] = _seconds(found[2]), int(found[3])  # of an epoch that was done twice, the last
+    if not epochs:
+        raise UserError(f"{log}: tells of no epoch that was trained to its end")
+    return Training(max(count for _, count in epochs.values()), sum(seconds for seconds, _ in epochs.values()) / 3600)
+
+
+def _seconds(text: str) -> float:
+    """ "1 hour, 6 minutes and 14.56 seconds" -> 3974.56."""
+    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+) ([a-z]+?)s?\b", text))
+
+
+def model_steps(experiment: Path, updates: int) -> float:
+    """Cost of all updates in steps of training one full model, by the FLOPs of the passes that each step makes."""
+    from espnet_todm.deploy.extract import load_supernet
+
+    config = experiment / "config.yaml"
+    checkpoint = max(experiment.glob("*epoch.pth"), key=lambda path: path.stat().st_mtime)
+    model = load_supernet(config, checkpoint).model
+    if model.subnet_trainer is None:
+        raise UserError(f"{config}: names no subnet_trainer")
+    return model.subnet_trainer.model_steps(model.component_table(), updates)
+
+
+def comparison_table(methods: Sequence[tuple[Method, Path]]) -> str:
+    """Markdown, one row for each method and size, the sizes of all methods in the order of their cost."""
+    loaded = [(method, load_experiment(folder)) for method, folder in methods]
+    splits = list(dict.fromkeys(split for _, experiment in loaded for split in experiment.splits))
+    trained = {method.name: read_training(folder / "train.log") for method, folder in methods}
+    steps = {method.name: model_steps(folder, trained[method.name].updates) for method, folder in methods}
+    header = ["size", "method", *(f"WER {split} [95%]" for split in splits)]
+    header += ["params (M)", "GFLOPs per s", "budget error (points)", "updates", "model-steps", "training hours"]
+    rows = []
+    for size in dict.fromkeys(name for method, _ in loaded for name in method.sizes):
+        for method, experiment in loaded:
+            result = _result(experiment, size)
+            if result is not None:
+                costs = [f"{trained[method.name].updates}", f"{steps[method.name]:.0f}"]
+                rows.append(
+                    [size, method.name, *_cells(method, result, splits), *costs, f"{trained[method.name].hours:.2f}"]
+                )
+    return markdown_table(header, rows)
+
+
+def _result(experiment: Experiment, size: str) -> Optional[SizeResult]:
+    return next((result for result in experiment.sizes if result.name == size), None)
+
+
+def _cells(method: Method, result: SizeResult, splits: Sequence[str]) -> list[str]:
+    cells = [rate_cell(result.scores.get(split)) for split in splits]
+    cells.append("" if result.params is None else f"{result.params / 1e6:.3f}")
+    cells.append("" if result.flops_per_second is None else f"{result.flops_per_second / 1e9:.3f}")
+    return [*cells, _budget_error(method.config, result)]
+
+
+def _budget_error(config: Mapping[str, Any], result: SizeResult) -> str:
+    """Percentage points between the share of the encoder that the size has and the one asked for; blank if none was."""
+    conf = config["encoder_conf"]
+    wanted = conf["sizes"].get(result.name) if result.name != FULL else None
+    share = result.encoder_shares.get(conf.get("criterion", "params"))
+    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or share is None:
+        return ""
+    return f"{100 * (share - wanted):+.2f}"

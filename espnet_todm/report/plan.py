@@ -1,0 +1,117 @@
+"""What a comparison runs: methods on one base configuration, each in an experiment of its own, resumable."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from espnet_todm.completion import is_complete, mark_complete
+from espnet_todm.components import FULL
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, write_text
+from espnet_todm.overlay import merged, read_config
+
+KEYS = ("base", "methods", "alone")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One training. ``config``: all options; ``sizes``: those that it trains, the others are not scored."""
+
+    name: str
+    config: Mapping[str, Any]
+    sizes: tuple[str, ...]
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder."""
+        return re.sub(r"[^A-Za-z0-9]+", "_", self.name).strip("_").lower()
+
+
+def read_plan(path: PathLike) -> list[Method]:
+    """Methods of a plan, a YAML file with
+
+    - ``base``: the training configuration that all share, relative to the plan,
+    - ``methods``: name -> what it changes, laid over the base,
+    - ``alone``: true also trains each size of the base by itself, with as many updates.
+
+    Raises UserError for an unknown or missing key, and for methods whose number of epochs differs from the base's.
+    """
+    plan = read_config_of_plan(path)
+    base = read_config(Path(path).parent / plan["base"])
+    methods = []
+    for name, changes in plan["methods"].items():
+        if not isinstance(changes, Mapping):
+            raise UserError(f"{path}: methods.{name}: {changes!r} must be a mapping of options")
+        config = merged(base, changes)
+        methods.append(Method(str(name), config, (FULL, *config["encoder_conf"]["sizes"])))
+    if plan.get("alone"):
+        for size in (FULL, *base["encoder_conf"]["sizes"]):
+            single = {"subnet_trainer": "single", "subnet_trainer_conf": {"size": size}}
+            rest = {key: value for key, value in base.items() if key != "subnet_trainer_conf"}
+            criterion = [["valid", f"cer_ctc_{size}", "min"]]
+            methods.append(Method(f"alone {size}", {**rest, **single, "best_model_criterion": criterion}, (size,)))
+    for method in methods:
+        for key in ("max_epoch", "num_iters_per_epoch", "batch_bins"):
+            if method.config.get(key) != base.get(key):
+                raise UserError(f"{path}: methods.{method.name}: changes {key}; all methods must make the same updates")
+    return methods
+
+
+def read_config_of_plan(path: PathLike) -> dict[str, Any]:
+    """The plan's own mapping, checked. A plan's ``base`` is not laid under it, since it is of another kind."""
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"{file}: no such plan")
+    try:
+        plan = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(plan, dict) or not {"base", "methods"} <= plan.keys() or not isinstance(plan["methods"], dict):
+        raise UserError(f"{file}: must be a mapping with base (a configuration) and methods (name: options)")
+    for key in plan:
+        if key not in KEYS:
+            raise UserError(f"{file}: unknown key {key!r}; allowed: {', '.join(KEYS)}")
+    return plan
+
+
+def run_method(method: Method, recipe: PathLike, folder: str, options: Sequence[str]) -> Path:
+    """Train, extract, decode and score one method by the recipe's stages 11 to 14; returns its experiment.
+
+    What is done already is not done again; what was killed goes on. Raises UserError when a stage fails, and when the
+    experiment there was made with another configuration.
+    """
+    run_sh = Path(recipe)
+    experiment = run_sh.parent / "exp" / folder / method.slug
+    record = {"config": dict(method.config), "options": list(options)}
+    if is_complete(experiment, record):
+        logging.info("%s: done already", method.name)
+        return experiment
+    config = run_sh.parent / "exp" / folder / f"{method.slug}.yaml"
+    text = yaml.safe_dump(dict(method.config), sort_keys=False)
+    if experiment.is_dir() and (not config.is_file() or config.read_text(encoding="utf-8") != text):
+        raise UserError(f"{experiment}: was made with another configuration; remove it or choose another --folder")
+    write_text(config, text)
+    command = [f"./{run_sh.name}", "--stage", "11", "--stop_stage", "14", *options]
+    command += ["--asr_config", str(config.relative_to(run_sh.parent)), "--asr_tag", f"{folder}/{method.slug}"]
+    command += ["--sizes", " ".join(method.sizes), "--inference_model", f"{best_model(method.config)}.best.pth"]
+    logging.info("%s: %s", method.name, " ".join(command))
+    done = subprocess.run(command, cwd=run_sh.parent, env=os.environ, check=False)
+    if done.returncode:
+        raise UserError(f"{method.name}: the recipe stopped with status {done.returncode}; see what it printed above")
+    mark_complete(experiment, record)
+    return experiment
+
+
+def best_model(config: Mapping[str, Any]) -> str:
+    """``valid.loss`` and the like: the first criterion by which checkpoints are kept."""
+    criteria = config.get("best_model_criterion") or [["valid", "loss", "min"]]
+    return ".".join(criteria[0][:2])
