@@ -41,8 +41,12 @@ def read_config(path: Union[str, Path], above: tuple[Path, ...] = ()) -> dict[st
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``changes`` laid over ``base``: mappings key by key, anything else replaced."""
-    result = dict(base)
+    """``changes`` laid over ``base``: mappings key by key, anything else replaced.
+
+    Where a part is exchanged (``optim: adam`` over ``optim: scaledadam``), the base's options of it (``optim_conf``) go too.
+    """
+    exchanged = {f"{key}_conf" for key, value in changes.items() if key in base and base[key] != value}
+    result = {key: value for key, value in base.items() if key not in exchanged}
     for key, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = merged(result[key], value) if both else value

@@ -14,6 +14,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from espnet_todm.components import FULL, ComponentTable, Cost, Subnet
 from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS, Drop, Front, Gates, SupernetEncoder
@@ -148,7 +149,8 @@ class TodmModel(ESPnetASRModel):
         with self._autocast():
             if self.ctc is not None:
                 # Log probabilities of whole utterances in bfloat16 would be wrong in the third digit.
-                logits = self.output_layer(size)(encoded).float()
+                dropped = F.dropout(encoded, self.ctc.dropout_rate, self.training)
+                logits = self.output_layer(size)(dropped).float()
             if self.decoder is not None:
                 loss_att, stats["acc"], stats["cer"], stats["wer"] = self._calc_att_loss(
                     encoded, lengths, text, text_lengths.clone()

@@ -10,9 +10,14 @@ from typing import Any, Optional
 
 from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, write_text
+from espnet_todm.report.environment import describe_environment
 from espnet_todm.report.experiment import Experiment, SizeResult, load_experiment
 from espnet_todm.report.plan import Method
+from espnet_todm.report.results import environment_section
+from espnet_todm.report.selection_page import selection_section
 from espnet_todm.report.tables import markdown_table, rate_cell
+from espnet_todm.trainers.selection_log import CARDS
 
 _UNITS = {"day": 86400, "hour": 3600, "minute": 60, "second": 1, "millisecond": 0.001}
 
@@ -96,3 +101,24 @@ def _budget_error(config: Mapping[str, Any], result: SizeResult) -> str:
     if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or share is None:
         return ""
     return f"{100 * (share - wanted):+.2f}"
+
+
+def write_comparison(methods: Sequence[tuple[Method, Path]], output: PathLike, label: str, plan: PathLike) -> str:
+    """Write the table with its environment, and the components that each learned method chose; returns the text.
+
+    label: what the data are; plan: quoted, since it is what was run.
+    """
+    home = Path(output).resolve().parent
+    parts = [
+        "# Comparison\n",
+        environment_section(describe_environment([f"python -m espnet_todm.bin.compare --plan {plan}"])),
+        f"- Data: {label}\n- Plan:\n\n```yaml\n{Path(plan).read_text(encoding='utf-8').strip()}\n```\n",
+        "## Methods and sizes\n" + comparison_table(methods),
+    ]
+    for method, folder in methods:
+        if (folder / CARDS).is_dir():
+            section = selection_section(folder, Path(output).with_suffix(""), home)
+            parts.append(f"## {method.name}\n{section}")
+    text = "\n".join(parts)
+    write_text(output, text)
+    return text
