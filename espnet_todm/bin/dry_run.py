@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
         rows.append([name, f"{cost.params / 1e6:.3f}", params, f"{cost.flops / 1e9:.3f}", flops])
     print(markdown_table(["size", "params (M)", "of full", "GFLOPs per s of speech", "of full"], rows), end="")
     print(f"{given.config}: one step of {given.utterances} x {given.seconds:g} s in {done.seconds:.1f} s")
-    print(f"optim: {options.optim}, scheduler: {options.scheduler}, lr: {done.rates[0]:.3g}, then {done.rates[1]:.3g}")
+    print(f"optim: {options.optim}, scheduler: {options.scheduler}, lr: {done.rates[0]:.7g}, then {done.rates[1]:.7g}")
     print(f"loss: {done.loss:.4g}, finite; gradient finite")
 
 
