@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from espnet2.tasks import asr
 
 import espnet_todm
 from espnet_todm.encoders.conformer import TodmConformerEncoder
-from espnet_todm.models.todm import TodmModel
 from espnet_todm.options import parse_training
 from espnet_todm.overlay import read_config
 from tests.recipes.conftest import ROOT
@@ -45,21 +42,6 @@ def config_of(name: str) -> dict[str, Any]:
     return read_config(ROOT / "egs" / f"{name}.yaml")
 
 
-def without_what_is_to_come(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without options that this version has not got yet."""
-    for part, cls, keys in (
-        ("encoder_conf", TodmConformerEncoder, ["criterion"]),
-        ("model_conf", TodmModel, ["output_layers"]),
-    ):
-        for key in keys:
-            if key not in inspect.signature(cls).parameters:
-                config[part].pop(key)
-    choices = next(c for c in asr.ASRTask.class_choices_list if c.name == "subnet_trainer")
-    if config["subnet_trainer"] not in choices.classes:
-        config.update(subnet_trainer="kd", subnet_trainer_conf={})
-    return config
-
-
 @pytest.mark.parametrize("name", TABLE)
 def test_numbers_are_those_of_the_table(name: str) -> None:
     config = config_of(name)
@@ -84,7 +66,7 @@ def test_numbers_are_those_of_the_table(name: str) -> None:
 )
 def test_supernet_has_the_papers_size(name: str, millions: float, shares: dict[int, float]) -> None:
     """Parameters in all, and FLOPs of the first blocks, on which the paper's shares for LibriSpeech agree to 0.001."""
-    options = {**without_what_is_to_come(config_of(name))["encoder_conf"], "sizes": {}}
+    options = {**config_of(name)["encoder_conf"], "sizes": {}}
     with torch.device("meta"):
         encoder = TodmConformerEncoder(input_size=80, **options)
     table = encoder.component_table()
@@ -104,7 +86,7 @@ def test_there_are_no_other_configurations() -> None:
 @pytest.mark.parametrize("name", [*TABLE, *sorted(BPE)])
 def test_the_training_command_takes_them(name: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(without_what_is_to_come(config_of(name))), encoding="utf-8")
+    path.write_text(yaml.safe_dump(config_of(name)), encoding="utf-8")
     options = parse_training(["--config", str(path), "--output_dir", "-", "--token_list", "-"])
     encoder = dict(options.encoder_conf, num_blocks=1, sizes={})
     built = TodmConformerEncoder(input_size=80, **encoder)
