@@ -2,7 +2,8 @@
 
     python benchmarks/step_cost.py --output benchmarks/results/step_cost.md
 
-Each step trains the max, a middle and the min size. A supernet step may cost at most --limit times what its parts cost
+Each step trains the subnets of a method: max, middle and min size as slices (kd, the second stage of OrthoSoftmax), or
+the max size and a gated pass at its full width (the first stage). A supernet step may cost at most --limit times what its parts cost
 alone, (F + sum E_i) (see espnet_todm/trainers/cost.py), and at most --limit times one model's peak memory; else status 1.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import statistics
 import sys
 from functools import partial
+from typing import Any, Optional
 
 import torch
 from espnet2.asr.ctc import CTC
@@ -20,6 +22,7 @@ from espnet_todm.encoders.conformer import TodmConformerEncoder
 from espnet_todm.files import write_text
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.report.environment import cpu_model
+from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.cost import (
     SINGLE,
     SUPERNET,
@@ -32,13 +35,23 @@ from espnet_todm.trainers.cost import (
     summary,
 )
 from espnet_todm.trainers.kd import KDTrainer
+from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
 
 VOCABULARY = 500
-SIZES = {"middle": {"depth": 0.75, "ffn": 0.75}, "min": {"depth": 0.5, "ffn": 0.5, "heads": 0.5}}
+FIXED = {"middle": {"depth": 0.75, "ffn": 0.75}, "min": {"depth": 0.5, "ffn": 0.5, "heads": 0.5}}
+SHARES = {"middle": 0.72, "min": 0.45}
+# Trainer, its options, sizes, and the step to measure (None: the usual one).
+METHODS: dict[str, tuple[type[SubnetTrainer], dict[str, Any], dict[str, Any], Optional[int]]] = {
+    "kd": (KDTrainer, {"kd_weight": 0.5}, FIXED, None),
+    "kd_without_distillation": (KDTrainer, {"kd_weight": 0.0}, FIXED, None),
+    "ortho_softmax_stage_1": (OrthoSoftmaxTrainer, {"stage1_steps": 10**6}, SHARES, 1),
+    "ortho_softmax_stage_2": (OrthoSoftmaxTrainer, {"stage1_steps": 0}, SHARES, None),
+}
 
 
-def toy(utterances: int, seconds: float, kd_weight: float, device: str) -> Workload:
+def toy(utterances: int, seconds: float, method: str, device: str) -> Workload:
     """12 blocks of 144 channels, 500 BPE units, CTC; stochastic parts (dropout) as in training."""
+    trainer, options, sizes, step = METHODS[method]
     torch.manual_seed(0)
     encoder = TodmConformerEncoder(
         80,
@@ -49,7 +62,7 @@ def toy(utterances: int, seconds: float, kd_weight: float, device: str) -> Workl
         macaron_style=True,
         rel_pos_type="latest",
         cnn_module_kernel=31,
-        sizes=SIZES,
+        sizes=sizes,
     )
     parts = dict.fromkeys(("frontend", "specaug", "normalize", "preencoder", "postencoder", "decoder", "joint_network"))
     model = TodmModel(
@@ -60,8 +73,8 @@ def toy(utterances: int, seconds: float, kd_weight: float, device: str) -> Workl
         ctc_weight=1.0,
         **parts,
     ).to(device)
-    model.subnet_trainer = KDTrainer(model, kd_weight=kd_weight)
-    return Workload(model, random_batch(VOCABULARY, 80, utterances, seconds, device))
+    model.subnet_trainer = trainer(model, **options).to(device)
+    return Workload(model, random_batch(VOCABULARY, 80, utterances, seconds, device), step)
 
 
 def time_table(rounds: list[Round], names: list[str]) -> str:
@@ -92,7 +105,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=3, help="for peak memory, of each kind")
     parser.add_argument("--utterances", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=8.0, help="length of each utterance")
-    parser.add_argument("--kd_weight", type=float, default=0.5, help="0 leaves distillation out")
+    parser.add_argument("--method", choices=METHODS, default="kd", help="what the step does (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--limit", type=float, default=1.05)
@@ -103,19 +116,19 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    build = partial(toy, options.utterances, options.seconds, options.kd_weight, options.device)
+    build = partial(toy, options.utterances, options.seconds, options.method, options.device)
     memory = {m: [peak_memory(build, m) for _ in range(options.processes)] for m in (SINGLE, SUPERNET)}
     workload = build()
     rounds = measure_rounds(workload, options.rounds)
     result = summary(rounds)
-    names = [subnet.name for subnet in workload.model.subnet_trainer.picked(0)]
+    names = [subnet.name for subnet in workload.model.subnet_trainer.picked(workload.first_step())]
     peaks = {mode: statistics.median(m.peak for m in values) for mode, values in memory.items()}
     more_memory = peaks[SUPERNET] / peaks[SINGLE]
     cuda = options.device == "cuda"
     where = torch.cuda.get_device_name() if cuda else f"{cpu_model()}, {options.threads} thread(s)"
     counted = "memory allocated to tensors" if cuda else "resident memory of a whole process, libraries included"
     millions = sum(parameter.numel() for parameter in workload.model.parameters()) / 1e6
-    report = f"""# One training step of a supernet, Conformer with {millions:.2f}M parameters, {" + ".join(names)}
+    report = f"""# One training step ({options.method}), Conformer with {millions:.2f}M parameters, {" + ".join(names)}
 
 {time_table(rounds, names)}
 
@@ -128,8 +141,7 @@ def main() -> None:
 
 Steps are forward and backward, without the optimizer's. Ratios are medians over {options.rounds} rounds in which all take
 turns. Memory is the peak {counted}; each value comes from a process
-that does nothing else; medians of {options.processes}. Batch: {options.utterances} utterances of {options.seconds:g} s; \
-distillation weight {options.kd_weight:g}.
+that does nothing else; medians of {options.processes}. Batch: {options.utterances} utterances of {options.seconds:g} s.
 
 {where}; torch {torch.__version__}; `python benchmarks/step_cost.py {" ".join(sys.argv[1:])}`
 """

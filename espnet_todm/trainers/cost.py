@@ -41,10 +41,19 @@ SINGLE, SUPERNET = "single", "supernet"
 
 @dataclass(frozen=True)
 class Workload:
-    """A model and the batch that it is measured on. ``Workload`` builders are handed to child processes."""
+    """A model and the batch that it is measured on. ``Workload`` builders are handed to child processes.
+
+    ``step``: the first training step to measure; None takes one of the trainer's usual kind.
+    """
 
     model: TodmModel
     batch: Batch
+    step: Optional[int] = None
+
+    def first_step(self) -> int:
+        if self.step is not None or self.model.subnet_trainer is None:
+            return self.step or 0
+        return self.model.subnet_trainer.usual_step(self.model)
 
 
 Build = Callable[[], Workload]
@@ -128,7 +137,7 @@ def measure_rounds(workload: Workload, rounds: int) -> list[Round]:
         raise UserError("step cost: the model has no subnet_trainer; set subnet_trainer: kd")
     small: dict[frozenset[Key], TodmModel] = {}
     measured = []
-    start = model.subnet_trainer.usual_step(model)
+    start = workload.first_step()
     for step in (start, *range(start, start + rounds)):
         subnets = model.subnet_trainer.picked(step)
         if subnets[0] != model.encoder.component_table().full():
@@ -205,7 +214,7 @@ def _steps_in_child(build: Build, mode: str, steps: int, threads: int) -> Memory
     model, batch = workload.model.train(), workload.batch
     on_gpu = next(model.parameters()).is_cuda
     before = _memory_mib(on_gpu)
-    start = model.subnet_trainer.usual_step(model) if model.subnet_trainer else 0
+    start = workload.first_step()
     for step in range(start, start + steps):
         model.zero_grad(set_to_none=True)
         supernet_step(model, batch, step) if mode == SUPERNET else plain_step(model, batch)

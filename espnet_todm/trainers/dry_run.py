@@ -14,7 +14,7 @@ from espnet_todm.components import Cost
 from espnet_todm.errors import UserError
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.optim.options import check_number
-from espnet_todm.trainers.cost import random_batch
+from espnet_todm.trainers.cost import Workload, random_batch
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def dry_run(options: argparse.Namespace, vocabulary: int, utterances: int = 2, s
     torch.manual_seed(options.seed)
     model, optimizer, schedule = _build(options, vocabulary)
     model.train()
-    model.step = model.subnet_trainer.usual_step(model) if model.subnet_trainer else 0
     batch = random_batch(vocabulary, options.input_size, utterances, seconds)
+    model.step = Workload(model, batch).first_step()
     rate, start = optimizer.param_groups[0]["lr"], time.perf_counter()
     loss = model(batch.speech, batch.speech_lengths, batch.text, batch.text_lengths)[0].sum()
     loss.backward()
