@@ -3,7 +3,7 @@
     python benchmarks/step_cost.py --output benchmarks/results/step_cost.md
 
 Each step trains the subnets of a method: max, middle and min size as slices (kd, the second stage of OrthoSoftmax), or
-the max size and a gated pass at its full width (the first stage). A supernet step may cost at most --limit times what its parts cost
+the max size and a gated pass at its full width (the first stage). It may cost at most --limit times what its parts cost
 alone, (F + sum E_i) (see espnet_todm/trainers/cost.py), and at most --limit times one model's peak memory; else status 1.
 """
 
