@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 
 # Options of this corpus; those of every recipe are in ../common/recipe.sh.
 corpus=downloads  # folder to make the corpus in
-corpus_args="--train_minutes 250 --vocabulary_share 0.35 --open_share 0.05"  # options of make_mini_corpus (minutes, noise, vocabulary, seed), in one pair of quotes
+corpus_args="--train_minutes 150 --vocabulary_share 0.15 --open_share 0.03"  # options of make_mini_corpus (minutes, noise, vocabulary, seed), in one pair of quotes
 train_set=train  # split to train on
 valid_set=dev  # split to validate on
 test_sets="test"  # splits to decode and score: voices and sentences that training never had
