@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
 import espnet_todm
 from espnet_todm.encoders.conformer import TodmConformerEncoder
@@ -84,9 +82,8 @@ def test_there_are_no_other_configurations() -> None:
 
 
 @pytest.mark.parametrize("name", [*TABLE, *sorted(BPE)])
-def test_the_training_command_takes_them(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(config_of(name)), encoding="utf-8")
+def test_the_training_command_takes_them(name: str) -> None:
+    path = ROOT / "egs" / f"{name}.yaml"
     options = parse_training(["--config", str(path), "--output_dir", "-", "--token_list", "-"])
     encoder = dict(options.encoder_conf, num_blocks=1, sizes={})
     built = TodmConformerEncoder(input_size=80, **encoder)
