@@ -56,7 +56,7 @@ def measure_latency(
     for block in encoder.encoders:
         runs.update(_runs_of(block, front))  # type: ignore[arg-type]
     subnets = _checked_subnets(encoder)
-    runs.update({("subnet", n): partial(encoder.extract(s), features, lengths) for n, s in enumerate(subnets)})
+    runs.update({("subnet", n): partial(encoder.extract(s).forward, features, lengths) for n, s in enumerate(subnets)})
     medians = {what: value / seconds for what, value in _medians(runs, rounds, clock).items()}
     lines = _lines(medians)
     table = encoder.component_table()
