@@ -7,6 +7,7 @@ set; methods differ only in who picks it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,18 +16,20 @@ from typing import Any
 from espnet_todm.errors import UserError
 
 FULL = "full"
-CRITERIA = ("params", "flops")
+CRITERIA = ("params", "flops", "latency")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters (a count) and FLOPs (2 x multiply-accumulates, per second of speech)."""
+    """Parameters (a count), FLOPs (2 x multiply-accumulates), and latency (seconds, 0 where it was not measured), the latter
+    two per second of speech."""
 
     params: int = 0
     flops: float = 0.0
+    latency: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.params + other.params, self.flops + other.flops)
+        return Cost(self.params + other.params, self.flops + other.flops, self.latency + other.latency)
 
     def by(self, criterion: str) -> float:
         """The amount of one criterion. Raises UserError for an unknown one."""
@@ -136,5 +139,6 @@ class ComponentTable:
         return total
 
     def share(self, subnet: Subnet, criterion: str) -> float:
-        """The subnet's size: its cost as a share of the full set's, in (0, 1]."""
-        return self.cost(subnet).by(criterion) / self.cost(self.full()).by(criterion)
+        """The subnet's size: its cost as a share of the full set's, in (0, 1]; NaN by a latency that was not measured."""
+        total = self.cost(self.full()).by(criterion)
+        return self.cost(subnet).by(criterion) / total if total else math.nan

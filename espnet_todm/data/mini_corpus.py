@@ -133,7 +133,7 @@ def make_mini_corpus(output: PathLike, options: MiniOptions, nj: int = 1) -> Pat
 
 
 def plan_split(split: str, options: MiniOptions) -> list[SpeakerPlan]:
-    """Speakers of a split, each with a voice and sentences of that split."""
+    """Speakers of a split, each with a voice of the split and sentences that no other speaker has."""
     total, place = 60 * float(getattr(options, f"{split}_minutes")), SPLITS.index(split)
     if total == 0:
         return []

@@ -234,16 +234,12 @@ def split_of(sentence: str) -> str:
 def make_sentences(
     split: str, count: int, rng: np.random.Generator, open_share: float, vocabulary_share: float
 ) -> list[str]:
-    """Draw ``count`` sentences of ``split``. Those of dev and test all differ; fewer where there seem to be no more.
-
-    In train a sentence may come again, from another voice: were all to differ, patterns that can be filled in few ways would
-    be rare there and frequent in the much smaller test set.
-    """
-    found: list[str] = []
+    """Draw up to ``count`` different sentences of ``split``; fewer when the grammar seems not to have that many."""
+    found: dict[str, None] = {}
     for _ in range(100 * count):
         if len(found) == count:
             break
         sentence = make_sentence(rng, open_share, vocabulary_share)
-        if split_of(sentence) == split and (split == "train" or sentence not in found):
-            found.append(sentence)
-    return found
+        if split_of(sentence) == split:
+            found[sentence] = None
+    return list(found)

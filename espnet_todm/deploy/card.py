@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -36,9 +37,10 @@ def make_card(
         "cost": {
             "params": cost.params,
             "flops_per_second": cost.flops,
+            **({"latency_of_encoder": encoder_table.cost(subnet).latency} if encoder_table and total.latency else {}),
             "share_of_params": cost.params / total.params,
             "share_of_flops": cost.flops / total.flops,
-            "encoder_shares": {c: encoder_table.share(subnet, c) for c in CRITERIA} if encoder_table else {},
+            "encoder_shares": _shares(subnet, encoder_table) if encoder_table else {},
         },
         "encoder": encoder,
         "encoder_conf": dict(encoder_conf),
@@ -46,6 +48,12 @@ def make_card(
         "supernet": dict(source),
         "kept": subnet.to_json(),
     }
+
+
+def _shares(subnet: Subnet, table: ComponentTable) -> dict[str, float]:
+    """By each criterion that was measured."""
+    shares = {criterion: table.share(subnet, criterion) for criterion in CRITERIA}
+    return {criterion: share for criterion, share in shares.items() if not math.isnan(share)}
 
 
 def read_card(path: PathLike) -> dict[str, Any]:

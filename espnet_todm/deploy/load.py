@@ -18,7 +18,7 @@ from espnet_todm.files import PathLike
 from espnet_todm.registry import register
 
 # Options of a training config that name files. Where they no longer lie as written, they are looked for beside the config.
-FILE_OPTIONS = (("normalize_conf", "stats_file"), (None, "bpemodel"))
+FILE_OPTIONS = (("normalize_conf", "stats_file"), (None, "bpemodel"), ("encoder_conf", "latency_table"))
 
 
 def read_config(path: PathLike) -> dict[str, Any]:

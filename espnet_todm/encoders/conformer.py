@@ -73,7 +73,8 @@ class TodmConformerEncoder(SupernetEncoder):
         adaptive_dropout: feed-forward dropout shrinks with the kept width.
         convolution_first: the convolution module runs before the attention (OrthoSoftmax) instead of after it (ESPnet).
         sizes: named sizes, see :func:`espnet_todm.sizes.resolve_sizes`.
-        criterion: what a size given as a plain share is a share of: "params" or "flops".
+        criterion: what a size given as a plain share is a share of: "params", "flops" or "latency".
+        latency_table: what ``bin.measure_latency`` measured of this encoder, for that last criterion.
         subnet: what ``forward`` runs: a size's name or the file of a card; default all.
         blocks: widths of each block (:class:`BlockShape`) instead of uniform ones, as extracted models have them.
 
@@ -109,6 +110,7 @@ class TodmConformerEncoder(SupernetEncoder):
         convolution_first: bool = False,
         sizes: Optional[Mapping[str, SizeSpec]] = None,
         criterion: str = "params",
+        latency_table: Optional[str] = None,
         subnet: Optional[str] = None,
         blocks: Optional[Sequence[Mapping[str, int]]] = None,
         **stock: Any,
@@ -128,7 +130,7 @@ class TodmConformerEncoder(SupernetEncoder):
             ElasticConformerBlock(_block_conf(options), shape, tuple(sizes or ())) for shape in shapes
         )
         self.after_norm = nn.LayerNorm(output_size, eps=LAYER_NORM_EPS)
-        self.finish(sizes, subnet, criterion)
+        self.finish(sizes, subnet, criterion, latency_table)
 
     def front(self, features: Tensor, lengths: Tensor) -> Front:
         self._input.check_length(features.size(1))
@@ -150,7 +152,15 @@ class TodmConformerEncoder(SupernetEncoder):
 
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
         small = [self._kept_shape(self.shapes[layer], modules) for layer, modules in sorted(subnet.layers.items())]
-        of_supernet = ("sizes", "subnet", "criterion", "ffn_chunks", "macaron_ffn_chunks", "conv_groups")
+        of_supernet = (
+            "sizes",
+            "subnet",
+            "criterion",
+            "latency_table",
+            "ffn_chunks",
+            "macaron_ffn_chunks",
+            "conv_groups",
+        )
         conf = {key: value for key, value in self._options.items() if key not in of_supernet}
         head_dim = conf["head_dim"] or conf["output_size"] // conf["attention_heads"]
         return {**conf, "head_dim": head_dim, "num_blocks": len(small), "blocks": [asdict(shape) for shape in small]}

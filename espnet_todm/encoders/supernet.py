@@ -15,6 +15,7 @@ from espnet_todm.components import CRITERIA, FULL, Component, ComponentTable, Co
 from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_json
+from espnet_todm.latency import COMMAND, LatencyTable, read_latency
 from espnet_todm.sizes import SizeSpec, resolve_sizes
 
 # Attention costs grow with the square of the length, so FLOPs per second need a length to be measured at.
@@ -55,11 +56,22 @@ class SupernetEncoder(AbsEncoder):
         self.sizes: dict[str, Subnet] = {}
         self.pending = ""  # why the sizes are no models yet, while a trainer has still to choose them
         self.subnet = Subnet(FULL, frozenset())
+        self.latency: Optional[LatencyTable] = None
 
-    def finish(self, sizes: Optional[Mapping[str, SizeSpec]], subnet: Optional[str], criterion: str = "params") -> None:
+    def finish(
+        self,
+        sizes: Optional[Mapping[str, SizeSpec]],
+        subnet: Optional[str],
+        criterion: str = "params",
+        latency_table: Optional[str] = None,
+    ) -> None:
         """Call at the end of ``__init__``: resolves the named sizes and the subnet that ``forward`` runs."""
         if criterion not in CRITERIA:
             raise UserError(f"criterion: {criterion!r} is unknown; allowed: {', '.join(CRITERIA)}")
+        if latency_table is not None:
+            self.latency = read_latency(latency_table)
+        elif criterion == "latency":
+            raise UserError(f"criterion: latency needs a latency_table, which {COMMAND} writes")
         self.criterion = criterion
         self.size_specs = dict(sizes or {})
         self.sizes = resolve_sizes(sizes or {}, self.component_table(), criterion)
@@ -165,7 +177,8 @@ class SupernetEncoder(AbsEncoder):
             components += block.components(layer, frames, 1 / REFERENCE_SECONDS)  # type: ignore[operator]
             modules.update({(layer, name): cost for name, cost in block.module_costs().items()})  # type: ignore[operator]
             layers[layer] = block.layer_cost()  # type: ignore[operator]
-        return ComponentTable(tuple(components), modules, layers, self.front_cost())
+        table = ComponentTable(tuple(components), modules, layers, self.front_cost())
+        return table if self.latency is None else self.latency.applied(table)
 
     def extracted_state(self, subnet: Subnet) -> dict[str, Tensor]:
         """State dict of the small model: kept blocks renumbered, kept components cut out."""
