@@ -7,7 +7,6 @@ set; methods differ only in who picks it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,12 +16,15 @@ from espnet_todm.errors import UserError
 
 FULL = "full"
 CRITERIA = ("params", "flops", "latency")
+MEASURE = "python -m espnet_todm.bin.measure_latency --config CONFIG --output latency.json"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters (a count), FLOPs (2 x multiply-accumulates), and latency (seconds, 0 where it was not measured), the latter
-    two per second of speech."""
+    """Parameters (a count), FLOPs (2 x multiply-accumulates, per second of speech) and latency.
+
+    Latency is in seconds of compute per second of speech on the machine that it was measured on, 0 where it was not.
+    """
 
     params: int = 0
     flops: float = 0.0
@@ -33,9 +35,14 @@ class Cost:
 
     def by(self, criterion: str) -> float:
         """The amount of one criterion. Raises UserError for an unknown one."""
-        if criterion not in CRITERIA:
-            raise UserError(f"criterion: {criterion!r} is unknown; allowed: {', '.join(CRITERIA)}")
+        check_criterion(criterion)
         return float(getattr(self, criterion))
+
+
+def check_criterion(criterion: str) -> None:
+    """Raises UserError for an unknown one."""
+    if criterion not in CRITERIA:
+        raise UserError(f"criterion: {criterion!r} is unknown; allowed: {', '.join(CRITERIA)}")
 
 
 @dataclass(frozen=True, order=True)
@@ -114,6 +121,25 @@ class ComponentTable:
         """Kinds of components in order of first appearance."""
         return tuple(dict.fromkeys(component.kind for component in self.components))
 
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        """The criteria that this table knows the amounts of. The rest always runs, so it takes time once measured."""
+        return tuple(criterion for criterion in CRITERIA if criterion != "latency" or self.rest.latency > 0)
+
+    def check(self, criterion: str) -> None:
+        """Raises UserError for a criterion that is unknown, or has not been measured for this table."""
+        check_criterion(criterion)
+        if criterion not in self.criteria:
+            raise UserError(
+                f"criterion: {criterion!r} has not been measured for this encoder; run {MEASURE} and set"
+                f" encoder_conf: latency_table: latency.json"
+            )
+
+    def amount(self, components: Subnet | Iterable[Key], criterion: str) -> float:
+        """The cost of a set by one criterion. Raises UserError as :meth:`check` and :meth:`cost` do."""
+        self.check(criterion)
+        return self.cost(components).by(criterion)
+
     def full(self) -> Subnet:
         """The set of all components: the supernet itself."""
         return Subnet(FULL, frozenset(self.by_key))
@@ -139,6 +165,5 @@ class ComponentTable:
         return total
 
     def share(self, subnet: Subnet, criterion: str) -> float:
-        """The subnet's size: its cost as a share of the full set's, in (0, 1]; NaN by a latency that was not measured."""
-        total = self.cost(self.full()).by(criterion)
-        return self.cost(subnet).by(criterion) / total if total else math.nan
+        """The subnet's size: its cost as a share of the full set's, in (0, 1]."""
+        return self.amount(subnet, criterion) / self.amount(self.full(), criterion)

@@ -13,6 +13,7 @@ from espnet_todm.errors import UserError
 
 Counts = Mapping[tuple[int, str], int]  # components kept of (layer, module): the first ones
 SizeSpec = Union[float, Mapping[str, Any]]
+ROUNDING = 1e-9  # relative: sums of FLOPs or seconds in another order differ by less; a budget is met up to it
 
 
 def resolve_sizes(specs: Mapping[str, SizeSpec], table: ComponentTable, criterion: str = "params") -> dict[str, Subnet]:
@@ -25,7 +26,8 @@ def resolve_sizes(specs: Mapping[str, SizeSpec], table: ComponentTable, criterio
     - a kind (``ffn``, ``heads``, ``conv``) or a module's name: a share in [0, 1], true or false, or a list with the
       number of components to keep in each layer of the supernet.
 
-    Raises UserError for unknown keys, values out of range, and a size that keeps nothing.
+    Largest means by ``criterion``. Raises UserError for unknown keys, values out of range, a size that keeps nothing, and
+    two plain shares that are equal or come out as the same set.
     """
     if not isinstance(specs, Mapping):
         raise UserError(f"sizes: {specs!r} must be a mapping from names to sizes, such as {{small: 0.4}}")
@@ -33,7 +35,23 @@ def resolve_sizes(specs: Mapping[str, SizeSpec], table: ComponentTable, criterio
     for name, spec in specs.items():
         _check_name(str(name))
         sizes[str(name)] = resolve_size(str(name), spec, table, criterion)
-    return dict(sorted(sizes.items(), key=lambda item: -table.cost(item[1]).params))
+    _check_distinct({str(name): spec for name, spec in specs.items() if _is_share(spec)}, sizes, criterion)
+    return dict(sorted(sizes.items(), key=lambda item: -table.amount(item[1], criterion)))
+
+
+def _check_distinct(shares: Mapping[str, SizeSpec], sizes: Mapping[str, Subnet], criterion: str) -> None:
+    """Two names for one set would be trained, extracted and reported twice over."""
+    names: dict[frozenset[Key], str] = {}
+    for name, share in shares.items():
+        other = names.setdefault(sizes[name].components, name)
+        if other == name:
+            continue
+        if shares[other] == share:
+            raise UserError(f"sizes.{name}: {share} is the share of {other!r} already; each size needs its own")
+        raise UserError(
+            f"sizes.{name}: {share} of the {criterion} is the same set of components as {other!r}: {shares[other]};"
+            f" leave one out, move them apart, or cut the encoder finer"
+        )
 
 
 def _check_name(name: str) -> None:
@@ -51,7 +69,7 @@ def resolve_size(name: str, spec: SizeSpec, table: ComponentTable, criterion: st
     if isinstance(spec, (int, float)) and not isinstance(spec, bool):
         if not 0 < spec <= 1:
             raise UserError(f"sizes.{name}: {spec} is no share of the {criterion}; allowed: above 0, up to 1")
-        return fit_budget(name, table, criterion, spec * table.cost(table.full()).by(criterion))
+        return fit_budget(name, table, criterion, spec * table.amount(table.full(), criterion))
     if not isinstance(spec, Mapping):
         raise UserError(
             f"sizes.{name}: {spec!r} must be a share in (0, 1] or a mapping such as {{depth: 0.5, ffn: 0.5}}"
@@ -129,19 +147,19 @@ def fit_budget(name: str, table: ComponentTable, criterion: str, budget: float) 
     """The smallest uniform scaling, filled up in the order of larger ones, component by component, while the budget lasts.
 
     All budgets walk along one and the same order of components, so a smaller budget's set lies inside a larger one's.
-    Budgets in parameters or FLOPs per second of speech. Raises UserError, with the feasible range, when the budget is below
-    the smallest scaling or above the full set.
+    Budgets in parameters, or in FLOPs or seconds of compute per second of speech. Raises UserError, with the feasible range,
+    when the budget is below the smallest scaling or above the full set.
     """
     order, smallest = uniform_order(table), _smallest_scaling(table)
-    lowest, highest = table.cost(smallest).by(criterion), table.cost(table.full()).by(criterion)
-    if not lowest <= budget <= highest:
+    lowest, highest = table.amount(smallest, criterion), table.amount(table.full(), criterion)
+    if not lowest * (1 - ROUNDING) <= budget <= highest * (1 + ROUNDING):
         raise UserError(
             f"budget of {budget:.4g} {criterion} for {name!r} is infeasible; this supernet allows {lowest:.4g} to"
             f" {highest:.4g}"
         )
     kept = set(smallest.components)
     for key in order[len(kept) :]:
-        if table.cost(kept | {key}).by(criterion) > budget:
+        if table.amount(kept | {key}, criterion) > budget * (1 + ROUNDING):
             break  # a later one might fit, but then sizes would not be nested
         kept.add(key)
     return Subnet(name, frozenset(kept))
@@ -192,6 +210,10 @@ def _count(where: str, value: Any, layer: int, layers: int, total: int) -> int:
             f"{where}: {value!r} must be a share in [0, 1], true or false, or a list with one count a layer"
         )
     return round_share(float(value), total)
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_count(value: Any, highest: int) -> bool:

@@ -16,6 +16,13 @@ from espnet_todm.bin._cli import Parser, run
 
 hook.install()
 
+# criterion, its unit's factor, title
+COLUMNS = (
+    ("params", 1e-6, "params (M)"),
+    ("flops", 1e-9, "GFLOPs per s of speech"),
+    ("latency", 1e3, "encoder's ms per s of speech"),
+)
+
 
 def main(arguments: Sequence[str]) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -39,11 +46,13 @@ def main(arguments: Sequence[str]) -> None:
     options = parse_training(["--config", given.config, *stand_ins, *size, *training])
     done = dry_run(options, given.vocabulary, given.utterances, given.seconds)
     whole = next(iter(done.costs.values()))
+    columns = [column for column in COLUMNS if whole.by(column[0])]  # latency, where it has been measured
     rows = []
     for name, cost in done.costs.items():
-        params, flops = (f"{cost.by(c) / whole.by(c):.1%}" for c in ("params", "flops"))
-        rows.append([name, f"{cost.params / 1e6:.3f}", params, f"{cost.flops / 1e9:.3f}", flops])
-    print(markdown_table(["size", "params (M)", "of full", "GFLOPs per s of speech", "of full"], rows), end="")
+        cells = ((f"{cost.by(c) * unit:.3f}", f"{cost.by(c) / whole.by(c):.1%}") for c, unit, _ in columns)
+        rows.append([name, *(cell for pair in cells for cell in pair)])
+    titles = [title for _, _, column in columns for title in (column, "of full")]
+    print(markdown_table(["size", *titles], rows), end="")
     print(f"{given.config}: one step of {given.utterances} x {given.seconds:g} s in {done.seconds:.1f} s")
     print(f"optim: {options.optim}, scheduler: {options.scheduler}, lr: {done.rates[0]:.7g}, then {done.rates[1]:.7g}")
     print(f"loss: {done.loss:.4g}, finite; gradient finite")

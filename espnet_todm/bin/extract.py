@@ -24,6 +24,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--sizes", nargs="+", default=[], help="sizes by name, or files of cards; default all sizes")
     parser.add_argument("--budget", nargs="+", default=[], help="parameter budgets, e.g. 10M")
     parser.add_argument("--flops", nargs="+", default=[], help="budgets of FLOPs per second of speech, e.g. 1.2G")
+    parser.add_argument(
+        "--latency", nargs="+", default=[], help="budgets of seconds of compute per second of speech, e.g. 0.02"
+    )
+    parser.add_argument("--latency_table", help="file of measure_latency, where the training had none")
     parser.add_argument("--calibrate", help="feats.scp to estimate batch norm statistics on, where a subnet needs it")
     parser.add_argument("--calibrate_utterances", type=int, default=200, help="how many of its utterances to use")
     options = parser.parse_args(arguments)
@@ -33,15 +37,19 @@ def main(arguments: Sequence[str]) -> None:
     from espnet_todm.deploy.features import read_features
 
     supernet = load_supernet(options.asr_train_config, options.asr_model_file)
-    for subnet in pick_subnets(supernet, options.sizes, options.budget, options.flops):
+    if options.latency_table:
+        supernet.encoder.measured_in(options.latency_table)
+    for subnet in pick_subnets(supernet, options.sizes, options.budget, options.flops, options.latency):
         calibration = None
         if options.calibrate:
             calibration = (x for _, x in read_features(options.calibrate, options.calibrate_utterances))
         card = extract(supernet, subnet, options.output / subnet.name, calibration)
         cost = card["cost"]
+        latency = cost.get("latency_of_encoder")
+        measured = "" if latency is None else f"{1000 * latency:.2f} ms per second in the encoder, "
         print(
             f"{subnet.name}: {cost['params'] / 1e6:.2f}M parameters ({cost['share_of_params']:.0%}), "
-            f"{cost['flops_per_second'] / 1e9:.2f} GFLOPs per second, encoder: {card['encoder']}"
+            f"{cost['flops_per_second'] / 1e9:.2f} GFLOPs per second, {measured}encoder: {card['encoder']}"
         )
 
 

@@ -1,48 +1,46 @@
-"""Measure what each component of an encoder costs in time on this machine, for sizes with criterion: latency.
+"""Measure what each component of a supernet's encoder takes on this machine; a training config is enough, no checkpoint.
 
-Example: python -m espnet_todm.bin.measure_latency --config conf/train_ortho.yaml --output latency.json
-Then, in that configuration: encoder_conf: {criterion: latency, latency_table: latency.json, ...}
+Training reads the file with encoder_conf: {criterion: latency, latency_table: latency.json}.
+
+Example: python -m espnet_todm.bin.measure_latency --config conf/train_todm.yaml --output latency.json
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
-from espnet_todm.bin._cli import run
+from espnet_todm import register
+from espnet_todm.bin._cli import Parser, run
+from espnet_todm.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the table and say how well it predicts whole subnets."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="training configuration; its weights do not matter")
-    parser.add_argument("--output", required=True, help="the table (JSON)")
-    parser.add_argument("--input_size", type=int, default=80, help="features per frame (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of the utterance (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=20, help="times that everything runs (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of this CPU (default: %(default)s)")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="training configuration, or config.yaml of an experiment")
+    parser.add_argument("--output", required=True, help="JSON file to write")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the utterance (default 10)")
+    parser.add_argument("--rounds", type=int, default=20, help="how often everything is timed (default 20)")
+    parser.add_argument("--input_size", type=int, help="features of a frame; default what the config says, else 80")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     options = parser.parse_args(arguments)
+    if Path(options.output).exists() and not options.overwrite:
+        raise UserError(
+            f"--output: {options.output} exists; sizes of trainings that name it would change, so give another name or"
+            f" --overwrite"
+        )
 
-    from espnet_todm.deploy.latency import measure_latency
-    from espnet_todm.encoders.conformer import TodmConformerEncoder
-    from espnet_todm.errors import UserError
+    register()
+    from espnet_todm.deploy.latency import build_encoder, measure_latency, summary
+    from espnet_todm.latency import save_latency
     from espnet_todm.overlay import read_config
 
-    config = read_config(options.config)
-    if config.get("encoder") != "todm_conformer":
-        raise UserError(f"{options.config}: encoder: {config.get('encoder')!r} is no supernet; needed: todm_conformer")
-    ours = ("sizes", "criterion", "latency_table", "subnet")  # none of which changes what is measured
-    conf = {key: value for key, value in config.get("encoder_conf", {}).items() if key not in ours}
-    encoder = TodmConformerEncoder(config.get("input_size") or options.input_size, **conf)
-    table = measure_latency(encoder, options.seconds, options.rounds, options.threads)
-    table.write(options.output)
-    for share, predicted, measured in table.check:
-        print(
-            f"{100 * share:5.1f}% of the parameters: predicted {1e3 * predicted:.3f}, measured {1e3 * measured:.3f} ms/s"
-        )
-    print(
-        f"{options.output}: written; predictions of whole subnets are off by up to {100 * table.largest_error():.0f}%"
-    )
+    encoder = build_encoder(read_config(options.config), options.input_size)
+    table = measure_latency(encoder, options.seconds, options.threads, options.rounds)
+    save_latency(options.output, table)
+    print(f"{options.output}: {summary(table)}")
 
 
 if __name__ == "__main__":

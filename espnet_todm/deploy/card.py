@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 from espnet_todm import __version__
-from espnet_todm.components import CRITERIA, ComponentTable, Subnet
+from espnet_todm.components import ComponentTable, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_json
 
@@ -27,9 +26,12 @@ def make_card(
 ) -> dict[str, Any]:
     """Everything a reader needs to know of a subnet: costs, kept components, dimensions, vocabulary, origin.
 
-    ``table`` is the model's, ``encoder_table`` the encoder's alone, of which a size's budget is a share.
+    ``table`` is the model's, ``encoder_table`` the encoder's alone, of which a size's budget is a share. Latency, in
+    seconds of compute per second of speech, is the encoder's, and there when it has been measured.
     """
     cost, total = table.cost(subnet), table.cost(table.full())
+    latency = {"latency_of_encoder": cost.latency} if "latency" in table.criteria else {}
+    shares = {c: encoder_table.share(subnet, c) for c in encoder_table.criteria} if encoder_table else {}
     return {
         "format": FORMAT,
         "espnet_todm": __version__,
@@ -37,10 +39,10 @@ def make_card(
         "cost": {
             "params": cost.params,
             "flops_per_second": cost.flops,
-            **({"latency_of_encoder": encoder_table.cost(subnet).latency} if encoder_table and total.latency else {}),
             "share_of_params": cost.params / total.params,
             "share_of_flops": cost.flops / total.flops,
-            "encoder_shares": _shares(subnet, encoder_table) if encoder_table else {},
+            **latency,
+            "encoder_shares": shares,
         },
         "encoder": encoder,
         "encoder_conf": dict(encoder_conf),
@@ -48,12 +50,6 @@ def make_card(
         "supernet": dict(source),
         "kept": subnet.to_json(),
     }
-
-
-def _shares(subnet: Subnet, table: ComponentTable) -> dict[str, float]:
-    """By each criterion that was measured."""
-    shares = {criterion: table.share(subnet, criterion) for criterion in CRITERIA}
-    return {criterion: share for criterion, share in shares.items() if not math.isnan(share)}
 
 
 def read_card(path: PathLike) -> dict[str, Any]:

@@ -43,6 +43,11 @@ class Supernet:
     def encoder(self) -> SupernetEncoder:
         return self.model.encoder
 
+    def origin(self) -> dict[str, Any]:
+        """Where it came from, and the machine that its latencies were measured on, if they were."""
+        measured = self.encoder.latency
+        return {**self.source, "latency_machine": dict(measured.machine)} if measured is not None else self.source
+
 
 def load_supernet(config: PathLike, checkpoint: PathLike) -> Supernet:
     """Raises UserError when the files do not fit or the model is no supernet."""
@@ -59,11 +64,13 @@ def pick_subnets(
     sizes: Sequence[str] = (),
     params: Sequence[str] = (),
     flops: Sequence[str] = (),
+    latency: Sequence[str] = (),
 ) -> list[Subnet]:
-    """Subnets by name or card, by budgets of parameters ("10M") and of FLOPs per second ("1.2G"); all sizes if none."""
+    """Subnets by name or card, by budgets of parameters ("10M"), of FLOPs ("1.2G") and of seconds of the encoder's
+    computing ("0.02"), both per second of speech; all sizes if none. Raises UserError."""
     table, encoder = supernet.model.component_table(), supernet.encoder
     picked = [encoder.find_subnet(name) for name in sizes]
-    for criterion, budgets in (("params", params), ("flops", flops)):
+    for criterion, budgets in (("params", params), ("flops", flops), ("latency", latency)):
         picked += [fit_budget(f"{criterion}_{text}", table, criterion, parse_amount(text)) for text in budgets]
     return picked or [encoder.find_subnet(name) for name in encoder.sizes]
 
@@ -77,7 +84,7 @@ def parse_amount(text: str) -> float:
     except ValueError:
         amount = 0.0
     if not amount > 0:
-        raise UserError(f"budget {text!r} is no amount; write 800K, 10M or 1.2G")
+        raise UserError(f"budget {text!r} is no amount; write 800K, 10M, 1.2G or 0.02")
     return amount
 
 
@@ -110,7 +117,7 @@ def extract(
         encoder, conf = _write_config(supernet, subnet, folder, Path(output))
         model = build_model(conf, state, output)
         difference = None if calibration else _largest_difference(supernet, subnet, model)
-        source = {**supernet.source, "max_abs_difference": difference}
+        source = {**supernet.origin(), "max_abs_difference": difference}
         table = supernet.model.component_table()
         alone = supernet.encoder.component_table()
         card = make_card(subnet, table, encoder, conf["encoder_conf"], conf["token_list"], source, alone)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,17 @@ from espnet_todm.files import PathLike
 from espnet_todm.processor import cpu_model
 
 
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """torch computes with so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def measure_rtf(
     decoders: Mapping[str, GreedyDecoder], utterances: Sequence[Tensor], threads: int = 1
 ) -> dict[str, dict[str, Any]]:
@@ -28,10 +40,8 @@ def measure_rtf(
     Args:
         utterances: model inputs (T, F) or (samples,).
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     factors: dict[str, list[float]] = {name: [] for name in decoders}
-    try:
+    with torch_threads(threads):
         for decoder in decoders.values():
             decoder([utterances[0]])
         for utterance in tqdm(utterances, desc="real-time factor", disable=None):
@@ -39,8 +49,6 @@ def measure_rtf(
                 start = time.perf_counter()
                 decoder([utterance])
                 factors[name].append((time.perf_counter() - start) / seconds_of(utterance))
-    finally:
-        torch.set_num_threads(before)
     return {
         name: {
             "rtf_median": float(np.median(values)),

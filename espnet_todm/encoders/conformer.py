@@ -19,6 +19,7 @@ from espnet_todm.encoders.frontends import INPUT_LAYERS, subsampling_cost
 from espnet_todm.encoders.supernet import (
     FRAMES_PER_SECOND,
     REFERENCE_SECONDS,
+    SUPERNET_OPTIONS,
     Front,
     SupernetEncoder,
     length_mask,
@@ -74,7 +75,7 @@ class TodmConformerEncoder(SupernetEncoder):
         convolution_first: the convolution module runs before the attention (OrthoSoftmax) instead of after it (ESPnet).
         sizes: named sizes, see :func:`espnet_todm.sizes.resolve_sizes`.
         criterion: what a size given as a plain share is a share of: "params", "flops" or "latency".
-        latency_table: what ``bin.measure_latency`` measured of this encoder, for that last criterion.
+        latency_table: file of measured latencies, see :mod:`espnet_todm.deploy.latency`.
         subnet: what ``forward`` runs: a size's name or the file of a card; default all.
         blocks: widths of each block (:class:`BlockShape`) instead of uniform ones, as extracted models have them.
 
@@ -152,15 +153,7 @@ class TodmConformerEncoder(SupernetEncoder):
 
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
         small = [self._kept_shape(self.shapes[layer], modules) for layer, modules in sorted(subnet.layers.items())]
-        of_supernet = (
-            "sizes",
-            "subnet",
-            "criterion",
-            "latency_table",
-            "ffn_chunks",
-            "macaron_ffn_chunks",
-            "conv_groups",
-        )
+        of_supernet = (*SUPERNET_OPTIONS, "ffn_chunks", "macaron_ffn_chunks", "conv_groups")
         conf = {key: value for key, value in self._options.items() if key not in of_supernet}
         head_dim = conf["head_dim"] or conf["output_size"] // conf["attention_heads"]
         return {**conf, "head_dim": head_dim, "num_blocks": len(small), "blocks": [asdict(shape) for shape in small]}

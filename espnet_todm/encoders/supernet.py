@@ -11,16 +11,19 @@ import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import Tensor, nn
 
-from espnet_todm.components import CRITERIA, FULL, Component, ComponentTable, Cost, Subnet
+from espnet_todm.components import FULL, Component, ComponentTable, Cost, Subnet
 from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.errors import UserError
-from espnet_todm.files import read_json
-from espnet_todm.latency import COMMAND, LatencyTable, read_latency
+from espnet_todm.files import PathLike, read_json
+from espnet_todm.latency import LatencyTable, load_latency
 from espnet_todm.sizes import SizeSpec, resolve_sizes
 
 # Attention costs grow with the square of the length, so FLOPs per second need a length to be measured at.
 REFERENCE_SECONDS = 10.0
 FRAMES_PER_SECOND = 100
+
+# Options of every supernet encoder that say what its subnets are, not what it is: no small model has them.
+SUPERNET_OPTIONS = ("sizes", "subnet", "criterion", "latency_table")
 
 Gates = Mapping[tuple[int, str], Tensor]  # (layer, module) -> weights (components,)
 Drop = Mapping[tuple[int, str], float]  # (layer, module) -> probability of leaving it out
@@ -56,6 +59,7 @@ class SupernetEncoder(AbsEncoder):
         self.sizes: dict[str, Subnet] = {}
         self.pending = ""  # why the sizes are no models yet, while a trainer has still to choose them
         self.subnet = Subnet(FULL, frozenset())
+        self.criterion = "params"
         self.latency: Optional[LatencyTable] = None
 
     def finish(
@@ -65,13 +69,13 @@ class SupernetEncoder(AbsEncoder):
         criterion: str = "params",
         latency_table: Optional[str] = None,
     ) -> None:
-        """Call at the end of ``__init__``: resolves the named sizes and the subnet that ``forward`` runs."""
-        if criterion not in CRITERIA:
-            raise UserError(f"criterion: {criterion!r} is unknown; allowed: {', '.join(CRITERIA)}")
+        """Call at the end of ``__init__``: resolves the named sizes and the subnet that ``forward`` runs.
+
+        Raises UserError for a criterion that is unknown or has no measurements, and as :meth:`measured_in`.
+        """
         if latency_table is not None:
-            self.latency = read_latency(latency_table)
-        elif criterion == "latency":
-            raise UserError(f"criterion: latency needs a latency_table, which {COMMAND} writes")
+            self.measured_in(latency_table)
+        self.component_table().check(criterion)
         self.criterion = criterion
         self.size_specs = dict(sizes or {})
         self.sizes = resolve_sizes(sizes or {}, self.component_table(), criterion)
@@ -79,6 +83,11 @@ class SupernetEncoder(AbsEncoder):
 
     def output_size(self) -> int:
         return self._output_size
+
+    def measured_in(self, path: PathLike) -> None:
+        """Costs have the latencies of this file from now on. Raises UserError when it is of another encoder."""
+        self.latency = None
+        self.latency = load_latency(path, self, self.component_table())
 
     def find_subnet(self, name: str) -> Subnet:
         """A named size, or the subnet of a card file. Raises UserError when it is neither or does not fit."""
@@ -168,7 +177,7 @@ class SupernetEncoder(AbsEncoder):
         return self.blocks(front), front.lengths, None
 
     def component_table(self) -> ComponentTable:
-        """Components and costs of this encoder alone, FLOPs on utterances of REFERENCE_SECONDS."""
+        """Components and costs of this encoder alone, FLOPs on utterances of REFERENCE_SECONDS, latencies as measured."""
         frames = self.subsampled(int(REFERENCE_SECONDS * FRAMES_PER_SECOND))
         components: list[Component] = []
         modules: dict[tuple[int, str], Cost] = {}
@@ -178,7 +187,7 @@ class SupernetEncoder(AbsEncoder):
             modules.update({(layer, name): cost for name, cost in block.module_costs().items()})  # type: ignore[operator]
             layers[layer] = block.layer_cost()  # type: ignore[operator]
         table = ComponentTable(tuple(components), modules, layers, self.front_cost())
-        return table if self.latency is None else self.latency.applied(table)
+        return self.latency.apply(table) if self.latency is not None else table
 
     def extracted_state(self, subnet: Subnet) -> dict[str, Tensor]:
         """State dict of the small model: kept blocks renumbered, kept components cut out."""

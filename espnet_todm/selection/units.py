@@ -79,7 +79,8 @@ class Units:
 
 
 def make_units(table: ComponentTable, granularity: str, criterion: str) -> Units:
-    """Raises UserError for an unknown granularity or criterion."""
+    """Raises UserError for an unknown granularity, and a criterion that is unknown or not measured."""
+    table.check(criterion)
     if granularity not in GRANULARITIES:
         raise UserError(f"granularity: {granularity!r} is unknown; allowed: {', '.join(GRANULARITIES)}")
     groups: dict[Any, list[Key]] = {}

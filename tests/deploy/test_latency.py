@@ -1,112 +1,230 @@
-"""Latency as a criterion: the file, the fit, and sizes on a latency budget. Nothing here asserts a time."""
+"""The measurement of latencies. No test looks at a clock: times are made up."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Callable
 
 import pytest
 import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
+from espnet_todm.bin.extract import main as extract_main
 from espnet_todm.bin.measure_latency import main
-from espnet_todm.deploy.latency import _lines, _medians, measure_latency
+from espnet_todm.deploy.card import read_card
+from espnet_todm.deploy.extract import load_supernet
+from espnet_todm.deploy.latency import (
+    Calls,
+    Probe,
+    build_encoder,
+    checked_subnets,
+    distinct_shapes,
+    fit_line,
+    measure_latency,
+    summary,
+    time_in_turns,
+)
+from espnet_todm.encoders.conformer import TodmConformerEncoder
 from espnet_todm.errors import UserError
-from espnet_todm.files import write_json
-from espnet_todm.latency import LatencyTable, fingerprint, read_latency
+from espnet_todm.files import read_json
+from espnet_todm.latency import LatencyTable, load_latency, save_latency
 from espnet_todm.sizes import uniform_order
-from tests.conftest import conformer
+from tests.conftest import FLAVOURS, conformer, synthetic_latency
+
+SECONDS = 2.0
+times = st.floats(0, 1)
 
 
-def made_up(encoder) -> LatencyTable:
-    """A table in which attention heads are dear, whatever their parameters."""
-    table = encoder.component_table()
-    modules = {f"{la}/{m}": (0.001, 0.01 if m == "self_attn" else 0.002) for la, m in table.module_costs}
-    return LatencyTable(fingerprint(table), {}, 10.0, modules, [0.0005] * table.num_layers, 0.02)
+def timer_of(truth: LatencyTable, encoder: TodmConformerEncoder, noise: float = 0.0) -> Callable[..., dict]:
+    """A timer whose machine is exactly as ``truth`` says; it runs every call once to see that it can."""
+    table, norm = truth.apply(encoder.component_table()), max(truth.layers.values())
+
+    def seconds(probe: Probe) -> float:
+        if probe.part == "whole":
+            return table.amount(probe.subnet, "latency") * (1 + noise)
+        if probe.part == "block":
+            return table.amount(probe.subnet, "latency") - truth.rest
+        return {"front": 0.9 * truth.rest, "finalise": 0.1 * truth.rest, "norm": norm}[probe.part]
+
+    def timer(calls: Calls, rounds: int) -> Mapping[Probe, float]:
+        for call in calls.values():
+            call()
+        return {probe: SECONDS * seconds(probe) for probe in calls}
+
+    return timer
 
 
-@pytest.fixture(scope="module")
-def encoder():
-    return conformer(conv_norm="layer_norm")
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_the_fit_recovers_a_machine_that_is_linear(flavour: str) -> None:
+    encoder = conformer(**FLAVOURS[flavour])
+    truth = synthetic_latency(encoder)
+    if not hasattr(encoder.encoders[0], "norm_final"):
+        truth = synthetic_latency(encoder, norm=0.0)
+    found = measure_latency(encoder, SECONDS, timer=timer_of(truth, encoder))
+    expected, table = (each.apply(encoder.component_table()) for each in (truth, found))
+    for subnet in checked_subnets(table):
+        assert table.amount(subnet, "latency") == pytest.approx(expected.amount(subnet, "latency"))
+    assert found.report["largest_error"] == pytest.approx(0, abs=1e-9)
+    assert found.fingerprint == truth.fingerprint
+    for place, line in found.modules.items():
+        if sum((c.key.layer, c.key.module) == place for c in table.components) > 1:
+            true = truth.modules[place]
+            assert (line.fixed, line.per_component) == pytest.approx((true.fixed, true.per_component))
 
 
-def test_the_fit_recovers_a_line_and_never_goes_below_zero() -> None:
-    straight = {(("ffn", (8, 4)), count): 0.5 + 0.25 * count for count in (1, 2, 4)}
-    falling = {(("heads", (4, 4)), count): 1.0 - 0.1 * count for count in (1, 4)}
-    lines = _lines({**straight, **falling, "front": 9.0, ("subnet", 0): 3.0})
-    assert lines["ffn", (8, 4)] == pytest.approx((0.5, 0.25))
-    assert lines["heads", (4, 4)][1] == 0.0
-    assert len(lines) == 2
+def test_the_error_of_the_fit_is_told() -> None:
+    encoder = conformer()
+    timer = timer_of(synthetic_latency(encoder), encoder, noise=0.25)
+    found = measure_latency(encoder, SECONDS, threads=3, rounds=7, timer=timer)
+    assert found.report["largest_error"] == pytest.approx(1 / 1.25 - 1)
+    assert set(found.report["fit"]) == {"full", "random_0.75", "random_0.5", "random_0.25"}
+    assert (found.machine["threads"], found.machine["torch"]) == (3, torch.__version__)
+    assert (found.report["rounds"], found.report["utterance_seconds"]) == (7, SECONDS)
+    assert all(words in summary(found) for words in ("ms per second of speech", "3 thread", "-20.0%"))
 
 
-def test_medians_leave_the_first_round_out() -> None:
-    times = iter([0.0, 100.0, 100.0, 101.0, 101.0, 103.0, 103.0, 104.0])  # rounds of 100, 1, 2 and 1 seconds
-    assert _medians({"a": lambda: None}, 3, lambda: next(times)) == {"a": 1.0}
+def test_layers_of_one_shape_are_measured_once() -> None:
+    uniform = distinct_shapes(conformer(num_blocks=5))
+    assert [shape.layers for shape in uniform] == [(0, 1, 2, 3, 4)] * 4
+    assert [shape.counts() for shape in uniform] == [[1, 2, 3, 4], [1, 2, 3, 4], [1], [1, 2, 3, 4]]
+    encoder = conformer(sizes={"uneven": {"ffn": [4, 1, 4]}})
+    small = encoder.extract(encoder.find_subnet("uneven"))
+    assert {shape.layers for shape in distinct_shapes(small) if shape.module == "feed_forward"} == {(0, 2), (1,)}
 
 
-def test_a_measurement_covers_every_module_and_adds_up(encoder) -> None:
-    measured = measure_latency(encoder, seconds=0.5, rounds=2)
-    timed = measured.applied(encoder.component_table())
-    assert measured.encoder == fingerprint(timed)
-    order, spent = uniform_order(timed), []
-    for count in range(1, len(order) + 1):
-        spent.append(timed.cost(order[:count]).latency)
-    assert sorted(spent) == spent and spent[0] > 0  # monotone
-    parts = timed.rest + sum((c.cost for c in timed.components), start=type(timed.rest)())
-    for cost in (*timed.module_costs.values(), *timed.layer_costs.values()):
-        parts = parts + cost
-    assert parts.latency == pytest.approx(spent[-1])
-    assert measured.check[0][0] == 1.0
-    assert all(predicted > 0 and taken > 0 for _, predicted, taken in measured.check)
+@given(times, times, st.lists(st.integers(1, 16), min_size=2, max_size=6, unique=True))
+def test_a_line_is_found_again(fixed: float, slope: float, kept: list[int]) -> None:
+    line = fit_line({count: fixed + slope * count for count in kept})
+    assert all(line.fixed + line.per_component * n == pytest.approx(fixed + slope * n, abs=1e-9) for n in kept)
 
 
-def test_weights_do_not_matter_but_dimensions_do(encoder) -> None:
-    table = encoder.component_table()
-    assert fingerprint(table) == fingerprint(conformer(conv_norm="layer_norm", dropout_rate=0.3).component_table())
-    assert fingerprint(table) != fingerprint(conformer(conv_norm="layer_norm", linear_units=64).component_table())
+@given(st.dictionaries(st.integers(1, 16), times, min_size=1, max_size=6))
+def test_no_line_has_negative_times_and_none_nearby_is_better(points: dict[int, float]) -> None:
+    def squares(fixed: float, slope: float) -> float:
+        return sum((fixed + slope * count - seconds) ** 2 for count, seconds in points.items())
+
+    line = fit_line(points)
+    assert line.fixed >= 0 and line.per_component >= 0
+    for step in (-1e-3, 1e-3):
+        for fixed, slope in ((line.fixed + step, line.per_component), (line.fixed, line.per_component + step)):
+            if fixed >= 0 and slope >= 0 and len(points) > 1:
+                assert squares(fixed, slope) >= squares(line.fixed, line.per_component) - 1e-9
 
 
-def test_the_file_round_trips_and_sizes_meet_a_latency_budget(encoder, tmp_path: Path) -> None:
-    path = tmp_path / "latency.json"
-    made_up(encoder).write(path)
-    assert read_latency(path).rest == 0.02
-    options = {"conv_norm": "layer_norm", "latency_table": str(path)}
-    by_latency = conformer(**options, criterion="latency", sizes={"small": 0.6})
-    table, small = by_latency.component_table(), by_latency.sizes["small"]
-    following = next(key for key in uniform_order(table) if key not in small.components)
-    full = table.cost(table.full()).latency
-    assert table.cost(small).latency <= 0.6 * full < table.cost([*small.components, following]).latency
-    by_params = conformer(**options, sizes={"small": 0.6})
-    assert by_params.sizes["small"] != small
-    assert "latency_table" not in by_latency.extracted_conf(small)
-    torch.testing.assert_close(by_latency.extract(small).component_table().cost([]).params, table.rest.params)
+def test_calls_take_turns_and_the_first_round_does_not_count() -> None:
+    order: list[str] = []
+    ticks = iter([0, 90, 90, 190, 0, 1, 1, 3, 3, 6, 6, 10, 10, 12, 12, 19])  # start and end of a and b, round by round
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    assert time_in_turns(calls, 3, clock=lambda: float(next(ticks))) == {"a": 2.0, "b": 4.0}
+    assert order == ["a", "b"] * 4
 
 
-def test_what_is_wrong_ends_in_one_line(encoder, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"latency needs a latency_table.*measure_latency"):
-        conformer(criterion="latency")
-    with pytest.raises(UserError, match=r"criterion: 'speed'.*params, flops, latency"):
-        conformer(criterion="speed")
-    path = tmp_path / "latency.json"
-    made_up(encoder).write(path)
-    with pytest.raises(UserError, match="encoder of other dimensions"):
-        conformer(conv_norm="layer_norm", linear_units=64, latency_table=str(path))
-    write_json(path, {"format": "something else"})
-    with pytest.raises(UserError, match=r"latency.json is no espnet_todm.latency/1"):
-        conformer(latency_table=str(path))
-    write_json(path, {"format": "espnet_todm.latency/1", "rest": 1.0})
-    with pytest.raises(UserError, match="damaged"):
-        read_latency(path)
-    with pytest.raises(UserError, match="rounds: 0"):
-        measure_latency(encoder, rounds=0)
+def test_threads_are_given_back() -> None:
+    before, seen = torch.get_num_threads(), []
+    encoder = conformer(num_blocks=1)
+    timer = timer_of(synthetic_latency(encoder), encoder)
+
+    def watching(calls: Calls, rounds: int) -> Mapping[Probe, float]:
+        seen.append(torch.get_num_threads())
+        return timer(calls, rounds)
+
+    measure_latency(encoder, SECONDS, threads=2, timer=watching)
+    assert (seen, torch.get_num_threads()) == ([2], before)
 
 
-def test_the_command_works_from_a_configuration_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tmp_path / "train.yaml"
-    config.write_text(
-        "encoder: todm_conformer\nencoder_conf: {output_size: 16, attention_heads: 2, linear_units: 32, num_blocks: 2,"
-        " rel_pos_type: latest, criterion: latency, sizes: {small: 0.5}}\n"
-    )
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"threads": 0}, ["threads", "0", "1 or more"]),
+        ({"rounds": 0}, ["rounds", "0", "1 or more"]),
+        ({"seconds": 0.03}, ["seconds", "0.03", "too short"]),
+        ({"seconds": -1.0}, ["seconds", "-1.0", "too short"]),
+    ],
+)
+def test_a_wrong_option_is_one_clear_line(options: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        measure_latency(conformer(num_blocks=1), **options)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_an_encoder_is_built_from_a_training_config_alone(experiment: Path) -> None:
+    conf = yaml.safe_load((experiment / "config.yaml").read_text())["encoder_conf"]
+    config = {"encoder": "todm_conformer", "encoder_conf": {**conf, "criterion": "latency", "latency_table": "gone"}}
+    encoder = build_encoder(config)
+    assert (encoder.input_size, list(encoder.sizes), encoder.latency) == (80, ["full"], None)
+    assert build_encoder({**config, "input_size": 20}).input_size == 20
+    assert build_encoder({**config, "input_size": 20}, 40).input_size == 40
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({}, ["encoder", "None", "todm_conformer"]),
+        ({"encoder": "conformer"}, ["encoder: 'conformer'", "no supernet", "todm_conformer"]),
+        ({"encoder": "todm_conformer", "encoder_conf": {"widths": 3}}, ["unknown option 'widths'"]),
+    ],
+)
+def test_a_config_without_a_supernet_is_refused(config: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        build_encoder(config)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_the_command_writes_a_table_that_training_reads(experiment: Path, tmp_path: Path, capsys) -> None:
     output = tmp_path / "latency.json"
-    main(["--config", str(config), "--output", str(output), "--seconds", "0.5", "--rounds", "1"])
-    assert "predictions of whole subnets are off" in capsys.readouterr().out
-    assert dataclasses.asdict(read_latency(output))["machine"]["threads"] == 1
+    command = ["--config", str(experiment / "config.yaml"), "--output", str(output)]
+    main([*command, "--seconds", "1", "--rounds", "1"])
+    assert "latency.json: full encoder" in capsys.readouterr().out
+    encoder = load_supernet(experiment / "config.yaml", experiment / "model.pth").encoder
+    loaded = load_latency(output, encoder, encoder.component_table())
+    assert loaded.report == read_json(output)["report"] and loaded.rest > 0
+    with pytest.raises(UserError, match=r"--output: .*latency\.json exists"):
+        main(command)
+
+
+def test_extraction_by_latency_and_its_card(layer_norm_experiment: Path, tmp_path: Path, capsys) -> None:
+    encoder = load_supernet(layer_norm_experiment / "config.yaml", layer_norm_experiment / "model.pth").encoder
+    measured = synthetic_latency(encoder)
+    save_latency(tmp_path / "latency.json", measured)
+    table = measured.apply(encoder.component_table())
+    budget = f"{0.7 * table.amount(table.full(), 'latency'):.6f}"
+    source = ["--config", str(layer_norm_experiment / "config.yaml"), "--output", str(tmp_path / "out")]
+    source += ["--checkpoint", str(layer_norm_experiment / "model.pth"), "--latency", budget]
+    with pytest.raises(UserError, match=r"latency.*measure_latency"):
+        extract_main(source)
+    extract_main([*source, "--latency_table", str(tmp_path / "latency.json")])
+    card = read_card(tmp_path / "out" / f"latency_{budget}" / "card.json")
+    assert 0.6 < card["cost"]["encoder_shares"]["latency"] <= 0.7
+    assert card["cost"]["latency_of_encoder"] <= float(budget)
+    assert card["supernet"]["latency_machine"] == {"cpu": "made up", "threads": 1}
+    assert "ms per second in the encoder, encoder:" in capsys.readouterr().out
+
+
+def test_real_times_cover_every_module_and_none_is_negative() -> None:
+    encoder = conformer()
+    table = measure_latency(encoder, seconds=0.5, rounds=2).apply(encoder.component_table())
+    amounts = [table.amount(uniform_order(table)[:count], "latency") for count in range(len(table.components) + 1)]
+    assert all(more >= less * (1 - 1e-12) for less, more in zip(amounts, amounts[1:])) and amounts[0] > 0
+
+
+def test_cards_say_nothing_of_what_was_not_measured(experiment: Path, tmp_path: Path) -> None:
+    source = ["--config", str(experiment / "config.yaml"), "--checkpoint", str(experiment / "model.pth")]
+    extract_main([*source, "--output", str(tmp_path), "--sizes", "small"])
+    card = read_card(tmp_path / "small" / "card.json")
+    assert not [key for key in card["cost"] if "latency" in key]
+    assert set(card["cost"]["encoder_shares"]) == {"params", "flops"} and "latency_machine" not in card["supernet"]
+
+
+def test_a_table_that_moved_with_its_experiment_is_found(experiment: Path, tmp_path: Path) -> None:
+    encoder = load_supernet(experiment / "config.yaml", experiment / "model.pth").encoder
+    save_latency(tmp_path / "latency.json", synthetic_latency(encoder))
+    config = yaml.safe_load((experiment / "config.yaml").read_text())
+    config["encoder_conf"]["latency_table"] = "gone/latency.json"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert load_supernet(tmp_path / "config.yaml", experiment / "model.pth").encoder.latency is not None
+    (tmp_path / "latency.json").unlink()
+    with pytest.raises(UserError, match=r"latency_table names gone/latency\.json"):
+        load_supernet(tmp_path / "config.yaml", experiment / "model.pth")

@@ -7,15 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_todm.components import Subnet
+from espnet_todm.components import CRITERIA, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.selection.ortho_softmax import OrthoSoftmax, orthogonality
 from espnet_todm.selection.units import Units, check_distinct, check_shares, make_units
-from tests.conftest import conformer
+from tests.conftest import conformer, synthetic_latency
 
-TABLE = conformer(num_blocks=4, conv_norm="layer_norm").component_table()
+ENCODER = conformer(num_blocks=4, conv_norm="layer_norm")
+TABLE = synthetic_latency(ENCODER).apply(ENCODER.component_table())
 SHARES = {"small": 0.5, "middle": 0.7}
-criteria = st.sampled_from(["params", "flops"])
+criteria = st.sampled_from(CRITERIA)
 granularities = st.sampled_from(["component", "layer"])
 
 
@@ -29,7 +30,7 @@ def next_unit(units: Units, order: list[int], subnet: Subnet) -> Subnet:
     return units.subnet("next", order[: kept + 1])
 
 
-@pytest.mark.parametrize("criterion", ["params", "flops"])
+@pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("granularity", ["component", "layer"])
 def test_units_cost_what_the_full_set_costs(criterion: str, granularity: str) -> None:
     units = make_units(TABLE, granularity, criterion)
@@ -194,3 +195,5 @@ def test_unknown_granularity_and_criterion_are_named() -> None:
         make_units(TABLE, "block", "params")
     with pytest.raises(UserError, match=r"criterion: 'size'.*params, flops"):
         make_units(TABLE, "component", "size")
+    with pytest.raises(UserError, match=r"criterion: 'latency' has not been measured"):
+        make_units(ENCODER.component_table(), "component", "latency")

@@ -57,6 +57,7 @@ def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     for part in ("|full|", "|small|", "100.0%", "optim: adam, scheduler: warmuplr, lr: 0.1,", "finite"):
         assert part in printed, printed
     assert {path.name for path in tmp_path.iterdir()} == {"config.yaml"}
+    assert "ms per s" not in printed  # nobody measured it
 
 
 def test_audio_goes_through_the_front_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
