@@ -24,6 +24,7 @@ from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS, SUPERNET_OPTIONS, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.latency import LatencyTable, Line, fingerprint
+from espnet_todm.optim.options import check_number
 from espnet_todm.options import check_part
 from espnet_todm.processor import cpu_model
 
@@ -108,6 +109,7 @@ def measure_latency(
 
     Raises UserError for an utterance that is too short, and for no threads or rounds at all.
     """
+    check_number("seconds", seconds)
     frames = int(seconds * FRAMES_PER_SECOND)
     _check(encoder, seconds, frames, threads, rounds)
     encoder.eval()

@@ -142,6 +142,7 @@ def test_threads_are_given_back() -> None:
         ({"rounds": 0}, ["rounds", "0", "1 or more"]),
         ({"seconds": 0.03}, ["seconds", "0.03", "too short"]),
         ({"seconds": -1.0}, ["seconds", "-1.0", "too short"]),
+        ({"seconds": float("nan")}, ["seconds", "nan", "finite"]),
     ],
 )
 def test_a_wrong_option_is_one_clear_line(options: dict[str, Any], words: list[str]) -> None:
