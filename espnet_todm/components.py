@@ -155,14 +155,23 @@ class ComponentTable:
                 f"subnet {name}: component {first.index} of {first.module} in layer {first.layer} is not in this"
                 f" encoder ({self.num_layers} layers, {len(self.components)} components)"
             )
-        total = self.rest
-        for key in keys:
-            total = total + self.by_key[key].cost
-        for layer, module in {(key.layer, key.module) for key in keys}:
-            total = total + self.module_costs[layer, module]
-        for layer in {key.layer for key in keys}:
-            total = total + self.layer_costs[layer]
-        return total
+        return self.running_cost([keys])[0]
+
+    def running_cost(self, groups: Iterable[Iterable[Key]]) -> list[Cost]:
+        """Exact cost of the first group of components, the first two, and so on; they must be this encoder's."""
+        total, places, layers, spent = self.rest, set(), set(), []
+        for group in groups:
+            for key in group:
+                total = total + self.by_key[key].cost
+                place = key.layer, key.module
+                if place not in places:
+                    places.add(place)
+                    total = total + self.module_costs[place]
+                if key.layer not in layers:
+                    layers.add(key.layer)
+                    total = total + self.layer_costs[key.layer]
+            spent.append(total)
+        return spent
 
     def share(self, subnet: Subnet, criterion: str) -> float:
         """The subnet's size: its cost as a share of the full set's, in (0, 1]."""

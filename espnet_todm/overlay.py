@@ -26,10 +26,7 @@ def read_config(path: Union[str, Path], above: tuple[Path, ...] = ()) -> dict[st
     if not path.is_file():
         named = f" (named as {KEY} by {above[-1].name})" if above else ""
         raise UserError(f"{path}: no such file{named}")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
+    config = read_yaml(path)
     if not isinstance(config, dict):
         raise UserError(f"{path}: must be a mapping of options")
     if KEY not in config:
@@ -38,6 +35,14 @@ def read_config(path: Union[str, Path], above: tuple[Path, ...] = ()) -> dict[st
     if not isinstance(base, str):
         raise UserError(f"{path}: {KEY}: {base!r} must be the path of a YAML file")
     return merged(read_config(path.parent / base, (*above, path.resolve())), config)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds. Raises UserError when it is none."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

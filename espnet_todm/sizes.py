@@ -157,12 +157,11 @@ def fit_budget(name: str, table: ComponentTable, criterion: str, budget: float) 
             f"budget of {budget:.4g} {criterion} for {name!r} is infeasible; this supernet allows {lowest:.4g} to"
             f" {highest:.4g}"
         )
-    kept = set(smallest.components)
-    for key in order[len(kept) :]:
-        if table.amount(kept | {key}, criterion) > budget * (1 + ROUNDING):
-            break  # a later one might fit, but then sizes would not be nested
-        kept.add(key)
-    return Subnet(name, frozenset(kept))
+    following = order[len(smallest.components) :]
+    spent = table.running_cost([smallest.components, *([key] for key in following)])[1:]
+    # A prefix, since costs never fall: a later component might fit alone, but then sizes would not be nested.
+    fitting = sum(cost.by(criterion) <= budget * (1 + ROUNDING) for cost in spent)
+    return Subnet(name, smallest.components.union(following[:fitting]))
 
 
 def uniform_order(table: ComponentTable) -> list[Key]:

@@ -26,9 +26,8 @@ from espnet_todm.files import PathLike
 
 _HEADER_THREADS = 8  # headers wait for the disk, not for a core
 _HEADERS_AT_ONCE = 4096
-_OVERSHOOT = (
-    0.5  # seconds that a segment may end beyond its audio, then cut off; Kaldi's extract-segments allows as much
-)
+# Seconds that a segment may end beyond its audio, then cut off; Kaldi's extract-segments allows as much.
+_OVERSHOOT = 0.5
 
 
 def prepare_split(

@@ -24,6 +24,8 @@ from espnet_todm.trainers.base import Stats, SubnetTrainer
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 OUTPUT_LAYERS = ("shared", "per_size")
+# Parts that a model of one size has in another form, or not at all.
+OF_SUPERNET = ("encoder.", "size_outputs.", "subnet_trainer.")
 # Options of ESPnet's ASR model that would need work for which the subnets have no place.
 UNSUPPORTED = ("preencoder", "postencoder", "joint_network")
 
@@ -170,8 +172,7 @@ class TodmModel(ESPnetASRModel):
 
     def outer_state(self, subnet: Subnet) -> dict[str, Tensor]:
         """What a small model has besides its encoder: this model's parts, with the output layer of the subnet's size."""
-        ours = ("encoder.", "size_outputs.", "subnet_trainer.")
-        state = {name: value.clone() for name, value in self.state_dict().items() if not name.startswith(ours)}
+        state = {name: v.clone() for name, v in self.state_dict().items() if not name.startswith(OF_SUPERNET)}
         if self.ctc is not None:
             layer = self.output_layer(subnet.name).state_dict()
             state.update({f"ctc.ctc_lo.{name}": value.clone() for name, value in layer.items()})
@@ -183,15 +184,10 @@ class TodmModel(ESPnetASRModel):
     def component_table(self) -> ComponentTable:
         """The encoder's table with everything else of the model (output layer, decoder) in its rest."""
         table = self.encoder.component_table()
-        others = sum(value.numel() for value in self._counted_parameters())
+        others = sum(p.numel() for name, p in self.named_parameters() if not name.startswith(OF_SUPERNET))
         frames = self.encoder.subsampled(int(REFERENCE_SECONDS * FRAMES_PER_SECOND)) / REFERENCE_SECONDS
         flops = 2.0 * frames * self.ctc.ctc_lo.weight.numel() if self.ctc is not None else 0.0
         return replace(table, rest=table.rest + Cost(others, flops))
-
-    def _counted_parameters(self) -> list[Tensor]:
-        """Parameters outside the encoder that a model of one size has."""
-        ours = ("encoder.", "size_outputs.", "subnet_trainer.")
-        return [parameter for name, parameter in self.named_parameters() if not name.startswith(ours)]
 
     def _evaluate(self, batch: Batch) -> tuple[Tensor, Stats]:
         """Loss and error rates of every size that is trained; the loss proper is their mean."""

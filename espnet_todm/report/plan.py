@@ -17,7 +17,7 @@ from espnet_todm.completion import is_complete, mark_complete
 from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, write_text
-from espnet_todm.overlay import merged, read_config
+from espnet_todm.overlay import merged, read_config, read_yaml
 
 KEYS = ("base", "methods", "alone")
 
@@ -71,10 +71,7 @@ def read_config_of_plan(path: PathLike) -> dict[str, Any]:
     file = Path(path)
     if not file.is_file():
         raise UserError(f"{file}: no such plan")
-    try:
-        plan = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: is no YAML: {' '.join(str(error).split())}") from None
+    plan = read_yaml(file)
     if not isinstance(plan, dict) or not {"base", "methods"} <= plan.keys() or not isinstance(plan["methods"], dict):
         raise UserError(f"{file}: must be a mapping with base (a configuration) and methods (name: options)")
     for key in plan:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
 
 from espnet_todm.components import FULL, Subnet
 from espnet_todm.deploy.card import read_card
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, link
+from espnet_todm.registry import register
 from espnet_todm.report.selection import choices, describe, plot_choices, plot_history, read_history, share_table
 from espnet_todm.selection.units import make_units
 from espnet_todm.trainers.selection_log import HISTORY
@@ -34,7 +34,7 @@ def selection_section(experiment: PathLike, plots: PathLike, home: PathLike) -> 
     name = folder.resolve().name
     pictures = [("components kept", plot_choices(chosen, Path(plots) / f"{name}_components.png"))]
     if (folder / HISTORY).is_file():
-        units = make_units(table, granularity, encoder.criterion).keys
+        units = make_units(table, granularity, "params").keys  # which are the same by every criterion
         history = plot_history(read_history(folder / HISTORY), units, Path(plots) / f"{name}_selection.png")
         pictures.append(("soft weights over the first stage", history))
     links = [f"![{text}]({link(path, home)})" for text, path in pictures]
@@ -44,10 +44,9 @@ def selection_section(experiment: PathLike, plots: PathLike, home: PathLike) -> 
 
 def _encoder(folder: Path) -> tuple[SupernetEncoder, str]:
     """The experiment's supernet encoder with fresh weights, and what its selection chooses among."""
+    from espnet_todm.deploy.latency import build_encoder
     from espnet_todm.deploy.load import read_config
-    from espnet_todm.encoders.conformer import TodmConformerEncoder
 
+    register()
     config = read_config(folder / "config.yaml")
-    input_size: Optional[int] = config.get("input_size")
-    options = config.get("subnet_trainer_conf") or {}
-    return TodmConformerEncoder(input_size or 80, **config["encoder_conf"]), options.get("granularity", "component")
+    return build_encoder(config), (config.get("subnet_trainer_conf") or {}).get("granularity", "component")

@@ -18,11 +18,12 @@ class Selection(nn.Module):
         units: what there is to choose.
         shares: size -> share of the full cost, smallest first.
         steps: length of the first stage, for schedules.
+        seed: of what is random in it, if anything is.
     """
 
-    def __init__(self, units: Units, shares: Mapping[str, float], steps: int) -> None:
+    def __init__(self, units: Units, shares: Mapping[str, float], steps: int, seed: int = 0) -> None:
         super().__init__()
-        self.units, self.shares, self.steps = units, dict(shares), steps
+        self.units, self.shares, self.steps, self.seed = units, dict(shares), steps, seed
 
     @abstractmethod
     def weights(self, size: str, step: int) -> Tensor:

@@ -55,7 +55,7 @@ class OrthoSoftmax(Selection):
         penalty_schedule: str = "linear",
         penalty_steps: Optional[int] = None,
     ) -> None:
-        super().__init__(units, shares, steps)
+        super().__init__(units, shares, steps, seed)
         _check_choice("penalty", penalty, NORMS)
         _check_choice("penalty_schedule", penalty_schedule, SCHEDULES)
         for name, value in (("temperature_start", temperature_start), ("temperature_floor", temperature_floor)):

@@ -16,7 +16,7 @@ class RandomNested(Selection):
     """One random order of the units for all sizes. There is nothing to learn, hence no first stage."""
 
     def __init__(self, units: Units, shares: Mapping[str, float], steps: int, seed: int = 0) -> None:
-        super().__init__(units, shares, steps)
+        super().__init__(units, shares, steps, seed)
         self._order = list(range(len(units)))
         random.Random(f"random nested {seed}").shuffle(self._order)
 

@@ -29,11 +29,12 @@ class TopK(Selection):
         units: Units,
         shares: Mapping[str, float],
         steps: int,
+        seed: int = 0,
         decrements: int = 12,
         score_start: float = 0.5,
         temperature: float = 0.1,
     ) -> None:
-        super().__init__(units, shares, steps)
+        super().__init__(units, shares, steps, seed)
         check_number("decrements", decrements, at_least=1, whole=True)
         check_number("temperature", temperature, above=0)
         check_number("score_start", score_start)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from espnet_todm.components import FULL, ComponentTable, Key, Subnet
+from espnet_todm.components import ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 
 GRANULARITIES = ("component", "layer")
@@ -22,7 +23,8 @@ class Units:
     """N units, each a component, or with granularity "layer" all components of one module of one block.
 
     ``costs`` (N,) float64: a unit's own amount of the criterion, with an even share of what its module and its block cost
-    once. ``rest``: what is paid always, so that ``rest + costs.sum()`` is the cost of the full set.
+    once. ``rest``: what is paid always, so that ``rest + costs.sum()`` is the cost of the full set. ``places``: (layer,
+    module) -> the unit (components,) of each of its components.
     """
 
     table: ComponentTable
@@ -30,15 +32,14 @@ class Units:
     keys: tuple[tuple[Key, ...], ...]
     costs: Tensor
     rest: float
-    places: Mapping[Place, Tensor] = field(
-        repr=False
-    )  # (layer, module) -> unit (components,) of each of its components
+    places: Mapping[Place, Tensor] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    @property
+    @cached_property
     def total(self) -> float:
+        """Cost of the full set."""
         return self.table.cost(self.table.full()).by(self.criterion)
 
     def gates(self, weights: Tensor) -> dict[Place, Tensor]:
@@ -55,27 +56,12 @@ class Units:
         Prefixes of one order are nested, and the next unit of each would pass its budget: every set is within one unit of
         what it may cost.
         """
-        spent, chosen = self._running_cost(order), {}
+        spent = [cost.by(self.criterion) for cost in self.table.running_cost(self.keys[unit] for unit in order)]
+        chosen = {}
         for name, share in shares.items():
             fitting = sum(cost <= share * self.total for cost in spent)
             chosen[name] = self.subnet(name, order[:fitting])
         return chosen
-
-    def _running_cost(self, order: Sequence[int]) -> list[float]:
-        """Exact cost of the first 1, 2, ..., N units of an order."""
-        amount, places, layers, spent = self.rest, set(), set(), []
-        for unit in order:
-            for key in self.keys[unit]:
-                place = key.layer, key.module
-                amount += self.table.by_key[key].cost.by(self.criterion)
-                if place not in places:
-                    places.add(place)
-                    amount += self.table.module_costs[place].by(self.criterion)
-                if key.layer not in layers:
-                    layers.add(key.layer)
-                    amount += self.table.layer_costs[key.layer].by(self.criterion)
-            spent.append(amount)
-        return spent
 
 
 def make_units(table: ComponentTable, granularity: str, criterion: str) -> Units:
@@ -146,7 +132,3 @@ def check_distinct(subnets: Mapping[str, Subnet]) -> None:
 def draw(seed: int, step: int, what: str, names: Sequence[str]) -> str:
     """One of the names, as a pure function of (seed, step): the same on every rank and after a resume."""
     return random.Random(f"{what} {seed} {step}").choice(list(names))
-
-
-def without_full(specs: Mapping[str, Any]) -> dict[str, Any]:
-    return {str(name): spec for name, spec in specs.items() if name != FULL}

@@ -28,12 +28,13 @@ class ZeroOut(Selection):
         units: Units,
         shares: Mapping[str, float],
         steps: int,
+        seed: int = 0,
         iterations: int = 8,
         opened: float = 10.0,
         closed: float = -5.0,
         sparsity_weight: float = 5.0,
     ) -> None:
-        super().__init__(units, shares, steps)
+        super().__init__(units, shares, steps, seed)
         check_number("iterations", iterations, at_least=1, whole=True)
         check_number("sparsity_weight", sparsity_weight, at_least=0)
         check_number("opened", opened)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import torch
 from torch import Tensor, nn
 
-from espnet_todm.components import ComponentTable, Subnet
+from espnet_todm.components import ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class SubnetTrainer(nn.Module, ABC):
 
     def model_steps(self, table: ComponentTable, updates: int) -> float:
         """Cost of so many updates in steps of one full model: by the FLOPs of their passes, the shared part once each."""
-        return sum(passes_cost(table, self.picked(step)) for step in range(updates))
+        return passes_cost(table, map(self.picked, range(updates)))
 
     def usual_step(self, model: TodmModel) -> int:
         """Number of a step of the kind that most of a run is made of, for measuring its cost on a fresh model."""
@@ -64,10 +64,17 @@ class SubnetTrainer(nn.Module, ABC):
         """The subnets that validation measures."""
 
 
-def passes_cost(table: ComponentTable, subnets: Sequence[Subnet]) -> float:
-    """(F + sum E_i) / (F + E_max), F and E_i being FLOPs of the shared part and of each subnet's own."""
+def passes_cost(table: ComponentTable, steps: Iterable[Sequence[Subnet]]) -> float:
+    """Sum over steps of (F + sum E_i) / (F + E_max), F and E_i being FLOPs of the shared part and of each subnet's own."""
     rest, full = table.rest.flops, table.cost(table.full()).flops
-    return (rest + sum(table.cost(subnet).flops - rest for subnet in subnets)) / full
+    own: dict[frozenset[Key], float] = {}  # steps pick the same few sets over and over
+
+    def own_flops(subnet: Subnet) -> float:
+        if subnet.components not in own:
+            own[subnet.components] = table.cost(subnet).flops - rest
+        return own[subnet.components]
+
+    return sum(rest + sum(map(own_flops, subnets)) for subnets in steps) / full
 
 
 def build(cls: type, conf: Mapping[str, Any], where: str, *arguments: Any, **defaults: Any) -> Any:

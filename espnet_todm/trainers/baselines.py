@@ -11,37 +11,39 @@ from espnet_todm.selection.zero_out import ZeroOut
 from espnet_todm.trainers.two_stage import TwoStageTrainer
 
 
-class TopKTrainer(TwoStageTrainer):
-    """``subnet_trainer: top_k`` (arXiv 2407.18930). Subnets count 0.3 there, not by a focal weight."""
-
-    selection_class = TopK
+class _PlainWeight(TwoStageTrainer):
+    """Subnets count 0.3, as in arXiv 2407.18930, not by a focal weight."""
 
     def __init__(self, model: Any, seed: int = 0, subnet_weight: float = 0.3, **options: Any) -> None:
         super().__init__(model, seed, subnet_weight=subnet_weight, **options)
 
 
-class ZeroOutTrainer(TwoStageTrainer):
+class _NothingToLearn(TwoStageTrainer):
+    """Slices from the first step on."""
+
+    def __init__(self, model: Any, seed: int = 0, stage1_steps: int = 0, **options: Any) -> None:
+        super().__init__(model, seed, stage1_steps=stage1_steps, **options)
+
+
+class TopKTrainer(_PlainWeight):
+    """``subnet_trainer: top_k`` (arXiv 2407.18930)."""
+
+    selection_class = TopK
+
+
+class ZeroOutTrainer(_PlainWeight):
     """``subnet_trainer: zero_out`` (arXiv 2407.18930)."""
 
     selection_class = ZeroOut
 
-    def __init__(self, model: Any, seed: int = 0, subnet_weight: float = 0.3, **options: Any) -> None:
-        super().__init__(model, seed, subnet_weight=subnet_weight, **options)
 
-
-class RandomNestedTrainer(TwoStageTrainer):
-    """``subnet_trainer: random_nested``: a random order, slices from the first step on."""
+class RandomNestedTrainer(_NothingToLearn):
+    """``subnet_trainer: random_nested``: a random order."""
 
     selection_class = RandomNested
 
-    def __init__(self, model: Any, seed: int = 0, stage1_steps: int = 0, **options: Any) -> None:
-        super().__init__(model, seed, stage1_steps=stage1_steps, **options)
 
-
-class UniformTrainer(TwoStageTrainer):
-    """``subnet_trainer: uniform``: depth and widths scaled alike, slices from the first step on."""
+class UniformTrainer(_NothingToLearn):
+    """``subnet_trainer: uniform``: depth and widths scaled alike."""
 
     selection_class = Uniform
-
-    def __init__(self, model: Any, seed: int = 0, stage1_steps: int = 0, **options: Any) -> None:
-        super().__init__(model, seed, stage1_steps=stage1_steps, **options)

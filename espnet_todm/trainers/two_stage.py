@@ -78,7 +78,9 @@ class TwoStageTrainer(SubnetTrainer):
         table = encoder.component_table()
         units = make_units(table, granularity, encoder.criterion)
         self.seed, self.shares = seed, check_shares(encoder.size_specs, units)
-        self.selection = self._build_selection(units, stage1_steps or 0, learned)
+        self.selection: Selection = build(
+            self.selection_class, learned, "subnet_trainer_conf", units, self.shares, stage1_steps or 0, seed=seed
+        )
         self.stage1_steps, self.stage1_share = stage1_steps, stage1_share
         self.subnet_weight, self.focal_detached = subnet_weight, focal_detached
         self.kd_weight, self.layer_drop = kd_weight, layer_drop
@@ -88,12 +90,6 @@ class TwoStageTrainer(SubnetTrainer):
         self.register_buffer("chosen", torch.zeros(len(self.shares), len(self.keys)))
         self.subnets: dict[str, Subnet] = {FULL: table.full()}
         encoder.pending = "the checkpoint is from the first stage of training, before sizes are chosen"
-
-    def _build_selection(self, units: Any, steps: int, learned: Mapping[str, Any]) -> Selection:
-        where = "subnet_trainer_conf"
-        seeded = {} if "seed" not in self.selection_class.__init__.__code__.co_varnames else {"seed": self.seed}
-        selection: Selection = build(self.selection_class, learned, where, units, self.shares, steps, **seeded)
-        return selection
 
     @property
     def decided(self) -> bool:
@@ -245,14 +241,9 @@ class TwoStageTrainer(SubnetTrainer):
 
     def model_steps(self, table: ComponentTable, updates: int) -> float:
         """As the base's; stage 1 has two passes at full width, whatever is kept in the end."""
-        first = min(updates, self._first_stage(RunState(planned_steps=updates)) if self._learns() else 0)
+        first = min(updates, self._first_stage(RunState(planned_steps=updates)))
         full = self.subnets[FULL]
-        return first * passes_cost(table, [full, full]) + sum(
-            passes_cost(table, self.picked(step)) for step in range(first, updates)
-        )
-
-    def _learns(self) -> bool:
-        return any(True for _ in self.selection.parameters())
+        return first * passes_cost(table, [[full, full]]) + passes_cost(table, map(self.picked, range(first, updates)))
 
     def evaluated(self, model: TodmModel) -> list[Subnet]:
         """All sizes; in the first stage, as they would be chosen now."""
@@ -262,6 +253,6 @@ class TwoStageTrainer(SubnetTrainer):
         return [self.subnets[FULL], *reversed(now.values())]
 
 
-def _per_frame(front: Front) -> float:
-    """From a sum over frames averaged over utterances to the mean over output frames."""
-    return len(front.lengths) / max(1, int(front.lengths.sum()))
+def _per_frame(front: Front) -> Tensor:
+    """From a sum over frames averaged over utterances to the mean over output frames: a factor, left on its device."""
+    return len(front.lengths) / front.lengths.sum().clamp(min=1)

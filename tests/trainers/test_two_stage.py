@@ -280,3 +280,14 @@ def test_a_fixed_set_is_no_budget() -> None:
     model = tiny_model().train()
     with pytest.raises(UserError, match=r"sizes.middle: .* fixed set"):
         OrthoSoftmaxTrainer(model)
+
+
+def test_cost_of_a_run_is_two_full_passes_a_step_and_then_slices() -> None:
+    model = learner(stage1_steps=2)
+    train(model, range(3), adam(model))
+    table, sizes = model.component_table(), model.encoder.sizes
+    full = table.cost(sizes["full"]).flops
+    own = {name: table.cost(subnet).flops - table.rest.flops for name, subnet in sizes.items()}
+    stage_1 = (table.rest.flops + 2 * own["full"]) / full
+    stage_2 = (table.rest.flops + sum(own.values())) / full
+    assert model.subnet_trainer.model_steps(table, 5) == pytest.approx(2 * stage_1 + 3 * stage_2)
