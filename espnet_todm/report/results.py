@@ -32,6 +32,7 @@ def write_results(
     plots: folder for the pictures, by default ``<experiment>/report``. Raises UserError when one was never scored.
     """
     loaded = [load_experiment(folder) for folder in experiments]
+    environment = describe_environment(commands)  # before the pictures, which may change a checkout
     home = Path(output).resolve().parent
     sections = []
     for experiment in loaded:
@@ -41,7 +42,7 @@ def write_results(
         sections.append(model_section(experiment, label, link(path, home) if path.exists() else None, links, corpus))
         if (experiment.folder / CARDS).is_dir():  # the sizes were learned
             sections.append(selection_section(experiment.folder, plots or experiment.folder / "report", home))
-    text = "\n".join(["# RESULTS\n", environment_section(describe_environment(commands)), *sections])
+    text = "\n".join(["# RESULTS\n", environment_section(environment), *sections])
     write_text(output, text)
     return text
 
