@@ -13,6 +13,7 @@ SUPPORTED = "202402 to 202511"
 CONTRACT = (
     ("espnet2.tasks.asr", "ASRTask"),
     ("espnet2.tasks.asr", "encoder_choices"),
+    ("espnet2.tasks.asr", "decoder_choices"),
     ("espnet2.tasks.asr", "model_choices"),
     ("espnet2.tasks.asr", "specaug_choices"),
     ("espnet2.tasks.abs_task", "optim_classes"),
@@ -53,6 +54,7 @@ def _symbol(module: str, name: str) -> Any:
 
 
 def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
+    from espnet_todm.decoders.stateless import StatelessDecoder
     from espnet_todm.encoders.conformer import TodmConformerEncoder
     from espnet_todm.models.spec_augment import SpecAugmentByLength
     from espnet_todm.models.todm import TodmModel
@@ -62,6 +64,7 @@ def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
 
     # These dicts are shared with parsers by reference: they are filled, never rebound. Keys must be lower case.
     symbols["espnet2.tasks.asr", "encoder_choices"].classes["todm_conformer"] = TodmConformerEncoder
+    symbols["espnet2.tasks.asr", "decoder_choices"].classes["todm_stateless"] = StatelessDecoder
     symbols["espnet2.tasks.asr", "model_choices"].classes["todm"] = TodmModel
     symbols["espnet2.tasks.asr", "specaug_choices"].classes["todm_specaug"] = SpecAugmentByLength
     symbols["espnet2.tasks.abs_task", "optim_classes"]["scaledadam"] = ScaledAdam
@@ -70,6 +73,7 @@ def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
 
 def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     """``subnet_trainer`` and ``subnet_trainer_conf`` become options of the ASR task, which builds them with the model."""
+    from espnet_todm.decoders.stateless import StatelessDecoder
     from espnet_todm.models.todm import TodmModel
     from espnet_todm.trainers.aux_loss import AuxLossTrainer
     from espnet_todm.trainers.base import SubnetTrainer, build
@@ -103,6 +107,8 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     def build_model(cls: Any, args: Any) -> Any:
         model = build_stock_model(cls, args)
         if isinstance(model, TodmModel):
+            if isinstance(model.decoder, StatelessDecoder):  # ESPnet builds a joiner for its own transducer only
+                model.join(getattr(args, "joint_net_conf", None) or {})
             trainer = choices.get_class(getattr(args, "subnet_trainer", None) or "kd")
             conf = getattr(args, "subnet_trainer_conf", None) or {}
             seed = getattr(args, "seed", 0)

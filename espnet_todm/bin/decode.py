@@ -1,4 +1,4 @@
-"""Stage 13: decode sets with an experiment's extracted models, greedy CTC, one job per size.
+"""Stage 13: decode sets with an experiment's extracted models, one job per size.
 
 Example: python -m espnet_todm.bin.decode --experiment exp/supernet --data dump/fbank --sets dev test --jobs 2
 """
@@ -23,13 +23,21 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--sets", nargs="+", required=True, help="sets to decode")
     parser.add_argument("--sizes", nargs="*", default=[], help="sizes to decode with; default all that were extracted")
     parser.add_argument("--batch_seconds", type=float, default=60, help="padded seconds of speech in a batch")
+    parser.add_argument(
+        "--search",
+        default="greedy",
+        help="greedy (default), or for transducers ESPnet's default, maes, tsd, alsd or nsc",
+    )
+    parser.add_argument("--beam_size", type=int, default=5, help="hypotheses that a beam search keeps (default 5)")
     add_launcher_arguments(parser)
     options = parser.parse_args(arguments)
 
     register()
     from espnet_todm.deploy.decode import Work, decode_sets, input_table
+    from espnet_todm.deploy.search import SearchOptions
     from espnet_todm.deploy.speed import subnet_folders
 
+    search = SearchOptions(options.search, options.beam_size)
     tables = {name: str(input_table(Path(options.data) / name)) for name in options.sets}
     output = Path(options.experiment) / "decode"
     work = [
@@ -38,6 +46,7 @@ def main(arguments: Sequence[str]) -> None:
             tables,
             {name: str(output / name / folder.name / "text") for name in tables},
             options.batch_seconds,
+            search,
         )
         for folder in subnet_folders(options.experiment, options.sizes)
     ]

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
 
     register()
-    from espnet_todm.deploy.decode import GreedyDecoder
+    from espnet_todm.deploy.decode import Decoder
     from espnet_todm.deploy.features import read_features
     from espnet_todm.deploy.load import load_extracted
     from espnet_todm.deploy.speed import measure_rtf, subnet_folders
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
 
     inputs = [x for _, x in read_features(options.scp, options.utterances)]
     folders = {folder.name: folder for folder in subnet_folders(options.experiment, options.sizes)}
-    decoders = {name: GreedyDecoder(*load_extracted(folder)) for name, folder in folders.items()}
+    decoders = {name: Decoder(*load_extracted(folder)) for name, folder in folders.items()}
     for name, figures in measure_rtf(decoders, inputs, options.threads).items():
         write_json(folders[name] / "rtf.json", figures)
         print(f"{name}: real-time factor {figures['rtf_median']:.4f} (median of {figures['utterances']} utterances)")

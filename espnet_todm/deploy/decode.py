@@ -1,8 +1,8 @@
-"""Greedy CTC decoding: fast, the same everywhere, and what on-device runtimes do by default."""
+"""Decode sets of utterances into text, in batches of bounded length."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,22 +17,24 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_todm.deploy.features import read_features
 from espnet_todm.deploy.load import load_extracted
+from espnet_todm.deploy.search import SearchOptions, make_search
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_table
 
 Utterance = tuple[str, Tensor]
 
 
-class GreedyDecoder:
-    """Best path of a model's CTC output, as text.
+class Decoder:
+    """What a model hears, as text. Greedy by default: fast, the same everywhere, and what on-device runtimes do.
 
-    Raises UserError when the model has no CTC output.
+    Raises UserError when the search does not fit the model.
     """
 
-    def __init__(self, model: ESPnetASRModel, config: Mapping[str, Any]) -> None:
-        if model.ctc is None:
-            raise UserError("greedy decoding needs a CTC output, but ctc_weight is 0")
+    def __init__(
+        self, model: ESPnetASRModel, config: Mapping[str, Any], search: SearchOptions = SearchOptions()
+    ) -> None:
         self.model = model.eval()
+        self.search = make_search(model, search)
         self.tokens = list(model.token_list)
         self.tokenizer = build_tokenizer(token_type=config["token_type"], bpemodel=config.get("bpemodel"))
         self.silent = {model.blank_id, model.sos, model.eos}
@@ -45,11 +47,10 @@ class GreedyDecoder:
             encoded, frames = self.model.encode(pad_sequence(batch, batch_first=True), lengths)
         except TooShortUttError:
             return [""] * len(batch)
-        best = self.model.ctc.argmax(encoded)
-        return [self._text(path[:length]) for path, length in zip(best, frames)]
+        return [self._text(labels) for labels in self.search(encoded, frames)]
 
-    def _text(self, path: Tensor) -> str:
-        tokens = [self.tokens[i] for i in path.unique_consecutive().tolist() if i not in self.silent]
+    def _text(self, labels: Sequence[int]) -> str:
+        tokens = [self.tokens[i] for i in labels if i not in self.silent]
         return str(self.tokenizer.tokens2text(tokens)).strip()
 
 
@@ -61,18 +62,17 @@ class Work:
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     batch_seconds: float
+    search: SearchOptions = SearchOptions()
 
 
 def decode_sets(work: Work) -> None:
     """Decode every set with one model; each text file (utterance and words per line) is whole or absent."""
-    decoder = GreedyDecoder(*load_extracted(work.model))
+    decoder = Decoder(*load_extracted(work.model), work.search)
     for name, scp in work.inputs.items():
         write_table(work.outputs[name], dict(decode(decoder, read_features(scp), work.batch_seconds)))
 
 
-def decode(
-    decoder: GreedyDecoder, utterances: Iterable[Utterance], batch_seconds: float = 60
-) -> Iterator[tuple[str, str]]:
+def decode(decoder: Decoder, utterances: Iterable[Utterance], batch_seconds: float = 60) -> Iterator[tuple[str, str]]:
     """(utterance, text) of inputs (T, F) or (samples,), in batches of similar length and bounded padded length."""
     for group in _groups(utterances, 500):
         batch: list[Utterance] = []
@@ -104,6 +104,6 @@ def _groups(utterances: Iterable[Utterance], size: int) -> Iterator[list[Utteran
         yield group
 
 
-def _decode_batch(decoder: GreedyDecoder, batch: list[Utterance]) -> Iterator[tuple[str, str]]:
+def _decode_batch(decoder: Decoder, batch: list[Utterance]) -> Iterator[tuple[str, str]]:
     if batch:
         yield from zip((name for name, _ in batch), decoder([x for _, x in batch]))

@@ -26,7 +26,7 @@ from espnet_todm.sizes import fit_budget
 
 # Options of a supernet's training config that a small model has no use for.
 SUPERNET_OPTIONS = ("subnet_trainer", "subnet_trainer_conf", "init_param", "model", "model_conf")
-MODEL_OPTIONS = ("autocast", "output_layers")  # of model: todm; ESPnet's own model does not know them
+TRAINING_OPTIONS = ("autocast", "output_layers", "transducer_conf")  # of model: todm; a small model has no use for them
 # The extracted model and the slice run the same operations on the same numbers; only the order of sums may differ.
 TOLERANCE = 1e-4
 
@@ -94,7 +94,8 @@ def extract(
     """Write one subnet to the folder ``output``; returns its card.
 
     The folder holds model.safetensors, model.pth, config.yaml and what the config names, so ESPnet's own tools load it:
-    as ``encoder: conformer`` when the subnet has that form, else as ``encoder: todm_conformer``.
+    as ``encoder: conformer`` when the subnet has that form, else as ``encoder: todm_conformer``. A transducer stays
+    ``model: todm``, since ESPnet's own model asks for a loss that is on no package index.
 
     Args:
         calibration: feature tensors (T, F) to estimate batch norm statistics on. Needed when the convolution has batch
@@ -154,13 +155,16 @@ def _needs_calibration(supernet: Supernet, subnet: Subnet) -> bool:
 def _write_config(supernet: Supernet, subnet: Subnet, folder: Path, final: Path) -> tuple[str, dict[str, Any]]:
     """config.yaml and copies of the files it names; paths as they will be once ``folder`` is moved to ``final``."""
     conf = {key: value for key, value in supernet.config.items() if key not in SUPERNET_OPTIONS}
-    stock = supernet.encoder.stock_conf(subnet)
+    transducer = supernet.model.use_transducer_decoder
+    stock = None if transducer else supernet.encoder.stock_conf(subnet)
     conf["encoder"] = "conformer" if stock is not None else supernet.config["encoder"]
     encoder_conf = dict(stock if stock is not None else supernet.encoder.extracted_conf(subnet))
     encoder_conf.pop("input_size", None)  # ESPnet passes it by itself
     conf["encoder_conf"] = encoder_conf
-    conf["model"] = "espnet"
-    conf["model_conf"] = {k: v for k, v in supernet.config.get("model_conf", {}).items() if k not in MODEL_OPTIONS}
+    conf["model"] = "todm" if transducer else "espnet"
+    if transducer:
+        conf["subnet_trainer"] = "single"
+    conf["model_conf"] = {k: v for k, v in supernet.config.get("model_conf", {}).items() if k not in TRAINING_OPTIONS}
     conf["output_dir"] = str(final)
     written = dict(conf)
     for section, key in FILE_OPTIONS:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from espnet_todm.deploy.decode import GreedyDecoder, seconds_of
+from espnet_todm.deploy.decode import Decoder, seconds_of
 from espnet_todm.files import PathLike
 from espnet_todm.processor import cpu_model
 
@@ -30,9 +30,9 @@ def torch_threads(threads: int) -> Iterator[None]:
 
 
 def measure_rtf(
-    decoders: Mapping[str, GreedyDecoder], utterances: Sequence[Tensor], threads: int = 1
+    decoders: Mapping[str, Decoder], utterances: Sequence[Tensor], threads: int = 1
 ) -> dict[str, dict[str, Any]]:
-    """Seconds of computing per second of speech, for each model: encoder and greedy decoding, one utterance at a time.
+    """Seconds of computing per second of speech, for each model: encoder and search, one utterance at a time.
 
     The models take turns on every utterance, so that a slow moment of the machine hits all alike. The first utterance is
     run once before, uncounted. Computing features is not included: it is the same for all sizes.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Cut, ElasticModule, Kept, any_open, spread
+from espnet_todm.elastic.base import Cut, ElasticModule, Kept, gated_linear
 
 _ROWS = ("linear_q.weight", "linear_q.bias", "linear_k.weight", "linear_k.bias", "linear_v.weight", "linear_v.bias")
 
@@ -63,7 +63,7 @@ class ElasticAttention(ElasticModule):
         weight, bias = self.take("linear_out.weight", kept), self.linear_out.bias
         if gates is None:
             return F.linear(context, weight, bias)
-        return F.linear(context * spread(gates, context.size(-1)), weight) + bias * any_open(gates)
+        return gated_linear(context, weight, bias, gates)
 
     def _heads(self, x: Tensor, name: str, kept: Kept) -> Tensor:
         """x (B, T, D) -> (B, H, T, head_dim)."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Kept = Optional[tuple[int, ...]]  # component indices, ascending; None keeps all
@@ -112,3 +113,11 @@ def any_open(gates: Tensor) -> Tensor:
 def spread(gates: Tensor, units: int) -> Tensor:
     """Gates (components,) repeated to one weight per unit (units,)."""
     return gates.repeat_interleave(units // gates.numel())
+
+
+def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, gates: Tensor) -> Tensor:
+    """x (..., C) with each component's units times its gate -> weight (D, C), bias (D,) if any is open -> (..., D).
+
+    The gates act on the weights, which are much smaller than the batch: nothing more is kept for the backward.
+    """
+    return F.linear(x, weight * spread(gates, weight.size(-1))) + bias * any_open(gates)

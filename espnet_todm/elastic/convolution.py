@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_todm.components import FULL
-from espnet_todm.elastic.base import Cut, ElasticModule, Kept, any_open, spread
+from espnet_todm.elastic.base import Cut, ElasticModule, Kept, gated_linear, spread
 from espnet_todm.errors import UserError
 
 NORMS = ("batch_norm", "layer_norm")
@@ -77,7 +77,7 @@ class ElasticConvolution(ElasticModule):
         last, bias = last.squeeze(-1), self.take("pointwise_conv2.bias", kept)
         if gates is None:
             return F.linear(x, last, bias)
-        return F.linear(x * spread(gates, x.size(-1)), last) + bias * any_open(gates)
+        return gated_linear(x, last, bias, gates)
 
     def sliced_state(self, kept: tuple[int, ...], size: str = FULL) -> dict[str, Tensor]:
         state = {name: value for name, value in super().sliced_state(kept).items() if "size_norms" not in name}
@@ -137,6 +137,7 @@ def _gated_layer_norm(x: Tensor, weights: Tensor, norm: nn.LayerNorm) -> Tensor:
     With 0/1 weights the open channels are normalised among themselves, as in the slice.
     """
     total = weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
-    mean = (x * weights).sum(-1, keepdim=True) / total
-    variance = ((x - mean).square() * weights).sum(-1, keepdim=True) / total
-    return (x - mean) * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias
+    with torch.autocast(x.device.type, enabled=False):  # moments in float32, as LayerNorm's own
+        x, shares = x.to(weights.dtype), (weights / total).unsqueeze(-1)
+        centred = x - x @ shares  # products with the weights keep nothing of the batch's size for the backward but x
+        return torch.addcmul(norm.bias, centred * torch.rsqrt(centred.square() @ shares + norm.eps), norm.weight)

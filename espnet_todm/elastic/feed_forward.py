@@ -8,7 +8,7 @@ from typing import ClassVar, Optional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Cut, ElasticModule, Kept, any_open, share_of, spread
+from espnet_todm.elastic.base import Cut, ElasticModule, Kept, gated_linear, share_of
 from espnet_todm.errors import UserError
 
 
@@ -52,4 +52,4 @@ class ElasticFeedForward(ElasticModule):
         weight, bias = self.take("w_2.weight", kept), self.w_2.bias
         if gates is None:
             return F.linear(hidden, weight, bias)
-        return F.linear(hidden * spread(gates, hidden.size(-1)), weight) + bias * any_open(gates)
+        return gated_linear(hidden, weight, bias, gates)

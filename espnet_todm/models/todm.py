@@ -3,57 +3,44 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Callable, Optional, cast
+from dataclasses import replace
+from typing import Any, Callable, Optional, Union, cast
 
 import torch
+from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr_transducer.joint_network import JointNetwork
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espnet_todm.components import FULL, ComponentTable, Cost, Subnet
+from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS, Drop, Front, Gates, SupernetEncoder
 from espnet_todm.errors import UserError
+from espnet_todm.losses.alpha_divergence import Divergence
+from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation
+from espnet_todm.models.batch import Batch, Posteriors, SubnetOutput
+from espnet_todm.models.options import AUTOCAST, check_options
+from espnet_todm.models.transducer import Lattice, SimpleJoint, TransducerOptions, TransducerTask, error_rate
 from espnet_todm.processor import cpu_has
-from espnet_todm.trainers.base import Stats, SubnetTrainer
+from espnet_todm.trainers.base import Stats, SubnetTrainer, build
 
-AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-OUTPUT_LAYERS = ("shared", "per_size")
 # Parts that a model of one size has in another form, or not at all.
-OF_SUPERNET = ("encoder.", "size_outputs.", "subnet_trainer.")
-# Options of ESPnet's ASR model that would need work for which the subnets have no place.
-UNSUPPORTED = ("preencoder", "postencoder", "joint_network")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What ESPnet's collator gives: speech (B, T, F) or (B, samples), text (B, U) padded with -1, lengths (B,)."""
-
-    speech: Tensor
-    speech_lengths: Tensor
-    text: Tensor
-    text_lengths: Tensor
-
-
-@dataclass(frozen=True)
-class SubnetOutput:
-    """One subnet on one batch: the task loss, CTC logits (B, T, V) in float32 if the model has CTC, what to report."""
-
-    loss: Tensor
-    ctc_logits: Optional[Tensor]
-    stats: Stats
+OF_SUPERNET = ("encoder.", "size_outputs.", "size_joints.", "simple_joint.", "subnet_trainer.")
 
 
 class TodmModel(ESPnetASRModel):
-    """CTC, or hybrid CTC/attention, whose encoder is a supernet.
+    """CTC, hybrid CTC/attention, or a transducer (with CTC beside it if ctc_weight > 0), whose encoder is a supernet.
+
+    A transducer's predictor is shared by all sizes.
 
     Args:
-        output_layers: "shared", or "per_size": each named size has a CTC output layer of its own.
+        output_layers: "shared", or "per_size": each named size has a CTC output layer and a joiner of its own.
+        transducer_conf: options of :class:`espnet_todm.models.transducer.TransducerOptions`.
         autocast: "bfloat16" runs training and validation in mixed precision on any device, CPUs too, for which
             ESPnet's own use_amp does nothing. Leave it out where use_amp is on. On a CPU without instructions for it,
             where it would be many times slower than float32, it is not used.
@@ -65,29 +52,34 @@ class TodmModel(ESPnetASRModel):
 
     encoder: SupernetEncoder
 
-    def __init__(self, autocast: Optional[str] = None, output_layers: str = "shared", **espnet: Any) -> None:
-        if not isinstance(espnet.get("encoder"), SupernetEncoder):
-            raise UserError("model: todm needs a supernet encoder; set encoder: todm_conformer")
-        known = list(inspect.signature(ESPnetASRModel).parameters)
-        for key in espnet:
-            if key not in known:
-                raise UserError(
-                    f"model_conf: unknown key {key!r} for todm; allowed: autocast, output_layers, {', '.join(known)}"
-                )
-        for part in UNSUPPORTED:
-            if espnet.get(part) is not None:
-                raise UserError(f"{part}: model: todm cannot have one")
-        if espnet.get("interctc_weight"):
-            raise UserError(f"interctc_weight: {espnet['interctc_weight']} is not possible in model: todm; allowed: 0")
-        if autocast is not None and autocast not in AUTOCAST:
-            raise UserError(f"autocast: {autocast!r} is unknown; allowed: {', '.join(AUTOCAST)} or leave it out")
-        if output_layers not in OUTPUT_LAYERS:
-            raise UserError(f"output_layers: {output_layers!r} is unknown; allowed: {', '.join(OUTPUT_LAYERS)}")
-        super().__init__(**espnet)
+    def __init__(
+        self,
+        autocast: Optional[str] = None,
+        output_layers: str = "shared",
+        transducer_conf: Optional[Mapping[str, Any]] = None,
+        **espnet: Any,
+    ) -> None:
+        check_options(autocast, output_layers, espnet)
+        decoder, joint = espnet["decoder"], espnet.pop("joint_network", None)
+        transducer = isinstance(decoder, (TransducerDecoder, StatelessDecoder))
+        if transducer:  # ESPnet would ask for a loss that is on no package index
+            super().__init__(**{**espnet, "decoder": None, "joint_network": None, "ctc_weight": 1.0})
+            self.decoder, self.ctc_weight = decoder, espnet.get("ctc_weight", 0.5)
+            self.ctc = self.ctc if self.ctc_weight else None
+        else:
+            super().__init__(**espnet, joint_network=None)
         if self.use_linear_decoder or (self.ctc is not None and not self.ctc.ctc_type.startswith("builtin")):
-            raise UserError("model: todm trains CTC (ctc_type: builtin) and CTC/attention models only")
-        own = [name for name in self.encoder.sizes if name != FULL] if output_layers == "per_size" and self.ctc else []
-        self.size_outputs = nn.ModuleDict({name: copy.deepcopy(self.ctc.ctc_lo) for name in own})
+            raise UserError("model: todm trains CTC (ctc_type: builtin), CTC/attention and transducer models only")
+        if transducer_conf and not transducer:
+            raise UserError("transducer_conf: is for transducers; set decoder: transducer or decoder: todm_stateless")
+        self.transducer_options = build(TransducerOptions, transducer_conf or {}, "transducer_conf")
+        own = [name for name in self.encoder.sizes if name != FULL] if output_layers == "per_size" else []
+        self.own_joints = own if transducer else []
+        self.size_outputs = nn.ModuleDict({name: copy.deepcopy(self.ctc.ctc_lo) for name in own if self.ctc})
+        self.size_joints = nn.ModuleDict()
+        if transducer:
+            self.use_transducer_decoder = True
+            self.join(joint or {})
         self.autocast_dtype = AUTOCAST[autocast] if autocast else None
         self.slow_autocast = autocast is not None and not cpu_has(autocast)
         if self.slow_autocast:
@@ -96,6 +88,20 @@ class TodmModel(ESPnetASRModel):
         self.step = 0  # set by the trainer before each batch; 0-based
         self.register_load_state_dict_post_hook(_after_loading)
         self.loss_scale: Callable[[], float] = lambda: 1.0  # set by the trainer where gradients are scaled (fp16)
+
+    def join(self, joint: Union[nn.Module, Mapping[str, Any]]) -> None:
+        """Take a joiner, or build ESPnet's from these options, and what else of a transducer depends on it.
+
+        Raises UserError for an unknown option.
+        """
+        if not isinstance(joint, nn.Module):
+            sizes = self.vocab_size, self.encoder.output_size(), self.decoder.dunits
+            joint = build(JointNetwork, joint, "joint_net_conf", *sizes)
+        self.joint_network = joint
+        self.size_joints = nn.ModuleDict({name: copy.deepcopy(joint) for name in self.own_joints})
+        self.simple_joint = None
+        if self.transducer_options.prune_range:
+            self.simple_joint = SimpleJoint(self.encoder.output_size(), self.decoder.dunits, self.vocab_size)
 
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs: Any
@@ -126,10 +132,19 @@ class TodmModel(ESPnetASRModel):
             return self.encoder.front(features, lengths)
 
     def run_subnet(
-        self, front: Front, batch: Batch, subnet: Subnet, gates: Optional[Gates] = None, drop: Optional[Drop] = None
+        self,
+        front: Front,
+        batch: Batch,
+        subnet: Subnet,
+        gates: Optional[Gates] = None,
+        drop: Optional[Drop] = None,
+        teacher: Optional[Posteriors] = None,
     ) -> SubnetOutput:
-        """The task loss of one subnet. With ``gates`` all blocks run softly in its stead; it lends its output layer."""
-        return self.task(self.run_blocks(front, subnet, gates, drop), front, batch, subnet.name)
+        """The task loss of one subnet. With ``gates`` all blocks run softly in its stead; it lends its output layer.
+
+        A ``teacher`` lends the pruning ranges of its lattice.
+        """
+        return self.task(self.run_blocks(front, subnet, gates, drop), front, batch, subnet.name, teacher)
 
     def run_blocks(
         self,
@@ -143,28 +158,79 @@ class TodmModel(ESPnetASRModel):
         with self._autocast():
             return self.encoder.blocks(front, subnet, gates, drop, exits)
 
-    def task(self, encoded: Tensor, front: Front, batch: Batch, size: str) -> SubnetOutput:
-        """ESPnet's CTC, attention, or their interpolation on the encoder's output (B, T, D) for a size."""
-        lengths, text, text_lengths = front.lengths, batch.text, batch.text_lengths
+    def task(
+        self, encoded: Tensor, front: Front, batch: Batch, size: str, teacher: Optional[Posteriors] = None
+    ) -> SubnetOutput:
+        """ESPnet's loss on the encoder's output (B, T, D) for a size: CTC, attention, their interpolation, or a transducer's
+        plus ctc_weight times CTC."""
         stats: Stats = {}
-        logits, loss_ctc, loss_att = None, None, None
-        with self._autocast():
-            if self.ctc is not None:
-                # Log probabilities of whole utterances in bfloat16 would be wrong in the third digit.
-                dropped = F.dropout(encoded, self.ctc.dropout_rate, self.training)
-                logits = self.output_layer(size)(dropped).float()
-            if self.decoder is not None:
+        loss_ctc, logits = self._ctc_task(encoded, front, batch, size, stats)
+        if self.use_transducer_decoder:
+            loss, lattice = self._transducer_task(encoded, front, batch, size, teacher, stats)
+            if loss_ctc is not None:
+                stats["loss_transducer"], stats["loss_ctc"] = loss.detach(), loss_ctc.detach()
+                loss = loss + self.ctc_weight * loss_ctc
+            return SubnetOutput(loss, Posteriors(logits, lattice), stats)
+        loss_att = None
+        if self.decoder is not None:
+            with self._autocast():
                 loss_att, stats["acc"], stats["cer"], stats["wer"] = self._calc_att_loss(
-                    encoded, lengths, text, text_lengths.clone()
+                    encoded, front.lengths, batch.text, batch.text_lengths.clone()
                 )
-        if logits is not None:
-            labels = torch.cat([row[:length] for row, length in zip(text, text_lengths)])
-            loss_ctc = self.ctc.loss_fn(logits.transpose(0, 1), labels, lengths, text_lengths)
-            if not self.training and self.error_calculator is not None:
-                stats["cer_ctc"] = self.error_calculator(logits.argmax(-1).cpu(), text.cpu(), is_ctc=True)
         parts = ((self.ctc_weight, loss_ctc), (1 - self.ctc_weight, loss_att))
         loss = torch.stack([weight * part for weight, part in parts if part is not None]).sum()
-        return SubnetOutput(loss, logits, stats)
+        return SubnetOutput(loss, Posteriors(logits, None), stats)
+
+    def _ctc_task(
+        self, encoded: Tensor, front: Front, batch: Batch, size: str, stats: Stats
+    ) -> tuple[Optional[Tensor], Optional[Tensor]]:
+        """CTC loss and logits (B, T, V) in float32, both None without CTC. Adds the error rate in validation."""
+        if self.ctc is None:
+            return None, None
+        with self._autocast():
+            # Log probabilities of whole utterances in bfloat16 would be wrong in the third digit.
+            logits = self.output_layer(size)(F.dropout(encoded, self.ctc.dropout_rate, self.training)).float()
+        labels = torch.cat([row[:length] for row, length in zip(batch.text, batch.text_lengths)])
+        loss = self.ctc.loss_fn(logits.transpose(0, 1), labels, front.lengths, batch.text_lengths)
+        if not self.training and self.error_calculator is not None:
+            stats["cer_ctc"] = self.error_calculator(logits.argmax(-1).cpu(), batch.text.cpu(), is_ctc=True)
+        return loss, logits
+
+    def _transducer_task(
+        self, encoded: Tensor, front: Front, batch: Batch, size: str, teacher: Optional[Posteriors], stats: Stats
+    ) -> tuple[Tensor, Lattice]:
+        task = self.transducer(size)
+        text = batch.text, batch.text_lengths
+        with self._autocast():
+            loss, lattice = task(encoded, front.lengths, *text, self.step, teacher.lattice if teacher else None)
+        if not self.training and self.error_calculator is not None:
+            stats["cer_transducer"] = error_rate(task.greedy(encoded, front.lengths), *text)
+        return loss, lattice
+
+    def transducer(self, size: str = FULL) -> TransducerTask:
+        """The transducer with the joiner of a size."""
+        joint = self.size_joints[size] if size in self.size_joints else self.joint_network
+        return TransducerTask(self.decoder, joint, self.simple_joint, self.transducer_options)  # type: ignore[arg-type]
+
+    @property
+    def can_teach(self) -> bool:
+        """Whether there are posteriors to distil: of CTC, or of a transducer."""
+        return self.ctc is not None or self.use_transducer_decoder
+
+    def distillation(
+        self, teacher: Posteriors, student: Posteriors, front: Front, batch: Batch, divergence: Divergence
+    ) -> Tensor:
+        """Divergence of a student from a teacher in nats, averaged over utterances: as :meth:`task` puts losses together."""
+        parts = []
+        if student.lattice is not None and teacher.lattice is not None:
+            ranges = student.lattice.ranges
+            logits = teacher.lattice.logits_at(ranges), student.lattice.logits
+            sizes = batch.text, front.lengths, batch.text_lengths
+            parts.append(lattice_distillation(*logits, *sizes, divergence, ranges, self.decoder.blank_id))
+        if student.ctc is not None and teacher.ctc is not None:
+            loss = ctc_frame_distillation(teacher.ctc, student.ctc, front.lengths, divergence)
+            parts.append(self.ctc_weight * loss if parts else loss)
+        return torch.stack(parts).sum()
 
     def output_layer(self, size: str) -> nn.Linear:
         """The CTC output layer (D, V) of a size."""
@@ -176,17 +242,25 @@ class TodmModel(ESPnetASRModel):
         if self.ctc is not None:
             layer = self.output_layer(subnet.name).state_dict()
             state.update({f"ctc.ctc_lo.{name}": value.clone() for name, value in layer.items()})
+        if subnet.name in self.size_joints:
+            joint = self.size_joints[subnet.name].state_dict()
+            state.update({f"joint_network.{name}": value.clone() for name, value in joint.items()})
         return state
 
     def trained_parameters(self) -> list[Tensor]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def component_table(self) -> ComponentTable:
-        """The encoder's table with everything else of the model (output layer, decoder) in its rest."""
+        """The encoder's table with everything else of the model (output layer, joiner, decoder) in its rest."""
         table = self.encoder.component_table()
         others = sum(p.numel() for name, p in self.named_parameters() if not name.startswith(OF_SUPERNET))
         frames = self.encoder.subsampled(int(REFERENCE_SECONDS * FRAMES_PER_SECOND)) / REFERENCE_SECONDS
-        flops = 2.0 * frames * self.ctc.ctc_lo.weight.numel() if self.ctc is not None else 0.0
+        layers = [self.ctc.ctc_lo] if self.ctc is not None else []
+        if (
+            self.use_transducer_decoder
+        ):  # of a greedy search: the encoder's side of the joiner, which each frame takes once
+            layers += [self.joint_network.lin_enc, self.joint_network.lin_out]
+        flops = sum(2.0 * frames * layer.weight.numel() for layer in layers)
         return replace(table, rest=table.rest + Cost(others, flops))
 
     def _evaluate(self, batch: Batch) -> tuple[Tensor, Stats]:
@@ -216,3 +290,5 @@ def _after_loading(model: TodmModel, _keys: Any) -> None:
     name = model.encoder.subnet.name
     if name in model.size_outputs:
         model.ctc.ctc_lo.load_state_dict(model.size_outputs[name].state_dict())
+    if name in model.size_joints:
+        model.joint_network.load_state_dict(model.size_joints[name].state_dict())

@@ -11,14 +11,13 @@ from torch import Tensor
 from espnet_todm.components import Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
-from espnet_todm.losses.distillation import ctc_frame_distillation
 from espnet_todm.selection.sandwich import Sandwich
 from espnet_todm.trainers.base import Stats, SubnetTrainer, build
 from espnet_todm.trainers.engine import Pass, sequential_step
 
 if TYPE_CHECKING:
     from espnet_todm.encoders.supernet import Front
-    from espnet_todm.models.todm import Batch, TodmModel
+    from espnet_todm.models.todm import Batch, Posteriors, TodmModel
 
 
 class KDTrainer(SubnetTrainer):
@@ -48,8 +47,8 @@ class KDTrainer(SubnetTrainer):
         super().__init__()
         if isinstance(kd_weight, bool) or not isinstance(kd_weight, (int, float)) or not 0 <= kd_weight <= 1:
             raise UserError(f"kd_weight: {kd_weight!r} must be a number in [0, 1]")
-        if kd_weight and model.ctc is None:
-            raise UserError(f"kd_weight: {kd_weight} needs a CTC output to distil, but ctc_weight is 0")
+        if kd_weight and not model.can_teach:
+            raise UserError(f"kd_weight: {kd_weight} needs a CTC output or a transducer to distil, but ctc_weight is 0")
         if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int) or warmup_steps < 0:
             raise UserError(f"warmup_steps: {warmup_steps!r} must be a whole number, 0 or more")
         encoder = model.encoder
@@ -61,17 +60,17 @@ class KDTrainer(SubnetTrainer):
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
         subnets = self.picked(step)
         stats: Stats = {}
-        teacher: list[Tensor] = []
+        teacher: list[Posteriors] = []
 
         def run(front: Front, subnet: Subnet) -> Tensor:
-            output = model.run_subnet(front, batch, subnet)
+            output = model.run_subnet(front, batch, subnet, teacher=teacher[0] if teacher else None)
             stats[f"loss_{subnet.name}"] = output.loss.detach()
-            if not self.kd_weight or output.ctc_logits is None:
-                return output.loss
             if not teacher:  # the max subnet, which comes first
-                teacher.append(output.ctc_logits.detach())
+                teacher.append(output.posteriors.detach())
                 return output.loss
-            kd = ctc_frame_distillation(teacher[0], output.ctc_logits, front.lengths, self.divergence)
+            if not self.kd_weight:
+                return output.loss
+            kd = model.distillation(teacher[0], output.posteriors, front, batch, self.divergence)
             stats[f"kd_{subnet.name}"] = kd.detach()
             return (1 - self.kd_weight) * output.loss + self.kd_weight * kd
 

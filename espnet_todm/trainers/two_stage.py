@@ -18,7 +18,6 @@ from torch import Tensor
 from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
-from espnet_todm.losses.distillation import ctc_frame_distillation
 from espnet_todm.optim.options import check_number
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Place, check_distinct, check_shares, draw, make_units
@@ -28,7 +27,7 @@ from espnet_todm.trainers.selection_log import SelectionLog
 
 if TYPE_CHECKING:
     from espnet_todm.encoders.supernet import Drop, Front
-    from espnet_todm.models.todm import Batch, SubnetOutput, TodmModel
+    from espnet_todm.models.todm import Batch, Posteriors, TodmModel
 
 
 class TwoStageTrainer(SubnetTrainer):
@@ -72,8 +71,8 @@ class TwoStageTrainer(SubnetTrainer):
         check_number("stage1_share", stage1_share, at_least=0, below=1)
         check_number("kd_weight", kd_weight, at_least=0, at_most=1)
         check_number("layer_drop", layer_drop, at_least=0, below=1)
-        if model.ctc is None:
-            raise UserError("subnet_trainer: a learned selection trains CTC outputs, but ctc_weight is 0")
+        if not model.can_teach:
+            raise UserError("subnet_trainer: a learned selection trains CTC or transducer outputs, but ctc_weight is 0")
         encoder = model.encoder
         table = encoder.component_table()
         units = make_units(table, granularity, encoder.criterion)
@@ -101,20 +100,24 @@ class TwoStageTrainer(SubnetTrainer):
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
         self.prepare(model, step, RunState())
         stats: Stats = {}
-        teacher: list[Tensor] = []
+        teacher: list[Posteriors] = []
 
         def run(front: Front, subnet: Subnet) -> Tensor:
             if subnet.name == FULL:
                 output = model.run_subnet(front, batch, subnet, drop=self._droppable())
-                teacher.append(output.ctc_logits.detach())  # type: ignore[union-attr]
+                teacher.append(output.posteriors.detach())
                 stats["loss_full"] = output.loss.detach()
                 return output.loss * _per_frame(front)
             gates = None
             if not self.decided:
                 gates = self.selection.units.gates(self.selection.weights(subnet.name, step))
-            output = model.run_subnet(front, batch, subnet, gates)
+            output = model.run_subnet(front, batch, subnet, gates, teacher=teacher[0])
             stats[f"loss_{subnet.name}"] = output.loss.detach()
-            return self._subnet_loss(output, teacher[0], front)
+            loss = self._subnet_loss(output.loss * _per_frame(front))
+            if not self.kd_weight:
+                return loss
+            kd = model.distillation(teacher[0], output.posteriors, front, batch, self.divergence)
+            return (1 - self.kd_weight) * loss + self.kd_weight * kd * _per_frame(front)
 
         passes = [Pass(partial(run, subnet=subnet), 1.0) for subnet in self.picked(step)]
         if not self.decided:
@@ -122,17 +125,12 @@ class TwoStageTrainer(SubnetTrainer):
         loss = sequential_step(model.run_front(batch), passes, model.trained_parameters(), model.loss_scale())
         return loss, stats
 
-    def _subnet_loss(self, output: SubnetOutput, teacher: Tensor, front: Front) -> Tensor:
-        loss = output.loss * _per_frame(front)
-        if self.subnet_weight == "focal":
-            weight = 1 - torch.exp(-loss)
-            weighted = (weight.detach() if self.focal_detached else weight) * loss
-        else:
-            weighted = float(self.subnet_weight) * loss
-        if not self.kd_weight:
-            return weighted
-        kd = ctc_frame_distillation(teacher, output.ctc_logits, front.lengths, self.divergence)  # type: ignore[arg-type]
-        return (1 - self.kd_weight) * weighted + self.kd_weight * kd * _per_frame(front)
+    def _subnet_loss(self, loss: Tensor) -> Tensor:
+        """A subnet's loss per frame, weighted."""
+        if self.subnet_weight != "focal":
+            return float(self.subnet_weight) * loss
+        weight = 1 - torch.exp(-loss)
+        return (weight.detach() if self.focal_detached else weight) * loss
 
     def _penalty(self, size: str, step: int, stats: Stats) -> list[Pass]:
         """What the selection adds to the loss, as a pass of its own that needs no speech."""

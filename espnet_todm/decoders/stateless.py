@@ -1,0 +1,102 @@
+"""``decoder: todm_stateless``: a prediction network that sees the last few labels only.
+
+An embedding and a small grouped convolution over the labels (Ghodsi et al., 2020, doi 10.1109/ICASSP40776.2020.9054419;
+icefall's form). It has no state to carry, so it is small, quick, and easy to export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import torch
+from espnet2.asr.decoder.abs_decoder import AbsDecoder
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from espnet_todm.optim.options import check_number
+
+State = tuple[Tensor, Optional[Tensor]]
+
+
+class StatelessDecoder(AbsDecoder):
+    """Labels (B, L) with a leading blank -> (B, L, D): position u depends on labels u - context_size + 1 to u.
+
+    It answers ESPnet's beam search for transducers as ESPnet's own TransducerDecoder does.
+
+    Args:
+        vocab_size: number of tokens, the blank included.
+        encoder_output_size: not used; ESPnet gives it to every decoder.
+        hidden_size: D.
+        context_size: labels seen; 1 needs no convolution.
+        dropout_embed: dropout of the embedding.
+        embed_pad: the blank, which embeds as zeros: it stands where there is no label yet.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        encoder_output_size: int = 0,
+        hidden_size: int = 320,
+        context_size: int = 2,
+        dropout_embed: float = 0.0,
+        embed_pad: int = 0,
+    ) -> None:
+        super().__init__()
+        check_number("decoder_conf: hidden_size", hidden_size, at_least=1, whole=True)
+        check_number("decoder_conf: context_size", context_size, at_least=1, whole=True)
+        check_number("decoder_conf: dropout_embed", dropout_embed, at_least=0, below=1)
+        self.embed = nn.Embedding(vocab_size, hidden_size, padding_idx=embed_pad)
+        self.dropout_embed = nn.Dropout(dropout_embed)
+        if context_size > 1:
+            groups = hidden_size // 4 if hidden_size % 4 == 0 else 1
+            self.conv = nn.Conv1d(hidden_size, hidden_size, context_size, groups=groups, bias=False)
+        self.context_size = context_size
+        # What ESPnet's beam search asks of a decoder.
+        self.dunits, self.odim, self.blank_id = hidden_size, vocab_size, embed_pad
+        self.device = torch.device("cpu")
+
+    def set_device(self, device: torch.device) -> None:
+        """Where the beam search's labels shall be made."""
+        self.device = device
+
+    def forward(self, labels: Tensor) -> Tensor:  # type: ignore[override]
+        """labels (B, L) int64 -> (B, L, D)."""
+        embedded = self.dropout_embed(self.embed(labels))
+        if self.context_size == 1:
+            return embedded
+        history = F.pad(embedded.transpose(1, 2), (self.context_size - 1, 0))
+        return F.relu(self.conv(history)).transpose(1, 2)
+
+    # ---- ESPnet's beam search ---------------------------------------------------------------------------------------
+
+    def init_state(self, batch_size: int) -> State:
+        """There is none: a placeholder (1, B, 1) of the form that the beam search moves about."""
+        return torch.zeros(1, batch_size, 1, device=self.device), None
+
+    def select_state(self, states: State, idx: int) -> State:
+        return states[0][:, idx : idx + 1], None
+
+    def create_batch_states(self, states: State, new_states: Sequence[State], check_list: Any = None) -> State:
+        return torch.cat([state[0] for state in new_states], dim=1), None
+
+    def score(self, hyp: Any, cache: dict[Any, Tensor]) -> tuple[Tensor, State, Tensor]:  # type: ignore[override]
+        """A hypothesis -> output (D,) after its last label, state, last label (1,)."""
+        outputs, state, label = self.batch_score([hyp], hyp.dec_state, cache, True)
+        return outputs[0], state, label[0]  # type: ignore[index]
+
+    def batch_score(  # type: ignore[override]
+        self, hyps: Sequence[Any], dec_states: State, cache: dict[Any, Tensor], use_lm: bool
+    ) -> tuple[Tensor, State, Optional[Tensor]]:
+        """Hypotheses (B) -> outputs (B, D) after their last labels, states, last labels (B, 1) if ``use_lm``."""
+        contexts = [tuple([self.blank_id] * self.context_size + hyp.yseq)[-self.context_size :] for hyp in hyps]
+        new = [context for context in dict.fromkeys(contexts) if context not in cache]
+        if new:
+            labels = torch.tensor(new, dtype=torch.long, device=self.device)
+            cache.update(zip(new, self(labels)[:, -1]))
+        outputs = torch.stack([cache[context] for context in contexts])
+        last = torch.tensor([[hyp.yseq[-1]] for hyp in hyps], dtype=torch.long, device=self.device)
+        return outputs, dec_states, last if use_lm else None

@@ -1,0 +1,175 @@
+"""The transducer as a task of subnets: loss on the full or the pruned lattice, and greedy search for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, Optional
+
+import torch
+from espnet2.asr.transducer.beam_search_transducer import BeamSearchTransducer
+from espnet2.asr_transducer.joint_network import JointNetwork
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from espnet_todm.errors import UserError
+from espnet_todm.losses.transducer import (
+    BACKENDS,
+    gather_ranges,
+    prune_ranges,
+    pruned_loss,
+    simple_loss,
+    transducer_loss,
+)
+from espnet_todm.optim.options import check_number
+
+
+@dataclass(frozen=True)
+class TransducerOptions:
+    """``model_conf: transducer_conf``.
+
+    Args:
+        backend: of the loss: "auto", "torch", "torchaudio" or "k2".
+        prune_range: labels that each frame's joiner sees (Kuang et al., arXiv 2206.13236); 0 is the full lattice.
+        simple_weight: weight of the simple loss, which finds the ranges, beside the pruned one.
+        am_scale, lm_scale: share of the acoustic side's and of the predictor's own posteriors in the simple loss.
+        warmup_steps: in so many first steps the simple loss falls from weight 1 and the pruned one rises from 0.1.
+        reuse_ranges: subnets take the ranges of the max subnet, and so need no simple loss of their own.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+
+    backend: str = "auto"
+    prune_range: int = 0
+    simple_weight: float = 0.5
+    am_scale: float = 0.0
+    lm_scale: float = 0.25
+    warmup_steps: int = 0
+    reuse_ranges: bool = True
+
+    def __post_init__(self) -> None:
+        where = "transducer_conf: "
+        if self.backend not in BACKENDS:
+            raise UserError(f"{where}backend: {self.backend!r} is unknown; allowed: {', '.join(BACKENDS)}")
+        check_number(f"{where}prune_range", self.prune_range, at_least=0, whole=True)
+        if self.prune_range == 1:
+            raise UserError(
+                f"{where}prune_range: 1 leaves no way from one label to the next; allowed: 0, or 2 and more"
+            )
+        for key in ("simple_weight", "am_scale", "lm_scale"):
+            check_number(where + key, getattr(self, key), at_least=0, at_most=1)
+        if self.am_scale + self.lm_scale > 1:
+            raise UserError(f"{where}am_scale + lm_scale: {self.am_scale + self.lm_scale} is above 1")
+        check_number(f"{where}warmup_steps", self.warmup_steps, at_least=0, whole=True)
+
+    def weights(self, step: int) -> tuple[float, float]:
+        """Weights of the simple and of the pruned loss in a step."""
+        if step >= self.warmup_steps:
+            return self.simple_weight, 1.0
+        done = step / self.warmup_steps
+        return 1.0 - done * (1.0 - self.simple_weight), 0.1 + 0.9 * done
+
+
+class SimpleJoint(nn.Module):
+    """Projections to the vocabulary whose sum is the simple joiner, which picks the ranges. Training only."""
+
+    def __init__(self, encoder_size: int, decoder_size: int, vocabulary: int) -> None:
+        super().__init__()
+        self.am = nn.Linear(encoder_size, vocabulary)
+        self.lm = nn.Linear(decoder_size, vocabulary)
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Logits of a subnet's joiner at the nodes that were looked at.
+
+    ``logits``: (B, T, U+1, V), or (B, T, S, V) with ``ranges`` (B, T, S). ``at`` gives those of other ranges.
+    """
+
+    logits: Tensor
+    ranges: Optional[Tensor]
+    at: Callable[[Tensor], Tensor]
+
+    def detach(self) -> Lattice:
+        return Lattice(self.logits.detach(), self.ranges, torch.no_grad()(self.at))
+
+    def logits_at(self, ranges: Optional[Tensor]) -> Tensor:
+        """Logits at these nodes; nothing is computed when they are this lattice's own."""
+        return self.logits if ranges is None or ranges is self.ranges else self.at(ranges)
+
+
+@dataclass(frozen=True)
+class TransducerTask:
+    """What turns an encoder's output into a loss. The modules belong to the model that calls it."""
+
+    decoder: Any  # (B, L) labels -> (B, L, D): ESPnet's TransducerDecoder, or a StatelessDecoder
+    joint: JointNetwork
+    simple: Optional[SimpleJoint]
+    options: TransducerOptions
+
+    def __call__(
+        self,
+        encoded: Tensor,
+        lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        step: int,
+        teacher: Optional[Lattice],
+    ) -> tuple[Tensor, Lattice]:
+        """encoded (B, T, D), text (B, U) -> loss in nats, averaged over utterances, and the lattice.
+
+        An utterance without a frame has no alignment and adds nothing. ``teacher`` lends its ranges.
+        """
+        some = lengths > 0
+        sizes = lengths.clamp(min=1), text_lengths
+        labels = text.clamp(min=0)
+        self.decoder.set_device(encoded.device)
+        predicted = self.decoder(F.pad(labels, (1, 0), value=self.decoder.blank_id))
+        am, lm = self.joint.lin_enc(encoded), self.joint.lin_dec(predicted)
+
+        def at(ranges: Tensor) -> Tensor:
+            return self.joint(*gather_ranges(am, lm, ranges), no_projection=True)  # type: ignore[no-any-return]
+
+        if self.simple is None:
+            logits = self.joint(am.unsqueeze(2), lm.unsqueeze(1), no_projection=True)
+            losses = transducer_loss(logits, labels, *sizes, self.decoder.blank_id, self.options.backend)
+            return _mean(losses, some), Lattice(logits, None, at)
+        simple_weight, weight = self.options.weights(step)
+        if self.options.reuse_ranges and teacher is not None and teacher.ranges is not None:
+            ranges, extra = teacher.ranges, torch.zeros((), device=encoded.device)
+        else:
+            ranges, simple = self._ranges(encoded, predicted, labels, sizes)
+            extra = simple_weight * _mean(simple, some)
+        logits = at(ranges)
+        losses = pruned_loss(logits, labels, ranges, *sizes, self.decoder.blank_id, self.options.backend)
+        return extra + weight * _mean(losses, some), Lattice(logits, ranges, at)
+
+    def _ranges(
+        self, encoded: Tensor, predicted: Tensor, labels: Tensor, sizes: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Ranges (B, T, S) from the simple loss, and that loss (B,)."""
+        assert self.simple is not None
+        scales = self.options.am_scale, self.options.lm_scale
+        am, lm = self.simple.am(encoded).float(), self.simple.lm(predicted).float()
+        losses, occupation = simple_loss(am, lm, labels, *sizes, self.decoder.blank_id, *scales)
+        return prune_ranges(occupation, *sizes, self.options.prune_range), losses
+
+    def greedy(self, encoded: Tensor, lengths: Tensor) -> list[list[int]]:
+        """encoded (B, T, D) -> labels of each utterance, at most one a frame, by ESPnet's search."""
+        search = BeamSearchTransducer(self.decoder, self.joint, beam_size=1, score_norm=False)
+        return [search(row[:length])[0].yseq[1:] for row, length in zip(encoded, lengths.tolist())]
+
+
+def error_rate(hypotheses: Sequence[Sequence[int]], text: Tensor, text_lengths: Tensor) -> Optional[float]:
+    """Edits between label sequences and text (B, U) over all labels, or None when there are none."""
+    import editdistance  # of ESPnet's own error rates
+
+    references = [row[:length].tolist() for row, length in zip(text, text_lengths.tolist())]
+    total = sum(map(len, references))
+    edits = sum(editdistance.eval(list(ours), theirs) for ours, theirs in zip(hypotheses, references))
+    return edits / total if total else None
+
+
+def _mean(losses: Tensor, some: Tensor) -> Tensor:
+    return torch.where(some, losses, torch.zeros_like(losses)).sum() / max(len(losses), 1)
