@@ -56,3 +56,10 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = merged(result[key], value) if both else value
     return result
+
+
+def best_model(config: Mapping[str, Any]) -> str:
+    """Name of the checkpoint that was best by the configuration's first criterion on the validation set."""
+    criteria = config.get("best_model_criterion") or [["valid", "loss", "min"]]
+    phase, key = next(((c[0], c[1]) for c in criteria if c[0] == "valid"), criteria[0][:2])
+    return f"{phase}.{key}.best.pth"

@@ -81,8 +81,9 @@ stage_11() {
 stage_12() {
   local names
   read -ra names <<<"$sizes"
-  python -m espnet_todm.bin.extract --asr_train_config "$(experiment)/config.yaml" --asr_model_file "$(experiment)/$inference_model" \
-    --output "$(experiment)/subnets" ${names[@]+--sizes "${names[@]}"}
+  python -m espnet_todm.bin.extract --asr_train_config "$(experiment)/config.yaml" \
+    --output "$(experiment)/subnets" ${names[@]+--sizes "${names[@]}"} \
+    ${inference_model:+--asr_model_file "$(experiment)/$inference_model"}
 }
 
 stage_13() {
@@ -91,6 +92,7 @@ stage_13() {
   set_evaluation
   set_launcher_arguments decoding
   python -m espnet_todm.bin.decode --experiment "$(experiment)" --data "$(dump_dir)" --sets "${evaluation[@]}" \
+    --search "$search" --beam_size "$beam_size" \
     ${names[@]+--sizes "${names[@]}"} "${launcher_arguments[@]}"
 }
 

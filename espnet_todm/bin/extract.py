@@ -1,7 +1,7 @@
 """Extract small models from a trained supernet.
 
 Example: python -m espnet_todm.bin.extract --asr_train_config exp/supernet/config.yaml \
-    --asr_model_file exp/supernet/valid.loss.ave.pth --output exp/supernet/subnets --sizes small --budget 10M
+    --output exp/supernet/subnets --sizes small --budget 10M
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--asr_train_config", "--config", required=True, help="config.yaml of the supernet's training")
     parser.add_argument(
-        "--asr_model_file", "--checkpoint", required=True, help="its checkpoint, e.g. valid.loss.ave.pth"
+        "--asr_model_file", "--checkpoint", help="its checkpoint; default the best by the config's first criterion"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder that gets one folder per subnet")
     parser.add_argument("--sizes", nargs="+", default=[], help="sizes by name, or files of cards; default all sizes")
@@ -35,8 +35,13 @@ def main(arguments: Sequence[str]) -> None:
     register()
     from espnet_todm.deploy.extract import extract, load_supernet, pick_subnets
     from espnet_todm.deploy.features import read_features
+    from espnet_todm.deploy.load import read_config
+    from espnet_todm.overlay import best_model
 
-    supernet = load_supernet(options.asr_train_config, options.asr_model_file)
+    checkpoint = options.asr_model_file
+    if checkpoint is None:
+        checkpoint = Path(options.asr_train_config).parent / best_model(read_config(options.asr_train_config))
+    supernet = load_supernet(options.asr_train_config, checkpoint)
     if options.latency_table:
         supernet.encoder.measured_in(options.latency_table)
     for subnet in pick_subnets(supernet, options.sizes, options.budget, options.flops, options.latency):

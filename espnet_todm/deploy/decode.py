@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
@@ -31,10 +31,10 @@ class Decoder:
     """
 
     def __init__(
-        self, model: ESPnetASRModel, config: Mapping[str, Any], search: SearchOptions = SearchOptions()
+        self, model: ESPnetASRModel, config: Mapping[str, Any], search: Optional[SearchOptions] = None
     ) -> None:
         self.model = model.eval()
-        self.search = make_search(model, search)
+        self.search = make_search(model, search or SearchOptions())
         self.tokens = list(model.token_list)
         self.tokenizer = build_tokenizer(token_type=config["token_type"], bpemodel=config.get("bpemodel"))
         self.silent = {model.blank_id, model.sos, model.eos}
@@ -62,7 +62,7 @@ class Work:
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     batch_seconds: float
-    search: SearchOptions = SearchOptions()
+    search: SearchOptions = field(default_factory=SearchOptions)
 
 
 def decode_sets(work: Work) -> None:

@@ -99,16 +99,10 @@ def run_method(method: Method, recipe: PathLike, folder: str, options: Sequence[
     write_text(config, text)
     command = [f"./{run_sh.name}", "--stage", "11", "--stop_stage", "14", *options]
     command += ["--asr_config", str(config.relative_to(run_sh.parent)), "--asr_tag", f"{folder}/{method.slug}"]
-    command += ["--sizes", " ".join(method.sizes), "--inference_model", f"{best_model(method.config)}.best.pth"]
+    command += ["--sizes", " ".join(method.sizes)]
     logging.info("%s: %s", method.name, " ".join(command))
     done = subprocess.run(command, cwd=run_sh.parent, env=os.environ, check=False)
     if done.returncode:
         raise UserError(f"{method.name}: the recipe stopped with status {done.returncode}; see what it printed above")
     mark_complete(experiment, record)
     return experiment
-
-
-def best_model(config: Mapping[str, Any]) -> str:
-    """``valid.loss`` and the like: the first criterion by which checkpoints are kept."""
-    criteria = config.get("best_model_criterion") or [["valid", "loss", "min"]]
-    return ".".join(criteria[0][:2])
