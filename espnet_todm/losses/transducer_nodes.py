@@ -1,0 +1,141 @@
+"""From the scores of a whole vocabulary at each node of a lattice to the two or three numbers that a loss looks at.
+
+The logits (B, T, S, V) are the largest tensor of a transducer's training step by far. Everything here reads them in
+blocks that stay in the cache and keeps nothing of their size but the gradient itself, which is written in the
+backward from the logits. What lies outside an utterance is never looked at and gets a gradient of zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from espnet_todm.losses.transducer_targets import Targets
+
+_BLOCK = {"cpu": 1 << 17, "cuda": 1 << 25}
+"""Elements worked on at a time: on a CPU a block stays in the cache, on a GPU launches are few."""
+
+Index = tuple[int, slice, slice]
+
+
+def transition_log_probs(logits: Tensor, next_labels: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the blank and of the next label at each node.
+
+    logits: (B, T, S, V), any float dtype, with S = U + 1 or the width of a pruned lattice.
+    next_labels: (B, T, S) int64, the blank where there is no next label.
+    Returns blank and label, (B, T, S) each, float32 or float64, 0 outside the utterance; differentiable once.
+    """
+    blank, label = _TransitionLogProbs.apply(logits, next_labels, targets)
+    return blank, label
+
+
+def collapse(logits: Tensor, next_labels: Tensor, targets: Targets) -> Tensor:
+    """Logits of the three classes {next label, blank, rest} at each node (Panchapagesan et al., arXiv 2011.06110).
+
+    logits and next_labels as above. Returns (B, T, S, 3), float32 or float64, 0 outside the utterance; their softmax
+    has the probabilities of the classes. The rest is summed as such, in log space, so a rest of any smallness has its
+    exact logit and gradient, which 1 - P(label) - P(blank) has not. A class that is empty has the logit -inf: the
+    next label where there is none, and the rest of a vocabulary without other labels.
+    """
+    classes: Tensor = _Collapse.apply(logits, next_labels, targets)
+    return classes
+
+
+class _TransitionLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, next_labels: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        dtype = compute_dtype(logits)
+        blank, label = (torch.zeros(logits.shape[:3], dtype=dtype, device=logits.device) for _ in range(2))
+        for index in _blocks(logits, targets):
+            log_probs = torch.log_softmax(logits[index], -1, dtype=dtype)
+            blank[index] = log_probs[..., targets.blank]
+            label[index] = log_probs.gather(-1, next_labels[index].unsqueeze(-1)).squeeze(-1)
+        ctx.save_for_backward(logits, next_labels)
+        ctx.targets = targets
+        return blank, label
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, blank: Tensor, label: Tensor) -> tuple[Tensor, None, None]:
+        """blank, label (B, T, S): gradients of the two log-probabilities. That of logit v: own - sum * softmax(v)."""
+        logits, next_labels = ctx.saved_tensors
+        gradient = _empty_gradient(logits, ctx.targets)
+        both = (blank + label).unsqueeze(-1)
+        for index in _blocks(logits, ctx.targets):
+            slope = torch.softmax(logits[index], -1, dtype=blank.dtype).mul_(both[index]).neg_()
+            slope[..., ctx.targets.blank] += blank[index]
+            slope.scatter_add_(-1, next_labels[index].unsqueeze(-1), label[index].unsqueeze(-1))
+            gradient[index] = slope
+        return gradient, None, None
+
+
+class _Collapse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, next_labels: Tensor, targets: Targets) -> Tensor:
+        dtype = compute_dtype(logits)
+        classes = torch.zeros((*logits.shape[:3], 3), dtype=dtype, device=logits.device)
+        for index in _blocks(logits, targets):
+            block, chosen = logits[index].to(dtype), next_labels[index].unsqueeze(-1)
+            label = block.gather(-1, chosen).masked_fill_(chosen == targets.blank, float("-inf"))
+            others = _without(block, chosen, targets.blank)
+            rest = torch.logsumexp(others, -1, keepdim=True)
+            classes[index] = torch.cat([label, block[..., targets.blank, None], rest], -1)
+        ctx.save_for_backward(logits, next_labels)
+        ctx.targets = targets
+        return classes
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None]:
+        """slopes (B, T, S, 3): gradients of the three logits. The rest's goes to each other label by its share."""
+        logits, next_labels = ctx.saved_tensors
+        gradient = _empty_gradient(logits, ctx.targets)
+        for index in _blocks(logits, ctx.targets):
+            chosen = next_labels[index].unsqueeze(-1)
+            others = _without(logits[index].to(slopes.dtype), chosen, ctx.targets.blank)
+            label, blank, rest = slopes[index].split(1, -1)
+            slope = torch.softmax(others, -1).nan_to_num_().mul_(rest)
+            slope[..., ctx.targets.blank, None] = blank
+            # No next label: the index is the blank's, and what is there has to stay.
+            slope.scatter_add_(-1, chosen, label.masked_fill(chosen == ctx.targets.blank, 0.0))
+            gradient[index] = slope
+        return gradient, None, None
+
+
+def _without(block: Tensor, chosen: Tensor, blank: int) -> Tensor:
+    """A copy of (t, S, V) in which the blank and the chosen labels (t, S, 1) have the logit -inf."""
+    others = block.scatter(-1, chosen, float("-inf"))
+    others[..., blank] = float("-inf")
+    return others
+
+
+def compute_dtype(logits: Tensor) -> torch.dtype:
+    """float32, or float64 for float64: what is computed in, whatever comes in."""
+    return torch.promote_types(logits.dtype, torch.float32)
+
+
+def _blocks(logits: Tensor, targets: Targets) -> Iterator[Index]:
+    """Indices (utterance, frames, nodes) of successive blocks that cover each utterance's nodes and nothing else.
+
+    In a pruned lattice an utterance with fewer nodes in a frame than the width keeps them all, from the first one on.
+    """
+    width, vocabulary = logits.shape[2:]
+    size = _BLOCK.get(logits.device.type, _BLOCK["cuda"])
+    for utterance, (frames, rows) in enumerate(zip(targets.frames, targets.rows)):
+        rows = min(rows, width)
+        step = max(1, size // (rows * vocabulary))
+        for start in range(0, frames, step):
+            yield utterance, slice(start, min(start + step, frames)), slice(0, rows)
+
+
+def _empty_gradient(logits: Tensor, targets: Targets) -> Tensor:
+    """A tensor like ``logits``, zero outside the utterances and not yet written within."""
+    gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    for utterance, (frames, rows) in enumerate(zip(targets.frames, targets.rows)):
+        gradient[utterance, frames:] = 0.0
+        gradient[utterance, :frames, rows:] = 0.0
+    return gradient

@@ -1,0 +1,112 @@
+"""What every loss on a transducer's lattice is given beside the scores, checked once.
+
+A node (t, u) of the lattice stands for frame t of the encoder with u labels put out already. From there the next label
+leads to (t, u + 1) and the blank to (t + 1, u), so an utterance of T frames and U labels has T (U + 1) nodes, and may have
+any number of labels per frame. All paths begin at (0, 0) and end with the blank of (T - 1, U).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from espnet_todm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Transcripts and sizes of a batch's lattices, on the device of the scores.
+
+    labels: (B, U) int64; what stands beyond an utterance's labels is the blank.
+    lengths, label_lengths: (B,) int64, frames T_b >= 1 and labels U_b >= 0 of each utterance.
+    blank: the blank's index.
+    frames, rows: the same as Python numbers, rows being U_b + 1, so that loops over utterances need not ask the device.
+    """
+
+    labels: Tensor
+    lengths: Tensor
+    label_lengths: Tensor
+    blank: int
+    frames: tuple[int, ...]
+    rows: tuple[int, ...]
+
+    def valid_nodes(self, frames: int) -> Tensor:
+        """(B, frames, U + 1) bool: the nodes that belong to an utterance."""
+        t = torch.arange(frames, device=self.labels.device)
+        u = torch.arange(self.labels.shape[1] + 1, device=self.labels.device)
+        return (t < self.lengths.unsqueeze(1)).unsqueeze(2) & (u <= self.label_lengths.unsqueeze(1)).unsqueeze(1)
+
+    def next_labels(self) -> Tensor:
+        """(B, U + 1) int64: the label that leads on from each row of the lattice, the blank where there is none."""
+        return torch.nn.functional.pad(self.labels, (0, 1), value=self.blank)
+
+    def at_ranges(self, ranges: Tensor) -> Tensor:
+        """(B, T, S) int64: the same for each kept node, ``ranges`` (B, T, S) being their rows."""
+        return self.next_labels().gather(1, ranges.flatten(1)).view(ranges.shape)
+
+
+def check_targets(
+    labels: Tensor,
+    lengths: Tensor,
+    label_lengths: Tensor,
+    blank: int,
+    sizes: tuple[int, int, int],
+    device: torch.device,
+) -> Targets:
+    """Targets for scores of ``sizes`` (B, T, V).
+
+    labels: (B, U) int, padded with anything. lengths, label_lengths: (B,) int.
+    Raises ValueError on shapes that do not match and on lengths out of range, and UserError on labels that the
+    vocabulary does not have or that are the blank.
+    """
+    batch, frames, vocabulary = sizes
+    if not 0 <= blank < vocabulary:
+        raise ValueError(f"blank {blank} must lie between 0 and V - 1 = {vocabulary - 1}")
+    if labels.dim() != 2 or labels.shape[0] != batch or labels.is_floating_point():
+        raise ValueError(f"labels {tuple(labels.shape)} {labels.dtype} must be whole numbers of shape ({batch}, U)")
+    width = labels.shape[1]
+    all_frames = _check_lengths("lengths", lengths, batch, (1, frames), "T")
+    all_labels = _check_lengths("label_lengths", label_lengths, batch, (0, width), "U")
+    lengths, label_lengths = (x.to(device=device, dtype=torch.int64) for x in (lengths, label_lengths))
+    labels = labels.to(device=device, dtype=torch.int64)
+    valid = torch.arange(width, device=device) < label_lengths.unsqueeze(1)
+    wrong = labels[valid & ((labels < 0) | (labels >= vocabulary) | (labels == blank))]
+    if len(wrong):
+        allowed = f"0 to {vocabulary - 1}, without the blank {blank}"
+        raise UserError(f"transducer labels: {int(wrong[0])} is not allowed; the vocabulary's labels are {allowed}")
+    labels = labels.masked_fill(~valid, blank)
+    return Targets(labels, lengths, label_lengths, blank, all_frames, tuple(count + 1 for count in all_labels))
+
+
+def check_ranges(ranges: Tensor, targets: Targets) -> Tensor:
+    """The rows (B, T, S) that a pruned lattice keeps, on the device of the scores.
+
+    Raises ValueError unless each frame's are consecutive and within 0 to U, and an utterance's first begin with row 0 and
+    its last contain row U_b; nodes of utterances that are narrower than the window are its first ones.
+    """
+    ranges = ranges.to(device=targets.labels.device, dtype=torch.int64)
+    width, rows = ranges.shape[2], targets.labels.shape[1] + 1
+    consecutive = bool((ranges.diff(dim=2) == 1).all()) and 1 <= width <= rows
+    ends = ranges.gather(1, (targets.lengths - 1).view(-1, 1, 1).expand(-1, 1, width))[:, 0, -1]
+    most = (targets.label_lengths.unsqueeze(1) + 1 - width).clamp(min=0)
+    inside = bool(((ranges[:, :, 0] >= 0) & (ranges[:, :, 0] <= most)).all())
+    if not consecutive or not inside or bool(ranges[:, 0, 0].any()) or bool((ends < targets.label_lengths).any()):
+        raise ValueError(
+            f"ranges {tuple(ranges.shape)} must be windows of consecutive rows of the lattice, from row 0 in the first "
+            f"frame to the row of the last label in the last, as prune_ranges makes them for these lengths"
+        )
+    return ranges
+
+
+def _check_lengths(
+    name: str, lengths: Tensor, batch: int, limits: tuple[int, int], largest_name: str
+) -> tuple[int, ...]:
+    """The lengths as numbers, all within ``limits``."""
+    if lengths.shape != (batch,) or lengths.is_floating_point():
+        raise ValueError(f"{name} {tuple(lengths.shape)} {lengths.dtype} must be whole numbers of shape ({batch},)")
+    numbers, (least, most) = tuple(lengths.tolist()), limits
+    if not all(least <= number <= most for number in numbers):
+        raise ValueError(f"{name} {list(numbers)} must lie between {least} and {largest_name} = {most}")
+    return numbers
