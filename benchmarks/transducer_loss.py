@@ -194,7 +194,7 @@ def main() -> None:
     where = torch.cuda.get_device_name() if cuda else f"{cpu_model()}, {options.threads} thread(s)"
     counted = "memory allocated to tensors" if cuda else "resident memory of a process"
     batch, frames, rows, vocabulary = options.sizes
-    report = f"""# Transducer loss, B, T, U, V = {batch}, {frames}, {rows}, {vocabulary}; {options.width} rows kept by pruning
+    report = f"""# Transducer loss, B, T, U, V = {batch}, {frames}, {rows}, {vocabulary}; pruned to {options.width} rows
 
 Loss alone, given the logits (pruned: with the simple loss and the choice of ranges, given its scores):
 
