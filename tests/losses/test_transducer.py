@@ -72,10 +72,15 @@ def test_pruned_loss_is_the_sum_over_the_alignments_inside(utterances: list, see
 
 
 @settings(max_examples=40, deadline=None)
-@given(utterances=sizes(9, 8), seed=SEEDS, blank=st.integers(0, 5))
-def test_torchaudio_agrees_in_value_and_gradient(utterances: list, seed: int, blank: int) -> None:
+@given(
+    utterances=sizes(9, 8),
+    seed=SEEDS,
+    blank=st.integers(0, 5),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_torchaudio_agrees_in_value_and_gradient(utterances: list, seed: int, blank: int, dtype: torch.dtype) -> None:
     pytest.importorskip("torchaudio")
-    batch = lattices(utterances, seed, dtype=torch.float32)
+    batch = lattices(utterances, seed, dtype=dtype)
     labels = (batch.labels + blank) % batch.logits.shape[-1]
     found, expected = (
         transducer_loss(batch.logits, labels, *batch.targets[1:], blank=blank, backend=name)
