@@ -107,10 +107,11 @@ stage_14() {
 }
 
 stage_15() {
-  local data=${label:-$test_sets}
+  local data=${label:-$test_sets} others
+  read -ra others <<<"$report_with"
   [ "$token_type" != phone ] || data+=" (in phonemes: what is called words here are phonemes)"
   python -m espnet_todm.bin.step_cost --asr_train_config "$(experiment)/config.yaml" --output "$(experiment)/cost.json" --rounds 5
-  python -m espnet_todm.bin.report --experiment "$(experiment)" --label "$data" --config "$asr_config" \
+  python -m espnet_todm.bin.report --experiment "$(experiment)" ${others[@]+"${others[@]}"} --label "$data" --config "$asr_config" \
     --output "${results:-$(experiment)/RESULTS.md}" ${results:+--plots "${results%.md}"} ${official:+--corpus "$official"} \
     --command "$run_sh${given[*]+ $(printf '%q ' "${given[@]}")}" --command "$(cat "$(experiment)/train.sh")"
 }

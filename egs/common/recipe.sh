@@ -37,6 +37,7 @@ search=greedy  # how to decode: greedy, or for transducers ESPnet's default, mae
 beam_size=5  # hypotheses that a beam search keeps
 label=  # what the report says the data are (empty: the names of the test sets)
 results=  # file for the report, with a folder of the same name for its plots (empty: RESULTS.md in the experiment's folder)
+report_with=  # folders of other experiments to put into the same report, in one pair of quotes
 official=  # librispeech or tedlium2: warn where a set that has an official name lacks utterances
 sizes=  # sizes to extract, decode and score, in one pair of quotes (empty: all that the configuration names)
 ngpu=0  # GPUs to train with on each node; 0 trains on the CPU

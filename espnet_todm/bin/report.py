@@ -21,7 +21,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--label", required=True, help='what the data are, e.g. "LibriSpeech, 100 h"')
     parser.add_argument("--command", action="append", default=[], help="command to quote, as typed; may be repeated")
     parser.add_argument("--output", default="RESULTS.md", help="the report (default: %(default)s)")
-    parser.add_argument("--config", help="training config to link (default: the experiment's config.yaml)")
+    parser.add_argument("--config", help="training config of the first experiment to link (default: its config.yaml)")
     parser.add_argument("--corpus", choices=sorted(OFFICIAL_SIZES), help="note when its official sets are not complete")
     parser.add_argument("--plots", help="folder for the pictures (default: report/ in the experiment)")
     options = parser.parse_args(arguments)

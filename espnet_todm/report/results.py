@@ -28,7 +28,8 @@ def write_results(
     """Draw the plots and write RESULTS.md; returns its text.
 
     experiments: folders; output: the file; label: what the data are; commands: as typed, quoted in the report.
-    config: training config to link, by default the experiment's own config.yaml; corpus: see ``official_size_note``.
+    config: training config of the first experiment to link, by default its own config.yaml, as for the others; corpus: see
+    ``official_size_note``.
     plots: folder for the pictures, by default ``<experiment>/report``. Raises UserError when one was never scored.
     """
     loaded = [load_experiment(folder) for folder in experiments]
@@ -37,7 +38,7 @@ def write_results(
     sections = []
     for experiment in loaded:
         pictures = plot_experiment(experiment, plots or experiment.folder / "report")
-        path = Path(config or experiment.folder / "config.yaml")
+        path = Path(config if config and experiment is loaded[0] else experiment.folder / "config.yaml")
         links = [link(picture, home) for picture in pictures]
         sections.append(model_section(experiment, label, link(path, home) if path.exists() else None, links, corpus))
         if (experiment.folder / CARDS).is_dir():  # the sizes were learned
