@@ -94,7 +94,7 @@ def extract(
     """Write one subnet to the folder ``output``; returns its card.
 
     The folder holds model.safetensors, model.pth, config.yaml and what the config names, so ESPnet's own tools load it:
-    as ``encoder: conformer`` when the subnet has that form, else as ``encoder: todm_conformer``.
+    as ESPnet's own encoder, such as ``encoder: conformer``, when the subnet has that form, else as the supernet's own.
 
     Args:
         calibration: feature tensors (T, F) to estimate batch norm statistics on. Needed when the convolution has batch
@@ -155,7 +155,7 @@ def _write_config(supernet: Supernet, subnet: Subnet, folder: Path, final: Path)
     """config.yaml and copies of the files it names; paths as they will be once ``folder`` is moved to ``final``."""
     conf = {key: value for key, value in supernet.config.items() if key not in SUPERNET_OPTIONS}
     stock = supernet.encoder.stock_conf(subnet)
-    conf["encoder"] = "conformer" if stock is not None else supernet.config["encoder"]
+    conf["encoder"] = supernet.encoder.stock_name if stock is not None else supernet.encoder.name
     encoder_conf = dict(stock if stock is not None else supernet.encoder.extracted_conf(subnet))
     encoder_conf.pop("input_size", None)  # ESPnet passes it by itself
     conf["encoder_conf"] = encoder_conf

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from espnet_todm.elastic.attention import ElasticAttention
 from espnet_todm.elastic.base import Cut, ElasticModule, any_open, share_of, spread
-from espnet_todm.elastic.block import BlockConf, BlockShape, ElasticConformerBlock, LayerChoice
+from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.elastic.feed_forward import ElasticFeedForward
+from espnet_todm.encoders.conformer import BlockConf, BlockShape, ElasticConformerBlock
 from espnet_todm.errors import UserError
 from tests.conftest import disturb
 
@@ -168,7 +169,7 @@ def test_a_module_that_keeps_nothing_is_skipped_and_an_empty_block_is_the_identi
 def test_block_counts_every_parameter() -> None:
     layer = block()
     total = sum(c.cost.params for c in layer.components(0, FRAMES, 1.0))
-    total += sum(cost.params for cost in layer.module_costs().values()) + layer.layer_cost().params
+    total += sum(cost.params for cost in layer.module_costs(FRAMES, 1.0).values()) + layer.layer_cost().params
     assert total == sum(p.numel() for p in layer.parameters())
 
 
