@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any, Callable, TypeVar
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_todm.components import Subnet
 from espnet_todm.encoders.conformer import TodmConformerEncoder
 from espnet_todm.encoders.e_branchformer import TodmEBranchformerEncoder
+from espnet_todm.encoders.mh_ssm import TodmMhSsmEncoder
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.latency import LatencyTable, Line, fingerprint
 
@@ -44,6 +47,18 @@ E_BRANCHFORMERS: dict[str, dict[str, Any]] = {
     },
     "E-Branchformer, no positions": {
         "pos_enc_layer_type": "none", "attention_layer_type": "selfattn", "head_dim": 6, "input_layer": "dw_conv2d",
+    },
+}  # fmt: skip
+MH_SSMS: dict[str, dict[str, Any]] = {
+    "MH-SSM": {},
+    "MH-SSM, causal, inverse start": {"bidirectional": False, "ssm_init": "inv", "macaron_style": False},
+    "MH-SSM, no gating, two in series": {"head_gating": False, "ssm_stack": 2, "ssm_state": 8, "num_blocks": 2},
+    "MH-SSM, Stateformer with convolution": {
+        "attention_heads": 4, "use_cnn_module": True, "cnn_module_kernel": 5, "conv_groups": 2,
+    },
+    "MH-SSM, relative attention, odd widths": {
+        "attention_heads": 2, "pos_enc_layer_type": "rel_pos", "selfattention_layer_type": "rel_selfattn",
+        "ssm_heads": 6, "ssm_head_dim": 3, "input_layer": "dw_conv2d",
     },
 }  # fmt: skip
 SMALL: dict[str, Any] = {
@@ -82,6 +97,11 @@ def e_branchformer(**options: Any) -> TodmEBranchformerEncoder:
     return build(TodmEBranchformerEncoder, **{**base, **options})
 
 
+def mh_ssm(**options: Any) -> TodmMhSsmEncoder:
+    """The same size of state space encoder, in 8 heads of 2 channels."""
+    return build(TodmMhSsmEncoder, **{"ssm_state": 4, "macaron_style": True, **options})
+
+
 def speech(batch: int = 2, frames: int = 50, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Features (B, T, 20) and lengths (B,)."""
     generator = torch.Generator().manual_seed(seed)
@@ -94,6 +114,22 @@ def disturb(module: torch.nn.Module) -> None:
         if tensor.is_floating_point():
             with torch.no_grad():
                 tensor.add_(0.1 * torch.rand_like(tensor) if "running_var" in name else 0.1 * torch.randn_like(tensor))
+
+
+def flop_counter() -> FlopCounterMode:
+    """torch's counter, and 2.5 n log2(n) for each Fourier transform of n real numbers, which it does not know."""
+
+    def transform(shape: Any) -> float:
+        return 2.5 * math.prod(shape) * math.log2(shape[-1])
+
+    def forward(shape: Any, *_: Any, **__: Any) -> float:
+        return transform(shape)
+
+    def back(shape: Any, *_: Any, out_shape: Any, **__: Any) -> float:
+        return transform(out_shape)
+
+    aten = torch.ops.aten
+    return FlopCounterMode(display=False, custom_mapping={aten._fft_r2c: forward, aten._fft_c2r: back})
 
 
 def synthetic_latency(encoder: SupernetEncoder, norm: float = 2e-6) -> LatencyTable:
@@ -116,6 +152,7 @@ def random_subnet(encoder: SupernetEncoder, seed: int, density: float = 0.5) -> 
 ENCODERS: dict[str, tuple[Callable[..., SupernetEncoder], dict[str, Any]]] = {
     **{name: (conformer, options) for name, options in FLAVOURS.items()},
     **{name: (e_branchformer, options) for name, options in E_BRANCHFORMERS.items()},
+    **{name: (mh_ssm, options) for name, options in MH_SSMS.items()},
 }
 
 

@@ -9,12 +9,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_todm.components import Key, Subnet
 from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS, SupernetEncoder
 from espnet_todm.sizes import fit_budget, uniform
-from tests.conftest import random_subnet, speech
+from tests.conftest import flop_counter, random_subnet, speech
 
 few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 seeds = st.integers(0, 10**6)
@@ -69,7 +68,7 @@ def test_table_counts_what_the_extracted_model_has(flavour: SupernetEncoder, see
     small, cost = flavour.extract(subnet), flavour.component_table().cost(subnet)
     assert cost.params == sum(parameter.numel() for parameter in small.parameters())
     x, lengths = speech(1, int(REFERENCE_SECONDS * FRAMES_PER_SECOND))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with flop_counter() as counter, torch.no_grad():
         small(x, lengths)
     assert cost.flops * REFERENCE_SECONDS == pytest.approx(counter.get_total_flops(), rel=1e-9)
 
