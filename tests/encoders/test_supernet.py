@@ -48,7 +48,7 @@ def _with_gradients_as_values(encoder: SupernetEncoder) -> SupernetEncoder:
 
 @few
 @given(seed=seeds)
-def test_slice_equals_gates_of_zero_and_one(flavour: SupernetEncoder, seed: int) -> None:
+def test_slice_equals_gates_of_zero_and_one_in_value_and_gradient(flavour: SupernetEncoder, seed: int) -> None:
     subnet = random_subnet(flavour, seed)
     gates = {
         (layer, name): torch.zeros(module.components)
@@ -57,8 +57,17 @@ def test_slice_equals_gates_of_zero_and_one(flavour: SupernetEncoder, seed: int)
     }
     for key in subnet.components:
         gates[key.layer, key.module][key.index] = 1.0
-    front = flavour.front(*speech())
-    torch.testing.assert_close(flavour.blocks(front, gates=gates), flavour.blocks(front, subnet), atol=2e-6, rtol=1e-5)
+    encoder, (x, lengths) = copy.deepcopy(flavour).double(), speech()
+    outputs, gradients = [], []
+    for choice in ({"gates": {place: values.double() for place, values in gates.items()}}, {"subnet": subnet}):
+        encoder.zero_grad()
+        outputs.append(encoder.blocks(encoder.front(x.double(), lengths), **choice))
+        outputs[-1].square().sum().backward()
+        gradients.append(
+            {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in encoder.named_parameters()}
+        )
+    torch.testing.assert_close(*outputs, atol=1e-10, rtol=1e-8)
+    torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-6)
 
 
 @few
