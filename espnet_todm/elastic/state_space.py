@@ -18,7 +18,7 @@ from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, any_open
 from espnet_todm.errors import UserError
 
 INITS = ("lin", "inv")
-SHORTEST_STEP, LONGEST_STEP = 0.001, 0.1  # range of dt at the start
+MIDDLE_STEP, STEP_RANGE = 0.01, 10.0  # dt starts log-uniform from a tenth to ten times 0.01
 _OF_CHANNELS = ("log_step", "log_decay", "frequency", "coefficients", "skip", "mix_weight", "mix_bias")
 
 
@@ -31,6 +31,9 @@ class ElasticStateSpace(ElasticModule):
 
     Padded frames are zero before every stage. Backward in time a state space is a correlation with its kernel, so nothing
     is reversed and no utterance's length matters. Kernels and Fourier transforms are in float32 also under autocast.
+
+    Parameters of the dynamics are near one, as weights are, so that optimizers can treat them alike (ScaledAdam shrinks
+    what is larger than 3): dt = 0.01 * 10^log_step, Re A = -exp(log_decay), Im A = frequency times the largest at the start.
 
     Sizes: C = heads * head_dim channels, M = state / 2 pairs, L = stack, R = 2 directions or 1.
 
@@ -75,16 +78,16 @@ class ElasticStateSpace(ElasticModule):
         self.mix_weight = nn.Parameter(torch.empty(stack, heads, head_dim, directions * head_dim))
         self.mix_bias = nn.Parameter(torch.empty(stack, channels))
         self.linear_out = nn.Linear(channels // 2 if gating else channels, size)
-        self.init = init
+        self.init, self.fastest = init, float(frequencies(state, init).max())  # rad per unit of time
         self.espnet_initialization_fn()
 
     @torch.no_grad()
     def espnet_initialization_fn(self) -> None:
         """S4D's start. ESPnet calls it after it drew every matrix anew, where a config has ``init``: dynamics are no
         matrices to be drawn from one distribution."""
-        self.log_step.uniform_(math.log(SHORTEST_STEP), math.log(LONGEST_STEP))
+        self.log_step.uniform_(-1.0, 1.0)
         self.log_decay.fill_(math.log(0.5))
-        self.frequency.copy_(frequencies(2 * self.frequency.size(-1), self.init))
+        self.frequency.copy_(frequencies(self.coefficients.size(-1), self.init) / self.fastest)
         self.coefficients.normal_(std=math.sqrt(0.5))
         self.skip.normal_()
         bound = 1 / math.sqrt(self.mix_weight.size(-1))  # as nn.Linear starts
@@ -151,8 +154,8 @@ class ElasticStateSpace(ElasticModule):
         log_step, log_decay, frequency, coefficients = (
             _at_least_float32(self.take(name, kept)[stage]) for name in names
         )
-        transition = torch.complex(-log_decay.exp(), frequency)
-        log_transition = log_step.exp().unsqueeze(-1) * transition
+        transition = torch.complex(-log_decay.exp(), frequency * self.fastest)
+        log_transition = (MIDDLE_STEP * STEP_RANGE**log_step).unsqueeze(-1) * transition
         entry = (torch.exp(log_transition) - 1) / transition
         pairs = torch.view_as_complex(coefficients.contiguous().unflatten(-1, (-1, 2)))
         return log_transition, pairs * entry.unsqueeze(1)

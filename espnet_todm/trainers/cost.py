@@ -213,15 +213,15 @@ def _steps_in_child(build: Build, mode: str, steps: int, threads: int) -> Memory
     workload = build()
     model, batch = workload.model.train(), workload.batch
     on_gpu = next(model.parameters()).is_cuda
-    before = _memory_mib(on_gpu)
+    before = memory_mib(on_gpu)
     start = workload.first_step()
     for step in range(start, start + steps):
         model.zero_grad(set_to_none=True)
         supernet_step(model, batch, step) if mode == SUPERNET else plain_step(model, batch)
-    return Memory(before, _memory_mib(on_gpu))
+    return Memory(before, memory_mib(on_gpu))
 
 
-def _memory_mib(on_gpu: bool) -> float:
+def memory_mib(on_gpu: bool) -> float:
     """Peak so far. On Linux from /proc: getrusage counts the parent's memory at the time it started this process, too."""
     if on_gpu:
         return torch.cuda.max_memory_allocated() / 2**20

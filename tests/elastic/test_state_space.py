@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -20,6 +21,7 @@ from espnet_todm.elastic.state_space import (
     state_space_kernel,
 )
 from espnet_todm.errors import UserError
+from espnet_todm.optim.scaled_adam import ScaledAdam
 from tests.conftest import disturb
 
 few = settings(max_examples=15, deadline=None)
@@ -41,8 +43,9 @@ def everywhere(frames: int, batch: int = 1) -> Tensor:
 
 def recurrence(module: ElasticStateSpace, signal: Tensor, direction: int) -> Tensor:
     """signal (B, C, T) -> (B, C, T): the first stage's state spaces by zero-order hold, frame after frame."""
-    step, skip = module.log_step[0].exp().double(), module.skip[0, :, direction].double()
-    transition = torch.complex(-module.log_decay[0].exp().double(), module.frequency[0].double())  # (C, M)
+    step, skip = 10 ** (module.log_step[0].double() - 2), module.skip[0, :, direction].double()
+    frequency = module.frequency[0].double() * 3 * math.pi  # 4 pairs: 0, pi, 2 pi, 3 pi
+    transition = torch.complex(-module.log_decay[0].exp().double(), frequency)  # (C, M)
     parts = module.coefficients[0, :, direction].double()
     output = torch.complex(parts[:, 0::2], parts[:, 1::2])
     kept = torch.exp(step.unsqueeze(-1) * transition)
@@ -162,19 +165,29 @@ def test_starts_are_those_of_s4d() -> None:
     assert frequencies(6, "lin").tolist() == pytest.approx([0, math.pi, 2 * math.pi])
     assert frequencies(6, "inv").tolist() == pytest.approx([6 / math.pi * 5, 6 / math.pi * 1, 6 / math.pi * 0.2])
     torch.manual_seed(0)
-    module = ElasticStateSpace(SIZE, 64, 4, nn.SiLU(), init="inv")
-    assert module.log_decay.exp().sub(0.5).abs().max() < 1e-6
-    step = module.log_step.detach().exp()
+    torch.manual_seed(0)
+    module = ElasticStateSpace(SIZE, 64, 4, nn.SiLU(), state=6, init="inv")
+    log_transition, _ = module._discrete(0, None)
+    step = -2 * log_transition.real.detach()[:, 0]
     assert 0.001 <= step.min() < 0.0015 and 0.07 < step.max() <= 0.1
     assert float(step.log().mean()) == pytest.approx(math.log(0.01), abs=0.4)  # log-uniform
+    frequency = log_transition.imag.detach() / step.unsqueeze(-1)
+    torch.testing.assert_close(frequency, frequencies(6, "inv").expand(256, 3))
+
+
+@pytest.mark.parametrize("init", ["lin", "inv"])
+def test_no_parameter_is_larger_than_scaled_adam_lets_it_be(init: str) -> None:
+    largest = inspect.signature(ScaledAdam).parameters["param_max_rms"].default
+    module = ElasticStateSpace(SIZE, 8, 4, nn.SiLU(), state=64, init=init, stack=2)
+    assert all(parameter.square().mean().sqrt() < largest / 2 for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("init", ["xavier_uniform", "chainer"])
 def test_a_configs_init_leaves_the_dynamics_alone(init: str) -> None:
     module = layer()
     initialize(module, init)
-    assert torch.equal(module.frequency, frequencies(8, "lin").expand(1, 12, 4))
-    assert module.log_decay.exp().sub(0.5).abs().max() < 1e-6 and module.log_step.max() <= math.log(0.1) + 1e-6
+    assert torch.equal(module.frequency, (torch.arange(4) / 3).expand(1, 12, 4))
+    assert module.log_decay.exp().sub(0.5).abs().max() < 1e-6 and module.log_step.abs().max() <= 1
 
 
 def test_autocast_leaves_kernels_in_float32() -> None:
