@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import random
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_todm.components import Subnet
 from espnet_todm.encoders.conformer import TodmConformerEncoder
+from espnet_todm.encoders.e_branchformer import TodmEBranchformerEncoder
+from espnet_todm.encoders.mh_ssm import TodmMhSsmEncoder
+from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.latency import LatencyTable, Line, fingerprint
 
 torch.set_num_threads(1)
+
+E = TypeVar("E", bound=SupernetEncoder)
 
 FLAVOURS: dict[str, dict[str, Any]] = {
     "relative": {},
@@ -31,24 +38,74 @@ FLAVOURS: dict[str, dict[str, Any]] = {
 }
 
 
-def conformer(**options: Any) -> TodmConformerEncoder:
-    """A 3-block Conformer of 16 channels on 20 features, without dropout, its weights away from their starting points."""
-    base: dict[str, Any] = {
-        "input_size": 20,
-        "output_size": 16,
-        "attention_heads": 4,
-        "linear_units": 32,
-        "num_blocks": 3,
-        "dropout_rate": 0.0,
-        "positional_dropout_rate": 0.0,
-        "macaron_style": True,
-        "rel_pos_type": "latest",
-        "cnn_module_kernel": 5,
-    }
+E_BRANCHFORMERS: dict[str, dict[str, Any]] = {
+    "E-Branchformer": {},
+    "E-Branchformer, no feed-forward": {"use_ffn": False},
+    "E-Branchformer, one feed-forward, gated by swish": {"macaron_ffn": False, "gate_activation": "swish"},
+    "E-Branchformer, absolute positions, whole cgMLP": {
+        "pos_enc_layer_type": "abs_pos", "attention_layer_type": "selfattn", "cgmlp_groups": 1, "merge_conv_kernel": 5,
+    },
+    "E-Branchformer, no positions": {
+        "pos_enc_layer_type": "none", "attention_layer_type": "selfattn", "head_dim": 6, "input_layer": "dw_conv2d",
+    },
+}  # fmt: skip
+MH_SSMS: dict[str, dict[str, Any]] = {
+    "MH-SSM": {},
+    "MH-SSM, causal, inverse start": {"bidirectional": False, "ssm_init": "inv", "macaron_style": False},
+    "MH-SSM, no gating, two in series": {"head_gating": False, "ssm_stack": 2, "ssm_state": 8, "num_blocks": 2},
+    "MH-SSM, Stateformer with convolution": {
+        "attention_heads": 4, "use_cnn_module": True, "cnn_module_kernel": 5, "conv_groups": 2,
+    },
+    "MH-SSM, relative attention, odd widths": {
+        "attention_heads": 2, "pos_enc_layer_type": "rel_pos", "selfattention_layer_type": "rel_selfattn",
+        "ssm_heads": 6, "ssm_head_dim": 3, "input_layer": "dw_conv2d",
+    },
+}  # fmt: skip
+SMALL: dict[str, Any] = {
+    "input_size": 20,
+    "output_size": 16,
+    "linear_units": 32,
+    "num_blocks": 3,
+    "dropout_rate": 0.0,
+    "positional_dropout_rate": 0.0,
+}
+
+
+def build(encoder: type[E], **options: Any) -> E:
+    """A small encoder in eval mode, its weights away from their starting points."""
     torch.manual_seed(0)
-    encoder = TodmConformerEncoder(**{**base, **options})
-    disturb(encoder)
-    return encoder.eval()
+    built = encoder(**{**SMALL, **options})
+    disturb(built)
+    return built.eval()
+
+
+def conformer(**options: Any) -> TodmConformerEncoder:
+    """A 3-block Conformer of 16 channels on 20 features, without dropout."""
+    base = {"attention_heads": 4, "macaron_style": True, "rel_pos_type": "latest", "cnn_module_kernel": 5}
+    return build(TodmConformerEncoder, **{**base, **options})
+
+
+def e_branchformer(**options: Any) -> TodmEBranchformerEncoder:
+    """The same size of E-Branchformer."""
+    base = {
+        "attention_heads": 4,
+        "use_ffn": True,
+        "macaron_ffn": True,
+        "cgmlp_linear_units": 24,
+        "cgmlp_conv_kernel": 5,
+    }
+    return build(TodmEBranchformerEncoder, **{**base, **options})
+
+
+def mh_ssm(**options: Any) -> TodmMhSsmEncoder:
+    """The same size of state space encoder, in 8 heads of 2 channels."""
+    return build(TodmMhSsmEncoder, **{"ssm_state": 4, "macaron_style": True, **options})
+
+
+def speech(batch: int = 2, frames: int = 50, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features (B, T, 20) and lengths (B,)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, frames, 20, generator=generator), torch.full((batch,), frames)
 
 
 def disturb(module: torch.nn.Module) -> None:
@@ -59,7 +116,23 @@ def disturb(module: torch.nn.Module) -> None:
                 tensor.add_(0.1 * torch.rand_like(tensor) if "running_var" in name else 0.1 * torch.randn_like(tensor))
 
 
-def synthetic_latency(encoder: TodmConformerEncoder, norm: float = 2e-6) -> LatencyTable:
+def flop_counter() -> FlopCounterMode:
+    """torch's counter, and 2.5 n log2(n) for each Fourier transform of n real numbers, which it does not know."""
+
+    def transform(shape: Any) -> float:
+        return 2.5 * math.prod(shape) * math.log2(shape[-1])
+
+    def forward(shape: Any, *_: Any, **__: Any) -> float:
+        return transform(shape)
+
+    def back(shape: Any, *_: Any, out_shape: Any, **__: Any) -> float:
+        return transform(out_shape)
+
+    aten = torch.ops.aten
+    return FlopCounterMode(display=False, custom_mapping={aten._fft_r2c: forward, aten._fft_c2r: back})
+
+
+def synthetic_latency(encoder: SupernetEncoder, norm: float = 2e-6) -> LatencyTable:
     """A measurement with made-up times, alike for modules of one name; no machine is slow or fast in it."""
     rng, table = random.Random(0), encoder.component_table()
     lines = {name: Line(rng.uniform(1e-5, 1e-4), rng.uniform(1e-5, 1e-4)) for _, name in table.module_costs}
@@ -68,7 +141,7 @@ def synthetic_latency(encoder: TodmConformerEncoder, norm: float = 2e-6) -> Late
     return LatencyTable(fingerprint(encoder, table), modules, layers, 3e-4, {"cpu": "made up", "threads": 1}, {})
 
 
-def random_subnet(encoder: TodmConformerEncoder, seed: int, density: float = 0.5) -> Subnet:
+def random_subnet(encoder: SupernetEncoder, seed: int, density: float = 0.5) -> Subnet:
     """Any set of components, not only prefixes, with at least one."""
     rng = random.Random(seed)
     keys = sorted(encoder.component_table().by_key)
@@ -76,6 +149,14 @@ def random_subnet(encoder: TodmConformerEncoder, seed: int, density: float = 0.5
     return Subnet(f"random{seed}", frozenset(kept))
 
 
-@pytest.fixture(params=FLAVOURS, scope="module")
-def flavour(request: pytest.FixtureRequest) -> TodmConformerEncoder:
-    return conformer(**FLAVOURS[request.param])
+ENCODERS: dict[str, tuple[Callable[..., SupernetEncoder], dict[str, Any]]] = {
+    **{name: (conformer, options) for name, options in FLAVOURS.items()},
+    **{name: (e_branchformer, options) for name, options in E_BRANCHFORMERS.items()},
+    **{name: (mh_ssm, options) for name, options in MH_SSMS.items()},
+}
+
+
+@pytest.fixture(params=ENCODERS, scope="module")
+def flavour(request: pytest.FixtureRequest) -> SupernetEncoder:
+    make, options = ENCODERS[request.param]
+    return make(**options)

@@ -8,6 +8,7 @@ import torch
 from espnet2.asr.ctc import CTC
 from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
 
+from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.models.todm import Batch, TodmModel
 from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.kd import KDTrainer
@@ -18,9 +19,16 @@ SIZES = {"middle": {"depth": 0.67, "ffn": 0.5}, "small": {"depth": 0.34, "ffn": 
 PARTS = dict.fromkeys(("frontend", "specaug", "normalize", "preencoder", "postencoder", "decoder", "joint_network"))
 
 
-def tiny_model(ctc_weight: float = 1.0, model: Optional[dict[str, Any]] = None, **encoder: Any) -> TodmModel:
-    """A 3-block supernet with the sizes middle and small; ``ctc_weight`` below 1 adds a transformer decoder."""
-    supernet = conformer(**{"sizes": SIZES, "conv_norm": "layer_norm", **encoder})
+def tiny_model(
+    ctc_weight: float = 1.0,
+    model: Optional[dict[str, Any]] = None,
+    supernet: Optional[SupernetEncoder] = None,
+    **encoder: Any,
+) -> TodmModel:
+    """A 3-block supernet, by default a Conformer with the sizes middle and small; ``ctc_weight`` below 1 adds a transformer
+    decoder."""
+    if supernet is None:
+        supernet = conformer(**{"sizes": SIZES, "conv_norm": "layer_norm", **encoder})
     parts = dict(PARTS)
     if ctc_weight < 1:
         quiet = dict.fromkeys(("dropout_rate", "positional_dropout_rate"), 0.0)

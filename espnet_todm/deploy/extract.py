@@ -94,8 +94,8 @@ def extract(
     """Write one subnet to the folder ``output``; returns its card.
 
     The folder holds model.safetensors, model.pth, config.yaml and what the config names, so ESPnet's own tools load it:
-    as ``encoder: conformer`` when the subnet has that form, else as ``encoder: todm_conformer``. A transducer stays
-    ``model: todm``, since ESPnet's own model asks for a loss that is on no package index.
+    as ESPnet's own encoder, such as ``encoder: conformer``, when the subnet has that form, else as the supernet's own.
+    A transducer stays ``model: todm``, since ESPnet's own model asks for a loss that is on no package index.
 
     Args:
         calibration: feature tensors (T, F) to estimate batch norm statistics on. Needed when the convolution has batch
@@ -157,7 +157,7 @@ def _write_config(supernet: Supernet, subnet: Subnet, folder: Path, final: Path)
     conf = {key: value for key, value in supernet.config.items() if key not in SUPERNET_OPTIONS}
     transducer = supernet.model.use_transducer_decoder
     stock = None if transducer else supernet.encoder.stock_conf(subnet)
-    conf["encoder"] = "conformer" if stock is not None else supernet.config["encoder"]
+    conf["encoder"] = supernet.encoder.stock_name if stock is not None else supernet.encoder.name
     encoder_conf = dict(stock if stock is not None else supernet.encoder.extracted_conf(subnet))
     encoder_conf.pop("input_size", None)  # ESPnet passes it by itself
     conf["encoder_conf"] = encoder_conf

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Cut, ElasticModule, Kept, gated_linear
+from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, gated_linear
 
 _ROWS = ("linear_q.weight", "linear_q.bias", "linear_k.weight", "linear_k.bias", "linear_v.weight", "linear_v.bias")
 
@@ -50,6 +50,10 @@ class ElasticAttention(ElasticModule):
             projections += offsets * self.linear_pos.weight.numel()
             products += frames * offsets * self.linear_out.in_features
         return 2.0 * (projections + products)
+
+    def run(self, x: Tensor, context: Context, kept: Kept, gates: Optional[Tensor]) -> Tensor:
+        result: Tensor = self(x, context.positions, context.mask, kept, gates)
+        return result
 
     def forward(
         self, x: Tensor, positions: Optional[Tensor], mask: Tensor, kept: Kept = None, gates: Optional[Tensor] = None

@@ -13,7 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from espnet_todm.components import FULL
+
 Kept = Optional[tuple[int, ...]]  # component indices, ascending; None keeps all
+
+
+class Context(NamedTuple):
+    """What modules of a block may look at besides their input: positions (1, 2T-1, D) or None, mask (B, 1, T), true at
+    valid frames, and the name of the subnet that runs, for statistics that a named size owns."""
+
+    positions: Optional[Tensor]
+    mask: Tensor
+    size: str = FULL
 
 
 class Cut(NamedTuple):
@@ -40,6 +51,12 @@ class ElasticModule(nn.Module):
         super().__init__()
         self.components = components
         self._indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
+
+    def run(self, x: Tensor, context: Context, kept: Kept, gates: Optional[Tensor]) -> Tensor:
+        """``forward`` with what it needs of ``context``, as blocks call every module: x (B, T, D) -> (B, T, D)."""
+        del context  # nothing, unless a subclass says so
+        result: Tensor = self(x, kept=kept, gates=gates)
+        return result
 
     def flops(self, frames: int) -> float:
         """FLOPs (2 x multiply-accumulates) of the full module on one utterance of ``frames`` frames."""
@@ -71,8 +88,8 @@ class ElasticModule(nn.Module):
             parts = parts.index_select(dim + 1, self._index(kept, tensor.device))
         return parts.flatten(dim, dim + 2)
 
-    def sliced_state(self, kept: tuple[int, ...]) -> dict[str, Tensor]:
-        """The state dict of the small module that keeps only these components."""
+    def sliced_state(self, kept: tuple[int, ...], size: str = FULL) -> dict[str, Tensor]:
+        """The state dict of the small module that keeps only these components, as the subnet named ``size`` has it."""
         return {name: self.take(name, kept).detach().clone() for name in self.state_dict()}
 
     @torch.no_grad()

@@ -7,32 +7,27 @@ of ``encoder: conformer`` loads into it with ``--init_param``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
-from typing import Any, Optional
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Optional
 
-from espnet.nets.pytorch_backend.transformer.embedding import PositionalEncoding, RelPositionalEncoding
-from torch import Tensor, nn
-
-from espnet_todm.components import Cost, Subnet
-from espnet_todm.elastic.block import ACTIVATIONS, LAYER_NORM_EPS, BlockConf, BlockShape, ElasticConformerBlock
-from espnet_todm.encoders.frontends import INPUT_LAYERS, subsampling_cost
-from espnet_todm.encoders.supernet import (
-    FRAMES_PER_SECOND,
-    REFERENCE_SECONDS,
-    SUPERNET_OPTIONS,
-    Front,
-    SupernetEncoder,
-    length_mask,
+from espnet_todm.components import Subnet
+from espnet_todm.elastic.attention import ElasticAttention
+from espnet_todm.elastic.base import ElasticModule
+from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, Slot
+from espnet_todm.elastic.convolution import ElasticConvolution
+from espnet_todm.elastic.feed_forward import ElasticFeedForward
+from espnet_todm.encoders.stack import (
+    StackedEncoder,
+    check_options,
+    check_stock,
+    head_width,
+    parse_blocks,
+    position_encoding,
 )
-from espnet_todm.errors import UserError
 from espnet_todm.sizes import SizeSpec
 
-# (pos_enc_layer_type, selfattention_layer_type) -> position encoding; None: no positions at all.
-POSITIONS = {
-    ("rel_pos", "rel_selfattn"): RelPositionalEncoding,
-    ("abs_pos", "selfattn"): PositionalEncoding,
-    ("none", "selfattn"): None,
-}
+NAME = "todm_conformer"
 # Options of ESPnet's Conformer that a supernet has in one form only.
 FIXED_OPTIONS: dict[str, Any] = {
     "normalize_before": True,
@@ -49,18 +44,72 @@ FIXED_OPTIONS: dict[str, Any] = {
 IGNORED_OPTIONS = ("positionwise_conv_kernel_size", "padding_idx", "use_flash_attn", "max_pos_emb_len")
 
 
-class NoPositions(nn.Module):
-    """Stands in for a position encoding where there is none."""
-
-    def __init__(self, size: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(x)
+# Modules in ESPnet's order.
+MACARON = Slot("feed_forward_macaron", "ffn", "norm_ff_macaron")
+ATTENTION = Slot("self_attn", "heads", "norm_mha")
+CONVOLUTION = Slot("conv_module", "conv", "norm_conv")
+FEED_FORWARD = Slot("feed_forward", "ffn", "norm_ff")
+CONVOLUTION_FIRST = tuple(slot.name for slot in (MACARON, CONVOLUTION, ATTENTION, FEED_FORWARD))
 
 
-class TodmConformerEncoder(SupernetEncoder):
+@dataclass(frozen=True)
+class BlockShape:
+    """Widths of one block and the number of components each is cut into; 0 components: the module is not there."""
+
+    macaron_ffn: int
+    macaron_chunks: int
+    heads: int
+    conv: int
+    conv_groups: int
+    ffn: int
+    ffn_chunks: int
+
+
+@dataclass(frozen=True)
+class BlockConf:
+    """What all blocks of an encoder share."""
+
+    size: int
+    head_dim: int
+    kernel: int
+    relative: bool
+    macaron: bool
+    convolution: bool
+    conv_norm: str
+    activation: str
+    dropout: float
+    attention_dropout: float
+    adaptive_dropout: bool
+    convolution_first: bool = False  # the convolution before the attention, as in OrthoSoftmax; ESPnet has it after
+
+
+class ElasticConformerBlock(ElasticBlock):
+    """Macaron FFN - attention - convolution - FFN - norm, pre-norm, names as in ESPnet's conformer EncoderLayer.
+
+    With ``convolution_first`` attention and convolution change places.
+    """
+
+    def __init__(self, conf: BlockConf, shape: BlockShape, sizes: tuple[str, ...] = ()) -> None:
+        activation = ACTIVATIONS[conf.activation]()
+        ffn = conf.dropout, activation, conf.adaptive_dropout
+        modules: dict[Slot, ElasticModule] = {}
+        if shape.macaron_chunks:
+            modules[MACARON] = ElasticFeedForward(conf.size, shape.macaron_ffn, shape.macaron_chunks, *ffn)
+        if shape.heads:
+            modules[ATTENTION] = ElasticAttention(
+                conf.size, shape.heads, conf.head_dim, conf.attention_dropout, conf.relative
+            )
+        if shape.conv_groups:
+            modules[CONVOLUTION] = ElasticConvolution(
+                conf.size, shape.conv, shape.conv_groups, conf.kernel, conf.conv_norm, activation, sizes
+            )
+        if shape.ffn_chunks:
+            modules[FEED_FORWARD] = ElasticFeedForward(conf.size, shape.ffn, shape.ffn_chunks, *ffn)
+        order = CONVOLUTION_FIRST if conf.convolution_first else ()
+        super().__init__(conf.size, modules, conf.dropout, 0.5 if conf.macaron else 1.0, conf.convolution, order)
+
+
+class TodmConformerEncoder(StackedEncoder):
     """Elastic Conformer. Options as in ESPnet's ConformerEncoder, and
 
     Args:
@@ -82,6 +131,16 @@ class TodmConformerEncoder(SupernetEncoder):
     Raises:
         UserError: an option has no meaning here, or a value is not allowed.
     """
+
+    name: ClassVar[str] = NAME
+    stock_name: ClassVar[str] = "conformer"
+    cut_options: ClassVar[Sequence[str]] = ("ffn_chunks", "macaron_ffn_chunks", "conv_groups")
+    widths: ClassVar[Mapping[str, tuple[str, Optional[str]]]] = {
+        MACARON.name: ("macaron_ffn", "macaron_chunks"),
+        ATTENTION.name: ("heads", None),
+        CONVOLUTION.name: ("conv", "conv_groups"),
+        FEED_FORWARD.name: ("ffn", "ffn_chunks"),
+    }
 
     def __init__(
         self,
@@ -118,45 +177,16 @@ class TodmConformerEncoder(SupernetEncoder):
     ) -> None:
         super().__init__(input_size, output_size)
         options = {k: v for k, v in locals().items() if k not in ("self", "stock", "__class__")}
-        self._options: dict[str, Any] = options
-        _check_stock(stock)
-        _check_options(options)
-        encoding = POSITIONS[pos_enc_layer_type, selfattention_layer_type] or NoPositions
-        self._input = INPUT_LAYERS[input_layer]
-        positions = encoding(output_size, positional_dropout_rate)
-        self.embed = self._input.make(input_size, output_size, dropout_rate, positions, input_channels)
-        shapes = _parse_blocks(blocks) if blocks is not None else [_uniform_shape(options)] * num_blocks
-        self.shapes = tuple(shapes)
-        self.encoders = nn.ModuleList(
-            ElasticConformerBlock(_block_conf(options), shape, tuple(sizes or ())) for shape in shapes
-        )
-        self.after_norm = nn.LayerNorm(output_size, eps=LAYER_NORM_EPS)
+        check_stock(NAME, stock, FIXED_OPTIONS, IGNORED_OPTIONS)
+        check_options(options)
+        encoding = position_encoding(pos_enc_layer_type, selfattention_layer_type, "selfattention_layer_type")
+        conf = _block_conf(options)
+        shapes = [_uniform_shape(options)] * num_blocks if blocks is None else parse_blocks(blocks, BlockShape)
+        self.build(options, encoding, shapes, partial(ElasticConformerBlock, conf, sizes=tuple(sizes or ())))
         self.finish(sizes, subnet, criterion, latency_table)
 
-    def front(self, features: Tensor, lengths: Tensor) -> Front:
-        self._input.check_length(features.size(1))
-        embedded, _ = self.embed(features, length_mask(lengths, features.size(1)))
-        hidden, positions = embedded if isinstance(embedded, tuple) else (embedded, None)
-        lengths = self._input.lengths(lengths)
-        return Front(hidden, positions, lengths, length_mask(lengths, hidden.size(1)))
-
-    def finalise(self, hidden: Tensor) -> Tensor:
-        return self.after_norm(hidden)
-
-    def subsampled(self, frames: int) -> int:
-        return self._input.subsampled(frames)
-
-    def front_cost(self) -> Cost:
-        cost = subsampling_cost(self.embed, int(REFERENCE_SECONDS * FRAMES_PER_SECOND), self.input_size)
-        norm = sum(p.numel() for p in self.after_norm.parameters())
-        return Cost(cost.params + norm, cost.flops / REFERENCE_SECONDS)
-
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
-        small = [self._kept_shape(self.shapes[layer], modules) for layer, modules in sorted(subnet.layers.items())]
-        of_supernet = (*SUPERNET_OPTIONS, "ffn_chunks", "macaron_ffn_chunks", "conv_groups")
-        conf = {key: value for key, value in self._options.items() if key not in of_supernet}
-        head_dim = conf["head_dim"] or conf["output_size"] // conf["attention_heads"]
-        return {**conf, "head_dim": head_dim, "num_blocks": len(small), "blocks": [asdict(shape) for shape in small]}
+        return {**super().extracted_conf(subnet), "head_dim": head_width(self._options)}
 
     def stock_conf(self, subnet: Subnet) -> Optional[dict[str, Any]]:
         conf = self.extracted_conf(subnet)
@@ -171,9 +201,7 @@ class TodmConformerEncoder(SupernetEncoder):
             and (
                 not conf["use_cnn_module"] or (shape.conv == conf["output_size"] and conf["conv_norm"] == "batch_norm")
             )
-            and conf["pos_enc_layer_type"] != "none"
-            and self._input.stock
-            and conf["input_channels"] in (None, conf["output_size"])
+            and self.has_stock_front()
             and not conf["convolution_first"]
         )
         if not faithful:
@@ -190,58 +218,11 @@ class TodmConformerEncoder(SupernetEncoder):
         kept = {k: v for k, v in conf.items() if k not in ours}
         return {**kept, "linear_units": shape.ffn, "attention_heads": shape.heads}
 
-    @staticmethod
-    def _kept_shape(full: BlockShape, modules: Mapping[str, tuple[int, ...]]) -> BlockShape:
-        def cut(width: int, components: int, module: str) -> tuple[int, int]:
-            kept = len(modules.get(module, ()))
-            return (width // components * kept if components else 0), kept
-
-        macaron, macaron_chunks = cut(full.macaron_ffn, full.macaron_chunks, "feed_forward_macaron")
-        conv, groups = cut(full.conv, full.conv_groups, "conv_module")
-        ffn, chunks = cut(full.ffn, full.ffn_chunks, "feed_forward")
-        heads = len(modules.get("self_attn", ()))
-        return replace(
-            full,
-            macaron_ffn=macaron,
-            macaron_chunks=macaron_chunks,
-            heads=heads,
-            conv=conv,
-            conv_groups=groups,
-            ffn=ffn,
-            ffn_chunks=chunks,
-        )
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Raises UserError for a value that no Conformer of ours can have."""
-    input_layer, activation = options["input_layer"], options["activation_type"]
-    positions, attention = options["pos_enc_layer_type"], options["selfattention_layer_type"]
-    size, heads = options["output_size"], options["attention_heads"]
-    if input_layer not in INPUT_LAYERS:
-        raise UserError(f"input_layer: {input_layer!r} is unknown; allowed: {', '.join(INPUT_LAYERS)}")
-    if (positions, attention) not in POSITIONS:
-        pairs = "; ".join(" with ".join(pair) for pair in POSITIONS)
-        raise UserError(
-            f"pos_enc_layer_type: {positions!r} with selfattention_layer_type: {attention!r} is not possible;"
-            f" allowed: {pairs}"
-        )
-    if activation not in ACTIVATIONS:
-        raise UserError(f"activation_type: {activation!r} is unknown; allowed: {', '.join(ACTIVATIONS)}")
-    channels = options["input_channels"]
-    if channels is not None and (not isinstance(channels, int) or channels < 1):
-        raise UserError(f"input_channels: {channels!r} must be a whole number above 0")
-    if options["head_dim"] is None and size % heads:
-        raise UserError(f"attention_heads: {heads} does not divide output_size: {size}")
-    if positions == "rel_pos" and options["rel_pos_type"] != "latest":
-        # ESPnet's default is "legacy", whose weights fit ours by name and shape but mean another function.
-        given = options["rel_pos_type"]
-        raise UserError(f"rel_pos_type: {given!r} is not possible in a supernet; say rel_pos_type: latest")
-
 
 def _block_conf(options: Mapping[str, Any]) -> BlockConf:
     return BlockConf(
         size=options["output_size"],
-        head_dim=options["head_dim"] or options["output_size"] // options["attention_heads"],
+        head_dim=head_width(options),
         kernel=options["cnn_module_kernel"],
         relative=options["pos_enc_layer_type"] == "rel_pos",
         macaron=options["macaron_style"],
@@ -267,22 +248,3 @@ def _uniform_shape(options: Mapping[str, Any]) -> BlockShape:
         ffn=options["linear_units"],
         ffn_chunks=chunks,
     )
-
-
-def _parse_blocks(blocks: Sequence[Mapping[str, int]]) -> list[BlockShape]:
-    names = [field.name for field in fields(BlockShape)]
-    for number, block in enumerate(blocks):
-        if sorted(block) != sorted(names):
-            raise UserError(f"blocks[{number}]: has the keys {', '.join(block)}; needed: {', '.join(names)}")
-    return [BlockShape(**block) for block in blocks]
-
-
-def _check_stock(stock: Mapping[str, Any]) -> None:
-    """Options of ESPnet's Conformer that are not ours: fine at the one value that a supernet has."""
-    for key, value in stock.items():
-        if key in IGNORED_OPTIONS:
-            continue
-        if key not in FIXED_OPTIONS:
-            raise UserError(f"encoder_conf: unknown option {key!r} for todm_conformer")
-        if value != FIXED_OPTIONS[key]:
-            raise UserError(f"{key}: {value!r} is not possible in a supernet; allowed: {FIXED_OPTIONS[key]!r}")

@@ -1,4 +1,4 @@
-"""Input layers of the Conformer supernet: what turns features into the frames that all subnets share, and its cost.
+"""Input layers of supernets: what turns features into the frames that all subnets share, and its cost.
 
 ``conv2d``, ``conv2d1``, ``conv2d2``, ``conv2d6``, ``conv2d8`` are ESPnet's. ``vgg4`` is the front end of OrthoSoftmax
 (arXiv 2501.18895); ``dw_conv2d`` is ``conv2d`` at a fraction of its cost (FastConformer, arXiv 2305.05084).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional, TypeVar
+from typing import Any, ClassVar, Optional, TypeVar
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -47,7 +47,13 @@ class SupernetEncoder(AbsEncoder):
     """An encoder whose blocks run as any subnet. Subclasses build ``embed``, ``encoders`` and, if any, ``after_norm``.
 
     ``forward`` runs ``self.subnet``, which the option ``subnet`` picks: stock inference decodes one subnet that way.
+
+    Class attributes of a subclass: ``name``, which a config calls it by, and ``stock_name``, that of ESPnet's own encoder
+    which :meth:`stock_conf` is for, None where ESPnet has none.
     """
+
+    name: ClassVar[str]
+    stock_name: ClassVar[Optional[str]] = None
 
     encoders: nn.ModuleList
 
@@ -128,7 +134,7 @@ class SupernetEncoder(AbsEncoder):
 
     def stock_conf(self, subnet: Subnet) -> Optional[dict[str, Any]]:
         """``encoder_conf`` of ESPnet's own encoder of the same function, or None when it has no such form."""
-        raise NotImplementedError
+        return None
 
     def choose(self, sizes: Mapping[str, Subnet]) -> None:
         """Named sizes mean these sets from now on; those that are not given stay."""
@@ -184,7 +190,8 @@ class SupernetEncoder(AbsEncoder):
         layers: dict[int, Cost] = {}
         for layer, block in enumerate(self.encoders):
             components += block.components(layer, frames, 1 / REFERENCE_SECONDS)  # type: ignore[operator]
-            modules.update({(layer, name): cost for name, cost in block.module_costs().items()})  # type: ignore[operator]
+            costs = block.module_costs(frames, 1 / REFERENCE_SECONDS)  # type: ignore[operator]
+            modules.update({(layer, module): cost for module, cost in costs.items()})
             layers[layer] = block.layer_cost()  # type: ignore[operator]
         table = ComponentTable(tuple(components), modules, layers, self.front_cost())
         return self.latency.apply(table) if self.latency is not None else table

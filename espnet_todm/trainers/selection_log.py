@@ -48,8 +48,7 @@ class SelectionLog:
         for name, subnet in subnets.items():
             if name != FULL:
                 conf = model.encoder.extracted_conf(subnet)
-                card = make_card(
-                    subnet, table, "todm_conformer", conf, model.token_list, {"experiment": self.folder.name}
-                )
+                source = {"experiment": self.folder.name}
+                card = make_card(subnet, table, model.encoder.name, conf, model.token_list, source)
                 (self.folder / CARDS).mkdir(exist_ok=True)
                 write_json(self.folder / CARDS / f"{name}.json", card)

@@ -19,7 +19,16 @@ from tests.conftest import disturb
 TOKENS = ["<blank>", "<unk>", "<space>", *"ABCDEFG", "<sos/eos>"]
 
 
-def write_experiment(folder: Path, changes: Optional[dict[str, Any]] = None, **encoder_conf: Any) -> Path:
+ENCODERS: dict[str, dict[str, Any]] = {
+    "todm_conformer": {"macaron_style": True, "rel_pos_type": "latest", "cnn_module_kernel": 5},
+    "todm_e_branchformer": {"cgmlp_linear_units": 24, "cgmlp_conv_kernel": 5, "use_ffn": True, "macaron_ffn": True},
+    "todm_mh_ssm": {"ssm_state": 4},
+}
+
+
+def write_experiment(
+    folder: Path, encoder: str = "todm_conformer", changes: Optional[dict[str, Any]] = None, **encoder_conf: Any
+) -> Path:
     """config.yaml, model.pth and feats_stats.npz of an untrained supernet, and three utterances of features."""
     import argparse
 
@@ -28,14 +37,12 @@ def write_experiment(folder: Path, changes: Optional[dict[str, Any]] = None, **e
     frames = rng.normal(size=(500, 20))
     np.savez(folder / "feats_stats.npz", count=500, sum=frames.sum(0), sum_square=(frames**2).sum(0))
     config = {
-        "encoder": "todm_conformer",
+        "encoder": encoder,
         "encoder_conf": {
             "output_size": 16,
             "linear_units": 32,
             "num_blocks": 4,
-            "macaron_style": True,
-            "rel_pos_type": "latest",
-            "cnn_module_kernel": 5,
+            **ENCODERS[encoder],
             "sizes": {"small": {"depth": 0.5, "ffn": 0.5}, "uneven": {"ffn": [4, 1, 2, 3], "heads": 0.5}},
             **encoder_conf,
         },
@@ -90,7 +97,7 @@ TRANSDUCER = {
 
 @pytest.fixture(scope="module")
 def transducer_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_experiment(tmp_path_factory.mktemp("transducer"), TRANSDUCER, conv_norm="layer_norm")
+    return write_experiment(tmp_path_factory.mktemp("transducer"), changes=TRANSDUCER, conv_norm="layer_norm")
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from espnet_todm.deploy.load import load_checkpoint, load_extracted
 from espnet_todm.deploy.search import SearchOptions
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json
+from tests.deploy.conftest import write_experiment
 
 
 def encode(model, features: torch.Tensor) -> torch.Tensor:
@@ -44,6 +45,19 @@ def test_extracted_model_equals_the_slice_from_features_to_posteriors(experiment
     assert card["cost"]["params"] == sum(p.numel() for p in model.parameters())
     assert card == read_card(tmp_path / size / "card.json")
     assert card["encoder"] == ("todm_conformer" if size == "uneven" else "conformer")
+
+
+@pytest.mark.parametrize(("name", "small"), [("todm_e_branchformer", "e_branchformer"), ("todm_mh_ssm", "todm_mh_ssm")])
+def test_every_encoder_is_extracted_under_its_own_name(tmp_path: Path, name: str, small: str) -> None:
+    supernet = supernet_of(write_experiment(tmp_path / "experiment", name))
+    for size, encoder in (("small", small), ("uneven", name)):
+        card = extract(supernet, supernet.encoder.find_subnet(size), tmp_path / size)
+        model, config = load_extracted(tmp_path / size)
+        assert card["encoder"] == config["encoder"] == encoder
+        assert card["cost"]["params"] == sum(p.numel() for p in model.parameters())
+        supernet.encoder.subnet = supernet.encoder.find_subnet(size)
+        for _, features in read_features(tmp_path / "experiment" / "feats.scp"):
+            torch.testing.assert_close(encode(model, features), encode(supernet.model, features), atol=1e-5, rtol=1e-5)
 
 
 def test_the_card_leads_back_to_the_same_subnet(experiment: Path, tmp_path) -> None:

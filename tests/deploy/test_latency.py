@@ -27,18 +27,18 @@ from espnet_todm.deploy.latency import (
     summary,
     time_in_turns,
 )
-from espnet_todm.encoders.conformer import TodmConformerEncoder
+from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_json
 from espnet_todm.latency import LatencyTable, load_latency, save_latency
 from espnet_todm.sizes import uniform_order
-from tests.conftest import FLAVOURS, conformer, synthetic_latency
+from tests.conftest import ENCODERS, conformer, synthetic_latency
 
 SECONDS = 2.0
 times = st.floats(0, 1)
 
 
-def timer_of(truth: LatencyTable, encoder: TodmConformerEncoder, noise: float = 0.0) -> Callable[..., dict]:
+def timer_of(truth: LatencyTable, encoder: SupernetEncoder, noise: float = 0.0) -> Callable[..., dict]:
     """A timer whose machine is exactly as ``truth`` says; it runs every call once to see that it can."""
     table, norm = truth.apply(encoder.component_table()), max(truth.layers.values())
 
@@ -57,9 +57,10 @@ def timer_of(truth: LatencyTable, encoder: TodmConformerEncoder, noise: float = 
     return timer
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("flavour", ENCODERS)
 def test_the_fit_recovers_a_machine_that_is_linear(flavour: str) -> None:
-    encoder = conformer(**FLAVOURS[flavour])
+    make, options = ENCODERS[flavour]
+    encoder = make(**options)
     truth = synthetic_latency(encoder)
     if not hasattr(encoder.encoders[0], "norm_final"):
         truth = synthetic_latency(encoder, norm=0.0)

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from espnet_todm.elastic.attention import ElasticAttention
-from espnet_todm.elastic.base import Cut, ElasticModule, any_open, share_of, spread
-from espnet_todm.elastic.block import BlockConf, BlockShape, ElasticConformerBlock, LayerChoice
+from espnet_todm.elastic.base import Context, Cut, ElasticModule, any_open, share_of, spread
+from espnet_todm.elastic.block import LayerChoice
+from espnet_todm.elastic.cgmlp import ElasticCgMlp
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.elastic.feed_forward import ElasticFeedForward
+from espnet_todm.elastic.state_space import ElasticStateSpace
+from espnet_todm.encoders.conformer import BlockConf, BlockShape, ElasticConformerBlock
 from espnet_todm.errors import UserError
 from tests.conftest import disturb
 
@@ -71,13 +74,24 @@ def attention(heads: int, relative: bool = True) -> ElasticModule:
     return ElasticAttention(SIZE, heads, 4, 0.0, relative)
 
 
-def call(module: ElasticModule, x: Tensor, **choice: Any) -> Tensor:
-    mask = torch.ones(1, 1, FRAMES, dtype=torch.bool)
-    if isinstance(module, ElasticAttention):
-        return module(
-            x, torch.randn(1, 2 * FRAMES - 1, SIZE, generator=torch.Generator().manual_seed(1)), mask, **choice
-        )
-    return module(x, mask, **choice) if isinstance(module, ElasticConvolution) else module(x, **choice)
+def cgmlp(groups: int) -> ElasticModule:
+    return ElasticCgMlp(SIZE, 8 * groups, groups, 3, 0.0, nn.SiLU())
+
+
+def state_space(pairs: int) -> ElasticModule:
+    return ElasticStateSpace(SIZE, 2 * pairs, 3, nn.SiLU(), state=4, stack=2)
+
+
+def causal_state_space(heads: int) -> ElasticModule:
+    return ElasticStateSpace(SIZE, heads, 2, nn.SiLU(), state=4, gating=False, bidirectional=False)
+
+
+MAKERS = [feed_forward, convolution, attention, cgmlp, state_space, causal_state_space]
+
+
+def call(module: ElasticModule, x: Tensor, kept: Any = None, gates: Any = None) -> Tensor:
+    positions = torch.randn(1, 2 * FRAMES - 1, SIZE, generator=torch.Generator().manual_seed(1))
+    return module.run(x, Context(positions, torch.ones(1, 1, FRAMES, dtype=torch.bool)), kept, gates)
 
 
 def built(make: Any, total: int) -> ElasticModule:
@@ -87,7 +101,7 @@ def built(make: Any, total: int) -> ElasticModule:
     return module.eval()
 
 
-@pytest.mark.parametrize("make", [feed_forward, convolution, attention])
+@pytest.mark.parametrize("make", MAKERS)
 @few
 @given(chosen=kept_of())
 def test_slice_gate_and_small_module_agree_and_are_costed(make: Any, chosen: tuple) -> None:
@@ -103,7 +117,7 @@ def test_slice_gate_and_small_module_agree_and_are_costed(make: Any, chosen: tup
     assert small.flops(FRAMES) == pytest.approx(module.flops(FRAMES) * len(kept) / total)
 
 
-@pytest.mark.parametrize("make", [feed_forward, convolution, attention])
+@pytest.mark.parametrize("make", MAKERS)
 def test_what_is_not_kept_gets_no_gradient(make: Any) -> None:
     module = built(make, 3)
     call(module, torch.randn(2, FRAMES, SIZE), kept=(0, 2)).square().sum().backward()
@@ -118,6 +132,20 @@ def test_feed_forward_by_hand() -> None:
     units = slice(6, 12)
     hidden = nn.functional.silu(x @ module.w_1.weight[units].T + module.w_1.bias[units])
     torch.testing.assert_close(module(x, kept=(1,)), hidden @ module.w_2.weight[:, units].T + module.w_2.bias)
+
+
+def test_cgmlp_by_hand() -> None:
+    """Channels 4..7 of each half of 16 units, normalised among themselves."""
+    module, x, kept = built(cgmlp, 2), torch.randn(1, FRAMES, SIZE), slice(4, 8)
+    first, second = module.channel_proj1[0], module.channel_proj2
+    value, gate = nn.functional.gelu(first(x)).split(8, -1)
+    gate = gate[..., kept]
+    gate = (gate - gate.mean(-1, keepdim=True)) / gate.var(-1, unbiased=False, keepdim=True).sqrt()
+    gate = gate * module.csgu.norm.weight[kept] + module.csgu.norm.bias[kept]
+    gate = module.csgu.conv(nn.functional.pad(gate, (4, 0)).transpose(1, 2)).transpose(1, 2)[..., kept]
+    hidden = value[..., kept] * nn.functional.silu(gate)
+    expected = nn.functional.linear(hidden, second.weight[:, kept], second.bias)
+    torch.testing.assert_close(call(module, x, kept=(1,)), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_half_open_gate_acts_once() -> None:
@@ -168,7 +196,7 @@ def test_a_module_that_keeps_nothing_is_skipped_and_an_empty_block_is_the_identi
 def test_block_counts_every_parameter() -> None:
     layer = block()
     total = sum(c.cost.params for c in layer.components(0, FRAMES, 1.0))
-    total += sum(cost.params for cost in layer.module_costs().values()) + layer.layer_cost().params
+    total += sum(cost.params for cost in layer.module_costs(FRAMES, 1.0).values()) + layer.layer_cost().params
     assert total == sum(p.numel() for p in layer.parameters())
 
 
@@ -179,6 +207,11 @@ def test_block_counts_every_parameter() -> None:
         (lambda: ElasticFeedForward(8, 10, 0, 0.0, nn.SiLU()), ["10", "0 chunks"]),
         (lambda: ElasticConvolution(8, 8, 1, 4, "layer_norm", nn.SiLU()), ["cnn_module_kernel", "4", "odd"]),
         (lambda: ElasticConvolution(8, 8, 3, 3, "layer_norm", nn.SiLU()), ["conv_groups", "3", "8"]),
+        (lambda: ElasticCgMlp(8, 16, 3, 3, 0.0, nn.SiLU()), ["cgmlp_groups", "3", "16"]),
+        (lambda: ElasticCgMlp(8, 16, 1, 4, 0.0, nn.SiLU()), ["cgmlp_conv_kernel", "4", "odd"]),
+        (lambda: ElasticStateSpace(8, 3, 2, nn.SiLU()), ["ssm_heads", "3", "even"]),
+        (lambda: ElasticStateSpace(8, 2, 2, nn.SiLU(), state=5), ["ssm_state", "5", "even"]),
+        (lambda: ElasticStateSpace(8, 2, 2, nn.SiLU(), init="legs"), ["ssm_init", "legs", "inv"]),
         (lambda: ElasticConvolution(8, 8, 1, 3, "rms_norm", nn.SiLU()), ["conv_norm", "rms_norm", "batch_norm"]),
     ],
 )

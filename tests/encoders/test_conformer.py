@@ -1,4 +1,4 @@
-"""The invariants of a supernet encoder, over random sets of components and every flavour of Conformer."""
+"""What is the Conformer's own: ESPnet's encoder when full, its order of modules, batch norm, cards and wrong options."""
 
 from __future__ import annotations
 
@@ -6,81 +6,14 @@ import pytest
 import torch
 from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_todm.components import Key, Subnet
 from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.encoders.conformer import TodmConformerEncoder
 from espnet_todm.encoders.frontends import INPUT_LAYERS
-from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json
-from tests.conftest import FLAVOURS, conformer, disturb, random_subnet
-
-few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-seeds = st.integers(0, 10**6)
-
-
-def speech(batch: int = 2, frames: int = 50, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, frames, 20, generator=generator), torch.full((batch,), frames)
-
-
-@few
-@given(seed=seeds, density=st.sampled_from([0.2, 0.5, 0.9]))
-def test_slice_equals_extracted_model_in_value_and_gradient(
-    flavour: TodmConformerEncoder, seed: int, density: float
-) -> None:
-    subnet = random_subnet(flavour, seed, density)
-    small = flavour.extract(subnet)
-    x, lengths = speech()
-    sliced, extracted = flavour.blocks(flavour.front(x, lengths), subnet), small(x, lengths)[0]
-    torch.testing.assert_close(sliced, extracted, atol=1e-6, rtol=1e-5)
-
-    flavour.zero_grad()
-    sliced.square().sum().backward()
-    extracted.square().sum().backward()
-    cut = _with_gradients_as_values(flavour).extracted_state(subnet)
-    for name, parameter in small.named_parameters():
-        torch.testing.assert_close(parameter.grad, cut[name], atol=1e-4, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
-
-
-def _with_gradients_as_values(encoder: TodmConformerEncoder) -> TodmConformerEncoder:
-    """A copy whose parameters hold the gradients, so that the code that cuts parameters cuts gradients."""
-    copy = TodmConformerEncoder(**encoder._options)
-    for target, source in zip(copy.parameters(), encoder.parameters()):
-        target.data = torch.zeros_like(source) if source.grad is None else source.grad.clone()
-    return copy
-
-
-@few
-@given(seed=seeds)
-def test_slice_equals_gates_of_zero_and_one(flavour: TodmConformerEncoder, seed: int) -> None:
-    subnet = random_subnet(flavour, seed)
-    gates = {
-        (layer, name): torch.zeros(module.components)
-        for layer, block in enumerate(flavour.encoders)
-        for name, _, module in block.elastic_modules()
-    }
-    for key in subnet.components:
-        gates[key.layer, key.module][key.index] = 1.0
-    front = flavour.front(*speech())
-    torch.testing.assert_close(flavour.blocks(front, gates=gates), flavour.blocks(front, subnet), atol=2e-6, rtol=1e-5)
-
-
-@few
-@given(seed=seeds)
-def test_table_counts_what_the_extracted_model_has(flavour: TodmConformerEncoder, seed: int) -> None:
-    subnet = random_subnet(flavour, seed)
-    small, cost = flavour.extract(subnet), flavour.component_table().cost(subnet)
-    assert cost.params == sum(parameter.numel() for parameter in small.parameters())
-    x, lengths = speech(1, int(REFERENCE_SECONDS * FRAMES_PER_SECOND))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        small(x, lengths)
-    assert cost.flops * REFERENCE_SECONDS == pytest.approx(counter.get_total_flops(), rel=1e-9)
-
+from tests.conftest import FLAVOURS, conformer, disturb, random_subnet, speech
 
 STOCK = {
     name: options
@@ -138,21 +71,6 @@ def test_convolution_first_is_the_order_of_the_paper() -> None:
     assert encoder.extracted_conf(encoder.component_table().full())["convolution_first"] is True
 
 
-@few
-@given(seed=seeds, data=st.data())
-def test_padding_changes_nothing(flavour: TodmConformerEncoder, seed: int, data: st.DataObject) -> None:
-    lengths = torch.tensor(data.draw(st.lists(st.integers(20, 60), min_size=2, max_size=4)))
-    x, _ = speech(len(lengths), int(lengths.max()), seed)
-    subnet = random_subnet(flavour, seed)
-    padded = flavour.front(x, lengths)
-    outputs = flavour.blocks(padded, subnet)
-    for row, length in enumerate(lengths):
-        alone = flavour.front(x[row : row + 1, :length], length[None])
-        valid = int(alone.lengths)
-        assert padded.lengths[row] == valid == alone.hidden.size(1)
-        torch.testing.assert_close(outputs[row, :valid], flavour.blocks(alone, subnet)[0], atol=1e-5, rtol=1e-5)
-
-
 def test_batch_norm_statistics_of_sizes_do_not_mix() -> None:
     encoder = conformer(sizes={"small": {"depth": 0.67, "conv": [1, 0, 1]}}, conv_groups=2).train()
     small = encoder.find_subnet("small")
@@ -186,20 +104,6 @@ def test_forward_runs_the_chosen_subnet(tmp_path) -> None:
         chosen = conformer(sizes=sizes, subnet=choice)
         chosen.load_state_dict(encoder.state_dict())
         torch.testing.assert_close(chosen(*speech())[0], expected)
-
-
-def test_extracted_model_can_be_cut_again() -> None:
-    encoder = conformer()
-    first = random_subnet(encoder, 3, 0.8)
-    small = encoder.extract(first)
-    x, lengths = speech()
-    torch.testing.assert_close(small.extract(small.component_table().full())(x, lengths)[0], small(x, lengths)[0])
-
-
-def test_empty_block_is_the_identity_and_vanishes() -> None:
-    encoder = conformer()
-    only_first = Subnet("first", frozenset(k for k in encoder.component_table().by_key if k.layer == 0))
-    assert len(encoder.extract(only_first).encoders) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 import pytest
 import torch
 
+from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation
 from espnet_todm.trainers.base import build
 from espnet_todm.trainers.kd import KDTrainer
-from tests.tiny_model import batch, run, tiny_model, trained_by
+from tests.conftest import e_branchformer, mh_ssm
+from tests.tiny_model import SIZES, batch, run, tiny_model, trained_by
 
 
 def test_loss_is_the_mean_of_task_and_distillation_losses() -> None:
@@ -46,6 +50,16 @@ def test_without_distillation_no_posteriors_are_compared() -> None:
     loss, stats = run(trained_by(kd_weight=0), batch())
     assert not any(key.startswith("kd_") for key in stats)
     torch.testing.assert_close(loss.detach(), sum(stats[f"loss_{n}"] for n in ("full", "middle", "small")) / 3)
+
+
+@pytest.mark.parametrize("make", [e_branchformer, mh_ssm])
+def test_every_encoder_trains(make: Callable[..., SupernetEncoder]) -> None:
+    model = tiny_model(supernet=make(sizes=SIZES)).train()
+    model.subnet_trainer = KDTrainer(model)
+    loss, stats = run(model, batch())
+    loss.backward()
+    assert {"loss_full", "loss_middle", "loss_small", "kd_middle", "kd_small"} <= stats.keys()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
 
 
 def test_hybrid_model_trains_decoder_and_distils() -> None:

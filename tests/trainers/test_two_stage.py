@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from pathlib import Path
+from typing import Any, Callable
 
 import pytest
 import torch
 
 from espnet_todm.components import Subnet
+from espnet_todm.deploy.card import read_card
+from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.base import RunState, SubnetTrainer, build
 from espnet_todm.trainers.baselines import RandomNestedTrainer, TopKTrainer, UniformTrainer, ZeroOutTrainer
 from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
+from espnet_todm.trainers.selection_log import SelectionLog
+from tests.conftest import e_branchformer, mh_ssm
 from tests.tiny_model import batch, gradients, run, tiny_model
 
 SHARES = {"small": 0.6, "middle": 0.8}
@@ -51,6 +56,21 @@ def test_stage_1_trains_the_supernet_and_what_is_learned(trainer: type[SubnetTra
     learned = [p for name, p in model.named_parameters() if name.startswith("subnet_trainer.")]
     assert learned and all(p.grad is not None and bool(p.grad.isfinite().all()) for p in learned)
     assert any(float(p.grad.abs().max()) > 0 for p in learned)
+
+
+@pytest.mark.parametrize("make", [e_branchformer, mh_ssm])
+def test_every_encoder_learns_a_selection(make: Callable[..., SupernetEncoder], tmp_path: Path) -> None:
+    model = tiny_model(supernet=make(sizes=SHARES)).train()
+    model.subnet_trainer = build(OrthoSoftmaxTrainer, {"stage1_steps": 2}, "subnet_trainer_conf", model)
+    train(model, range(1), adam(model))
+    learned = [p for name, p in model.named_parameters() if name.startswith("subnet_trainer.")]
+    assert learned and all(bool(p.grad.isfinite().all()) and bool(p.grad.any()) for p in learned)
+    train(model, range(1, 4), adam(model))
+    chosen, table = model.encoder.sizes, model.component_table()
+    assert chosen["small"].components < chosen["middle"].components < chosen["full"].components
+    SelectionLog(tmp_path).write_cards(model, chosen)
+    card = read_card(tmp_path / "sizes" / "small.json")
+    assert card["encoder"] == model.encoder.name and card["cost"]["params"] == table.cost(chosen["small"]).params
 
 
 def test_stage_1_loss_is_the_papers() -> None:

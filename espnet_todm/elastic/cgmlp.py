@@ -1,0 +1,104 @@
+"""MLP with convolutional gating (cgMLP; Sakuma et al., ICLR 2022 submission RA-zVvZLYIy) whose channels come in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Optional
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, gated_linear, share_of, spread
+from espnet_todm.elastic.block import LAYER_NORM_EPS
+from espnet_todm.elastic.convolution import depthwise, gated_layer_norm
+from espnet_todm.errors import UserError
+
+
+class ElasticCgMlp(ElasticModule):
+    """``channel_proj2(dropout(r * gate(conv(norm(g)))))`` with (r, g) the halves of ``gelu(channel_proj1(x))``.
+
+    Names as in ESPnet's ConvolutionalGatingMLP. A component is a group of channels: of r, of g and of what their product
+    becomes. The norm of g is over the kept channels only, so a slice equals the small module, and gates weight its moments
+    (see :func:`espnet_todm.elastic.convolution.gated_layer_norm`). Padded frames of g are zero before the convolution.
+
+    Args:
+        units: of ``channel_proj1``, twice the number of channels.
+        activation: of the gate; nn.Identity() as in the paper.
+        adaptive_dropout: a slice's dropout is ``p * kept / groups``.
+
+    Raises UserError for an even kernel and for ``groups`` that do not divide the channels.
+    """
+
+    cuts: ClassVar[Mapping[str, Cut]] = {
+        "channel_proj1.0.weight": Cut(0, copies=2),
+        "channel_proj1.0.bias": Cut(0, copies=2),
+        **{f"csgu.{part}.{name}": Cut(0) for part in ("norm", "conv") for name in ("weight", "bias")},
+        "channel_proj2.weight": Cut(1),
+    }
+
+    def __init__(
+        self,
+        size: int,
+        units: int,
+        groups: int,
+        kernel: int,
+        dropout: float,
+        activation: nn.Module,
+        adaptive_dropout: bool = True,
+    ) -> None:
+        if kernel % 2 == 0:
+            raise UserError(f"cgmlp_conv_kernel: {kernel} is even; an odd kernel is needed to keep the length")
+        if groups < 1 or units % (2 * groups):
+            raise UserError(
+                f"cgmlp_groups: {groups} cannot cut cgmlp_linear_units: {units}, whose halves they must divide"
+            )
+        super().__init__(groups)
+        self.channel_proj1 = nn.Sequential(nn.Linear(size, units), nn.GELU())
+        self.csgu = _SpatialGatingUnit(units // 2, kernel)
+        self.channel_proj2 = nn.Linear(units // 2, size)
+        self.dropout = dropout
+        self.activation = activation
+        self.adaptive_dropout = adaptive_dropout
+
+    def flops(self, frames: int) -> float:
+        weights = ("channel_proj1.0.weight", "csgu.conv.weight", "channel_proj2.weight")
+        return 2.0 * frames * sum(self.get_parameter(name).numel() for name in weights)
+
+    def run(self, x: Tensor, context: Context, kept: Kept, gates: Optional[Tensor]) -> Tensor:
+        result: Tensor = self(x, context.mask, kept, gates)
+        return result
+
+    def forward(self, x: Tensor, mask: Tensor, kept: Kept = None, gates: Optional[Tensor] = None) -> Tensor:
+        """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D)."""
+        weight, bias = self.take("channel_proj1.0.weight", kept), self.take("channel_proj1.0.bias", kept)
+        value, gate = F.gelu(F.linear(x, weight, bias)).chunk(2, dim=-1)  # (B, T, C) each
+        gate = self._normalise(gate, kept, gates)
+        gate = depthwise(gate, mask, self.take("csgu.conv.weight", kept), self.take("csgu.conv.bias", kept))
+        rate = self.dropout * share_of(kept, self.components) if self.adaptive_dropout else self.dropout
+        hidden = F.dropout(value * self.activation(gate), rate, self.training)
+        weight, bias = self.take("channel_proj2.weight", kept), self.channel_proj2.bias
+        if gates is None:
+            return F.linear(hidden, weight, bias)
+        return gated_linear(hidden, weight, bias, gates)
+
+    def _normalise(self, x: Tensor, kept: Kept, gates: Optional[Tensor]) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        norm = self.csgu.norm
+        if gates is not None:
+            return gated_layer_norm(x, spread(gates, x.size(-1)), norm)
+        weight, bias = self.take("csgu.norm.weight", kept), self.take("csgu.norm.bias", kept)
+        return F.layer_norm(x, weight.shape, weight, bias, norm.eps)
+
+
+class _SpatialGatingUnit(nn.Module):
+    """Holds the parameters of the gate under the names, and with the start, of ESPnet's ConvolutionalSpatialGatingUnit."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=LAYER_NORM_EPS)
+        self.conv = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+
+    def espnet_initialization_fn(self) -> None:
+        """What ESPnet does where a config has ``init``: gates start open."""
+        nn.init.normal_(self.conv.weight, std=1e-6)
+        nn.init.ones_(self.get_parameter("conv.bias"))

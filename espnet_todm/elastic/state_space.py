@@ -1,0 +1,235 @@
+"""Multi-head state space layer (Fathullah et al., arXiv 2305.12498) whose heads can be taken out.
+
+Every channel of every head is a diagonal state space model (S4D; Gu et al., arXiv 2206.11893) of N states, N/2 conjugate
+pairs: ``K_l = 2 Re sum_n C_n Bbar_n exp(l dt A_n)`` with ``Bbar_n = (exp(dt A_n) - 1) / A_n`` and ``y = K * u + D u``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, gated_linear
+from espnet_todm.errors import UserError
+
+INITS = ("lin", "inv")
+MIDDLE_STEP, STEP_RANGE = 0.01, 10.0  # dt starts log-uniform from a tenth to ten times 0.01
+_OF_CHANNELS = ("log_step", "log_decay", "frequency", "coefficients", "skip", "mix_weight", "mix_bias")
+
+
+class ElasticStateSpace(ElasticModule):
+    """``linear_out(gate(state spaces(linear_in(x))))``; ``stack`` stages of state spaces in series inside each head.
+
+    A stage is ``mix(activation(y))`` with y the outputs of a head's state spaces, in both directions if ``bidirectional``,
+    and ``mix`` a linear map inside the head. Inter-head gating: heads come in pairs, and the first of a pair is multiplied
+    by the activation of the second. A component is then a pair of heads, else one head.
+
+    Padded frames are zero before every stage. Backward in time a state space is a correlation with its kernel, so nothing
+    is reversed and no utterance's length matters. Kernels and Fourier transforms are in float32 also under autocast.
+
+    Parameters of the dynamics are near one, as weights are, so that optimizers can treat them alike (ScaledAdam shrinks
+    what is larger than 3): dt = 0.01 * 10^log_step, Re A = -exp(log_decay), Im A = frequency times the largest at the start.
+
+    Sizes: C = heads * head_dim channels, M = state / 2 pairs, L = stack, R = 2 directions or 1.
+
+    Raises UserError for an odd number of heads with gating, an odd ``state`` and an unknown ``init``.
+    """
+
+    cuts: ClassVar[Mapping[str, Cut]] = {
+        "linear_in.weight": Cut(0),
+        "linear_in.bias": Cut(0),
+        "linear_out.weight": Cut(1),
+        **{name: Cut(1) for name in _OF_CHANNELS},
+    }
+
+    def __init__(
+        self,
+        size: int,
+        heads: int,
+        head_dim: int,
+        activation: nn.Module,
+        state: int = 16,
+        init: str = "lin",
+        stack: int = 1,
+        gating: bool = True,
+        bidirectional: bool = True,
+    ) -> None:
+        if gating and heads % 2:
+            raise UserError(f"ssm_heads: {heads} is odd; head_gating: true pairs heads, so their number must be even")
+        if state < 2 or state % 2:
+            raise UserError(f"ssm_state: {state!r} must be an even number above 0: states come in conjugate pairs")
+        if init not in INITS:
+            raise UserError(f"ssm_init: {init!r} is unknown; allowed: {', '.join(INITS)}")
+        super().__init__(heads // 2 if gating else heads)
+        self.head_dim, self.gating, self.bidirectional, self.stack = head_dim, gating, bidirectional, stack
+        self.activation = activation
+        channels, directions = heads * head_dim, 2 if bidirectional else 1
+        self.linear_in = nn.Linear(size, channels)
+        self.log_step = nn.Parameter(torch.empty(stack, channels))
+        self.log_decay = nn.Parameter(torch.empty(stack, channels, state // 2))
+        self.frequency = nn.Parameter(torch.empty(stack, channels, state // 2))
+        self.coefficients = nn.Parameter(torch.empty(stack, channels, directions, state))
+        self.skip = nn.Parameter(torch.empty(stack, channels, directions))
+        self.mix_weight = nn.Parameter(torch.empty(stack, heads, head_dim, directions * head_dim))
+        self.mix_bias = nn.Parameter(torch.empty(stack, channels))
+        self.linear_out = nn.Linear(channels // 2 if gating else channels, size)
+        self.init, self.fastest = init, float(frequencies(state, init).max())  # rad per unit of time
+        self.espnet_initialization_fn()
+
+    @torch.no_grad()
+    def espnet_initialization_fn(self) -> None:
+        """S4D's start. ESPnet calls it after it drew every matrix anew, where a config has ``init``: dynamics are no
+        matrices to be drawn from one distribution."""
+        self.log_step.uniform_(-1.0, 1.0)
+        self.log_decay.fill_(math.log(0.5))
+        self.frequency.copy_(frequencies(self.coefficients.size(-1), self.init) / self.fastest)
+        self.coefficients.normal_(std=math.sqrt(0.5))
+        self.skip.normal_()
+        bound = 1 / math.sqrt(self.mix_weight.size(-1))  # as nn.Linear starts
+        self.mix_weight.uniform_(-bound, bound)
+        self.mix_bias.uniform_(-bound, bound)
+
+    def flops(self, frames: int) -> float:
+        """Matrix products as everywhere, those that make the kernels too, and 2.5 n log2(n) for each Fourier transform of n
+        real numbers: one of the input and, per direction, one of the kernel and one back."""
+        stack, channels, directions, state = self.coefficients.shape
+        weights = self.linear_in.weight.numel() + self.mix_weight.numel() + self.linear_out.weight.numel()
+        rows, columns = _tiles(frames)
+        kernels = stack * channels * directions * rows * columns * state
+        length = fast_length(2 * frames - 1)
+        transforms = stack * channels * (1 + 2 * directions) * 2.5 * length * math.log2(length)
+        return 2.0 * (frames * weights + kernels) + transforms
+
+    def run(self, x: Tensor, context: Context, kept: Kept, gates: Optional[Tensor]) -> Tensor:
+        result: Tensor = self(x, context.mask, kept, gates)
+        return result
+
+    def forward(self, x: Tensor, mask: Tensor, kept: Kept = None, gates: Optional[Tensor] = None) -> Tensor:
+        """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D)."""
+        hidden = self._heads(x, kept)
+        for stage in range(self.stack):
+            with torch.autocast(x.device.type, enabled=False):
+                signal = _at_least_float32(hidden.masked_fill(~mask, 0.0))
+                kernels = state_space_kernel(*self._discrete(stage, kept), frames=x.size(1))
+                skip = self.take("skip", kept)[stage].unsqueeze(-1)  # D u is one more K_0
+                outputs = convolve(signal, kernels + F.pad(skip, (0, x.size(1) - 1)))
+            hidden = self._mix(outputs.to(hidden.dtype), stage, kept)
+        return self._project(hidden, kept, gates)
+
+    def initial_state(self, batch: int, kept: Kept = None) -> Tensor:
+        """State (L, B, C, M) complex, before the first frame of so many utterances, for :meth:`step`."""
+        stack, channels, _, state = self.take("coefficients", kept).shape
+        return torch.zeros(stack, batch, channels, state // 2, dtype=torch.complex64, device=self.skip.device)
+
+    def step(self, x: Tensor, state: Tensor, kept: Kept = None) -> tuple[Tensor, Tensor]:
+        """One frame: x (B, D), state (L, B, C, M) -> output (B, D), state; together over frames what ``forward`` gives.
+
+        Raises UserError when the layer is bidirectional.
+        """
+        if self.bidirectional:
+            raise UserError("bidirectional: True cannot run frame by frame; train with bidirectional: false")
+        hidden, states = self._heads(x.unsqueeze(1), kept), []
+        for stage in range(self.stack):
+            log_transition, output = self._discrete(stage, kept)
+            signal = _at_least_float32(hidden)
+            states.append(torch.exp(log_transition) * state[stage] + signal)
+            read = 2 * (output.squeeze(1) * states[-1]).sum(-1, keepdim=True).real  # (B, C, 1)
+            outputs = read + self.take("skip", kept)[stage] * signal
+            hidden = self._mix(outputs.unsqueeze(2).to(hidden.dtype), stage, kept)
+        return self._project(hidden, kept, None).squeeze(1), torch.stack(states)
+
+    def _heads(self, x: Tensor, kept: Kept) -> Tensor:
+        """x (B, T, D) -> (B, C, T)."""
+        weight, bias = self.take("linear_in.weight", kept), self.take("linear_in.bias", kept)
+        return F.linear(x, weight, bias).transpose(1, 2)
+
+    def _discrete(self, stage: int, kept: Kept) -> tuple[Tensor, Tensor]:
+        """dt A (C, M) and C Bbar (C, R, M), complex, of a stage."""
+        names = ("log_step", "log_decay", "frequency", "coefficients")
+        log_step, log_decay, frequency, coefficients = (
+            _at_least_float32(self.take(name, kept)[stage]) for name in names
+        )
+        transition = torch.complex(-log_decay.exp(), frequency * self.fastest)
+        log_transition = (MIDDLE_STEP * STEP_RANGE**log_step).unsqueeze(-1) * transition
+        entry = (torch.exp(log_transition) - 1) / transition
+        pairs = torch.view_as_complex(coefficients.contiguous().unflatten(-1, (-1, 2)))
+        return log_transition, pairs * entry.unsqueeze(1)
+
+    def _mix(self, outputs: Tensor, stage: int, kept: Kept) -> Tensor:
+        """outputs (B, C, R, T) of state spaces -> (B, C, T)."""
+        weight, bias = self.take("mix_weight", kept)[stage], self.take("mix_bias", kept)[stage]
+        grouped = self.activation(outputs).flatten(1, 2).unflatten(1, (len(weight), -1))  # (B, heads, head_dim * R, T)
+        return (weight @ grouped).flatten(1, 2) + bias.unsqueeze(-1)
+
+    def _project(self, hidden: Tensor, kept: Kept, gates: Optional[Tensor]) -> Tensor:
+        """hidden (B, C, T) -> (B, T, D)."""
+        if self.gating:
+            value, gate = hidden.unflatten(1, (-1, 2, self.head_dim)).unbind(2)
+            hidden = (value * self.activation(gate)).flatten(1, 2)
+        hidden = hidden.transpose(1, 2)
+        weight, bias = self.take("linear_out.weight", kept), self.linear_out.bias
+        if gates is None:
+            return F.linear(hidden, weight, bias)
+        return gated_linear(hidden, weight, bias, gates)
+
+
+def frequencies(state: int, init: str) -> Tensor:
+    """Im A_n of the N/2 pairs at the start (arXiv 2206.11893, 4): pi n, or (N / pi) (N / (2n + 1) - 1); Re A_n is -1/2."""
+    pair = torch.arange(state // 2, dtype=torch.float32)
+    return math.pi * pair if init == "lin" else state / math.pi * (state / (2 * pair + 1) - 1)
+
+
+def state_space_kernel(log_transition: Tensor, output: Tensor, frames: int) -> Tensor:
+    """``K_l = 2 Re sum_m output_m exp(l log_transition_m)`` for l < frames: complex (C, M), (C, R, M) -> (C, R, frames).
+
+    With l = i J + j every power is a product of one of i and one of j. So about 2 sqrt(frames) exponentials per state are
+    enough in place of one per frame, and the sum over states is a product of real matrices.
+    """
+    rows, columns = _tiles(frames)
+    counts = [torch.arange(n, device=output.device, dtype=output.real.dtype) for n in (rows, columns)]
+    first = torch.exp(log_transition.unsqueeze(1) * (columns * counts[0]).unsqueeze(-1))  # (C, I, M)
+    first = 2 * output.unsqueeze(2) * first.unsqueeze(1)  # (C, R, I, M)
+    second = torch.exp(log_transition.unsqueeze(-1) * counts[1])  # (C, M, J)
+    left = torch.cat([first.real, -first.imag], dim=-1).flatten(1, 2)  # (C, R I, 2M)
+    right = torch.cat([second.real, second.imag], dim=1)  # (C, 2M, J)
+    return (left @ right).unflatten(1, (-1, rows)).flatten(2)[..., :frames]
+
+
+def convolve(signal: Tensor, kernels: Tensor) -> Tensor:
+    """signal (B, C, T), kernels (C, R, T), real -> (B, C, R, T): the first direction sees what came before,
+    ``sum_l K_l u_(t-l)``, the second, if there is one, what comes after, ``sum_l K_l u_(t+l)``."""
+    frames = signal.size(-1)
+    length = fast_length(2 * frames - 1)
+    transformed = torch.fft.rfft(kernels, length)
+    if kernels.size(1) == 2:
+        transformed = torch.stack([transformed[:, 0], transformed[:, 1].conj()], dim=1)
+    spectrum = torch.fft.rfft(signal, length).unsqueeze(2) * transformed
+    return torch.fft.irfft(spectrum, length)[..., :frames]
+
+
+def fast_length(least: int) -> int:
+    """The smallest number from ``least`` that has no prime factor above 5: Fourier transforms of it are fast."""
+    length = least
+    while True:
+        rest = length
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return length
+        length += 1
+
+
+def _tiles(frames: int) -> tuple[int, int]:
+    """Rows I and columns J, about alike, that together hold so many frames."""
+    columns = math.isqrt(frames - 1) + 1
+    return -(-frames // columns), columns
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,186 @@
+"""What the supernet encoders have in common: an input layer, blocks one after another, a final norm, and options of both.
+
+An encoder is a subclass of :class:`StackedEncoder` with a dataclass of one block's widths, and the block itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any, Callable, ClassVar, Optional, TypeVar, cast
+
+from espnet.nets.pytorch_backend.transformer.embedding import PositionalEncoding, RelPositionalEncoding
+from torch import Tensor, nn
+
+from espnet_todm.components import Cost, Subnet
+from espnet_todm.elastic.block import ACTIVATIONS, LAYER_NORM_EPS, ElasticBlock, count_parameters
+from espnet_todm.encoders.frontends import INPUT_LAYERS, subsampling_cost
+from espnet_todm.encoders.supernet import (
+    FRAMES_PER_SECOND,
+    REFERENCE_SECONDS,
+    SUPERNET_OPTIONS,
+    Front,
+    SupernetEncoder,
+    length_mask,
+)
+from espnet_todm.errors import UserError
+
+S = TypeVar("S")
+
+# (pos_enc_layer_type, type of attention) -> position encoding; None: no positions at all.
+POSITIONS = {
+    ("rel_pos", "rel_selfattn"): RelPositionalEncoding,
+    ("abs_pos", "selfattn"): PositionalEncoding,
+    ("none", "selfattn"): None,
+}
+
+
+class NoPositions(nn.Module):
+    """Stands in for a position encoding where there is none."""
+
+    def __init__(self, size: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(x)
+
+
+class StackedEncoder(SupernetEncoder):
+    """Input layer - blocks - norm.
+
+    Class attributes of a subclass:
+        widths: module -> the fields of a block's shape that hold its width and its number of components, None where the
+            width says both.
+        cut_options: options that say into how many components modules are cut; ``blocks`` has that for extracted models.
+    """
+
+    widths: ClassVar[Mapping[str, tuple[str, Optional[str]]]]
+    cut_options: ClassVar[Sequence[str]]
+
+    def build(
+        self,
+        options: Mapping[str, Any],
+        encoding: Callable[[int, float], nn.Module],
+        shapes: Sequence[Any],
+        block: Callable[[Any], ElasticBlock],
+    ) -> None:
+        """Make the parts. ``options`` are those of ``__init__``, ``block`` makes a block of one of the ``shapes``."""
+        self._options = dict(options)
+        self._input = INPUT_LAYERS[options["input_layer"]]
+        size = options["output_size"]
+        positions = encoding(size, options["positional_dropout_rate"])
+        self.embed = self._input.make(
+            self.input_size, size, options["dropout_rate"], positions, options["input_channels"]
+        )
+        self.shapes = tuple(shapes)
+        self.encoders = nn.ModuleList(block(shape) for shape in shapes)
+        self.after_norm = nn.LayerNorm(size, eps=LAYER_NORM_EPS)
+
+    def front(self, features: Tensor, lengths: Tensor) -> Front:
+        self._input.check_length(features.size(1))
+        embedded, _ = self.embed(features, length_mask(lengths, features.size(1)))
+        hidden, positions = embedded if isinstance(embedded, tuple) else (embedded, None)
+        lengths = self._input.lengths(lengths)
+        return Front(hidden, positions, lengths, length_mask(lengths, hidden.size(1)))
+
+    def finalise(self, hidden: Tensor) -> Tensor:
+        return self.after_norm(hidden)
+
+    def subsampled(self, frames: int) -> int:
+        return self._input.subsampled(frames)
+
+    def front_cost(self) -> Cost:
+        cost = subsampling_cost(self.embed, int(REFERENCE_SECONDS * FRAMES_PER_SECOND), self.input_size)
+        return Cost(cost.params + count_parameters(self.after_norm), cost.flops / REFERENCE_SECONDS)
+
+    def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
+        small = [asdict(self._kept_shape(layer, modules)) for layer, modules in sorted(subnet.layers.items())]
+        conf = {k: v for k, v in self._options.items() if k not in SUPERNET_OPTIONS and k not in self.cut_options}
+        return {**conf, "num_blocks": len(small), "blocks": small}
+
+    def _kept_shape(self, layer: int, modules: Mapping[str, tuple[int, ...]]) -> Any:
+        """The shape of a block that keeps these components of its modules."""
+        full, block = self.shapes[layer], cast(ElasticBlock, self.encoders[layer])
+        totals = {name: module.components for name, _, module in block.elastic_modules()}
+        changes = {}
+        for name, (width, components) in self.widths.items():
+            kept = len(modules.get(name, ()))
+            changes[width] = getattr(full, width) // totals[name] * kept if name in totals else 0
+            if components is not None:
+                changes[components] = kept
+        return replace(full, **changes)
+
+    def has_stock_front(self) -> bool:
+        """Whether ESPnet's own encoders have this input layer and these positions."""
+        channels = self._options["input_channels"]
+        return (
+            self._input.stock
+            and channels in (None, self._options["output_size"])
+            and self._options["pos_enc_layer_type"] != "none"
+        )
+
+
+def position_encoding(positions: str, attention: str, option: str) -> Callable[[int, float], nn.Module]:
+    """The class of a position encoding. ``option`` has the type of attention. Raises UserError for an impossible pair."""
+    if (positions, attention) not in POSITIONS:
+        pairs = "; ".join(" with ".join(pair) for pair in POSITIONS)
+        raise UserError(
+            f"pos_enc_layer_type: {positions!r} with {option}: {attention!r} is not possible; allowed: {pairs}"
+        )
+    encoding: Callable[[int, float], nn.Module] = POSITIONS[positions, attention] or NoPositions
+    return encoding
+
+
+def check_options(options: Mapping[str, Any], activation: str = "activation_type") -> None:
+    """Options that all encoders have; ``activation`` is the name of one. Raises UserError for an impossible value."""
+    input_layer, function = options["input_layer"], options[activation]
+    if input_layer not in INPUT_LAYERS:
+        raise UserError(f"input_layer: {input_layer!r} is unknown; allowed: {', '.join(INPUT_LAYERS)}")
+    if function not in ACTIVATIONS:
+        raise UserError(f"{activation}: {function!r} is unknown; allowed: {', '.join(ACTIVATIONS)}")
+    if options["input_channels"] is not None:
+        check_positive(options, "input_channels")
+    if options["pos_enc_layer_type"] == "rel_pos" and options["rel_pos_type"] != "latest":
+        # "legacy", the default of ESPnet's Conformer, has weights that fit ours by name and shape but mean another function.
+        given = options["rel_pos_type"]
+        raise UserError(f"rel_pos_type: {given!r} is not possible in a supernet; say rel_pos_type: latest")
+
+
+def check_positive(options: Mapping[str, Any], *names: str) -> None:
+    """Raises UserError where one of these options is no whole number above 0."""
+    for name in names:
+        value = options[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{name}: {value!r} must be a whole number above 0")
+
+
+def head_width(options: Mapping[str, Any], width: str = "head_dim", heads: str = "attention_heads") -> int:
+    """Width of a head, as option ``width`` says or as an even share. Raises UserError where there is no even share."""
+    given, size, count = options[width], options["output_size"], options[heads]
+    if given is not None:
+        check_positive(options, width)
+        return int(given)
+    if size % count:
+        raise UserError(f"{heads}: {count} does not divide output_size: {size}")
+    return int(size // count)
+
+
+def check_stock(encoder: str, stock: Mapping[str, Any], fixed: Mapping[str, Any], ignored: Sequence[str]) -> None:
+    """Options of ESPnet's encoder that are not ours: fine at the one value that a supernet has. Raises UserError."""
+    for key, value in stock.items():
+        if key in ignored:
+            continue
+        if key not in fixed:
+            raise UserError(f"encoder_conf: unknown option {key!r} for {encoder}")
+        if value != fixed[key]:
+            raise UserError(f"{key}: {value!r} is not possible in a supernet; allowed: {fixed[key]!r}")
+
+
+def parse_blocks(blocks: Sequence[Mapping[str, int]], shape: type[S]) -> list[S]:
+    """The option ``blocks`` as shapes. Raises UserError where an entry has other keys than a shape has fields."""
+    names = [field.name for field in fields(shape)]  # type: ignore[arg-type]
+    for number, block in enumerate(blocks):
+        if sorted(block) != sorted(names):
+            raise UserError(f"blocks[{number}]: has the keys {', '.join(block)}; needed: {', '.join(names)}")
+    return [shape(**block) for block in blocks]
