@@ -17,6 +17,8 @@ EGS = ROOT / "egs"
 # What is no configuration of its own: bases without sizes, and the plan of a comparison.
 LEFT_OUT = {
     "common/conf/ortho.yaml",
+    "common/conf/rnnt.yaml",
+    "common/conf/todm.yaml",
     "librispeech/conf/ortho.yaml",
     "tedlium2/conf/ortho.yaml",
     "mini/conf/compare.yaml",
