@@ -71,7 +71,9 @@ class OrthoSoftmax(Selection):
         self.norm, self.weight, self.schedule = penalty, penalty_weight, penalty_schedule
         self.penalty_steps = penalty_steps or max(steps, 1)
         generator = torch.Generator().manual_seed(seed)
-        self.scores = nn.Parameter(_START * torch.randn(len(units), len(units), generator=generator))
+        # Around one, which a softmax does not see: ScaledAdam's steps are relative to a tensor's root mean square, and
+        # around zero scores this small would hardly move.
+        self.scores = nn.Parameter(1 + _START * torch.randn(len(units), len(units), generator=generator))
         if penalty_schedule == "learned":
             self.multiplier = nn.Parameter(torch.zeros(()))
 
