@@ -78,7 +78,8 @@ class ElasticStateSpace(ElasticModule):
         self.mix_weight = nn.Parameter(torch.empty(stack, heads, head_dim, directions * head_dim))
         self.mix_bias = nn.Parameter(torch.empty(stack, channels))
         self.linear_out = nn.Linear(channels // 2 if gating else channels, size)
-        self.init, self.fastest = init, float(frequencies(state, init).max())  # rad per unit of time
+        # In rad per unit of time; a single pair of "lin" has frequency 0.
+        self.init, self.fastest = init, float(frequencies(state, init).max()) or 1.0
         self.espnet_initialization_fn()
 
     @torch.no_grad()

@@ -176,6 +176,17 @@ def test_starts_are_those_of_s4d() -> None:
 
 
 @pytest.mark.parametrize("init", ["lin", "inv"])
+def test_one_pair_of_states_is_enough(init: str) -> None:
+    module, x = layer(state=2, init=init, bidirectional=False), torch.randn(2, 9, SIZE)
+    state, outputs = module.initial_state(2), []
+    for frame in x.unbind(1):
+        output, state = module.step(frame, state)
+        outputs.append(output)
+    assert bool(torch.stack(outputs).isfinite().all())
+    torch.testing.assert_close(torch.stack(outputs, 1), module(x, everywhere(9)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["lin", "inv"])
 def test_no_parameter_is_larger_than_scaled_adam_lets_it_be(init: str) -> None:
     largest = inspect.signature(ScaledAdam).parameters["param_max_rms"].default
     module = ElasticStateSpace(SIZE, 8, 4, nn.SiLU(), state=64, init=init, stack=2)
