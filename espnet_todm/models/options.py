@@ -22,7 +22,7 @@ OPTIONS = ("autocast", "output_layers", "transducer_conf")  # of model_conf, bes
 def check_options(autocast: Optional[str], output_layers: str, espnet: Mapping[str, Any]) -> None:
     """Raises UserError for what a supernet cannot have."""
     if not isinstance(espnet.get("encoder"), SupernetEncoder):
-        raise UserError("model: todm needs a supernet encoder; set encoder: todm_conformer")
+        raise UserError("model: todm needs a supernet encoder: todm_conformer, todm_e_branchformer or todm_mh_ssm")
     known = list(inspect.signature(ESPnetASRModel).parameters)
     for key in espnet:
         if key not in known:

@@ -21,6 +21,7 @@ LEFT_OUT = {
     "common/conf/todm.yaml",
     "librispeech/conf/ortho.yaml",
     "tedlium2/conf/ortho.yaml",
+    "mini/conf/ablation.yaml",
     "mini/conf/compare.yaml",
 }
 FOUND = sorted(str(path.relative_to(EGS)) for path in EGS.glob("*/conf/*.yaml"))
