@@ -59,6 +59,14 @@ def disturb(module: torch.nn.Module) -> None:
                 tensor.add_(0.1 * torch.rand_like(tensor) if "running_var" in name else 0.1 * torch.randn_like(tensor))
 
 
+def flops_of(module: torch.nn.Module, *inputs: torch.Tensor) -> int:
+    """What torch counts in a forward pass. Torch below 2.1 does not count, so there the calling test is skipped."""
+    counter = pytest.importorskip("torch.utils.flop_counter").FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        module(*inputs)
+    return int(counter.get_total_flops())
+
+
 def synthetic_latency(encoder: TodmConformerEncoder, norm: float = 2e-6) -> LatencyTable:
     """A measurement with made-up times, alike for modules of one name; no machine is slow or fast in it."""
     rng, table = random.Random(0), encoder.component_table()
