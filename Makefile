@@ -1,11 +1,20 @@
-# `make demo` and `make test` build the project's own environment when it is missing and do all the rest.
+# `make demo`, `make test` and `make test-k2` build the project's own environment when it is missing and do all the rest.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: venv demo test lint clean
+# The older end: k2 from the package index, with the Python 3.9, torch and ESPnet that it was built for.
+VENV_K2 := .venv-k2
+STAMP_K2 := $(VENV_K2)/.installed
+# The first Python 3.9 that runs, on the PATH (where pyenv may have put a command that does not) or among pyenv's versions.
+PYTHON39 ?= $(shell for python in python3.9 $$(pyenv root 2>/dev/null)/versions/3.9.*/bin/python3.9; do \
+  "$$python" -c "import ensurepip, venv" >/dev/null 2>&1 && { echo "$$python"; break; }; done)
+# Beside every file with a test marked k2: what shows that the package works there, from its registration to a training.
+TESTS_K2 := tests/test_registry.py tests/models tests/deploy/test_extract.py tests/trainers/test_resume.py
+
+.PHONY: venv demo test test-k2 run-k2 lint clean
 
 venv: $(STAMP)
 
@@ -24,10 +33,25 @@ demo: venv
 test: venv
 	$(VENV)/bin/python -m pytest
 
+test-k2:
+	@if [ -n "$(PYTHON39)" ]; then $(MAKE) --no-print-directory run-k2 PYTHON39="$(PYTHON39)"; else \
+	  echo "test-k2: skipped, for k2 $$(sed -n s/k2==//p constraints-k2.txt) is built for Python 3.9, and there is no python3.9 on the" \
+	    "PATH or among pyenv's versions"; fi
+
+run-k2: $(STAMP_K2)
+	$(VENV_K2)/bin/python -m pytest $(TESTS_K2) $$(grep -rlE --include='test_*.py' 'mark\.k2\b' tests)
+
+# pip of that Python, since uv takes the k2 of another one; k2 is imported, since its tests are skipped where it cannot be.
+$(STAMP_K2): setup.py pyproject.toml constraints-k2.txt
+	@echo "test-k2: installing into $(VENV_K2), 4 GB"
+	@[ -x $(VENV_K2)/bin/python ] || $(PYTHON39) -m venv $(VENV_K2)
+	@$(VENV_K2)/bin/python -m pip install -qq -c constraints-k2.txt -e '.[k2,test]'
+	@$(VENV_K2)/bin/python -c "import k2" && touch $@
+
 lint: venv
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) .uv build ./*.egg-info
+	rm -rf $(VENV) $(VENV_K2) .uv build ./*.egg-info

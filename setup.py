@@ -6,6 +6,10 @@ from setuptools import find_packages, setup
 
 MINI = ["espeakng-loader"]
 DEPLOY = ["onnx", "onnxruntime"]
+# k2 on the package index is for one Python and one torch. For others it comes from its own site, built for their torch.
+K2 = [f"{one}; python_version == '3.9'" for one in ("k2==1.23.4", "torch==1.13.1", "torchaudio==0.13.1", "numpy<2")]
+# submitit 1.5.4 does not start where importlib.metadata is that of Python 3.9.
+SLURM = ["submitit", "submitit<1.5.4; python_version < '3.10'"]
 TEST = ["jiwer", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
 
 setup(
@@ -36,10 +40,10 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "k2": ["k2"],
+        "k2": K2,
         "deploy": DEPLOY,
         "mini": MINI,
-        "slurm": ["submitit"],
-        "test": TEST + MINI + ["submitit"],
+        "slurm": SLURM,
+        "test": TEST + MINI + SLURM,
     },
 )

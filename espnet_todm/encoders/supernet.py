@@ -56,6 +56,7 @@ class SupernetEncoder(AbsEncoder):
     stock_name: ClassVar[Optional[str]] = None
 
     encoders: nn.ModuleList
+    interctc_use_conditioning = False  # ESPnet 202402 asks every encoder
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()

@@ -30,15 +30,21 @@ def pick_backend(name: str, known: Sequence[str], device: torch.device) -> str:
 
     auto takes ours, except that on a GPU the first other one that has a kernel there goes before: one launch instead of
     two for each anti-diagonal. On a CPU ours is the fastest of them (benchmarks/results/transducer_loss_k2.md).
-    Raises UserError for an unknown name and, with what to install, for a package that is not there.
+    Raises UserError for an unknown name and, with what to install, for a package that is not there or does not load.
     """
     if name == "auto":
         others = (backend for backend in known if backend != "torch" and device.type == "cuda")
         return next((backend for backend in others if _runs_on_cuda(backend)), "torch")
     if name not in known:
         raise UserError(f"transducer backend: {name!r} is unknown; allowed are auto, {', '.join(known)}")
-    if name != "torch" and find_spec(name) is None:
+    if name == "torch":
+        return name
+    if find_spec(name) is None:
         raise UserError(f"transducer backend: {name} is not installed; {_INSTALL[name]}")
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # Built for another Python or torch.
+        raise UserError(f"transducer backend: {name} does not load ({error}); {_INSTALL[name]}") from None
     return name
 
 

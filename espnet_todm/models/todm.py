@@ -17,6 +17,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_todm.compat import autocasts_on_cpu, is_classifier
 from espnet_todm.components import FULL, ComponentTable, Cost, Subnet
 from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS, Drop, Front, Gates, SupernetEncoder
@@ -43,7 +44,7 @@ class TodmModel(ESPnetASRModel):
         transducer_conf: options of :class:`espnet_todm.models.transducer.TransducerOptions`.
         autocast: "bfloat16" runs training and validation in mixed precision on any device, CPUs too, for which
             ESPnet's own use_amp does nothing. Leave it out where use_amp is on. On a CPU without instructions for it,
-            where it would be many times slower than float32, it is not used.
+            where it would be many times slower than float32, or with a torch that lacks it there, it is not used.
         **espnet: as ESPnet's model takes them.
 
     Raises:
@@ -72,7 +73,7 @@ class TodmModel(ESPnetASRModel):
             self.ctc = self.ctc if self.ctc_weight else None
         else:
             super().__init__(**espnet, joint_network=None)
-        if self.use_linear_decoder or (self.ctc is not None and not self.ctc.ctc_type.startswith("builtin")):
+        if is_classifier(self) or (self.ctc is not None and not self.ctc.ctc_type.startswith("builtin")):
             raise UserError("model: todm trains CTC (ctc_type: builtin), CTC/attention and transducer models only")
         if transducer_conf and not transducer:
             raise UserError("transducer_conf: is for transducers; set decoder: transducer or decoder: todm_stateless")
@@ -86,9 +87,9 @@ class TodmModel(ESPnetASRModel):
             self.use_transducer_decoder = True
             self.join(self.make_joint({}) if joint is None else joint)
         self.autocast_dtype = AUTOCAST[autocast] if autocast else None
-        self.slow_autocast = autocast is not None and not cpu_has(autocast)
-        if self.slow_autocast:
-            logging.warning("autocast: %s would be emulated on this CPU; computing in float32 there", autocast)
+        self.not_on_cpu = autocast is not None and not (cpu_has(autocast) and autocasts_on_cpu(AUTOCAST[autocast]))
+        if self.not_on_cpu:
+            logging.warning("autocast: %s is emulated on this CPU, or not in this torch: float32 there", autocast)
         self.subnet_trainer: Optional[SubnetTrainer] = None
         self.step = 0  # set by the trainer before each batch; 0-based
         self.register_load_state_dict_post_hook(_after_loading)
@@ -284,7 +285,7 @@ class TodmModel(ESPnetASRModel):
 
     def _autocast(self) -> AbstractContextManager[Any]:
         device = next(self.parameters()).device.type
-        if self.autocast_dtype is None or (self.slow_autocast and device == "cpu"):
+        if self.autocast_dtype is None or (self.not_on_cpu and device == "cpu"):
             return nullcontext()
         return torch.autocast(device, dtype=self.autocast_dtype)
 

@@ -62,6 +62,17 @@ def sizes(most_frames: int = 6, most_labels: int = 5, least_labels: int = 0) -> 
     return st.lists(pair, min_size=1, max_size=3)
 
 
+def for_k2(utterances: list, seed: int, dtype: torch.dtype = torch.float64) -> tuple[Batch, torch.Tensor]:
+    """A batch of sizes that k2 takes, and its boundary (B, 4).
+
+    It takes at least one label and no more labels than frames in a batch's sizes; within those, utterances of any length.
+    """
+    longest = max(labels for _, labels in utterances)
+    batch = lattices([(max(frames, longest), labels) for frames, labels in utterances], seed, dtype=dtype)
+    zero = torch.zeros_like(batch.lengths)
+    return batch, torch.stack([zero, zero, batch.label_lengths, batch.lengths], 1)
+
+
 def by_enumeration(log_probs: torch.Tensor, labels: list[int], kept: Optional[list[list[int]]] = None) -> torch.Tensor:
     """Loss of one utterance, log_probs (T, U + 1, V), by walking every alignment; only rows ``kept`` of each frame.
 

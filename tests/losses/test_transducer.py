@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 from typing import Callable
 
 import pytest
@@ -323,6 +324,15 @@ def test_backends_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UserError, match=words):
             backends.pick_backend(name, backends.FULL, cpu)
     assert backends.pick_backend("auto", backends.FULL, cpu) == "torch"
+
+
+def test_a_backend_that_does_not_load_is_said_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As k2's wheel for another Python, which installs without a word."""
+    (tmp_path / "k2.py").write_text("import _k2_of_another_python\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "k2", raising=False)
+    with pytest.raises(UserError, match=r"k2 does not load \(No module named '_k2_of.*; see https://"):
+        backends.pick_backend("k2", backends.PRUNED, torch.device("cpu"))
 
 
 def test_auto_takes_another_package_only_where_it_has_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,4 @@
-"""Equality with k2, value and gradient. Skipped where k2 is not installed; ``make test-k2`` runs it where it is.
-
-k2 takes at least one label and no more labels than frames in a batch's sizes; within those, utterances of any length.
-"""
+"""Equality with k2, value and gradient. Skipped where k2 is not installed; ``make test-k2`` runs it where it is."""
 
 from __future__ import annotations
 
@@ -12,20 +9,12 @@ from hypothesis import strategies as st
 
 from espnet_todm.losses.transducer import pruned_loss, transducer_loss
 from espnet_todm.losses.transducer_pruning import gather_ranges, prune_ranges, simple_loss
-from tests.losses.lattices import Batch, gradients, lattices, sizes
+from tests.losses.lattices import for_k2, gradients, lattices, sizes
 
 k2 = pytest.importorskip("k2")
 pytestmark = pytest.mark.k2
 
 SEEDS = st.integers(0, 2**31)
-
-
-def for_k2(utterances: list, seed: int, dtype: torch.dtype = torch.float64) -> tuple[Batch, torch.Tensor]:
-    """A batch of sizes that k2 takes, and its boundary (B, 4)."""
-    longest = max(labels for _, labels in utterances)
-    batch = lattices([(max(frames, longest), labels) for frames, labels in utterances], seed, dtype=dtype)
-    zero = torch.zeros_like(batch.lengths)
-    return batch, torch.stack([zero, zero, batch.label_lengths, batch.lengths], 1)
 
 
 @settings(max_examples=30, deadline=None)

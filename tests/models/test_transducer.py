@@ -89,6 +89,21 @@ def test_a_step_gives_every_parameter_one_finite_gradient(
     assert all(torch.isfinite(value) for value in stats.values())
 
 
+@pytest.mark.k2
+@pytest.mark.parametrize("prune_range", [0, 2])
+def test_k2_trains_as_ours_does(prune_range: int) -> None:
+    """Sandwich step with distillation on the pruned lattice. Skipped where k2 is not installed."""
+    pytest.importorskip("k2")
+    found = []
+    for backend in ("torch", "k2"):
+        conf = {"backend": backend, "prune_range": prune_range}
+        model = transducer(model={"transducer_conf": conf})
+        loss, _ = run(model, batch(3, frames=90, tokens=8))
+        loss.backward()
+        found.append((loss.detach(), gradients(model)))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
 def test_ranges_of_the_teacher_are_reused_or_the_students_own() -> None:
     for reuse in (True, False):
         options = {"prune_range": 2, "reuse_ranges": reuse}

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from espnet_todm.compat import autocasts_on_cpu
 from espnet_todm.encoders.supernet import Front
 from espnet_todm.losses.distillation import ctc_frame_distillation
 from espnet_todm.models.todm import Batch, TodmModel
@@ -22,6 +23,9 @@ from tests.tiny_model import batch, gradients, run, tiny_model, trained_by
 
 Gradients = dict[str, Optional[Tensor]]
 few = settings(max_examples=15, deadline=None)
+scaler_on_cpu = pytest.mark.skipif(
+    not hasattr(torch.amp, "GradScaler"), reason="torch before 2.3 scales gradients on GPUs only"
+)
 
 
 def joint_loss(model: TodmModel, of: Batch, step: int = 0) -> Tensor:
@@ -151,6 +155,7 @@ def test_loss_scale_changes_nothing() -> None:
     assert_same(results[1], results[0])
 
 
+@scaler_on_cpu
 def test_gradient_scaler_sees_scaled_gradients_and_steps_alike() -> None:
     """As ESPnet drives it: the scaler multiplies the loss, divides the gradients, and the optimizer steps on the rest."""
     weights = []
@@ -169,6 +174,7 @@ def test_gradient_scaler_sees_scaled_gradients_and_steps_alike() -> None:
     assert_same(weights[1], weights[0])
 
 
+@scaler_on_cpu
 def test_infinite_gradients_reach_the_scaler() -> None:
     model = trained_by()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -208,6 +214,7 @@ def test_earlier_subnets_are_forgotten_before_the_next_runs() -> None:
     assert loss.requires_grad
 
 
+@pytest.mark.skipif(not autocasts_on_cpu(torch.bfloat16), reason="this torch cannot autocast norms on a CPU")
 def test_bfloat16_autocast_is_near_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("espnet_todm.models.todm.cpu_has", lambda dtype: True)
     results = []

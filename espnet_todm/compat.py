@@ -1,0 +1,29 @@
+"""What differs between the versions of ESPnet and torch that this package runs on, beside the names of the registries.
+
+The older end is ESPnet 202402 with torch 1.13, the newer one ESPnet 202511 with torch 2.11. Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+
+
+def is_classifier(model: Any) -> bool:
+    """Whether an ESPnet ASR model has a linear decoder, for one class an utterance. ESPnet 202402 knows no such decoder."""
+    return bool(getattr(model, "use_linear_decoder", False))
+
+
+@cache
+def autocasts_on_cpu(dtype: torch.dtype) -> bool:
+    """Whether torch can run a model's norms under autocast to ``dtype`` on a CPU.
+
+    torch 1.13 cannot: its LayerNorm refuses float32 weights with an input of another type.
+    """
+    try:
+        torch.nn.functional.layer_norm(torch.zeros(1, 2, dtype=dtype), (2,), torch.ones(2), torch.zeros(2))
+    except RuntimeError:
+        return False
+    return True
