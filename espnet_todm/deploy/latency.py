@@ -91,7 +91,9 @@ def build_encoder(config: Mapping[str, Any], input_size: Optional[int] = None) -
     check_part("encoder", name, conf, encoder_choices.classes, optional=False)
     encoder_class = encoder_choices.get_class(name)
     if not issubclass(encoder_class, SupernetEncoder):
-        raise UserError(f"encoder: {name!r} is no supernet, so it has no components to measure; use one of todm_...")
+        raise UserError(
+            f"encoder: {name!r} is no supernet, so it has no components to measure; use another, like todm_conformer"
+        )
     options = {key: value for key, value in conf.items() if key not in SUPERNET_OPTIONS}
     encoder: SupernetEncoder = encoder_class(input_size or config.get("input_size") or INPUT_SIZE, **options)
     return encoder.eval()
