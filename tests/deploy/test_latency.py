@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import espnet_todm
 from espnet_todm.bin.extract import main as extract_main
 from espnet_todm.bin.measure_latency import main
 from espnet_todm.deploy.card import read_card
@@ -33,6 +34,8 @@ from espnet_todm.files import read_json
 from espnet_todm.latency import LatencyTable, load_latency, save_latency
 from espnet_todm.sizes import uniform_order
 from tests.conftest import ENCODERS, conformer, synthetic_latency
+
+espnet_todm.register()
 
 SECONDS = 2.0
 times = st.floats(0, 1)
