@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import torch
 from torch import Tensor
 
+from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
+from espnet_todm.losses.transducer_nodes import collapse
+from espnet_todm.losses.transducer_targets import Targets, check_ranges, check_targets
+
+SCALES = ("lattice", "path")
 
 
 def ctc_frame_distillation(
@@ -32,3 +39,71 @@ def ctc_frame_distillation(
         raise ValueError(f"lengths {lengths.tolist()} must lie between 0 and T = {frames}")
     valid = torch.arange(frames, device=student_logits.device) < lengths.unsqueeze(1)
     return divergence(teacher_logits, student_logits, valid).sum() / max(batch, 1)
+
+
+def lattice_distillation(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    labels: Tensor,
+    lengths: Tensor,
+    label_lengths: Tensor,
+    divergence: Divergence,
+    ranges: Optional[Tensor] = None,
+    blank: int = 0,
+    scale: str = "lattice",
+) -> Tensor:
+    """Divergence between two transducers at the nodes of a lattice, each seen as {next label, blank, rest}.
+
+    The collapse is that of Panchapagesan et al. (arXiv 2011.06110): at node (t, u) the probabilities of the next label, of
+    the blank, and of all other labels together. In the last row u = U_b no label is next, so there it is {blank, rest}.
+
+    teacher_logits, student_logits: (B, T, U + 1, V), or with ``ranges`` (B, T, S, V) on a pruned lattice, before the
+        softmax, any float dtype; the teacher's get no gradient. What stands outside an utterance is never looked at.
+    labels: (B, U) int, padded with anything. lengths, label_lengths: (B,) int.
+    ranges: (B, T, S) int64, the rows that each frame keeps (``prune_ranges``), the same for teacher and student.
+    scale: what an utterance's nodes are reduced to.
+        lattice: their sum, as in the paper. It grows with T (U + 1) or T S, most of whose nodes no alignment is likely to
+            visit, and may be tens of times the transducer loss.
+        path: their average times T_b + U_b, the number of nodes that an alignment visits. This is the scale of the
+            transducer loss, whatever the length and whether pruned or not, so a weight between the two keeps its meaning.
+    Returns a scalar, float32 or float64, averaged over utterances (nats per utterance, as the transducer loss).
+    Raises ValueError on shapes and lengths that do not match, UserError on labels outside the vocabulary and on ``scale``.
+    """
+    if scale not in SCALES:
+        raise UserError(f"transducer distillation scale: {scale!r} is unknown; allowed are {', '.join(SCALES)}")
+    targets, next_labels, valid = _lattice(
+        teacher_logits, student_logits, labels, lengths, label_lengths, ranges, blank
+    )
+    teacher, student = (collapse(x, next_labels, targets) for x in (teacher_logits.detach(), student_logits))
+    per_utterance = divergence(teacher, student, valid).sum((1, 2))
+    if scale == "path":
+        per_utterance = per_utterance * (targets.lengths + targets.label_lengths) / valid.sum((1, 2))
+    return per_utterance.sum() / max(len(labels), 1)
+
+
+def _lattice(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    labels: Tensor,
+    lengths: Tensor,
+    label_lengths: Tensor,
+    ranges: Optional[Tensor],
+    blank: int,
+) -> tuple[Targets, Tensor, Tensor]:
+    """The targets and, for each node that has logits, its next label and whether it belongs to an utterance (B, T, S)."""
+    shape = tuple(student_logits.shape)
+    if teacher_logits.shape != student_logits.shape or len(shape) != 4:
+        raise ValueError(
+            f"teacher_logits {tuple(teacher_logits.shape)} and student_logits {shape} must have one shape (B, T, S, V)"
+        )
+    nodes = (*shape[:2], labels.shape[-1] + 1) if ranges is None else tuple(ranges.shape)
+    if shape[:3] != nodes or labels.dim() != 2:
+        expected = "ranges (B, T, S)" if ranges is not None else f"labels {tuple(labels.shape)} (B, U), S being U + 1,"
+        raise ValueError(f"student_logits {shape} (B, T, S, V) must match {expected} of {nodes} nodes")
+    sizes = (shape[0], shape[1], shape[3])
+    targets = check_targets(labels, lengths, label_lengths, blank, sizes, student_logits.device)
+    valid = targets.valid_nodes(shape[1])
+    if ranges is None:
+        return targets, targets.next_labels().unsqueeze(1).expand(nodes), valid
+    ranges = check_ranges(ranges, targets)
+    return targets, targets.at_ranges(ranges), valid.gather(2, ranges)

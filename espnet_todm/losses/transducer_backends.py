@@ -1,7 +1,7 @@
 """Which implementation of the transducer loss runs, and how those of other packages are called.
 
-They differ from ours in what they take: float32 only, no NaN beyond the lengths, in k2 no empty transcripts and no more
-labels than frames. The differences are met here, so that every backend gives the same losses for the same arguments.
+They differ from ours in what they take: no NaN beyond the lengths; torchaudio only float32, k2 no empty transcripts and no
+more labels than frames. The differences are met here, so that every backend gives the same losses for the same arguments.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def pick_backend(name: str, known: Sequence[str], device: torch.device) -> str:
     """The backend to use, ``name`` itself unless it is auto.
 
     auto takes ours, except that on a GPU the first other one that has a kernel there goes before: one launch instead of
-    two for each anti-diagonal. On a CPU ours is the fastest of them (benchmarks/results/transducer_loss.md).
+    two for each anti-diagonal. On a CPU ours is the fastest of them (benchmarks/results/transducer_loss_k2.md).
     Raises UserError for an unknown name and, with what to install, for a package that is not there.
     """
     if name == "auto":
@@ -48,14 +48,14 @@ def torchaudio_full(logits: Tensor, targets: Targets) -> Tensor:
 
     frames, rows = max(targets.frames), max(targets.rows)
     loss: Tensor = rnnt_loss(
-        _clean(logits, targets)[:, :frames, :rows].contiguous(),
+        _clean(logits, targets)[:, :frames, :rows].float().contiguous(),
         targets.labels[:, : rows - 1].to(torch.int32).contiguous(),
         targets.lengths.to(torch.int32),
         targets.label_lengths.to(torch.int32),
         blank=targets.blank,
         reduction="none",
     )
-    return loss.to(logits.dtype) if logits.dtype == torch.float64 else loss
+    return loss.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def k2_full(logits: Tensor, targets: Targets) -> Tensor:

@@ -54,11 +54,7 @@ def simple_loss(
     Raises ValueError on shapes that do not match, UserError on labels and scales out of range.
     """
     batch, frames, vocabulary = _check_parts(am, lm, labels)
-    for key, scale in (("am_scale", am_scale), ("lm_scale", lm_scale)):
-        if not 0 <= scale <= 1 or am_scale + lm_scale > 1:
-            raise UserError(
-                f"transducer {key}: {scale!r} is not allowed; both scales are 0 or more, together at most 1"
-            )
+    _check_scales(am_scale, lm_scale)
     targets = check_targets(labels, lengths, label_lengths, blank, (batch, frames, vocabulary), am.device)
     dtype = compute_dtype(am)
     valid = targets.valid_nodes(frames)
@@ -134,6 +130,17 @@ def _check_parts(am: Tensor, lm: Tensor, labels: Tensor) -> tuple[int, int, int]
             f"and labels {tuple(labels.shape)} (B, U) do not match"
         )
     return am.shape[0], am.shape[1], am.shape[2]
+
+
+def _check_scales(am_scale: float, lm_scale: float) -> None:
+    for key, scale, other in (
+        ("am_scale", am_scale, 0.0),
+        ("lm_scale", lm_scale, 0.0),
+        ("am_scale", am_scale, lm_scale),
+    ):
+        if not 0 <= scale <= 1 - other:
+            allowed = "0 to 1, together with lm_scale at most 1" if key == "am_scale" else "0 to 1"
+            raise UserError(f"transducer {key}: {scale!r} is not allowed; it must be {allowed}")
 
 
 def _transitions(am: Tensor, lm: Tensor, normalizer: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:

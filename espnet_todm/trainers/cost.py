@@ -153,10 +153,15 @@ def measure_rounds(workload: Workload, rounds: int) -> list[Round]:
 
 def peak_memory(build: Build, mode: str, steps: int = 3) -> Memory:
     """Peak memory of ``steps`` steps in a process of their own; ``build`` is pickled, ``mode`` is single or supernet."""
+    return in_own_process(_steps_in_child, build, mode, steps, torch.get_num_threads())
+
+
+def in_own_process(function: Callable[..., Memory], *arguments: Any) -> Memory:
+    """``function(*arguments)`` in a fresh process, which can say what memory it took; all of it is pickled."""
     # By default glibc keeps a varying part of what is freed, so that equal runs differ by a tenth.
     steady = mock.patch.dict(os.environ, {"MALLOC_MMAP_THRESHOLD_": str(2**18)})
     with steady, multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_steps_in_child, (build, mode, steps, torch.get_num_threads()))
+        return pool.apply(function, arguments)
 
 
 def summary(rounds: Sequence[Round], memory: Optional[dict[str, Memory]] = None) -> dict[str, Any]:
@@ -213,15 +218,15 @@ def _steps_in_child(build: Build, mode: str, steps: int, threads: int) -> Memory
     workload = build()
     model, batch = workload.model.train(), workload.batch
     on_gpu = next(model.parameters()).is_cuda
-    before = _memory_mib(on_gpu)
+    before = memory_mib(on_gpu)
     start = workload.first_step()
     for step in range(start, start + steps):
         model.zero_grad(set_to_none=True)
         supernet_step(model, batch, step) if mode == SUPERNET else plain_step(model, batch)
-    return Memory(before, _memory_mib(on_gpu))
+    return Memory(before, memory_mib(on_gpu))
 
 
-def _memory_mib(on_gpu: bool) -> float:
+def memory_mib(on_gpu: bool) -> float:
     """Peak so far. On Linux from /proc: getrusage counts the parent's memory at the time it started this process, too."""
     if on_gpu:
         return torch.cuda.max_memory_allocated() / 2**20
