@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 MINI = ["espeakng-loader"]
 DEPLOY = ["onnx", "onnxruntime"]
+LM = ["flashlight-text"]
 TEST = ["jiwer", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
 
 setup(
@@ -38,8 +39,9 @@ setup(
     extras_require={
         "k2": ["k2"],
         "deploy": DEPLOY,
+        "lm": LM,
         "mini": MINI,
         "slurm": ["submitit"],
-        "test": TEST + MINI + ["submitit"],
+        "test": TEST + MINI + LM + ["submitit"],
     },
 )
