@@ -2,8 +2,8 @@
 
 Graves, "Sequence transduction with recurrent neural networks" (2012), section 2.5, and Hannun et al., arXiv 1408.2873: the
 probabilities of all alignments of a label sequence are added. flashlight's decoder without a lexicon does exactly that. Its
-decoder with one does not (a word's last label cannot be repeated, and a double label at a word's end needs no blank), so words
-are put in as a language model over labels, see :mod:`espnet_todm.deploy.word_model`.
+decoder with one does not (a word's last label cannot be repeated, and a double label at a word's end needs no blank), so
+words are put in as a language model over labels, see :mod:`espnet_todm.deploy.word_model`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PrefixSearch:
         words: Optional[WordModel] = None,
     ) -> None:
         self.blank = blank
-        self.bias = np.zeros(len(tokens), dtype=np.float32)
+        self.bias: np.ndarray = np.zeros(len(tokens), dtype=np.float32)
         if options.prior_weight:
             self.bias = -options.prior_weight * read_prior(str(options.prior), len(tokens))
         self.scorer = ZeroLM()

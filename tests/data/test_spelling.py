@@ -51,7 +51,7 @@ def test_words_that_the_tokens_cannot_write_are_left_out(transcripts: Path, tmp_
     assert "QUIZ" not in lexicon.read_text() and "1 of 11 words cannot be written" in caplog.text
     (tmp_path / "other").mkdir()
     (tmp_path / "other/tokens.txt").write_text("<blank>\nx\n<space>\n<sos/eos>\n")
-    with pytest.raises(UserError, match="none of .* 11 words"):
+    with pytest.raises(UserError, match=r"none of .* 11 words"):
         make_lexicon(arpa, tmp_path / "other", tmp_path / "lexicon2")
 
 
@@ -76,7 +76,7 @@ def test_stages_are_made_anew_when_their_input_changes(transcripts: Path, tmp_pa
 
 def test_text_written_in_another_way_is_refused(transcripts: Path, tmp_path: Path) -> None:
     (tmp_path / "more").write_text("the cat sat\n")
-    with pytest.raises(UserError, match="lm_text: .*more shares no word.*written alike"):
+    with pytest.raises(UserError, match=r"lm_text: .*more shares no word.*written alike"):
         make_lm_text([transcripts], [tmp_path / "more"], tmp_path / "text")
     with pytest.raises(UserError, match=r"none: no such file"):
         make_lm_text([transcripts], [tmp_path / "none"], tmp_path / "text")

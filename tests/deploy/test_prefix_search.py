@@ -173,7 +173,7 @@ def test_missing_and_wrong_files(tmp_path: Path) -> None:
     write_json(tmp_path / "prior.json", {"log_prior": [0.0]})
     with pytest.raises(UserError, match=r"prior: .*the model's 5 tokens"):
         search(prior_weight=0.1, prior=str(tmp_path / "prior.json"))
-    with pytest.raises(UserError, match="prior_weight: 0.1 needs the file"):
+    with pytest.raises(UserError, match=r"prior_weight: 0\.1 needs the file"):
         search(prior_weight=0.1)
     with pytest.raises(UserError, match="needs search: prefix, but search is greedy"):
         SearchOptions(lm="lm.arpa")
