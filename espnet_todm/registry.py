@@ -108,7 +108,7 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
         model = build_stock_model(cls, args)
         if isinstance(model, TodmModel):
             if isinstance(model.decoder, StatelessDecoder):  # ESPnet builds a joiner for its own transducer only
-                model.join(getattr(args, "joint_net_conf", None) or {})
+                model.join(model.make_joint(getattr(args, "joint_net_conf", None) or {}))
             trainer = choices.get_class(getattr(args, "subnet_trainer", None) or "kd")
             conf = getattr(args, "subnet_trainer_conf", None) or {}
             seed = getattr(args, "seed", 0)

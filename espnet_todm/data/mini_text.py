@@ -19,17 +19,20 @@ _ALWAYS = 12
 _SLOT = re.compile(r"{(\w+)}")
 
 # "name:" and its fillers; "assistant" and "open" are the sentences themselves. A filler that stands twice is drawn
-# twice as often. A smaller vocabulary keeps the first ones of each list.
+# twice as often. A smaller vocabulary keeps the first ones of each list, so the patterns that stand first are those with
+# the most different sentences: none of them is used up while the others still give new ones.
 _GRAMMAR = """
 assistant:
-  set an alarm for {time} / wake me up at {time} / wake me up {day} at {time} / cancel the {time} alarm
-  set an alarm {day} at {time} / set a timer for {count} minutes / set a {count} minute timer for the {food}
-  how much time is left on the {food} timer / add {count} minutes to the {food} timer / stop the {food} timer
-  turn {onoff} the {room} lights / turn the {device} {onoff} / switch {onoff} the {device} in the {room}
-  turn {onoff} the {room} {device} at {time} / dim the {room} lights to {number} percent
-  is the {room} {device} on / set the {room} lights to {colour} / make the {room} lights {colour} and {level}
-  lock the {place} door / set the {room} to {number} degrees / turn {onoff} everything in the {room} {day}
-  open the {room} window / play {music} / play some {music} in the {room} / play {music} by {artist}
+  set an alarm {day} at {time} / wake me up {day} at {time} / cancel the {time} alarm {day}
+  set a timer for {count} minutes for the {food} in the {room} / turn {onoff} the {room} lights at {time}
+  add {count} minutes to the {food} timer in the {room} / switch {onoff} the {device} in the {room} {day}
+  turn {onoff} the {room} {device} at {time} / dim the {room} lights to {number} percent {day}
+  set the {room} to {number} degrees {day} / turn {onoff} everything in the {room} {day}
+  add {food} and {food} to the {item} list / set an alarm for {time} / wake me up at {time}
+  set a {count} minute timer for the {food} / how much time is left on the {food} timer / stop the {food} timer
+  turn the {device} {onoff} / is the {room} {device} on / set the {room} lights to {colour}
+  make the {room} lights {colour} and {level} / lock the {place} door / open the {room} window / play {music}
+  play some {music} in the {room} / play {music} by {artist}
   play the next song by {artist} / turn the volume {updown} to {number} / skip this song and play {music}
   what song by {artist} is this / add {artist} to my {music} list / shuffle {music} in the {room}
   stop the music in {count} minutes / what is the weather in {city} / will it {weather} in {city} {day}

@@ -63,7 +63,7 @@ class StatelessDecoder(AbsDecoder):
         """Where the beam search's labels shall be made."""
         self.device = device
 
-    def forward(self, labels: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, labels: Tensor) -> Tensor:
         """labels (B, L) int64 -> (B, L, D)."""
         embedded = self.dropout_embed(self.embed(labels))
         if self.context_size == 1:
@@ -83,12 +83,12 @@ class StatelessDecoder(AbsDecoder):
     def create_batch_states(self, states: State, new_states: Sequence[State], check_list: Any = None) -> State:
         return torch.cat([state[0] for state in new_states], dim=1), None
 
-    def score(self, hyp: Any, cache: dict[Any, Tensor]) -> tuple[Tensor, State, Tensor]:  # type: ignore[override]
+    def score(self, hyp: Any, cache: dict[Any, Tensor]) -> tuple[Tensor, State, Tensor]:
         """A hypothesis -> output (D,) after its last label, state, last label (1,)."""
         outputs, state, label = self.batch_score([hyp], hyp.dec_state, cache, True)
         return outputs[0], state, label[0]  # type: ignore[index]
 
-    def batch_score(  # type: ignore[override]
+    def batch_score(
         self, hyps: Sequence[Any], dec_states: State, cache: dict[Any, Tensor], use_lm: bool
     ) -> tuple[Tensor, State, Optional[Tensor]]:
         """Hypotheses (B) -> outputs (B, D) after their last labels, states, last labels (B, 1) if ``use_lm``."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any, Callable, Optional, Union, cast
+from typing import Any, Callable, Optional, cast
 
 import torch
 from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
@@ -51,6 +51,10 @@ class TodmModel(ESPnetASRModel):
     """
 
     encoder: SupernetEncoder
+    # ESPnet leaves these without types: CTC or None, a decoder or None, a transducer's joiner.
+    ctc: Any
+    decoder: Any
+    joint_network: Any
 
     def __init__(
         self,
@@ -77,9 +81,10 @@ class TodmModel(ESPnetASRModel):
         self.own_joints = own if transducer else []
         self.size_outputs = nn.ModuleDict({name: copy.deepcopy(self.ctc.ctc_lo) for name in own if self.ctc})
         self.size_joints = nn.ModuleDict()
+        self.simple_joint: Optional[SimpleJoint] = None
         if transducer:
             self.use_transducer_decoder = True
-            self.join(joint or {})
+            self.join(self.make_joint({}) if joint is None else joint)
         self.autocast_dtype = AUTOCAST[autocast] if autocast else None
         self.slow_autocast = autocast is not None and not cpu_has(autocast)
         if self.slow_autocast:
@@ -89,17 +94,17 @@ class TodmModel(ESPnetASRModel):
         self.register_load_state_dict_post_hook(_after_loading)
         self.loss_scale: Callable[[], float] = lambda: 1.0  # set by the trainer where gradients are scaled (fp16)
 
-    def join(self, joint: Union[nn.Module, Mapping[str, Any]]) -> None:
-        """Take a joiner, or build ESPnet's from these options, and what else of a transducer depends on it.
+    def make_joint(self, conf: Mapping[str, Any]) -> nn.Module:
+        """ESPnet's joiner with these options. Raises UserError for an unknown one."""
+        try:
+            return JointNetwork(self.vocab_size, self.encoder.output_size(), self.decoder.dunits, **conf)
+        except TypeError as error:
+            raise UserError(f"joint_net_conf: {dict(conf)!r}: ESPnet's joiner cannot have that ({error})") from None
 
-        Raises UserError for an unknown option.
-        """
-        if not isinstance(joint, nn.Module):
-            sizes = self.vocab_size, self.encoder.output_size(), self.decoder.dunits
-            joint = build(JointNetwork, joint, "joint_net_conf", *sizes)
+    def join(self, joint: nn.Module) -> None:
+        """Take a joiner, and make what else of a transducer depends on it."""
         self.joint_network = joint
         self.size_joints = nn.ModuleDict({name: copy.deepcopy(joint) for name in self.own_joints})
-        self.simple_joint = None
         if self.transducer_options.prune_range:
             self.simple_joint = SimpleJoint(self.encoder.output_size(), self.decoder.dunits, self.vocab_size)
 
@@ -210,7 +215,7 @@ class TodmModel(ESPnetASRModel):
     def transducer(self, size: str = FULL) -> TransducerTask:
         """The transducer with the joiner of a size."""
         joint = self.size_joints[size] if size in self.size_joints else self.joint_network
-        return TransducerTask(self.decoder, joint, self.simple_joint, self.transducer_options)  # type: ignore[arg-type]
+        return TransducerTask(self.decoder, joint, self.simple_joint, self.transducer_options)
 
     @property
     def can_teach(self) -> bool:
@@ -225,8 +230,9 @@ class TodmModel(ESPnetASRModel):
         if student.lattice is not None and teacher.lattice is not None:
             ranges = student.lattice.ranges
             logits = teacher.lattice.logits_at(ranges), student.lattice.logits
-            sizes = batch.text, front.lengths, batch.text_lengths
-            parts.append(lattice_distillation(*logits, *sizes, divergence, ranges, self.decoder.blank_id))
+            sizes = batch.text, front.lengths.clamp(min=1), batch.text_lengths  # what has no frame has a lattice of one
+            scale = self.transducer_options.distillation_scale
+            parts.append(lattice_distillation(*logits, *sizes, divergence, ranges, self.decoder.blank_id, scale))
         if student.ctc is not None and teacher.ctc is not None:
             loss = ctc_frame_distillation(teacher.ctc, student.ctc, front.lengths, divergence)
             parts.append(self.ctc_weight * loss if parts else loss)

@@ -13,14 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espnet_todm.errors import UserError
-from espnet_todm.losses.transducer import (
-    BACKENDS,
-    gather_ranges,
-    prune_ranges,
-    pruned_loss,
-    simple_loss,
-    transducer_loss,
-)
+from espnet_todm.losses.distillation import SCALES
+from espnet_todm.losses.transducer import pruned_loss, transducer_loss
+from espnet_todm.losses.transducer_backends import FULL, PRUNED, pick_backend
+from espnet_todm.losses.transducer_pruning import gather_ranges, prune_ranges, simple_loss
 from espnet_todm.optim.options import check_number
 
 
@@ -35,9 +31,10 @@ class TransducerOptions:
         am_scale, lm_scale: share of the acoustic side's and of the predictor's own posteriors in the simple loss.
         warmup_steps: in so many first steps the simple loss falls from weight 1 and the pruned one rises from 0.1.
         reuse_ranges: subnets take the ranges of the max subnet, and so need no simple loss of their own.
+        distillation_scale: "path" or "lattice", see :func:`espnet_todm.losses.distillation.lattice_distillation`.
 
     Raises:
-        UserError: a value is not allowed.
+        UserError: a value is not allowed, or the backend is not installed.
     """
 
     backend: str = "auto"
@@ -47,12 +44,16 @@ class TransducerOptions:
     lm_scale: float = 0.25
     warmup_steps: int = 0
     reuse_ranges: bool = True
+    distillation_scale: str = "path"
 
     def __post_init__(self) -> None:
         where = "transducer_conf: "
-        if self.backend not in BACKENDS:
-            raise UserError(f"{where}backend: {self.backend!r} is unknown; allowed: {', '.join(BACKENDS)}")
         check_number(f"{where}prune_range", self.prune_range, at_least=0, whole=True)
+        pick_backend(self.backend, PRUNED if self.prune_range else FULL, torch.device("cpu"))
+        if self.distillation_scale not in SCALES:
+            raise UserError(
+                f"{where}distillation_scale: {self.distillation_scale!r} is unknown; allowed: {', '.join(SCALES)}"
+            )
         if self.prune_range == 1:
             raise UserError(
                 f"{where}prune_range: 1 leaves no way from one label to the next; allowed: 0, or 2 and more"
@@ -129,7 +130,7 @@ class TransducerTask:
         am, lm = self.joint.lin_enc(encoded), self.joint.lin_dec(predicted)
 
         def at(ranges: Tensor) -> Tensor:
-            return self.joint(*gather_ranges(am, lm, ranges), no_projection=True)  # type: ignore[no-any-return]
+            return self.joint(*gather_ranges(am, lm, ranges), no_projection=True)
 
         if self.simple is None:
             logits = self.joint(am.unsqueeze(2), lm.unsqueeze(1), no_projection=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import kaldiio
 import numpy as np
@@ -19,8 +19,8 @@ from tests.conftest import disturb
 TOKENS = ["<blank>", "<unk>", "<space>", *"ABCDEFG", "<sos/eos>"]
 
 
-def write_experiment(folder: Path, **encoder_conf: Any) -> Path:
-    """config.yaml, model.pth and feats_stats.npz of an untrained supernet, and two utterances of features."""
+def write_experiment(folder: Path, changes: Optional[dict[str, Any]] = None, **encoder_conf: Any) -> Path:
+    """config.yaml, model.pth and feats_stats.npz of an untrained supernet, and three utterances of features."""
     import argparse
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,6 +55,7 @@ def write_experiment(folder: Path, **encoder_conf: Any) -> Path:
         "ctc_conf": {},
         "decoder": None,
         "init": None,
+        **(changes or {}),
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     register()
@@ -77,6 +78,19 @@ def write_experiment(folder: Path, **encoder_conf: Any) -> Path:
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_experiment(tmp_path_factory.mktemp("experiment"))
+
+
+TRANSDUCER = {
+    "decoder": "todm_stateless",
+    "decoder_conf": {"hidden_size": 12},
+    "joint_net_conf": {"joint_space_size": 10},
+    "model_conf": {"ctc_weight": 0.3, "transducer_conf": {"prune_range": 3}},
+}
+
+
+@pytest.fixture(scope="module")
+def transducer_experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_experiment(tmp_path_factory.mktemp("transducer"), TRANSDUCER, conv_norm="layer_norm")
 
 
 @pytest.fixture(scope="module")

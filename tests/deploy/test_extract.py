@@ -14,9 +14,11 @@ from safetensors.torch import load_file
 
 from espnet_todm.bin.extract import main
 from espnet_todm.deploy.card import read_card
+from espnet_todm.deploy.decode import Decoder
 from espnet_todm.deploy.extract import extract, load_supernet, parse_amount, pick_subnets
 from espnet_todm.deploy.features import read_features
 from espnet_todm.deploy.load import load_checkpoint, load_extracted
+from espnet_todm.deploy.search import SearchOptions
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json
 
@@ -223,3 +225,18 @@ def test_an_interrupted_extraction_leaves_the_old_one_whole(experiment: Path, tm
         extract(supernet, supernet.encoder.find_subnet("full"), tmp_path / "out")
     assert (tmp_path / "out/model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_transducer_decodes_as_its_slice(transducer_experiment: Path, tmp_path: Path) -> None:
+    config, checkpoint = transducer_experiment / "config.yaml", transducer_experiment / "model.pth"
+    supernet = load_supernet(config, checkpoint)
+    card = extract(supernet, supernet.encoder.find_subnet("small"), tmp_path / "small")
+    small, conf = load_extracted(tmp_path / "small")
+    assert conf["model"] == "todm" and conf["subnet_trainer"] == "single"
+    assert card["cost"]["params"] == sum(p.numel() for p in small.parameters())
+    slices, _ = load_checkpoint(config, checkpoint)
+    slices.encoder.subnet = slices.encoder.find_subnet("small")
+    utterances = [x for _, x in read_features(transducer_experiment / "feats.scp")]
+    for search in (SearchOptions(), SearchOptions("default", 3)):
+        texts = [Decoder(model, conf, search)(utterances) for model in (slices, small)]
+        assert texts[0] == texts[1] and any(texts[0])

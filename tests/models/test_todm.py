@@ -147,7 +147,6 @@ def test_stock_inference_encodes_the_chosen_subnet() -> None:
     [
         ({"preencoder": torch.nn.Identity()}, ["preencoder", "todm"]),
         ({"postencoder": torch.nn.Identity()}, ["postencoder", "todm"]),
-        ({"joint_network": torch.nn.Identity()}, ["joint_network", "todm"]),
         ({"interctc_weight": 0.3}, ["interctc_weight", "0.3", "0"]),
         ({"autocast": "bf16"}, ["autocast", "bf16", "bfloat16"]),
         ({"encoder": torch.nn.Linear(1, 1)}, ["encoder", "todm_conformer"]),

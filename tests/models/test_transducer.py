@@ -44,7 +44,7 @@ def transducer(
         parts["decoder"] = StatelessDecoder(len(TOKENS), hidden_size=12)
     made = tiny_model(model=parts, **encoder).train()
     if predictor == STATELESS:
-        made.join({"joint_space_size": 10})
+        made.join(made.make_joint({"joint_space_size": 10}))
     if trainer is not None:
         made.subnet_trainer = trainer(made, **(conf or {}))
     return made
@@ -215,7 +215,7 @@ def test_the_simple_joiner_stays_behind() -> None:
     ("options", "words"),
     [
         ({"prune_range": 1}, "prune_range: 1"),
-        ({"backend": "cuda"}, "backend: 'cuda'"),
+        ({"backend": "cuda"}, "backend: 'cuda' is unknown"),
         ({"am_scale": 0.8, "lm_scale": 0.8}, "am_scale"),
         ({"prune": 5}, "unknown key 'prune'"),
     ],
@@ -230,7 +230,7 @@ def test_what_only_transducers_have_is_refused_elsewhere() -> None:
         tiny_model(model={"transducer_conf": {"prune_range": 3}})
     with pytest.raises(UserError, match="multi_blank"):
         transducer(model={"transducer_multi_blank_durations": [2]})
-    with pytest.raises(UserError, match="unknown key 'joint_size'"):
-        transducer().join({"joint_size": 3})
+    with pytest.raises(UserError, match=r"joint_net_conf.*joint_size"):
+        transducer().make_joint({"joint_size": 3})
     with pytest.raises(UserError, match="maes is for transducers"):
         make_search(tiny_model(), SearchOptions("maes"))

@@ -35,10 +35,10 @@ def joint_loss(model: TodmModel, of: Batch, step: int = 0) -> Tensor:
         if teacher is None or not trainer.kd_weight:
             losses.append(output.loss)
         else:
-            kd = ctc_frame_distillation(teacher, output.ctc_logits, front.lengths, trainer.divergence)
+            kd = ctc_frame_distillation(teacher, output.posteriors.ctc, front.lengths, trainer.divergence)
             losses.append((1 - trainer.kd_weight) * output.loss + trainer.kd_weight * kd)
         if teacher is None:
-            teacher = output.ctc_logits.detach()
+            teacher = output.posteriors.ctc.detach()
     return torch.stack(losses).mean()
 
 
@@ -191,7 +191,7 @@ def test_earlier_subnets_are_forgotten_before_the_next_runs() -> None:
         gc.collect()
         alive_at_start.append(sum(ref() is not None for ref in activations))
         output = model.run_subnet(front, of, model.encoder.sizes[name])
-        activations.append(weakref.ref(output.ctc_logits))
+        activations.append(weakref.ref(output.posteriors.ctc))
         return output.loss
 
     seen: list[weakref.ref[Tensor]] = []
