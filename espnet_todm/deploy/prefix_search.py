@@ -20,8 +20,9 @@ from espnet_todm.deploy.word_model import WordModel, WordScorer
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_json
 
-TOKENS_PER_FRAME = 20
-"""Labels tried in a frame, the likeliest. Others have posteriors that no language model makes up for."""
+TOKENS_PER_FRAME = 10
+"""Labels tried in a frame, the likeliest. Of a model of characters 3 on average lie within a factor of 3000 of the best; 20
+labels found the same words as 10 on the mini corpus, in twice the time."""
 
 
 class PrefixSearch:
