@@ -10,6 +10,7 @@ DEPLOY = ["onnx", "onnxruntime"]
 K2 = [f"{one}; python_version == '3.9'" for one in ("k2==1.23.4", "torch==1.13.1", "torchaudio==0.13.1", "numpy<2")]
 # submitit 1.5.4 does not start where importlib.metadata is that of Python 3.9.
 SLURM = ["submitit", "submitit<1.5.4; python_version < '3.10'"]
+LM = ["flashlight-text"]
 TEST = ["jiwer", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
 
 setup(
@@ -42,8 +43,9 @@ setup(
     extras_require={
         "k2": K2,
         "deploy": DEPLOY,
+        "lm": LM,
         "mini": MINI,
         "slurm": SLURM,
-        "test": TEST + MINI + SLURM,
+        "test": TEST + MINI + LM + SLURM,
     },
 )

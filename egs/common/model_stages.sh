@@ -86,14 +86,36 @@ stage_12() {
     ${inference_model:+--asr_model_file "$(experiment)/$inference_model"}
 }
 
+# Folder of the texts in the experiment: decode, or decode_<search>.
+decode_name() {
+  case $search in
+    greedy) printf decode ;;
+    prefix) if has_lm; then printf decode_prefix_lm; else printf decode_prefix; fi ;;
+    *) printf 'decode_%s' "$search" ;;
+  esac
+}
+
 stage_13() {
-  local names
+  local names searching scales
   read -ra names <<<"$sizes"
   set_evaluation
+  searching=(--search "$search" --beam_size "$beam_size")
+  if [ "$search" = prefix ] && has_lm; then
+    searching+=(--lm "$(lm_file)")
+    [ "$lm_vocabulary" = open ] || searching+=(--lexicon "$(lm_lexicon_dir)/lexicon.txt")
+    if [ "$lm_scales" = tuned ]; then
+      set_launcher_arguments tuning
+      python -m espnet_todm.bin.tune_lm --experiment "$(experiment)" --data "$(dump_dir)" --references "$(text_dir)" \
+        --set "$(split_name "$valid_set")" "${searching[@]}" ${names[@]+--sizes "${names[@]}"} "${launcher_arguments[@]}"
+      searching+=(--tuned)
+    else
+      read -ra scales <<<"$lm_scales"
+      searching+=(--lm_weight "${scales[0]}" --word_score="${scales[1]}")
+    fi
+  fi
   set_launcher_arguments decoding
   python -m espnet_todm.bin.decode --experiment "$(experiment)" --data "$(dump_dir)" --sets "${evaluation[@]}" \
-    --search "$search" --beam_size "$beam_size" \
-    ${names[@]+--sizes "${names[@]}"} "${launcher_arguments[@]}"
+    --output "$(decode_name)" "${searching[@]}" ${names[@]+--sizes "${names[@]}"} "${launcher_arguments[@]}"
 }
 
 stage_14() {
@@ -101,7 +123,7 @@ stage_14() {
   read -ra names <<<"$sizes"
   set_evaluation
   python -m espnet_todm.bin.score --experiment "$(experiment)" --data "$(text_dir)" --sets "${evaluation[*]}" \
-    ${sizes:+--sizes "$sizes"} ${official:+--corpus "$official"}
+    --decode "$(decode_name)" ${sizes:+--sizes "$sizes"} ${official:+--corpus "$official"}
   python -m espnet_todm.bin.measure_rtf --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} \
     --scp "$(input_of "${evaluation[${#evaluation[@]} - 1]}")"
 }

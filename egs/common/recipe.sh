@@ -33,7 +33,13 @@ asr_config=conf/train_todm.yaml  # training configuration of ESPnet
 asr_args=  # more options for the training command, in one pair of quotes
 asr_tag=  # name of the experiment's folder in exp/ (empty: made from the configuration, the features and the tokens)
 inference_model=  # checkpoint in the experiment's folder that subnets are taken from (empty: the best by the configuration's criterion)
-search=greedy  # how to decode: greedy, or for transducers ESPnet's default, maes, tsd, alsd or nsc
+lm_order=0  # words in the longest n-gram of the language model of stages 6 to 9, 2 to 5 (0: none)
+lm_text=  # more sentences for it, in one pair of quotes: files with one a line, plain or .gz
+lm_min_count=1  # its words that are rarer become <unk>
+lm=  # a language model to take instead: ARPA, plain or .gz
+lm_vocabulary=open  # with it, open (any words are written) or closed (only its own)
+lm_scales=tuned  # its scales: tuned (on valid_set), or in one pair of quotes the numbers lm_weight and word_score
+search=greedy  # how to decode: greedy, prefix (CTC, with the language model if there is one), or for transducers ESPnet's default, maes, tsd, alsd or nsc
 beam_size=5  # hypotheses that a beam search keeps
 label=  # what the report says the data are (empty: the names of the test sets)
 results=  # file for the report, with a folder of the same name for its plots (empty: RESULTS.md in the experiment's folder)
@@ -51,7 +57,7 @@ nj=$(getconf _NPROCESSORS_ONLN)  # jobs at a time in the stages that have many
 . ./cmd.sh
 
 stage_names=("" "data" "speed perturbation" "features" "audio check and length filter" "tokens"
-  "" "" "" "" # 6 to 9 are reserved for language models
+  "text of the language model" "n-grams" "perplexity" "lexicon"
   "statistics" "supernet training" "subnet extraction" "decoding" "scoring" "report")
 
 log() { printf '%s %s\n' "$(date '+%F %T')" "$*"; }
@@ -147,6 +153,11 @@ stage_5() {
     --output "$(token_dir)"
 }
 
+# ---- stages 6 to 9: the language model -------------------------------------------------------------------------------
+
+# shellcheck source=../common/lm_stages.sh
+. "$common/lm_stages.sh"
+
 # ---- stages 10 to 15: the model -------------------------------------------------------------------------------------
 
 # shellcheck source=../common/model_stages.sh
@@ -165,7 +176,7 @@ print_help() {
   printf 'Usage: %s [--option value]...\n' "$run_sh"
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$run_sh"
   printf '\nStages:\n'
-  for name in 1 2 3 4 5 10 11 12 13 14 15; do printf '  %2d  %s\n' "$name" "${stage_names[name]}"; done
+  for name in {1..15}; do printf '  %2d  %s\n' "$name" "${stage_names[name]}"; done
   printf '\nOptions [default]:\n'
   while IFS=$'\t' read -r name meaning; do
     printf '  --%-22s %s [%s]\n' "$name" "$meaning" "${!name}"
@@ -202,6 +213,9 @@ check_options() {
   done
   case $dry_run in true | false) ;; *) die "--dry_run: '$dry_run', but true or false is expected" ;; esac
   [ "$stage" -le "$stop_stage" ] || die "--stage: $stage lies behind --stop_stage $stop_stage"
+  case $lm_order in 0 | [2-5]) ;; *) die "--lm_order: '$lm_order', but 0 (no language model) or 2 to 5 is expected" ;; esac
+  case $lm_vocabulary in open | closed) ;; *) die "--lm_vocabulary: '$lm_vocabulary', but open or closed is expected" ;; esac
+  [[ $lm_scales =~ ^(tuned|[0-9.]+\ -?[0-9.]+)$ ]] || die "--lm_scales: '$lm_scales', but tuned or two numbers are expected"
   for name in train_set valid_set test_sets; do
     [ -n "${!name// /}" ] || die "--$name: empty, but a split's name is needed"
   done
@@ -221,8 +235,8 @@ recipe() {
   fi
   mkdir -p logs
   for ((number = stage; number <= stop_stage; number++)); do
-    if [ -z "${stage_names[number]}" ]; then
-      log "stage $number: reserved for language models, nothing to do"
+    if [ "$number" -ge 6 ] && [ "$number" -le 9 ] && ! has_lm; then
+      log "stage $number: --lm_order is 0, no language model"
       continue
     fi
     log "stage $number: ${stage_names[number]}"

@@ -7,50 +7,84 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from espnet_todm import register
 from espnet_todm.bin._cli import run
 from espnet_todm.launch import add_launcher_arguments, launch, launcher_arguments
 
+if TYPE_CHECKING:
+    from espnet_todm.deploy.search_options import SearchOptions
+
+
+def add_search_arguments(parser: argparse.ArgumentParser, default: str = "greedy") -> None:
+    """Add the options of the search; see SearchOptions for their meaning."""
+    group = parser.add_argument_group("search")
+    group.add_argument(
+        "--search",
+        default=default,
+        help=f"greedy, prefix (CTC), or for transducers ESPnet's default, maes, tsd, alsd or nsc (default {default})",
+    )
+    group.add_argument("--beam_size", type=int, default=5, help="hypotheses that a beam search keeps (default 5)")
+    group.add_argument("--beam_threshold", type=float, default=25, help="prefix: worse ones are dropped (default 25)")
+    group.add_argument("--lm", help="prefix: ARPA file of a word n-gram, plain or .gz")
+    group.add_argument("--lexicon", help="prefix: file of words and their tokens, the only words then written")
+    group.add_argument("--lm_weight", type=float, default=0.5, help="prefix: weight of --lm (default 0.5)")
+    group.add_argument("--word_score", type=float, default=0, help="prefix: added for each word (default 0)")
+
+
+def search_options(parsed: argparse.Namespace) -> SearchOptions:
+    """What the arguments above say. Raises UserError for what is not allowed."""
+    from espnet_todm.deploy.search_options import SearchOptions
+
+    names = ("beam_size", "beam_threshold", "lm", "lexicon", "lm_weight", "word_score")
+    return SearchOptions(parsed.search, **{name: getattr(parsed, name) for name in names})
+
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--experiment", required=True, help="folder with subnets/<size>; texts go to decode/<set>/<size>"
-    )
+    parser.add_argument("--experiment", required=True, help="folder with subnets/<size>")
     parser.add_argument("--data", required=True, help="folder with <set>/feats.scp or <set>/wav.scp")
     parser.add_argument("--sets", nargs="+", required=True, help="sets to decode")
     parser.add_argument("--sizes", nargs="*", default=[], help="sizes to decode with; default all that were extracted")
     parser.add_argument("--batch_seconds", type=float, default=60, help="padded seconds of speech in a batch")
     parser.add_argument(
-        "--search",
-        default="greedy",
-        help="greedy (default), or for transducers ESPnet's default, maes, tsd, alsd or nsc",
+        "--output", default="decode", help="texts go to OUTPUT/<set>/<size> in the experiment (default decode)"
     )
-    parser.add_argument("--beam_size", type=int, default=5, help="hypotheses that a beam search keeps (default 5)")
+    add_search_arguments(parser)
+    parser.add_argument("--prior_weight", type=float, default=0, help="prefix: weight of the prior that tune_lm wrote")
+    parser.add_argument("--tuned", action="store_true", help="prefix: take all three scales from what tune_lm wrote")
     add_launcher_arguments(parser)
-    options = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
 
     register()
     from espnet_todm.deploy.decode import Work, decode_sets, input_table
-    from espnet_todm.deploy.search import SearchOptions
+    from espnet_todm.deploy.scales import FOLDER, PRIOR, scaled
     from espnet_todm.deploy.speed import subnet_folders
 
-    search = SearchOptions(options.search, options.beam_size)
-    tables = {name: str(input_table(Path(options.data) / name)) for name in options.sets}
-    output = Path(options.experiment) / "decode"
+    search = search_options(parsed)
+    tables = {name: str(input_table(Path(parsed.data) / name)) for name in parsed.sets}
+    root = Path(parsed.experiment)
+
+    def search_of(size: str) -> SearchOptions:
+        if parsed.tuned:
+            return scaled(search, root / FOLDER / size)
+        prior = str(root / FOLDER / size / PRIOR) if parsed.prior_weight else None
+        return replace(search, prior_weight=parsed.prior_weight, prior=prior)
+
     work = [
         Work(
             str(folder),
             tables,
-            {name: str(output / name / folder.name / "text") for name in tables},
-            options.batch_seconds,
-            search,
+            {name: str(root / parsed.output / name / folder.name / "text") for name in tables},
+            parsed.batch_seconds,
+            search_of(folder.name),
         )
-        for folder in subnet_folders(options.experiment, options.sizes)
+        for folder in subnet_folders(parsed.experiment, parsed.sizes)
     ]
-    launch(decode_sets, work, name="decoding", **launcher_arguments(options))
+    launch(decode_sets, work, name="decoding", **launcher_arguments(parsed))
 
 
 if __name__ == "__main__":

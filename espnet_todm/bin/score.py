@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from espnet_todm.bin._cli import run
-from espnet_todm.report.scoring import OFFICIAL_SIZES, official_size_note, score_experiment
+from espnet_todm.report.scoring import DECODE, OFFICIAL_SIZES, official_size_note, score_experiment
 from espnet_todm.report.tables import error_table
 
 
@@ -21,10 +21,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--data", required=True, help="folder with the references <set>/text, e.g. dump/fbank")
     parser.add_argument("--sets", required=True, help='sets to score, e.g. "test_clean test_other"')
     parser.add_argument("--sizes", help='sizes to score, e.g. "full small"; default: all that were decoded')
+    parser.add_argument("--decode", default=DECODE, help="folder of the texts in the experiment (default: %(default)s)")
     parser.add_argument("--corpus", choices=sorted(OFFICIAL_SIZES), help="warn when its official sets are not complete")
     options = parser.parse_args(arguments)
     sizes = options.sizes.split() if options.sizes else None
-    scores = score_experiment(options.experiment, options.data, options.sets.split(), sizes)
+    scores = score_experiment(options.experiment, options.data, options.sets.split(), sizes, options.decode)
     for note in dict.fromkeys(official_size_note(score, options.corpus) for score in scores):
         if note is not None:
             logging.warning("%s", note)

@@ -58,25 +58,34 @@ def make_tokens(token_type: str, size: Optional[int], texts: Sequence[PathLike],
 
 
 def read_words(path: PathLike) -> list[str]:
-    """The words of each line of a Kaldi text table, without the utterance names.
+    """The words of each line of a Kaldi text table, plain or ``.gz``, without the utterance names.
 
     Raises UserError when the file is missing, not UTF-8 or without words.
     """
+    lines = [line.partition(" ")[2].strip() for line in read_sentences(path)]
+    lines = [line for line in lines if line]
+    if not lines:
+        raise UserError(f"{path}: no words in it; each line is an utterance's name and its words")
+    return lines
+
+
+def read_sentences(path: PathLike) -> list[str]:
+    """The lines of a text file, plain or ``.gz``, that are not empty. Raises UserError as ``read_words``."""
     source = Path(path)
     if not source.is_file():
-        raise UserError(f"{source}: no such file; tokens need the training text")
+        raise UserError(f"{source}: no such file with text")
     try:
         with (
             gzip.open(source, "rt", encoding="utf-8")
             if source.suffix == ".gz"
             else source.open(encoding="utf-8") as rows
         ):
-            lines = [line.strip().partition(" ")[2].strip() for line in rows]
+            lines = [line.strip() for line in rows]
     except (UnicodeDecodeError, OSError, EOFError) as error:
         raise UserError(f"{source}: cannot be read as text ({error})") from error
     lines = [line for line in lines if line]
     if not lines:
-        raise UserError(f"{source}: no words in it; each line is an utterance's name and its words")
+        raise UserError(f"{source}: no words in it")
     return lines
 
 

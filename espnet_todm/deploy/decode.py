@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
+import numpy as np
 import torch
 from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -19,9 +20,11 @@ from espnet_todm.deploy.features import read_features
 from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.search import SearchOptions, make_search
 from espnet_todm.errors import UserError
-from espnet_todm.files import write_table
+from espnet_todm.files import write_json, write_table
 
 Utterance = tuple[str, Tensor]
+Result = TypeVar("Result")
+SEARCH = "search.json"
 
 
 class Decoder:
@@ -42,21 +45,41 @@ class Decoder:
     @torch.no_grad()
     def __call__(self, batch: list[Tensor]) -> list[str]:
         """Inputs (T, F) or (samples,) -> texts. An utterance too short for one frame gives an empty text."""
+        encoded = self._encode(batch)
+        if encoded is None:
+            return [""] * len(batch)
+        return [self.text(labels) for labels in self.search(*encoded)]
+
+    @torch.no_grad()
+    def log_posteriors(self, batch: list[Tensor]) -> list[np.ndarray]:
+        """Inputs as above -> CTC's log posteriors (T, V), float32; T is 0 for an utterance too short for one frame."""
+        encoded = self._encode(batch)
+        if encoded is None:
+            return [np.zeros((0, len(self.tokens)), dtype=np.float32)] * len(batch)
+        rows = self.model.ctc.log_softmax(encoded[0]).float().cpu().numpy()
+        return [row[:length].copy() for row, length in zip(rows, encoded[1].tolist())]
+
+    def _encode(self, batch: list[Tensor]) -> Optional[tuple[Tensor, Tensor]]:
+        """Encoded (B, T, D) and lengths (B,), or None where all are too short."""
         lengths = torch.tensor([len(utterance) for utterance in batch])
         try:
             encoded, frames = self.model.encode(pad_sequence(batch, batch_first=True), lengths)
         except TooShortUttError:
-            return [""] * len(batch)
-        return [self._text(labels) for labels in self.search(encoded, frames)]
+            return None
+        return encoded, frames
 
-    def _text(self, labels: Sequence[int]) -> str:
+    def text(self, labels: Sequence[int]) -> str:
+        """What labels say."""
         tokens = [self.tokens[i] for i in labels if i not in self.silent]
         return str(self.tokenizer.tokens2text(tokens)).strip()
 
 
 @dataclass(frozen=True)
 class Work:
-    """One job: the folder of a model, and per set the table of its input and the file for its text."""
+    """One job: the folder of a model, and per set the table of its input and the file for its text.
+
+    Beside each text goes ``search.json``, the search's options.
+    """
 
     model: str
     inputs: Mapping[str, str]
@@ -70,10 +93,16 @@ def decode_sets(work: Work) -> None:
     decoder = Decoder(*load_extracted(work.model), work.search)
     for name, scp in work.inputs.items():
         write_table(work.outputs[name], dict(decode(decoder, read_features(scp), work.batch_seconds)))
+        write_json(Path(work.outputs[name]).parent / SEARCH, asdict(work.search))
 
 
-def decode(decoder: Decoder, utterances: Iterable[Utterance], batch_seconds: float = 60) -> Iterator[tuple[str, str]]:
-    """(utterance, text) of inputs (T, F) or (samples,), in batches of similar length and bounded padded length."""
+def decode(
+    decoder: Callable[[list[Tensor]], list[Result]], utterances: Iterable[Utterance], batch_seconds: float = 60
+) -> Iterator[tuple[str, Result]]:
+    """(utterance, text) of inputs (T, F) or (samples,), in batches of similar length and bounded padded length.
+
+    decoder: a Decoder, or another function of a batch.
+    """
     for group in _groups(utterances, 500):
         batch: list[Utterance] = []
         for utterance in sorted(group, key=lambda item: len(item[1])):
@@ -104,6 +133,8 @@ def _groups(utterances: Iterable[Utterance], size: int) -> Iterator[list[Utteran
         yield group
 
 
-def _decode_batch(decoder: Decoder, batch: list[Utterance]) -> Iterator[tuple[str, str]]:
+def _decode_batch(
+    decoder: Callable[[list[Tensor]], list[Result]], batch: list[Utterance]
+) -> Iterator[tuple[str, Result]]:
     if batch:
         yield from zip((name for name, _ in batch), decoder([x for _, x in batch]))

@@ -9,7 +9,7 @@ from typing import Any, Optional
 from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_json
-from espnet_todm.report.scoring import Score, read_score
+from espnet_todm.report.scoring import Score, read_score, split_label
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,16 @@ class SizeResult:
 
 @dataclass(frozen=True)
 class Experiment:
-    """All sizes, the largest first, the sets they were scored on, and the cost of training (cost.json) if measured."""
+    """All sizes, the largest first, the sets they were scored on, and the cost of training (cost.json) if measured.
+
+    searches: set/size -> options of its search (search.json).
+    """
 
     folder: Path
     sizes: tuple[SizeResult, ...]
     splits: tuple[str, ...]
     training_cost: dict[str, Any] = field(default_factory=dict)
+    searches: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def tag(self) -> str:
@@ -49,7 +53,7 @@ class Experiment:
 
 
 def load_experiment(folder: PathLike) -> Experiment:
-    """Read ``decode/<set>/<size>/score.json``, ``subnets/<size>/{card,rtf}.json`` and ``cost.json`` below ``folder``.
+    """Read ``decode*/<set>/<size>/{score,search}.json``, ``subnets/<size>/{card,rtf}.json``, ``cost.json``.
 
     Raises UserError when the folder is missing, was never scored, or holds a file that is not what its name says.
     """
@@ -57,14 +61,18 @@ def load_experiment(folder: PathLike) -> Experiment:
     if not root.is_dir():
         raise UserError(f"{root}: no such experiment folder")
     scores: dict[str, dict[str, Score]] = {}
-    for path in sorted(root.glob("decode/*/*/score.json")):
-        scores.setdefault(path.parent.name, {})[path.parent.parent.name] = read_score(path)
+    searches: dict[str, dict[str, Any]] = {}
+    for path in sorted(root.glob("decode*/*/*/score.json")):
+        decode, split, size, _ = path.relative_to(root).parts
+        label = split_label(split, decode)
+        scores.setdefault(size, {})[label] = read_score(path)
+        searches[f"{label}/{size}"] = _read_optional(path.parent / "search.json")
     if not scores:
         raise UserError(f"{root}: no decode/<set>/<size>/score.json; score the experiment first")
     names = {path.parent.name for path in root.glob("subnets/*/card.json")} | set(scores)
     sizes = sorted((_load_size(root / "subnets" / name, scores.get(name, {})) for name in names), key=_largest_first)
     splits = sorted({split for by_split in scores.values() for split in by_split})
-    return Experiment(root, tuple(sizes), tuple(splits), _read_optional(root / "cost.json"))
+    return Experiment(root, tuple(sizes), tuple(splits), _read_optional(root / "cost.json"), searches)
 
 
 def _load_size(folder: Path, scores: dict[str, Score]) -> SizeResult:

@@ -81,6 +81,7 @@ def model_section(
     params = [size.params for size in experiment.sizes if size.params is not None]
     if params:
         facts.append(f"- #Params: {min(params) / 1e6:.2f} M to {max(params) / 1e6:.2f} M in {len(params)} sizes")
+    facts += [f"- Search: {line}" for line in search_lines(experiment)]
     facts += [f"- Note: {note}" for note in _notes(experiment, corpus)]
     scores = experiment.scores()
     parts = [
@@ -95,6 +96,24 @@ def model_section(
     if differences:
         parts.append("### Differences between sizes (paired bootstrap)\n" + differences)
     return "\n".join(filter(None, parts))
+
+
+def search_lines(experiment: Experiment) -> list[str]:
+    """How each size was decoded where that was not greedy: beam, language model and scales, each said once."""
+    lines = []
+    for name, options in experiment.searches.items():
+        if options.get("kind", "greedy") == "greedy":
+            continue
+        facts = [f"{options['kind']}, beam {options.get('beam_size')}"]
+        if options.get("lm"):
+            facts.append(f"language model {Path(options['lm']).parent.name}/{Path(options['lm']).name}")
+            facts.append(f"its weight {options.get('lm_weight'):g}")
+        facts += [
+            f"{key.replace('_', ' ')} {options[key]:g}" for key in ("word_score", "prior_weight") if options.get(key)
+        ]
+        facts += ["closed vocabulary"] if options.get("lexicon") else []
+        lines.append(f"{name}: {', '.join(facts)}")
+    return lines
 
 
 def _notes(experiment: Experiment, corpus: Optional[str]) -> list[str]:

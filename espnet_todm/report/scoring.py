@@ -17,6 +17,7 @@ from espnet_todm.report.alignment import align
 from espnet_todm.report.significance import error_rate_interval
 
 FORMAT = "espnet_todm.score/1"
+DECODE = "decode"  # folder of the texts; other searches have decode_<search>
 
 UNITS = ("words", "characters")
 """What is aligned. A space between two words counts as a character, as in ESPnet's CER."""
@@ -131,11 +132,16 @@ def score_tables(references: dict[str, str], hypotheses: dict[str, str], split: 
 
 
 def score_experiment(
-    experiment: PathLike, data: PathLike, splits: Iterable[str], sizes: Optional[Sequence[str]] = None
+    experiment: PathLike,
+    data: PathLike,
+    splits: Iterable[str],
+    sizes: Optional[Sequence[str]] = None,
+    decode: str = DECODE,
 ) -> list[Score]:
-    """Score ``decode/<split>/<size>/text`` below ``experiment`` against ``<split>/text`` below ``data``.
+    """Score ``<decode>/<split>/<size>/text`` below ``experiment`` against ``<split>/text`` below ``data``.
 
-    Writes score.json beside each text. sizes: None for every size that was decoded.
+    Writes score.json beside each text. sizes: None for every size that was decoded. decode: ``decode``, or the folder
+    of another search; its name, as in ``decode_prefix_lm``, then stands after the split's.
     Raises UserError when a set or a size has no hypotheses.
     """
     scores = []
@@ -144,21 +150,26 @@ def score_experiment(
         raise UserError("sets: none was named; name at least one set to score")
     for split in wanted:
         references = read_table(Path(data) / split / "text")
-        decoded = Path(experiment) / "decode" / split
+        decoded = Path(experiment) / decode / split
         names = sorted(path.parent.name for path in decoded.glob("*/text")) if sizes is None else sizes
         if not names:
             raise UserError(f"{decoded}: no <size>/text with hypotheses of set {split!r}; decode it first")
         for size in names:
-            score = score_tables(references, read_table(decoded / size / "text"), split, size)
+            score = score_tables(references, read_table(decoded / size / "text"), split_label(split, decode), size)
             write_score(decoded / size / "score.json", score)
             scores.append(score)
     return scores
 
 
+def split_label(split: str, decode: str) -> str:
+    """The split's name in tables, with how it was decoded unless that is the ordinary way."""
+    return split if decode == DECODE else f"{split} {decode.removeprefix(DECODE).lstrip('_')}"
+
+
 def official_size_note(score: Score, corpus: Optional[str] = None) -> Optional[str]:
     """``official_note`` on what was scored."""
     total = score.total()
-    return official_note(score.split, total.sentences, total.words, corpus)
+    return official_note(score.split.partition(" ")[0], total.sentences, total.words, corpus)
 
 
 def official_note(split: str, sentences: int, words: int, corpus: Optional[str] = None) -> Optional[str]:

@@ -249,3 +249,5 @@ def test_what_only_transducers_have_is_refused_elsewhere() -> None:
         transducer().make_joint({"joint_size": 3})
     with pytest.raises(UserError, match="maes is for transducers"):
         make_search(tiny_model(), SearchOptions("maes"))
+    with pytest.raises(UserError, match="prefix is for CTC, but this model is a transducer"):
+        make_search(transducer(), SearchOptions("prefix"))

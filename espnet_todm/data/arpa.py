@@ -1,0 +1,166 @@
+"""Read n-gram models in ARPA's format: their words, and the probability and perplexity that they give to text.
+
+Of a large model only the n-grams that occur in the text are kept, so any size can be evaluated.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, TextIO
+
+from espnet_todm.data.ngram import BEGIN, END
+from espnet_todm.data.tokens import UNKNOWN
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike
+
+_EXPECTED = "an n-gram model in ARPA's text format, plain or .gz, is expected"
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """How a model likes some text. ``</s>`` of each sentence counts as a predicted word, as everywhere.
+
+    log_prob: sum of log10 p over all; unknown_log_prob: the part of it that falls on words the model has not.
+    """
+
+    sentences: int
+    words: int
+    unknown: int
+    log_prob: float
+    unknown_log_prob: float
+
+    @property
+    def perplexity(self) -> float:
+        """Over all words and sentence ends."""
+        return 10 ** (-self.log_prob / (self.words + self.sentences))
+
+    @property
+    def perplexity_of_known(self) -> float:
+        """Without the words that the model has not."""
+        return 10 ** (-(self.log_prob - self.unknown_log_prob) / (self.words - self.unknown + self.sentences))
+
+
+class Arpa:
+    """The n-grams of an ARPA file, or those of its n-grams that ``sentences`` need.
+
+    Raises UserError when the file is missing or not what it should be.
+    """
+
+    def __init__(self, path: PathLike, sentences: Optional[Sequence[Sequence[str]]] = None) -> None:
+        self.entries: dict[str, tuple[float, float]] = {}  # words -> log10 p, log10 back-off weight
+        self.order = 0
+        wanted: Optional[set[str]] = None
+        for number, words, log_prob, backoff in read_entries(path):
+            if number > self.order:
+                self.order = number
+                if sentences is not None:
+                    if number == 2:  # all words are known by now
+                        sentences = [self._known(words_of) for words_of in sentences]
+                    wanted = set(_grams(sentences, number))
+            if wanted is None or words in wanted or words == UNKNOWN:
+                self.entries[words] = log_prob, backoff
+
+    def score(self, words: Sequence[str]) -> list[float]:
+        """log10 p of each of W words and of the sentence's end after them, W + 1 numbers."""
+        history: list[str] = [BEGIN]
+        scores = []
+        for word in (*self._known(words), END):
+            history = history[-(self.order - 1) :] if self.order > 1 else []
+            scores.append(self._log_prob(history, word))
+            history.append(word)
+        return scores
+
+    def _known(self, words: Sequence[str]) -> list[str]:
+        return [word if word in self.entries else UNKNOWN for word in words]
+
+    def _log_prob(self, history: Sequence[str], word: str) -> float:
+        """Of the longest n-gram that there is, after the back-off weights of the histories that are too long for it."""
+        weight = 0.0
+        for start in range(len(history) + 1):
+            entry = self.entries.get(" ".join((*history[start:], word)))
+            if entry is not None:
+                return weight + entry[0]
+            weight += self.entries.get(" ".join(history[start:]), (0.0, 0.0))[1]
+        return -math.inf  # the model has no <unk>
+
+
+def measure_perplexity(path: PathLike, texts: Iterable[str]) -> Perplexity:
+    """Perplexity of an ARPA file on sentences, words separated by spaces. Raises UserError for a text without words."""
+    sentences = [words for words in (text.split() for text in texts) if words]
+    if not sentences:
+        raise UserError("perplexity: the text has no words")
+    model = Arpa(path, sentences)
+    scores = [model.score(words) for words in sentences]
+    unknown = [
+        score
+        for words, values in zip(sentences, scores)
+        for word, score in zip(words, values)
+        if word not in model.entries or word == UNKNOWN
+    ]
+    words_in_all = sum(map(len, sentences))
+    return Perplexity(len(sentences), words_in_all, len(unknown), sum(map(sum, scores)), sum(unknown))
+
+
+def read_vocabulary(path: PathLike) -> list[str]:
+    """The words of an ARPA file in its order, without ``<s>``, ``</s>`` and ``<unk>``. Raises UserError as Arpa does."""
+    words = []
+    for number, word, _, _ in read_entries(path):
+        if number > 1:
+            break
+        words.append(word)
+    return [word for word in words if word not in (BEGIN, END, UNKNOWN)]
+
+
+def read_entries(path: PathLike) -> Iterator[tuple[int, str, float, float]]:
+    """(order, words, log10 p, log10 back-off weight) of each line. Raises UserError, naming file and line."""
+    order, complete = 0, False
+    with _open(path) as file:
+        if file.readline().strip() != "\\data\\":
+            raise UserError(f"lm: {path} does not begin with \\data\\; {_EXPECTED}")
+        for number, line in enumerate(file, 2):
+            line = line.strip()
+            if line.endswith("-grams:"):
+                order = int(line[1 : -len("-grams:")])
+            elif line == "\\end\\":
+                complete = True
+            elif line and order:
+                try:
+                    log_prob, *words = line.split()
+                    backoff = float(words.pop()) if len(words) > order else 0.0
+                    if len(words) != order:
+                        raise ValueError
+                    yield order, " ".join(words), float(log_prob), backoff
+                except ValueError:
+                    raise UserError(f"lm: {path}:{number}: no {order}-gram; {_EXPECTED}") from None
+    if not complete or not order:
+        raise UserError(f"lm: {path} has no \\end\\, it was cut off; {_EXPECTED}")
+
+
+@contextmanager
+def _open(path: PathLike) -> Iterator[TextIO]:
+    """The file as text. Raises UserError when it is missing or cannot be read as such."""
+    source = Path(path)
+    if not source.is_file():
+        raise UserError(f"lm: {source}: no such file; {_EXPECTED}")
+    try:
+        with (
+            gzip.open(source, "rt", encoding="utf-8")
+            if source.suffix == ".gz"
+            else source.open(encoding="utf-8") as file
+        ):
+            yield file
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+        raise UserError(f"lm: {source}: cannot be read as text ({error}); {_EXPECTED}") from error
+
+
+def _grams(sentences: Sequence[Sequence[str]], number: int) -> Iterator[str]:
+    """All n-grams of so many words in the sentences, with their ends."""
+    for words in sentences:
+        padded = (BEGIN, *words, END)
+        for start in range(len(padded) - number + 1):
+            yield " ".join(padded[start : start + number])
