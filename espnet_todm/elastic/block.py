@@ -95,7 +95,7 @@ class ElasticBlock(nn.Module):
         final = self.norm_final(changed)
         if choice.gates is None:
             return final
-        return torch.lerp(x, final, any_open(torch.cat(list(choice.gates.values()))))
+        return torch.lerp(x.to(final.dtype), final, any_open(torch.cat(list(choice.gates.values()))))
 
     def run(self, x: Tensor, running: Sequence[Slot], choice: LayerChoice, context: Context) -> Tensor:
         """x (B, T, D) and what the modules that run add to it, one after another -> (B, T, D)."""

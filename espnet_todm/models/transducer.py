@@ -157,9 +157,9 @@ class TransducerTask:
         return prune_ranges(occupation, *sizes, self.options.prune_range), losses
 
     def greedy(self, encoded: Tensor, lengths: Tensor) -> list[list[int]]:
-        """encoded (B, T, D) -> labels of each utterance, at most one a frame, by ESPnet's search."""
+        """encoded (B, T, D), any float dtype -> labels of each utterance, at most one a frame, by ESPnet's search."""
         search = BeamSearchTransducer(self.decoder, self.joint, beam_size=1, score_norm=False)
-        return [search(row[:length])[0].yseq[1:] for row, length in zip(encoded, lengths.tolist())]
+        return [search(row[:length])[0].yseq[1:] for row, length in zip(encoded.float(), lengths.tolist())]
 
 
 def error_rate(hypotheses: Sequence[Sequence[int]], text: Tensor, text_lengths: Tensor) -> Optional[float]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import random
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from espnet_todm.compat import autocasts_on_cpu
 from espnet_todm.components import Key, Subnet
 from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS, SupernetEncoder
 from espnet_todm.sizes import fit_budget, uniform
@@ -68,6 +70,24 @@ def test_slice_equals_gates_of_zero_and_one_in_value_and_gradient(flavour: Super
         )
     torch.testing.assert_close(*outputs, atol=1e-10, rtol=1e-8)
     torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.skipif(not autocasts_on_cpu(torch.bfloat16), reason="this torch cannot autocast norms on a CPU")
+@pytest.mark.parametrize("form", ["full", "slice", "gates"])
+def test_bfloat16_autocast_is_near_float32(flavour: SupernetEncoder, form: str) -> None:
+    choice: dict[str, Any] = {"subnet": random_subnet(flavour, 1)} if form == "slice" else {}
+    if form == "gates":
+        places = ((la, n, m) for la, block in enumerate(flavour.encoders) for n, _, m in block.elastic_modules())
+        choice = {"gates": {(layer, name): torch.full((module.components,), 0.7) for layer, name, module in places}}
+    outputs = []
+    for enabled in (False, True):
+        flavour.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            outputs.append(flavour.blocks(flavour.front(*speech()), **choice).float())
+        outputs[-1].square().mean().backward()
+        assert all(p.grad is None or torch.isfinite(p.grad).all() for p in flavour.parameters())
+    exact, rounded = outputs
+    assert float((exact - rounded).square().mean().detach()) < 0.01 * float(exact.square().mean().detach())
 
 
 @few

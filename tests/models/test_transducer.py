@@ -10,6 +10,7 @@ import torch
 from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
 from espnet2.asr_transducer.joint_network import JointNetwork
 
+from espnet_todm.compat import autocasts_on_cpu
 from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.deploy.search import SearchOptions, make_search
 from espnet_todm.errors import UserError
@@ -181,6 +182,19 @@ def test_padding_and_other_utterances_do_not_matter() -> None:
     noisy[-1, of.speech_lengths[-1] :] = 7.0
     alone = torch.stack([loss(of.speech, slice(n, n + 1)) for n in range(3)]).mean()
     torch.testing.assert_close(loss(noisy, slice(None)), alone)
+
+
+@pytest.mark.skipif(not autocasts_on_cpu(torch.bfloat16), reason="this torch cannot autocast norms on a CPU")
+def test_autocast_trains_and_validates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("espnet_todm.models.todm.cpu_has", lambda dtype: True)
+    for predictor, prune_range in ((LSTM, 0), (STATELESS, 2)):
+        options = {"autocast": "bfloat16", "transducer_conf": {"prune_range": prune_range}}
+        model = transducer(predictor, ctc_weight=0.3, model=options)
+        loss, _ = run(model, batch(3))
+        loss.backward()
+        assert torch.isfinite(loss)
+        with torch.no_grad():
+            assert "cer_transducer_small" in run(model.eval(), batch(3))[1]
 
 
 def test_odd_utterances_give_finite_losses_and_gradients() -> None:
