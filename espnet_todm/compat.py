@@ -5,7 +5,7 @@ The older end is ESPnet 202402 with torch 1.13, the newer one ESPnet 202511 with
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ def is_classifier(model: Any) -> bool:
     return bool(getattr(model, "use_linear_decoder", False))
 
 
-@lru_cache(maxsize=None)
+@cache
 def autocasts_on_cpu(dtype: torch.dtype) -> bool:
     """Whether torch can run a model's norms under autocast to ``dtype`` on a CPU.
 

@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from espnet_todm.components import Subnet
 from espnet_todm.encoders.conformer import TodmConformerEncoder
 from espnet_todm.latency import LatencyTable, Line, fingerprint
 
 torch.set_num_threads(1)
+# How fast a machine is at the moment is nothing that a test may fail for.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 FLAVOURS: dict[str, dict[str, Any]] = {
     "relative": {},
