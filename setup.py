@@ -21,6 +21,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.9",
+    classifiers=[  # the Pythons that the tests ran on: 3.9 with constraints-k2.txt, the others with constraints.txt
+        "Programming Language :: Python :: 3.9",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+    ],
     packages=find_packages(include=["espnet_todm", "espnet_todm.*"]),
     package_data={"espnet_todm": ["py.typed"]},
     install_requires=[

@@ -8,6 +8,7 @@ from typing import Any, Callable, TypeVar
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from espnet_todm.components import Subnet
 from espnet_todm.encoders.conformer import TodmConformerEncoder
@@ -17,6 +18,9 @@ from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.latency import LatencyTable, Line, fingerprint
 
 torch.set_num_threads(1)
+# How fast a machine is at the moment is nothing that a test may fail for.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 E = TypeVar("E", bound=SupernetEncoder)
 

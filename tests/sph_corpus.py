@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> None:
     if parsed.librispeech:
         speech = corpus_folder(parsed.librispeech)
         source = f"at most {parsed.limit} utterances of each of {', '.join(parsed.splits)} in {speech.name}"
-    for split, folder in zip(SPLITS, parsed.splits, strict=True):
+    for split, folder in zip(SPLITS, parsed.splits):
         if parsed.librispeech:
             write_split_of_speech(parsed.output, split, speech, folder, parsed.limit)
         else:

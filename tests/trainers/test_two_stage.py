@@ -38,7 +38,7 @@ def train(model: TodmModel, steps: range, optimizer: torch.optim.Optimizer) -> N
     for step in steps:
         model.step = step
         model.subnet_trainer.prepare(model, step, RunState([optimizer]))
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=True)  # what torch 2 does
         run(model, batch(seed=step))[0].backward()
         optimizer.step()
 
