@@ -68,7 +68,8 @@ class PrefixSearch:
 
     def __call__(self, log_posteriors: np.ndarray) -> list[int]:
         """(T, V) natural logarithms -> the labels of the best hypothesis."""
-        return self.hypotheses(log_posteriors)[0][0]
+        labels = self.hypotheses(log_posteriors)[0][0]
+        return self.scorer.words.whole_words(labels) if isinstance(self.scorer, WordScorer) else labels
 
     def hypotheses(self, log_posteriors: np.ndarray) -> list[tuple[list[int], float]]:
         """(T, V) -> labels and score of all hypotheses left in the beam, the best first. No frame, no label."""

@@ -49,6 +49,21 @@ class WordModel:
             self.index = {word: number for number, word in enumerate(words)}
             self.kenlm = _load(lm, words)
 
+    def whole_words(self, labels: Sequence[int]) -> list[int]:
+        """Labels up to the end of the last word before one that is not in the lexicon: in a small beam, no hypothesis
+        may have come to the end of its last word."""
+        node, kept = self.trie, 0
+        if node is None:
+            return list(labels)
+        for position, label in enumerate(labels):
+            if self.parts[label].begins:
+                if node is not self.trie and _WORD not in node:
+                    return list(labels[:kept])
+                node, kept = self.trie or {}, position
+            if label != self.space:
+                node = node.get(label, {})
+        return list(labels if node is self.trie or _WORD in node else labels[:kept])
+
     def start(self) -> Optional[LMState]:
         """KenLM's state after ``<s>``."""
         return self.kenlm.start(False) if self.kenlm else None

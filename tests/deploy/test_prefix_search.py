@@ -99,6 +99,8 @@ def test_a_lexicon_lets_nothing_else_be_written(
     lexicon.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     rows = posteriors(seed, 5)
     best = tuple(search(tokens, lexicon=str(lexicon))(rows))
+    narrow = search(tokens, lexicon=str(lexicon), beam_size=1)(posteriors(seed, 9))
+    assert set(text_of(tuple(narrow), tokens).split()) <= {"AB", "B"} and not set(narrow) & set(SILENT)
     sums = enumerate_labels(rows)
     allowed = [
         labels
