@@ -11,8 +11,10 @@ STAMP_K2 := $(VENV_K2)/.installed
 # The first Python 3.9 that runs, on the PATH (where pyenv may have put a command that does not) or among pyenv's versions.
 PYTHON39 ?= $(shell for python in python3.9 $$(pyenv root 2>/dev/null)/versions/3.9.*/bin/python3.9; do \
   "$$python" -c "import ensurepip, venv" >/dev/null 2>&1 && { echo "$$python"; break; }; done)
-# Beside every file with a test marked k2: what shows that the package works there, from its registration to a training.
-TESTS_K2 := tests/test_registry.py tests/models tests/deploy/test_extract.py tests/trainers/test_resume.py
+# Every file with a test marked k2, and what shows that the package works there, from its registration to a training. Files,
+# each once: given a folder and a file in it, pytest leaves out the folder's others.
+TESTS_K2 = $(sort $(shell grep -rlE --include='test_*.py' 'mark\.k2\b' tests) $(wildcard tests/losses/test_*.py tests/models/test_*.py) \
+  tests/test_registry.py tests/deploy/test_extract.py tests/trainers/test_resume.py)
 
 .PHONY: venv demo test test-k2 run-k2 lint clean
 
@@ -39,7 +41,7 @@ test-k2:
 	    "PATH or among pyenv's versions"; fi
 
 run-k2: $(STAMP_K2)
-	$(VENV_K2)/bin/python -m pytest $(TESTS_K2) $$(grep -rlE --include='test_*.py' 'mark\.k2\b' tests)
+	$(VENV_K2)/bin/python -m pytest $(TESTS_K2)
 
 # pip of that Python, since uv takes the k2 of another one; k2 is imported, since its tests are skipped where it cannot be.
 $(STAMP_K2): setup.py pyproject.toml constraints-k2.txt
