@@ -82,6 +82,9 @@ def atomic_checkpoints() -> Iterator[None]:
         if not isinstance(f, (str, Path)):
             save(obj, f, *args, **kwargs)
             return
+        if Path(f).name == "checkpoint.pth" and isinstance(obj, dict) and "reporter" in obj:
+            # ESPnet writes the epoch's model after the checkpoint; killed between the two, a resumed run would miss it.
+            atomic_save(obj["model"], Path(f).parent / f"{obj['reporter']['epoch']}epoch.pth")
         with atomic_path(f) as temporary:
             save(obj, temporary, *args, **kwargs)
 
