@@ -29,6 +29,15 @@ class TodmTrainer(Trainer):
         with atomic_checkpoints():
             super().run(**kwargs)
 
+    @staticmethod
+    def resume(**kwargs: Any) -> None:
+        """As ESPnet's, which passes everything by name. A run killed right after it wrote the checkpoint lacks the model of
+        that epoch, for which ESPnet would look in the end: it is what the checkpoint holds."""
+        Trainer.resume(**kwargs)
+        last = Path(kwargs["checkpoint"]).parent / f"{kwargs['reporter'].get_epoch()}epoch.pth"
+        if not last.exists():
+            torch.save(kwargs["model"].state_dict(), last)
+
     @classmethod
     def train_one_epoch(cls, **kwargs: Any) -> bool:
         """As ESPnet's, which passes everything by name."""
@@ -82,9 +91,6 @@ def atomic_checkpoints() -> Iterator[None]:
         if not isinstance(f, (str, Path)):
             save(obj, f, *args, **kwargs)
             return
-        if Path(f).name == "checkpoint.pth" and isinstance(obj, dict) and "reporter" in obj:
-            # ESPnet writes the epoch's model after the checkpoint; killed between the two, a resumed run would miss it.
-            atomic_save(obj["model"], Path(f).parent / f"{obj['reporter']['epoch']}epoch.pth")
         with atomic_path(f) as temporary:
             save(obj, temporary, *args, **kwargs)
 

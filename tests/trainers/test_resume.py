@@ -70,6 +70,16 @@ def test_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None
     assert [name for name in got if not torch.equal(got[name], expected[name])] == []
 
 
+@pytest.mark.recipe
+def test_a_run_killed_between_checkpoint_and_model_goes_on(tmp_path: Path) -> None:
+    data, output = write_data(tmp_path / "data"), tmp_path / "exp"
+    first = _train(data, output, "--max_epoch", "1")
+    (output / "1epoch.pth").unlink()
+    _train(data, output, "--max_epoch", "2", "--keep_nbest_models", "2")
+    again = torch.load(output / "1epoch.pth", weights_only=True)
+    assert [name for name in first if not torch.equal(again[name], first[name])] == []
+
+
 class _Breaks:
     """Something that cannot be pickled to its end."""
 
