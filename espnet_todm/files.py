@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -9,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, TextIO, Union, cast
 
 from espnet_todm.errors import UserError
 
@@ -91,6 +93,24 @@ def read_table(path: PathLike) -> dict[str, str]:
 def write_table(path: PathLike, table: dict[str, str]) -> None:
     """Write a Kaldi table sorted by key (the order that Kaldi and ESPnet tools expect), atomically."""
     write_text(path, "".join(f"{key} {table[key]}".rstrip() + "\n" for key in sorted(table)))
+
+
+def open_text(path: PathLike) -> TextIO:
+    """Open a UTF-8 file for reading, plain or ``.gz``."""
+    if Path(path).suffix == ".gz":
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8"))
+    return Path(path).open(encoding="utf-8")
+
+
+def hash_file(path: PathLike) -> str:
+    """SHA-256 of a file. Raises UserError when there is none."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as source:
+        for block in iter(lambda: source.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _umask() -> int:

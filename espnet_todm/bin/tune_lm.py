@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
 
     register()
     from espnet_todm.deploy.decode import input_table
-    from espnet_todm.deploy.scales import FOLDER, Tuning, tune_scales
+    from espnet_todm.deploy.scales import FOLDER, NAMES, Tuning, tune_scales
     from espnet_todm.deploy.speed import subnet_folders
     from espnet_todm.optim.options import check_number
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
             "{}: {:.1f} -> {:.1f}% word errors on {} utterances, with".format(
                 Path(job.output).name, *rates, found["utterances"]
             ),
-            *(f"{name} {found[name]:g}" for name in ("lm_weight", "word_score", "prior_weight")),
+            *(f"{name} {found[name]:g}" for name in NAMES),
         )
 
 

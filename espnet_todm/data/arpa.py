@@ -16,7 +16,7 @@ from typing import Optional, TextIO
 from espnet_todm.data.ngram import BEGIN, END
 from espnet_todm.data.tokens import UNKNOWN
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.files import PathLike, open_text
 
 _EXPECTED = "an n-gram model in ARPA's text format, plain or .gz, is expected"
 
@@ -148,11 +148,7 @@ def _open(path: PathLike) -> Iterator[TextIO]:
     if not source.is_file():
         raise UserError(f"lm: {source}: no such file; {_EXPECTED}")
     try:
-        with (
-            gzip.open(source, "rt", encoding="utf-8")
-            if source.suffix == ".gz"
-            else source.open(encoding="utf-8") as file
-        ):
+        with open_text(source) as file:
             yield file
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
         raise UserError(f"lm: {source}: cannot be read as text ({error}); {_EXPECTED}") from error

@@ -6,7 +6,6 @@ targets and the blank. ESPnet's ``token_type: word`` reads such text, one phonem
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections import Counter
@@ -17,7 +16,7 @@ from espnet_todm.completion import atomic_stage, fingerprint
 from espnet_todm.data.listing import read_lines
 from espnet_todm.data.tokens import BLANK, SOS_EOS, UNKNOWN
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, read_table, write_table, write_text
+from espnet_todm.files import PathLike, hash_file, read_table, write_table, write_text
 
 END_OF_WORD = "#"
 _WORDS_SHOWN = 5
@@ -93,7 +92,7 @@ def make_phonemes(
     if not 0 <= max_unknown_share <= 1:
         raise UserError(f"max_unknown_share: {max_unknown_share:g}, but a share lies in [0, 1]")
     known = read_lexicon(lexicon)
-    words = hashlib.sha256(Path(lexicon).read_bytes()).hexdigest()
+    words = hash_file(lexicon)
     inputs = {split: fingerprint(Path(data) / split) for split in splits}
     options = {"stage": "phonemes", "lexicon": words, "max_unknown_share": max_unknown_share, "input": inputs}
     with atomic_stage(output, options) as folder:

@@ -15,7 +15,7 @@ from espnet_todm.data.lexicon import read_lexicon, spell
 from espnet_todm.data.ngram import TEXT
 from espnet_todm.data.tokens import read_sentences, read_words
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, read_json, read_table, write_json, write_text
+from espnet_todm.files import PathLike, hash_file, read_json, read_table, write_json, write_text
 
 PERPLEXITY = "perplexity.json"
 
@@ -60,9 +60,7 @@ def report_perplexity(
     """
     texts = {name: list(read_table(Path(data) / name / "text").values()) for name in sets}
     digest = hashlib.sha256(repr(texts).encode())
-    with atomic_stage(
-        output, {"stage": "perplexity", "model": file_digest(model), "text": digest.hexdigest()}
-    ) as folder:
+    with atomic_stage(output, {"stage": "perplexity", "model": hash_file(model), "text": digest.hexdigest()}) as folder:
         if folder is not None:
             measured = {name: measure_perplexity(model, lines) for name, lines in texts.items()}
             figures = {
@@ -72,15 +70,3 @@ def report_perplexity(
             write_json(folder / PERPLEXITY, figures)
     found: dict[str, dict[str, Any]] = read_json(Path(output) / PERPLEXITY)
     return found
-
-
-def file_digest(path: PathLike) -> str:
-    """SHA-256 of a file. Raises UserError when there is none."""
-    source = Path(path)
-    if not source.is_file():
-        raise UserError(f"{source}: no such file")
-    digest = hashlib.sha256()
-    with source.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -11,10 +11,9 @@ import sentencepiece
 
 from espnet_todm.completion import atomic_stage
 from espnet_todm.data.arpa import read_vocabulary
-from espnet_todm.data.lm_text import file_digest
 from espnet_todm.data.tokens import SPACE
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, write_text
+from espnet_todm.files import PathLike, hash_file, write_text
 
 LEXICON = "lexicon.txt"
 WORD_MARK = "▁"  # sentencepiece begins words with it
@@ -56,7 +55,7 @@ def make_lexicon(model: PathLike, tokens: PathLike, output: PathLike) -> Path:
     """
     files = sorted(path for path in Path(tokens).glob("*") if path.name in ("tokens.txt", "bpe.model"))
     known = read_tokens(Path(tokens) / "tokens.txt")
-    options = {"stage": "lexicon", "model": file_digest(model), "tokens": [file_digest(path) for path in files]}
+    options = {"stage": "lexicon", "model": hash_file(model), "tokens": [hash_file(path) for path in files]}
     with atomic_stage(output, options) as folder:
         if folder is None:
             return Path(output)

@@ -7,7 +7,6 @@ and a list of 500 tokens.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import logging
@@ -21,7 +20,7 @@ import sentencepiece
 
 from espnet_todm.completion import atomic_stage
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, write_text
+from espnet_todm.files import PathLike, open_text, write_text
 
 TOKEN_TYPES = ("unigram", "bpe", "char")
 BLANK, UNKNOWN, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
@@ -75,11 +74,7 @@ def read_sentences(path: PathLike) -> list[str]:
     if not source.is_file():
         raise UserError(f"{source}: no such file with text")
     try:
-        with (
-            gzip.open(source, "rt", encoding="utf-8")
-            if source.suffix == ".gz"
-            else source.open(encoding="utf-8") as rows
-        ):
+        with open_text(source) as rows:
             lines = [line.strip() for line in rows]
     except (UnicodeDecodeError, OSError, EOFError) as error:
         raise UserError(f"{source}: cannot be read as text ({error})") from error

@@ -18,13 +18,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_todm.deploy.features import read_features
 from espnet_todm.deploy.load import load_extracted
-from espnet_todm.deploy.search import SearchOptions, make_search
+from espnet_todm.deploy.search import make_search
+from espnet_todm.deploy.search_options import SEARCH, SearchOptions
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json, write_table
 
 Utterance = tuple[str, Tensor]
 Result = TypeVar("Result")
-SEARCH = "search.json"
 
 
 class Decoder:

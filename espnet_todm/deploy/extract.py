@@ -15,18 +15,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from espnet_todm.components import Subnet
-from espnet_todm.deploy.card import hash_file, make_card
+from espnet_todm.deploy.card import make_card
 from espnet_todm.deploy.load import FILE_OPTIONS, build_model, load_checkpoint
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_directory, write_json
+from espnet_todm.files import PathLike, atomic_directory, hash_file, write_json
+from espnet_todm.models.options import OPTIONS
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.sizes import fit_budget
 
 # Options of a supernet's training config that a small model has no use for.
 SUPERNET_OPTIONS = ("subnet_trainer", "subnet_trainer_conf", "init_param", "model", "model_conf")
-TRAINING_OPTIONS = ("autocast", "output_layers", "transducer_conf")  # of model: todm; a small model has no use for them
 # The extracted model and the slice run the same operations on the same numbers; only the order of sums may differ.
 TOLERANCE = 1e-4
 
@@ -164,7 +164,7 @@ def _write_config(supernet: Supernet, subnet: Subnet, folder: Path, final: Path)
     conf["model"] = "todm" if transducer else "espnet"
     if transducer:
         conf["subnet_trainer"] = "single"
-    conf["model_conf"] = {k: v for k, v in supernet.config.get("model_conf", {}).items() if k not in TRAINING_OPTIONS}
+    conf["model_conf"] = {k: v for k, v in supernet.config.get("model_conf", {}).items() if k not in OPTIONS}
     conf["output_dir"] = str(final)
     written = dict(conf)
     for section, key in FILE_OPTIONS:

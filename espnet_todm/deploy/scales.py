@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 
 from espnet_todm.completion import atomic_stage
-from espnet_todm.data.lm_text import file_digest
 from espnet_todm.deploy.decode import Decoder, decode
 from espnet_todm.deploy.features import read_features
 from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.search import make_search
 from espnet_todm.deploy.search_options import PREFIX, SearchOptions
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, read_json, read_table, write_json
+from espnet_todm.files import PathLike, hash_file, read_json, read_table, write_json
 from espnet_todm.report.alignment import align
 
 FOLDER, SCALES, PRIOR = "lm_scales", "scales.json", "prior.json"
@@ -59,7 +58,7 @@ def tune_scales(work: Tuning) -> dict[str, Any]:
     if work.search.kind != PREFIX:
         raise UserError(f"search: {work.search.kind!r} has no scales to tune; allowed: {PREFIX}")
     files = (work.scp, work.text, Path(work.model) / "model.safetensors", work.search.lm, work.search.lexicon)
-    digests = [file_digest(path) if path else None for path in files]
+    digests = [hash_file(path) if path else None for path in files]
     options = {"stage": "scales", "utterances": work.utterances, "search": asdict(work.search), "input": digests}
     with atomic_stage(work.output, options) as folder:
         if folder is not None:

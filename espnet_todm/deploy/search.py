@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.transducer.beam_search_transducer import BeamSearchTransducer
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from espnet_todm.deploy.search_options import GREEDY, PREFIX, TRANSDUCER_BEAM, SearchOptions
 from espnet_todm.errors import UserError
+from espnet_todm.models.transducer import search_each
 
 __all__ = ["GREEDY", "PREFIX", "TRANSDUCER_BEAM", "Search", "SearchOptions", "make_search"]
 
@@ -60,7 +62,4 @@ def _transducer_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
         raise UserError(f"beam_size: {beam_size} is too large for {model.vocab_size} tokens")
     beam = BeamSearchTransducer(model.decoder, model.joint_network, beam_size, search_type=kind)
 
-    def search(encoded: Tensor, lengths: Tensor) -> list[list[int]]:
-        return [beam(row[:length])[0].yseq[1:] for row, length in zip(encoded, lengths.tolist())]
-
-    return search
+    return partial(search_each, beam)

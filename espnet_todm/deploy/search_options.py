@@ -10,6 +10,7 @@ from espnet_todm.optim.options import check_number
 
 GREEDY = "greedy"
 PREFIX = "prefix"  # CTC
+SEARCH = "search.json"  # beside decoded text: the options that it was decoded with
 TRANSDUCER_BEAM = ("default", "maes", "tsd", "alsd", "nsc")  # ESPnet's names
 
 

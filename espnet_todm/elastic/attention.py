@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, gated_linear
+from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, last_linear
 
 _ROWS = ("linear_q.weight", "linear_q.bias", "linear_k.weight", "linear_k.bias", "linear_v.weight", "linear_v.bias")
 
@@ -65,9 +65,7 @@ class ElasticAttention(ElasticModule):
         weights = F.dropout(torch.softmax(scores, dim=-1), self.dropout, self.training)
         context = (weights @ value).transpose(1, 2).flatten(2)  # (B, T, H * head_dim)
         weight, bias = self.take("linear_out.weight", kept), self.linear_out.bias
-        if gates is None:
-            return F.linear(context, weight, bias)
-        return gated_linear(context, weight, bias, gates)
+        return last_linear(context, weight, bias, gates)
 
     def _heads(self, x: Tensor, name: str, kept: Kept) -> Tensor:
         """x (B, T, D) -> (B, H, T, head_dim)."""

@@ -132,9 +132,12 @@ def spread(gates: Tensor, units: int) -> Tensor:
     return gates.repeat_interleave(units // gates.numel())
 
 
-def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, gates: Tensor) -> Tensor:
-    """x (..., C) with each component's units times its gate -> weight (D, C), bias (D,) if any is open -> (..., D).
+def last_linear(x: Tensor, weight: Tensor, bias: Tensor, gates: Optional[Tensor]) -> Tensor:
+    """x (..., C), weight (D, C), bias (D,) -> (..., D). With gates each component's units count as much as its gate says,
+    and the bias as any is open.
 
     The gates act on the weights, which are much smaller than the batch: nothing more is kept for the backward.
     """
+    if gates is None:
+        return F.linear(x, weight, bias)
     return F.linear(x, weight * spread(gates, weight.size(-1))) + bias * any_open(gates)

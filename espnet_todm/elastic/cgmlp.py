@@ -8,9 +8,9 @@ from typing import ClassVar, Optional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, gated_linear, share_of, spread
+from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, last_linear, share_of
 from espnet_todm.elastic.block import LAYER_NORM_EPS
-from espnet_todm.elastic.convolution import depthwise, gated_layer_norm
+from espnet_todm.elastic.convolution import channel_norm, depthwise
 from espnet_todm.errors import UserError
 
 
@@ -19,7 +19,7 @@ class ElasticCgMlp(ElasticModule):
 
     Names as in ESPnet's ConvolutionalGatingMLP. A component is a group of channels: of r, of g and of what their product
     becomes. The norm of g is over the kept channels only, so a slice equals the small module, and gates weight its moments
-    (see :func:`espnet_todm.elastic.convolution.gated_layer_norm`). Padded frames of g are zero before the convolution.
+    (see :func:`espnet_todm.elastic.convolution.channel_norm`). Padded frames of g are zero before the convolution.
 
     Args:
         units: of ``channel_proj1``, twice the number of channels.
@@ -72,22 +72,13 @@ class ElasticCgMlp(ElasticModule):
         """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D)."""
         weight, bias = self.take("channel_proj1.0.weight", kept), self.take("channel_proj1.0.bias", kept)
         value, gate = F.gelu(F.linear(x, weight, bias)).chunk(2, dim=-1)  # (B, T, C) each
-        gate = self._normalise(gate, kept, gates)
+        weight, bias = self.take("csgu.norm.weight", kept), self.take("csgu.norm.bias", kept)
+        gate = channel_norm(gate, weight, bias, self.csgu.norm.eps, gates)
         gate = depthwise(gate, mask, self.take("csgu.conv.weight", kept), self.take("csgu.conv.bias", kept))
         rate = self.dropout * share_of(kept, self.components) if self.adaptive_dropout else self.dropout
         hidden = F.dropout(value * self.activation(gate), rate, self.training)
         weight, bias = self.take("channel_proj2.weight", kept), self.channel_proj2.bias
-        if gates is None:
-            return F.linear(hidden, weight, bias)
-        return gated_linear(hidden, weight, bias, gates)
-
-    def _normalise(self, x: Tensor, kept: Kept, gates: Optional[Tensor]) -> Tensor:
-        """x (B, T, C) -> (B, T, C)."""
-        norm = self.csgu.norm
-        if gates is not None:
-            return gated_layer_norm(x, spread(gates, x.size(-1)), norm)
-        weight, bias = self.take("csgu.norm.weight", kept), self.take("csgu.norm.bias", kept)
-        return F.layer_norm(x, weight.shape, weight, bias, norm.eps)
+        return last_linear(hidden, weight, bias, gates)
 
 
 class _SpatialGatingUnit(nn.Module):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_todm.components import FULL
-from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, gated_linear, spread
+from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, last_linear, spread
 from espnet_todm.errors import UserError
 
 NORMS = ("batch_norm", "layer_norm")
@@ -80,9 +80,7 @@ class ElasticConvolution(ElasticModule):
         x = depthwise(x, mask, weight, bias)
         x = self.activation(self._normalise(x, kept, gates, size))
         last, bias = last.squeeze(-1), self.take("pointwise_conv2.bias", kept)
-        if gates is None:
-            return F.linear(x, last, bias)
-        return gated_linear(x, last, bias, gates)
+        return last_linear(x, last, bias, gates)
 
     def sliced_state(self, kept: tuple[int, ...], size: str = FULL) -> dict[str, Tensor]:
         state = {name: value for name, value in super().sliced_state(kept).items() if "size_norms" not in name}
@@ -99,10 +97,8 @@ class ElasticConvolution(ElasticModule):
         """x (B, T, C) -> (B, T, C)."""
         if isinstance(self.norm, nn.BatchNorm1d):
             return self._batch_norm(x.transpose(1, 2), kept, size).transpose(1, 2)
-        if gates is not None:
-            return gated_layer_norm(x, spread(gates, x.size(-1)), self.norm)
         weight, bias = self.take("norm.weight", kept), self.take("norm.bias", kept)
-        return F.layer_norm(x, weight.shape, weight, bias, self.norm.eps)
+        return channel_norm(x, weight, bias, self.norm.eps, gates)
 
     def _statistics(self, size: str) -> nn.Module:
         """The batch norm whose running statistics the subnet of this name uses."""
@@ -138,13 +134,16 @@ def depthwise(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return filtered.squeeze(2).transpose(1, 2)
 
 
-def gated_layer_norm(x: Tensor, weights: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """LayerNorm over the channels of x (B, T, C) with moments weighted by ``weights`` (C,).
+def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gates: Optional[Tensor]) -> Tensor:
+    """LayerNorm over the channels of x (B, T, C); gates (components,) weight its moments.
 
-    With 0/1 weights the open channels are normalised among themselves, as in the slice.
+    With 0/1 gates the open channels are normalised among themselves, as in the slice.
     """
+    if gates is None:
+        return F.layer_norm(x, weight.shape, weight, bias, eps)
+    weights = spread(gates, x.size(-1))
     total = weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
     with torch.autocast(x.device.type, enabled=False):  # moments in float32, as LayerNorm's own
         x, shares = x.to(weights.dtype), (weights / total).unsqueeze(-1)
         centred = x - x @ shares  # products with the weights keep nothing of the batch's size for the backward but x
-        return torch.addcmul(norm.bias, centred * torch.rsqrt(centred.square() @ shares + norm.eps), norm.weight)
+        return torch.addcmul(bias, centred * torch.rsqrt(centred.square() @ shares + eps), weight)

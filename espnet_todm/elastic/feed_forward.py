@@ -8,7 +8,7 @@ from typing import ClassVar, Optional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Cut, ElasticModule, Kept, gated_linear, share_of
+from espnet_todm.elastic.base import Cut, ElasticModule, Kept, last_linear, share_of
 from espnet_todm.errors import UserError
 
 
@@ -50,6 +50,4 @@ class ElasticFeedForward(ElasticModule):
         rate = self.dropout * share_of(kept, self.components) if self.adaptive_dropout else self.dropout
         hidden = F.dropout(hidden, rate, self.training)
         weight, bias = self.take("w_2.weight", kept), self.w_2.bias
-        if gates is None:
-            return F.linear(hidden, weight, bias)
-        return gated_linear(hidden, weight, bias, gates)
+        return last_linear(hidden, weight, bias, gates)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, gated_linear
+from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, last_linear
 from espnet_todm.errors import UserError
 
 INITS = ("lin", "inv")
@@ -174,9 +174,7 @@ class ElasticStateSpace(ElasticModule):
             hidden = (value * self.activation(gate)).flatten(1, 2)
         hidden = hidden.transpose(1, 2)
         weight, bias = self.take("linear_out.weight", kept), self.linear_out.bias
-        if gates is None:
-            return F.linear(hidden, weight, bias)
-        return gated_linear(hidden, weight, bias, gates)
+        return last_linear(hidden, weight, bias, gates)
 
 
 def frequencies(state: int, init: str) -> Tensor:

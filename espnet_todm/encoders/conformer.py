@@ -190,10 +190,10 @@ class TodmConformerEncoder(StackedEncoder):
 
     def stock_conf(self, subnet: Subnet) -> Optional[dict[str, Any]]:
         conf = self.extracted_conf(subnet)
-        shapes = {tuple(sorted(shape.items())) for shape in conf["blocks"]}
-        if len(shapes) != 1:
+        uniform = self.uniform_shape(conf)
+        if uniform is None:
             return None
-        shape = BlockShape(**conf["blocks"][0])
+        shape = BlockShape(**uniform)
         faithful = (
             shape.ffn_chunks > 0
             and shape.heads * conf["head_dim"] == conf["output_size"]

@@ -236,9 +236,10 @@ class TodmEBranchformerEncoder(StackedEncoder):
 
     def stock_conf(self, subnet: Subnet) -> Optional[dict[str, Any]]:
         conf = self.extracted_conf(subnet)
-        if any(shape != conf["blocks"][0] for shape in conf["blocks"]):
+        uniform = self.uniform_shape(conf)
+        if uniform is None:
             return None
-        shape = BlockShape(**conf["blocks"][0])
+        shape = BlockShape(**uniform)
         macaron = shape.ffn if _has_macaron(conf) else 0
         faithful = (
             shape.cgmlp_groups > 0

@@ -111,6 +111,11 @@ class StackedEncoder(SupernetEncoder):
                 changes[components] = kept
         return replace(full, **changes)
 
+    def uniform_shape(self, conf: Mapping[str, Any]) -> Optional[dict[str, int]]:
+        """The entry of ``blocks`` in an extracted model's options if all are alike, as in ESPnet's encoders, else None."""
+        first: Optional[dict[str, int]] = next(iter(conf["blocks"]), None)
+        return first if all(block == first for block in conf["blocks"]) else None
+
     def has_stock_front(self) -> bool:
         """Whether ESPnet's own encoders have this input layer and these positions."""
         channels = self._options["input_channels"]

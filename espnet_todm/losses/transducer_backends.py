@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from espnet_todm.errors import UserError
+from espnet_todm.losses.transducer_nodes import compute_dtype
 from espnet_todm.losses.transducer_targets import Targets
 
 FULL = ("torch", "torchaudio", "k2")
@@ -61,7 +62,7 @@ def torchaudio_full(logits: Tensor, targets: Targets) -> Tensor:
         blank=targets.blank,
         reduction="none",
     )
-    return loss.to(torch.promote_types(logits.dtype, torch.float32))
+    return loss.to(compute_dtype(logits))
 
 
 def k2_full(logits: Tensor, targets: Targets) -> Tensor:
@@ -92,7 +93,7 @@ def _clean(logits: Tensor, targets: Targets) -> Tensor:
     """(B, T, S, V) in float32 or float64, with zeros outside the utterances."""
     frames, rows = logits.shape[1:3]
     valid = targets.valid_nodes(frames)[:, :, :rows]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits.to(compute_dtype(logits))
     return logits if bool(valid.all()) else logits.masked_fill(~valid.unsqueeze(-1), 0.0)
 
 

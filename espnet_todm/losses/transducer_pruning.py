@@ -54,7 +54,7 @@ def simple_loss(
     Raises ValueError on shapes that do not match, UserError on labels and scales out of range.
     """
     batch, frames, vocabulary = _check_parts(am, lm, labels)
-    _check_scales(am_scale, lm_scale)
+    check_scales(am_scale, lm_scale)
     targets = check_targets(labels, lengths, label_lengths, blank, (batch, frames, vocabulary), am.device)
     dtype = compute_dtype(am)
     valid = targets.valid_nodes(frames)
@@ -132,7 +132,8 @@ def _check_parts(am: Tensor, lm: Tensor, labels: Tensor) -> tuple[int, int, int]
     return am.shape[0], am.shape[1], am.shape[2]
 
 
-def _check_scales(am_scale: float, lm_scale: float) -> None:
+def check_scales(am_scale: float, lm_scale: float) -> None:
+    """Raises UserError for shares of the simple loss that are out of range."""
     for key, scale, other in (
         ("am_scale", am_scale, 0.0),
         ("lm_scale", lm_scale, 0.0),

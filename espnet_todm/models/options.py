@@ -16,7 +16,7 @@ AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 OUTPUT_LAYERS = ("shared", "per_size")
 # Options of ESPnet's ASR model that would need work for which the subnets have no place.
 UNSUPPORTED = ("preencoder", "postencoder")
-OPTIONS = ("autocast", "output_layers", "transducer_conf")  # of model_conf, beside ESPnet's own
+OPTIONS = ("autocast", "output_layers", "transducer_conf")  # beside ESPnet's own; a small model has no use for them
 
 
 def check_options(autocast: Optional[str], output_layers: str, espnet: Mapping[str, Any]) -> None:

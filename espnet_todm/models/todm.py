@@ -223,6 +223,11 @@ class TodmModel(ESPnetASRModel):
         """Whether there are posteriors to distil: of CTC, or of a transducer."""
         return self.ctc is not None or self.use_transducer_decoder
 
+    @property
+    def lends_ranges(self) -> bool:
+        """Whether subnets take over the pruning ranges of the max one."""
+        return self.simple_joint is not None and self.transducer_options.reuse_ranges
+
     def distillation(
         self, teacher: Posteriors, student: Posteriors, front: Front, batch: Batch, divergence: Divergence
     ) -> Tensor:
@@ -263,9 +268,7 @@ class TodmModel(ESPnetASRModel):
         others = sum(p.numel() for name, p in self.named_parameters() if not name.startswith(OF_SUPERNET))
         frames = self.encoder.subsampled(int(REFERENCE_SECONDS * FRAMES_PER_SECOND)) / REFERENCE_SECONDS
         layers = [self.ctc.ctc_lo] if self.ctc is not None else []
-        if (
-            self.use_transducer_decoder
-        ):  # of a greedy search: the encoder's side of the joiner, which each frame takes once
+        if self.use_transducer_decoder:  # of a greedy search: what each frame takes once of the joiner
             layers += [self.joint_network.lin_enc, self.joint_network.lin_out]
         flops = sum(2.0 * frames * layer.weight.numel() for layer in layers)
         return replace(table, rest=table.rest + Cost(others, flops))

@@ -16,7 +16,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.losses.distillation import SCALES
 from espnet_todm.losses.transducer import pruned_loss, transducer_loss
 from espnet_todm.losses.transducer_backends import FULL, PRUNED, pick_backend
-from espnet_todm.losses.transducer_pruning import gather_ranges, prune_ranges, simple_loss
+from espnet_todm.losses.transducer_pruning import check_scales, gather_ranges, prune_ranges, simple_loss
 from espnet_todm.optim.options import check_number
 
 
@@ -60,8 +60,7 @@ class TransducerOptions:
             )
         for key in ("simple_weight", "am_scale", "lm_scale"):
             check_number(where + key, getattr(self, key), at_least=0, at_most=1)
-        if self.am_scale + self.lm_scale > 1:
-            raise UserError(f"{where}am_scale + lm_scale: {self.am_scale + self.lm_scale} is above 1")
+        check_scales(self.am_scale, self.lm_scale)
         check_number(f"{where}warmup_steps", self.warmup_steps, at_least=0, whole=True)
 
     def weights(self, step: int) -> tuple[float, float]:
@@ -140,26 +139,24 @@ class TransducerTask:
         if self.options.reuse_ranges and teacher is not None and teacher.ranges is not None:
             ranges, extra = teacher.ranges, torch.zeros((), device=encoded.device)
         else:
-            ranges, simple = self._ranges(encoded, predicted, labels, sizes)
+            parts = self.simple.am(encoded).float(), self.simple.lm(predicted).float()
+            scales = self.options.am_scale, self.options.lm_scale
+            simple, occupation = simple_loss(*parts, labels, *sizes, self.decoder.blank_id, *scales)
+            ranges = prune_ranges(occupation, *sizes, self.options.prune_range)
             extra = simple_weight * _mean(simple, some)
         logits = at(ranges)
         losses = pruned_loss(logits, labels, ranges, *sizes, self.decoder.blank_id, self.options.backend)
         return extra + weight * _mean(losses, some), Lattice(logits, ranges, at)
 
-    def _ranges(
-        self, encoded: Tensor, predicted: Tensor, labels: Tensor, sizes: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Ranges (B, T, S) from the simple loss, and that loss (B,)."""
-        assert self.simple is not None
-        scales = self.options.am_scale, self.options.lm_scale
-        am, lm = self.simple.am(encoded).float(), self.simple.lm(predicted).float()
-        losses, occupation = simple_loss(am, lm, labels, *sizes, self.decoder.blank_id, *scales)
-        return prune_ranges(occupation, *sizes, self.options.prune_range), losses
-
     def greedy(self, encoded: Tensor, lengths: Tensor) -> list[list[int]]:
         """encoded (B, T, D), any float dtype -> labels of each utterance, at most one a frame, by ESPnet's search."""
         search = BeamSearchTransducer(self.decoder, self.joint, beam_size=1, score_norm=False)
-        return [search(row[:length])[0].yseq[1:] for row, length in zip(encoded.float(), lengths.tolist())]
+        return search_each(search, encoded.float(), lengths)
+
+
+def search_each(search: BeamSearchTransducer, encoded: Tensor, lengths: Tensor) -> list[list[int]]:
+    """encoded (B, T, D), lengths (B,) -> the labels of each utterance's best hypothesis."""
+    return [search(row[:length])[0].yseq[1:] for row, length in zip(encoded, lengths.tolist())]
 
 
 def error_rate(hypotheses: Sequence[Sequence[int]], text: Tensor, text_lengths: Tensor) -> Optional[float]:

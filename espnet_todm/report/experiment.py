@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from espnet_todm.components import FULL
+from espnet_todm.deploy.search_options import SEARCH
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_json
 from espnet_todm.report.scoring import Score, read_score, split_label
@@ -66,7 +67,7 @@ def load_experiment(folder: PathLike) -> Experiment:
         decode, split, size, _ = path.relative_to(root).parts
         label = split_label(split, decode)
         scores.setdefault(size, {})[label] = read_score(path)
-        searches[f"{label}/{size}"] = _read_optional(path.parent / "search.json")
+        searches[f"{label}/{size}"] = _read_optional(path.parent / SEARCH)
     if not scores:
         raise UserError(f"{root}: no decode/<set>/<size>/score.json; score the experiment first")
     names = {path.parent.name for path in root.glob("subnets/*/card.json")} | set(scores)

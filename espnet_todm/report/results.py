@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from espnet_todm.deploy.search_options import GREEDY
 from espnet_todm.files import PathLike, link, write_text
 from espnet_todm.report.environment import Environment, describe_environment
 from espnet_todm.report.experiment import Experiment, load_experiment
@@ -102,7 +103,7 @@ def search_lines(experiment: Experiment) -> list[str]:
     """How each size was decoded where that was not greedy: beam, language model and scales, each said once."""
     lines = []
     for name, options in experiment.searches.items():
-        if options.get("kind", "greedy") == "greedy":
+        if options.get("kind", GREEDY) == GREEDY:
             continue
         facts = [f"{options['kind']}, beam {options.get('beam_size')}"]
         if options.get("lm"):

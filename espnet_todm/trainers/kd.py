@@ -65,8 +65,9 @@ class KDTrainer(SubnetTrainer):
         def run(front: Front, subnet: Subnet) -> Tensor:
             output = model.run_subnet(front, batch, subnet, teacher=teacher[0] if teacher else None)
             stats[f"loss_{subnet.name}"] = output.loss.detach()
-            if not teacher:  # the max subnet, which comes first
-                teacher.append(output.posteriors.detach())
+            if subnet is subnets[0]:  # the max subnet teaches; what nobody looks at is not kept
+                if self.kd_weight or model.lends_ranges:
+                    teacher.append(output.posteriors.detach())
                 return output.loss
             if not self.kd_weight:
                 return output.loss

@@ -105,13 +105,14 @@ class TwoStageTrainer(SubnetTrainer):
         def run(front: Front, subnet: Subnet) -> Tensor:
             if subnet.name == FULL:
                 output = model.run_subnet(front, batch, subnet, drop=self._droppable())
-                teacher.append(output.posteriors.detach())
+                if self.kd_weight or model.lends_ranges:
+                    teacher.append(output.posteriors.detach())
                 stats["loss_full"] = output.loss.detach()
                 return output.loss * _per_frame(front)
             gates = None
             if not self.decided:
                 gates = self.selection.units.gates(self.selection.weights(subnet.name, step))
-            output = model.run_subnet(front, batch, subnet, gates, teacher=teacher[0])
+            output = model.run_subnet(front, batch, subnet, gates, teacher=teacher[0] if teacher else None)
             stats[f"loss_{subnet.name}"] = output.loss.detach()
             loss = self._subnet_loss(output.loss * _per_frame(front))
             if not self.kd_weight:
