@@ -66,10 +66,14 @@ class OrthoSoftmax(Selection):
             check_number("temperature_decay", temperature_decay, above=0, at_most=1)
         if penalty_steps is not None:
             check_number("penalty_steps", penalty_steps, at_least=1, whole=True)
-        self.start, self.floor = temperature_start, temperature_floor
-        self.decay = temperature_decay or (temperature_end / temperature_start) ** (1 / max(steps, 1))
+        self.start, self.end, self.decay, self.floor = (
+            temperature_start,
+            temperature_end,
+            temperature_decay,
+            temperature_floor,
+        )
         self.norm, self.weight, self.schedule = penalty, penalty_weight, penalty_schedule
-        self.penalty_steps = penalty_steps or max(steps, 1)
+        self.penalty_steps = penalty_steps
         generator = torch.Generator().manual_seed(seed)
         # Around one, which a softmax does not see: ScaledAdam's steps are relative to a tensor's root mean square, and
         # around zero scores this small would hardly move.
@@ -78,7 +82,9 @@ class OrthoSoftmax(Selection):
             self.multiplier = nn.Parameter(torch.zeros(()))
 
     def temperature(self, step: int) -> float:
-        return max(self.start * self.decay**step, self.floor)
+        # Not reckoned beforehand: a stage that is a share of the run has its length only when the run begins.
+        decay = self.decay or (self.end / self.start) ** (1 / max(self.steps, 1))
+        return max(self.start * decay**step, self.floor)
 
     def probabilities(self, step: int) -> Tensor:
         """P (N, N): row k is the k-th choice's distribution over units."""
@@ -101,7 +107,7 @@ class OrthoSoftmax(Selection):
         if self.schedule == "learned":
             factor = F.softplus(self.multiplier)  # descends in the rows and, by the sign, ascends in the multiplier
             return self.weight * (factor.detach() * distance - factor * distance.detach())
-        ramp = min(1.0, step / self.penalty_steps) if self.schedule == "linear" else 1.0
+        ramp = min(1.0, step / (self.penalty_steps or max(self.steps, 1))) if self.schedule == "linear" else 1.0
         return self.weight * ramp * distance
 
     @torch.no_grad()

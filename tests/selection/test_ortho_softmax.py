@@ -131,6 +131,17 @@ def test_temperature_falls_to_its_floor() -> None:
     assert selection(temperature_end=0.1).temperature(100) == pytest.approx(0.1)
 
 
+def test_schedules_follow_a_first_stage_whose_length_is_known_only_when_the_run_begins() -> None:
+    """As with ``stage1_share``: a decay reckoned when the selection was built would harden every choice in one step."""
+    chooser = OrthoSoftmax(make_units(TABLE, "component", "params"), SHARES, steps=0, temperature_end=0.1)
+    chooser.steps = 100
+    assert chooser.temperature(50) == pytest.approx(0.1**0.5)
+    assert chooser.temperature(100) == pytest.approx(0.1)
+    known = selection(temperature_end=0.1)
+    for step in (0, 1, 50, 100):
+        assert float(chooser.penalty("small", step)) == pytest.approx(float(known.penalty("small", step)))
+
+
 @pytest.mark.parametrize(("schedule", "start", "end"), [("constant", 1.0, 1.0), ("linear", 0.0, 1.0)])
 def test_penalty_schedules(schedule: str, start: float, end: float) -> None:
     chooser = selection(penalty_schedule=schedule, temperature_end=1.0)
