@@ -29,8 +29,9 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	"$$uv" pip install -q --python $(VENV)/bin/python -c constraints.txt -e '.[test]'; \
 	touch $@
 
+# A CTC supernet with Conformer encoders, then an RNN-T one with state space encoders on the same features: one table of both.
 demo: venv
-	cd egs/mini && ./run.sh
+	cd egs/mini && ./run.sh && ./run.sh --stage 10 --asr_config conf/train_rnnt.yaml --report_with exp/train_todm_fbank_char
 
 test: venv
 	$(VENV)/bin/python -m pytest

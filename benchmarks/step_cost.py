@@ -12,12 +12,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Optional
 
 import torch
 from espnet2.asr.ctc import CTC
+from espnet2.asr_transducer.joint_network import JointNetwork
 
+from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.encoders.conformer import TodmConformerEncoder
 from espnet_todm.files import write_text
 from espnet_todm.models.todm import TodmModel
@@ -38,20 +42,39 @@ from espnet_todm.trainers.kd import KDTrainer
 from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
 
 VOCABULARY = 500
+PREDICTOR = 256  # width of the transducer's predictor and joiner
 FIXED = {"middle": {"depth": 0.75, "ffn": 0.75}, "min": {"depth": 0.5, "ffn": 0.5, "heads": 0.5}}
 SHARES = {"middle": 0.72, "min": 0.45}
-# Trainer, its options, sizes, and the step to measure (None: the usual one).
-METHODS: dict[str, tuple[type[SubnetTrainer], dict[str, Any], dict[str, Any], Optional[int]]] = {
-    "kd": (KDTrainer, {"kd_weight": 0.5}, FIXED, None),
-    "kd_without_distillation": (KDTrainer, {"kd_weight": 0.0}, FIXED, None),
-    "ortho_softmax_stage_1": (OrthoSoftmaxTrainer, {"stage1_steps": 10**6}, SHARES, 1),
-    "ortho_softmax_stage_2": (OrthoSoftmaxTrainer, {"stage1_steps": 0}, SHARES, None),
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a step does, and ``step``, the one to measure (None: the usual one). ``transducer``: options of a pruned
+    transducer in place of CTC."""
+
+    trainer: type[SubnetTrainer]
+    options: Mapping[str, Any]
+    sizes: Mapping[str, Any]
+    step: Optional[int] = None
+    transducer: Optional[Mapping[str, Any]] = None
+
+
+TEACH, ALONE, OWN = {"kd_weight": 0.5}, {"kd_weight": 0.0}, {"reuse_ranges": False}
+METHODS = {
+    "kd": Method(KDTrainer, TEACH, FIXED),
+    "kd_without_distillation": Method(KDTrainer, ALONE, FIXED),
+    "ortho_softmax_stage_1": Method(OrthoSoftmaxTrainer, {"stage1_steps": 10**6}, SHARES, 1),
+    "ortho_softmax_stage_2": Method(OrthoSoftmaxTrainer, {"stage1_steps": 0}, SHARES),
+    "rnnt": Method(KDTrainer, TEACH, FIXED, transducer={}),
+    "rnnt_own_ranges": Method(KDTrainer, TEACH, FIXED, transducer=OWN),
+    "rnnt_without_distillation": Method(KDTrainer, ALONE, FIXED, transducer={}),
+    "rnnt_without_distillation_own_ranges": Method(KDTrainer, ALONE, FIXED, transducer=OWN),
 }
 
 
 def toy(utterances: int, seconds: float, method: str, device: str) -> Workload:
-    """12 blocks of 144 channels, 500 BPE units, CTC; stochastic parts (dropout) as in training."""
-    trainer, options, sizes, step = METHODS[method]
+    """12 blocks of 144 channels, 500 BPE units, CTC or a pruned transducer; stochastic parts (dropout) as in training."""
+    chosen = METHODS[method]
     torch.manual_seed(0)
     encoder = TodmConformerEncoder(
         80,
@@ -62,19 +85,25 @@ def toy(utterances: int, seconds: float, method: str, device: str) -> Workload:
         macaron_style=True,
         rel_pos_type="latest",
         cnn_module_kernel=31,
-        sizes=sizes,
+        sizes=chosen.sizes,
     )
-    parts = dict.fromkeys(("frontend", "specaug", "normalize", "preencoder", "postencoder", "decoder", "joint_network"))
+    parts: dict[str, Any] = dict.fromkeys(
+        ("frontend", "specaug", "normalize", "preencoder", "postencoder", "decoder", "joint_network")
+    )
+    if chosen.transducer is not None:
+        parts["decoder"] = StatelessDecoder(VOCABULARY, hidden_size=PREDICTOR)
+        parts["joint_network"] = JointNetwork(VOCABULARY, 144, PREDICTOR, joint_space_size=PREDICTOR)
+        parts["transducer_conf"] = {"prune_range": 5, **chosen.transducer}
     model = TodmModel(
         vocab_size=VOCABULARY,
         token_list=[str(token) for token in range(VOCABULARY)],
         encoder=encoder,
         ctc=CTC(VOCABULARY, 144),
-        ctc_weight=1.0,
+        ctc_weight=1.0 if chosen.transducer is None else 0.0,
         **parts,
     ).to(device)
-    model.subnet_trainer = trainer(model, **options).to(device)
-    return Workload(model, random_batch(VOCABULARY, 80, utterances, seconds, device), step)
+    model.subnet_trainer = chosen.trainer(model, **chosen.options).to(device)
+    return Workload(model, random_batch(VOCABULARY, 80, utterances, seconds, device), chosen.step)
 
 
 def time_table(rounds: list[Round], names: list[str]) -> str:
