@@ -1,6 +1,7 @@
 """Two stages: units are weighed softly while a selection learns; then its sizes are cut out and trained as slices.
 
-Stage 1, each step: the supernet, and one size drawn at random as a full-width pass through soft gates.
+Stage 1, each step: the supernet, and one size drawn at random as a full-width pass through soft gates; before it, if wanted,
+the supernet alone.
 Stage 2, each step: the supernet, the smallest size, and one middle size drawn at random, as slices.
 What is selected, and how, is the business of :mod:`espnet_todm.selection` (OrthoSoftmax, arXiv 2501.18895, and others).
 """
@@ -36,7 +37,9 @@ class TwoStageTrainer(SubnetTrainer):
     Args:
         seed: of the sizes drawn and of the selection; by default the run's.
         granularity: what is chosen: "component" or "layer" (whole modules).
-        stage1_steps, stage1_share: length of the first stage in steps, or as a share of the run (default 0.6).
+        warmup_steps: so many first steps train the supernet alone: as long as it has learned nothing, there is nothing to
+            choose by and nothing to distil.
+        stage1_steps, stage1_share: step at which the second stage begins, or its share of the run (default 0.6).
         subnet_weight: w, a number, or "focal": 1 - exp(-L), so that what is learned already counts less.
         focal_detached: whether gradients pass through the focal weight (false) or not.
         kd_weight: share of a subnet's loss that is distillation from the supernet's posteriors; 0 as in the paper.
@@ -54,6 +57,7 @@ class TwoStageTrainer(SubnetTrainer):
         model: TodmModel,
         seed: int = 0,
         granularity: str = "component",
+        warmup_steps: int = 0,
         stage1_steps: Optional[int] = None,
         stage1_share: float = 0.6,
         subnet_weight: Union[str, float] = "focal",
@@ -69,6 +73,7 @@ class TwoStageTrainer(SubnetTrainer):
         if stage1_steps is not None:
             check_number("stage1_steps", stage1_steps, at_least=0, whole=True)
         check_number("stage1_share", stage1_share, at_least=0, below=1)
+        check_number("warmup_steps", warmup_steps, at_least=0, whole=True)
         check_number("kd_weight", kd_weight, at_least=0, at_most=1)
         check_number("layer_drop", layer_drop, at_least=0, below=1)
         if not model.can_teach:
@@ -77,10 +82,11 @@ class TwoStageTrainer(SubnetTrainer):
         table = encoder.component_table()
         units = make_units(table, granularity, encoder.criterion)
         self.seed, self.shares = seed, check_shares(encoder.size_specs, units)
+        known_steps = max(0, (stage1_steps or 0) - warmup_steps)
         self.selection: Selection = build(
-            self.selection_class, learned, "subnet_trainer_conf", units, self.shares, stage1_steps or 0, seed=seed
+            self.selection_class, learned, "subnet_trainer_conf", units, self.shares, known_steps, seed=seed
         )
-        self.stage1_steps, self.stage1_share = stage1_steps, stage1_share
+        self.warmup_steps, self.stage1_steps, self.stage1_share = warmup_steps, stage1_steps, stage1_share
         self.subnet_weight, self.focal_detached = subnet_weight, focal_detached
         self.kd_weight, self.layer_drop = kd_weight, layer_drop
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
@@ -111,7 +117,7 @@ class TwoStageTrainer(SubnetTrainer):
                 return output.loss * _per_frame(front)
             gates = None
             if not self.decided:
-                gates = self.selection.units.gates(self.selection.weights(subnet.name, step))
+                gates = self.selection.units.gates(self.selection.weights(subnet.name, step - self.warmup_steps))
             output = model.run_subnet(front, batch, subnet, gates, teacher=teacher[0] if teacher else None)
             stats[f"loss_{subnet.name}"] = output.loss.detach()
             loss = self._subnet_loss(output.loss * _per_frame(front))
@@ -121,8 +127,8 @@ class TwoStageTrainer(SubnetTrainer):
             return (1 - self.kd_weight) * loss + self.kd_weight * kd * _per_frame(front)
 
         passes = [Pass(partial(run, subnet=subnet), 1.0) for subnet in self.picked(step)]
-        if not self.decided:
-            passes += self._penalty(self._drawn(step), step, stats)
+        if not self.decided and step >= self.warmup_steps:
+            passes += self._penalty(self._drawn(step), step - self.warmup_steps, stats)
         loss = sequential_step(model.run_front(batch), passes, model.trained_parameters(), model.loss_scale())
         return loss, stats
 
@@ -144,7 +150,8 @@ class TwoStageTrainer(SubnetTrainer):
     def picked(self, step: int) -> list[Subnet]:
         full = self.subnets[FULL]
         if not self.decided:
-            return [full, Subnet(self._drawn(step), full.components)]
+            gated = Subnet(self._drawn(step), full.components)
+            return [full, gated][: 1 if step < self.warmup_steps else None]
         smallest, *middle = self.shares
         between = [self.subnets[draw(self.seed, step, "middle", middle)]] if middle else []
         return [full, *between, self.subnets[smallest]]
@@ -165,17 +172,24 @@ class TwoStageTrainer(SubnetTrainer):
         if self.decided:
             return
         if run.planned_steps is not None or not self.selection.steps:
-            self.selection.steps = self._first_stage(run)
-        log = SelectionLog(run.output_dir)
-        if step >= self.selection.steps:
-            self.decide(model, step, run.optimizers)
+            self.selection.steps = self._first_stage(run) - self.warmup_steps
+        log, learned = SelectionLog(run.output_dir), step - self.warmup_steps
+        if learned >= self.selection.steps:
+            self.decide(model, learned, run.optimizers)
             log.write_cards(model, self.subnets)
-        else:
-            self.selection.before_step(step)
-            log.record(self.selection, step)
+        elif learned >= 0:
+            self.selection.before_step(learned)
+            log.record(self.selection, learned)
 
     def _first_stage(self, run: RunState) -> int:
-        """Steps of the first stage. Raises UserError when the run is not longer, or no length is known."""
+        """The step that begins the second stage. Raises UserError when the run is not longer, the warm-up is not shorter, or
+        no length is known."""
+        end = self._end_of_first_stage(run)
+        if self.warmup_steps and self.warmup_steps >= end:
+            raise UserError(f"warmup_steps: {self.warmup_steps} must be below the {end} steps before the second stage")
+        return end
+
+    def _end_of_first_stage(self, run: RunState) -> int:
         if self.stage1_steps is not None:
             if run.planned_steps is not None and self.stage1_steps >= run.planned_steps:
                 raise UserError(
@@ -236,19 +250,20 @@ class TwoStageTrainer(SubnetTrainer):
         """Of the second stage, with the sets that a fresh selection gives."""
         if not self.decided:
             self.decide(model, 0)
-        return self.selection.steps
+        return self.warmup_steps + self.selection.steps
 
     def model_steps(self, table: ComponentTable, updates: int) -> float:
-        """As the base's; stage 1 has two passes at full width, whatever is kept in the end."""
+        """As the base's; stage 1 has two passes at full width, whatever is kept in the end, and its warm-up one."""
         first = min(updates, self._first_stage(RunState(planned_steps=updates)))
-        full = self.subnets[FULL]
-        return first * passes_cost(table, [[full, full]]) + passes_cost(table, map(self.picked, range(first, updates)))
+        full, alone = self.subnets[FULL], min(self.warmup_steps, first)
+        two = (first - alone) * passes_cost(table, [[full, full]])
+        return alone + two + passes_cost(table, map(self.picked, range(first, updates)))
 
     def evaluated(self, model: TodmModel) -> list[Subnet]:
         """All sizes; in the first stage, as they would be chosen now."""
         if self.decided:
             return list(model.encoder.sizes.values())
-        now = self.selection.units.nested(self.selection.order(model.step), self.shares)
+        now = self.selection.units.nested(self.selection.order(max(0, model.step - self.warmup_steps)), self.shares)
         return [self.subnets[FULL], *reversed(now.values())]
 
 

@@ -271,6 +271,7 @@ def test_an_average_over_both_stages_keeps_the_sets() -> None:
     ("conf", "words"),
     [
         ({"stage1_steps": -1}, ["stage1_steps", "-1"]),
+        ({"warmup_steps": 0.5}, ["warmup_steps", "0.5"]),
         ({"stage1_share": 1.0}, ["stage1_share", "1.0"]),
         ({"subnet_weight": "fokal"}, ["subnet_weight", "fokal"]),
         ({"kd_weight": 2}, ["kd_weight", "2"]),
@@ -294,6 +295,27 @@ def test_a_first_stage_beyond_the_run_is_refused() -> None:
         share.subnet_trainer.prepare(share, 0, RunState())
     share.subnet_trainer.prepare(share, 0, RunState(planned_steps=50))
     assert share.subnet_trainer.selection.steps == 25
+    long = learner(stage1_share=0.5, warmup_steps=25)
+    with pytest.raises(UserError, match="warmup_steps: 25 .* 25 steps"):
+        long.subnet_trainer.prepare(long, 0, RunState(planned_steps=50))
+
+
+def test_a_warm_up_trains_the_supernet_alone_and_the_selections_time_begins_after_it() -> None:
+    model = learner(warmup_steps=2, stage1_steps=5)
+    trainer, optimizer = model.subnet_trainer, adam(model)
+    start = trainer.selection.scores.detach().clone()
+    train(model, range(2), optimizer)
+    assert [subnet.name for subnet in trainer.picked(1)] == ["full"] and torch.equal(trainer.selection.scores, start)
+    assert trainer.selection.steps == 3
+    train(model, range(2, 5), optimizer)
+    assert not trainer.decided and not torch.equal(trainer.selection.scores, start)
+    assert len(trainer.picked(2)) == 2
+    trainer.prepare(model, 5, RunState([optimizer]))
+    assert trainer.decided
+    table = model.component_table()
+    one, rest = table.cost(table.full()).flops, table.rest.flops
+    slices = rest + sum(table.cost(subnet).flops - rest for subnet in trainer.picked(5))
+    assert trainer.model_steps(table, 6) == pytest.approx(2 + (3 * (2 * one - rest) + slices) / one)
 
 
 def test_a_fixed_set_is_no_budget() -> None:
