@@ -296,7 +296,7 @@ def test_a_first_stage_beyond_the_run_is_refused() -> None:
     share.subnet_trainer.prepare(share, 0, RunState(planned_steps=50))
     assert share.subnet_trainer.selection.steps == 25
     long = learner(stage1_share=0.5, warmup_steps=25)
-    with pytest.raises(UserError, match="warmup_steps: 25 .* 25 steps"):
+    with pytest.raises(UserError, match=r"warmup_steps: 25 .* 25 steps"):
         long.subnet_trainer.prepare(long, 0, RunState(planned_steps=50))
 
 
