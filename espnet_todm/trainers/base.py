@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -58,6 +58,10 @@ class SubnetTrainer(nn.Module, ABC):
     def usual_step(self, model: TodmModel) -> int:
         """Number of a step of the kind that most of a run is made of, for measuring its cost on a fresh model."""
         return 0
+
+    def steps_to_try(self, model: TodmModel) -> Iterator[int]:
+        """Numbers of steps that between them do all that training does, in their order; for trying it on a fresh model."""
+        yield self.usual_step(model)
 
     @abstractmethod
     def evaluated(self, model: TodmModel) -> list[Subnet]:

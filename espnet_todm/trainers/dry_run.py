@@ -1,4 +1,4 @@
-"""One training step of a configuration on random speech: whether it can be trained at all, and what its sizes cost."""
+"""Training steps of a configuration on random speech: whether it can be trained at all, and what its sizes cost."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 
 from espnet_todm.components import Cost
 from espnet_todm.errors import UserError
-from espnet_todm.models.todm import TodmModel
+from espnet_todm.models.todm import Batch, TodmModel
 from espnet_todm.optim.options import check_number
-from espnet_todm.trainers.cost import Workload, random_batch
+from espnet_todm.trainers.cost import random_batch
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a dry run found: costs by size, the full one first, and of the step its loss, learning rates before and after
-    it, and seconds."""
+    """What a dry run found: costs by size, the full one first, and of the last step its loss, learning rates before and
+    after it, and seconds."""
 
     costs: dict[str, Cost]
     loss: float
@@ -29,7 +29,7 @@ class DryRun:
 
 
 def dry_run(options: argparse.Namespace, vocabulary: int, utterances: int = 2, seconds: float = 5.0) -> DryRun:
-    """Build model, optimizer and schedule as ESPnet does and run one step of all of them on the CPU.
+    """Build model, optimizer and schedule as ESPnet does and run one step of each kind that training has on the CPU.
 
     Args:
         options: as :func:`espnet_todm.options.parse_training` gives them; the token list is replaced by a stand-in, and
@@ -47,21 +47,30 @@ def dry_run(options: argparse.Namespace, vocabulary: int, utterances: int = 2, s
     model, optimizer, schedule = _build(options, vocabulary)
     model.train()
     batch = random_batch(vocabulary, options.input_size, utterances, seconds)
-    model.step = Workload(model, batch).first_step()
-    rate, start = optimizer.param_groups[0]["lr"], time.perf_counter()
+    trainer = model.subnet_trainer
+    for step in [0] if trainer is None else trainer.steps_to_try(model):
+        model.step = step
+        rate, start = optimizer.param_groups[0]["lr"], time.perf_counter()
+        loss = _step(model, batch, optimizer, options)
+        if schedule is not None:
+            schedule.step()
+        seconds = time.perf_counter() - start
+    table = model.component_table()
+    costs = {name: table.cost(subnet) for name, subnet in model.encoder.sizes.items()}
+    return DryRun(costs, loss, (rate, optimizer.param_groups[0]["lr"]), seconds)
+
+
+def _step(model: TodmModel, batch: Batch, optimizer: torch.optim.Optimizer, options: argparse.Namespace) -> float:
+    """One update; returns its loss. Raises UserError when loss or gradient is not finite."""
+    optimizer.zero_grad()
     loss = model(batch.speech, batch.speech_lengths, batch.text, batch.text_lengths)[0].sum()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip, options.grad_clip_type)
     for name, value in (("loss", loss.item()), ("norm of the gradient", norm.item())):
         if not math.isfinite(value):
-            raise UserError(f"{options.config}: the {name} of the first step is {value}")
+            raise UserError(f"{options.config}: the {name} of step {model.step} is {value}")
     optimizer.step()
-    if schedule is not None:
-        schedule.step()
-    seconds = time.perf_counter() - start
-    table = model.component_table()
-    costs = {name: table.cost(subnet) for name, subnet in model.encoder.sizes.items()}
-    return DryRun(costs, loss.item(), (rate, optimizer.param_groups[0]["lr"]), seconds)
+    return loss.item()
 
 
 def _build(options: argparse.Namespace, vocabulary: int) -> tuple[TodmModel, torch.optim.Optimizer, Optional[Any]]:

@@ -9,7 +9,7 @@ What is selected, and how, is the business of :mod:`espnet_todm.selection` (Orth
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Optional, Union
 
@@ -251,6 +251,12 @@ class TwoStageTrainer(SubnetTrainer):
         if not self.decided:
             self.decide(model, 0)
         return self.warmup_steps + self.selection.steps
+
+    def steps_to_try(self, model: TodmModel) -> Iterator[int]:
+        if self.stage1_steps != 0 and (self.stage1_steps or self.stage1_share):
+            self.selection.steps = self.selection.steps or 1
+            yield self.warmup_steps
+        yield self.usual_step(model)
 
     def model_steps(self, table: ComponentTable, updates: int) -> float:
         """As the base's; stage 1 has two passes at full width, whatever is kept in the end, and its warm-up one."""

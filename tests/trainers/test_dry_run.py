@@ -13,7 +13,8 @@ from espnet_todm.bin.dry_run import main
 from espnet_todm.errors import UserError
 from espnet_todm.options import parse_training
 from espnet_todm.trainers.dry_run import dry_run
-from tests.tiny_training import write_config
+from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
+from tests.tiny_training import CONFIG, write_config
 
 espnet_todm.register()
 REQUIRED = ["--output_dir", "-", "--token_list", "-", "--input_size", "20"]
@@ -30,6 +31,24 @@ def test_a_step_of_everything(tmp_path: Path) -> None:
     assert done.costs["full"].params > done.costs["small"].params
     assert done.rates[1] == pytest.approx(2 * done.rates[0])  # warmuplr has made its step
     assert done.costs["full"].params - run(tmp_path).costs["full"].params == 18 * 17  # output layer, 16 wide
+
+
+def test_both_stages_of_a_learned_selection_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages, step = [], OrthoSoftmaxTrainer.step
+
+    def recorded(self: OrthoSoftmaxTrainer, *arguments: Any) -> Any:
+        stages.append((self.decided, sorted(subnet.name for subnet in self.picked(arguments[2]))))
+        return step(self, *arguments)
+
+    monkeypatch.setattr(OrthoSoftmaxTrainer, "step", recorded)
+    conf = {"stage1_share": 0.5, "warmup_steps": 3}
+    changes = {
+        "subnet_trainer": "ortho_softmax",
+        "subnet_trainer_conf": conf,
+        "encoder_conf": {**CONFIG["encoder_conf"], "sizes": {"small": 0.7}},
+    }
+    assert math.isfinite(run(tmp_path, **changes).loss)
+    assert stages == [(False, ["full", "small"]), (True, ["full", "small"])]
 
 
 def test_no_schedule_and_statistics_that_are_not_there(tmp_path: Path) -> None:
@@ -87,5 +106,5 @@ def test_a_loss_that_is_not_finite_is_refused(tmp_path: Path, monkeypatch: pytes
 
     forward = TodmModel.forward
     monkeypatch.setattr(TodmModel, "forward", lambda *given, **named: (forward(*given, **named)[0] * math.nan,))
-    with pytest.raises(UserError, match=r"config\.yaml: the loss of the first step is nan"):
+    with pytest.raises(UserError, match=r"config\.yaml: the loss of step 0 is nan"):
         run(tmp_path)
