@@ -23,6 +23,7 @@ from espnet_todm.deploy.extract import Supernet, calibration_front, estimate_sta
 from espnet_todm.encoders.supernet import Front
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Batch
+from espnet_todm.optim.options import check_number
 from espnet_todm.report.scoring import Score, score_tables
 
 SCORES = ("wer", "cer", "loss")
@@ -112,7 +113,7 @@ class Evaluator:
 
     @torch.no_grad()
     def loss(self, subnet: Subnet) -> float:
-        """The training's task loss (CTC, attention, transducer, as the config weighs them) in nats per token of the transcripts.
+        """The training's task loss (CTC, attention, transducer, as the config weighs them), in nats per reference token.
 
         Infinite where it is no number.
         """
@@ -152,7 +153,9 @@ class Evaluator:
         names = tuple(name for name, _ in group)
         converter = TokenIDConverter(self.decoder.tokens)
         text = [
-            torch.tensor(converter.tokens2ids(self.decoder.tokenizer.text2tokens(self.references[name])), dtype=torch.long)
+            torch.tensor(
+                converter.tokens2ids(self.decoder.tokenizer.text2tokens(self.references[name])), dtype=torch.long
+            )
             for name in names
         ]
         batch = Batch(
@@ -183,3 +186,12 @@ class Cached:
             self.calls += 1
             self.known[subnet.components] = self.evaluator.scores(subnet, self.score)
         return self.known[subnet.components]
+
+
+def spread(references: Mapping[str, str], limit: Optional[int]) -> dict[str, str]:
+    """At most ``limit`` of the references, at even distances: neighbours are of one speaker. Raises UserError below 1."""
+    if limit is None or limit >= len(references):
+        return dict(references)
+    check_number("utterances", limit, at_least=1, whole=True)
+    names = list(references)
+    return {name: references[name] for name in (names[i * len(names) // limit] for i in range(limit))}

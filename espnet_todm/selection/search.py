@@ -1,6 +1,6 @@
 """Search for subnets by evolution: who is proposed next, what is worth keeping, and how much of the ideal a search found.
 
-Nothing here trains, measures or stores: :mod:`espnet_todm.selection.study` runs it, :mod:`espnet_todm.deploy.evaluate` scores.
+Nothing here scores or stores: :mod:`espnet_todm.deploy.evaluate` and :mod:`espnet_todm.selection.study` do.
 The best of each generation are picked by NSGA-II (Deb et al., IEEE Trans. Evol. Comput. 6(2), 2002).
 """
 
@@ -13,7 +13,7 @@ from typing import Callable, NamedTuple, Optional
 
 from espnet_todm.components import ComponentTable, Key, Subnet
 from espnet_todm.selection.space import Budgets, Genes, SearchSpace
-from espnet_todm.sizes import uniform
+from espnet_todm.sizes import ROUNDING, uniform
 
 TRIES = 50  # for a subnet that is new, before one is proposed again
 Known = Collection[frozenset[Key]]
@@ -110,9 +110,7 @@ def _crossed(one: Mapping[str, int], other: Mapping[str, int], rng: random.Rando
     for name in one:
         group = name.partition(".")[0] if together else name
         first.setdefault(group, rng.random() < 0.5)
-    return {
-        name: (one if first[name.partition(".")[0] if together else name] else other)[name] for name in one
-    }
+    return {name: (one if first[name.partition(".")[0] if together else name] else other)[name] for name in one}
 
 
 def _mutated(genes: Mapping[str, int], bounds: Mapping[str, tuple[int, int]], rng: random.Random) -> Genes:
@@ -133,8 +131,9 @@ def _mutated(genes: Mapping[str, int], bounds: Mapping[str, tuple[int, int]], rn
 def starting_points(table: ComponentTable, sizes: Mapping[str, Subnet]) -> dict[str, Subnet]:
     """The named sizes, and depth with all widths but the convolutions' scaled alike to tenths."""
     kinds = [kind for kind in table.kinds if kind != "conv"]
-    scaled = {f"uniform {step / 10:g}": uniform("", table, step / 10, kinds) for step in range(10, 0, -1)}
-    return {**{f"size {name}": subnet for name, subnet in sizes.items()}, **scaled}
+    scaled = (uniform(f"uniform_{step / 10:g}", table, step / 10, kinds) for step in range(10, 0, -1))
+    named = {f"size {name}": subnet for name, subnet in sizes.items()}
+    return {**named, **{subnet.name.replace("_", " "): subnet for subnet in scaled}}
 
 
 def dominates(one: Values, other: Values) -> bool:
@@ -176,5 +175,5 @@ def _volume(points: list[tuple[float, ...]]) -> float:
 
 def best_under(trials: Iterable[Trial], score: str, criterion: str, budget: float) -> Optional[Trial]:
     """The trial with the best score that costs no more than a budget; of equals the cheapest."""
-    within = [trial for trial in trials if trial.costs[criterion] <= budget]
+    within = [trial for trial in trials if trial.costs[criterion] <= budget * (1 + ROUNDING)]
     return min(within, key=lambda trial: (trial.scores[score], trial.costs[criterion], trial.number), default=None)

@@ -135,8 +135,12 @@ class UniformSpace(SearchSpace):
 
 
 def make_space(table: ComponentTable, granularity: str) -> SearchSpace:
-    """The space of a granularity: ``uniform`` has depth and one share a kind, ``layer`` how many of the first components each
-    module of each block keeps, ``component`` any set at all. Raises UserError for another."""
+    """The space of a granularity. Raises UserError for another than
+
+    - ``uniform``: depth, and one share for each kind of component,
+    - ``layer``: how many of the first components each module of each block keeps,
+    - ``component``: any set at all.
+    """
     if granularity == "uniform":
         return UniformSpace(table)
     if granularity not in GRANULARITIES:

@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
 import optuna
-from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import NSGAIISampler
 from optuna.trial import FrozenTrial, TrialState
 
 from espnet_todm.components import Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.selection.search import Parent, Proposal, Proposer, Trial
-from espnet_todm.selection.space import SearchSpace
 
 RECORD = "espnet_todm.search/1"  # attribute of a study: what its trials depend on
+# Attributes of a trial. Genes are one attribute and no parameters of optuna's, each of which would be a transaction.
+PROPOSAL, RESULT = "proposal", "result"
 Evaluate = Callable[[Subnet], Mapping[str, float]]  # the scores of a subnet, by name
 
 
@@ -33,37 +33,33 @@ class SubnetSampler(NSGAIISampler):
     def __init__(self, proposer: Proposer, population: Optional[int]) -> None:
         super().__init__(population_size=population or 2)
         self.proposer, self.evolves = proposer, population is not None
-        self.by = ""  # who proposed the latest
+        self.proposal = Proposal({}, "")  # for the trial that was begun last
         self._sets: dict[int, frozenset[Key]] = {}
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return distributions(self.proposer.space)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Called when a trial is begun: makes its proposal."""
+        super().before_trial(study, trial)
+        states = (TrialState.COMPLETE, TrialState.RUNNING)
         before = [
             other
-            for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-            if other.number < trial.number
+            for other in study.get_trials(deepcopy=False, states=states)
+            if other.number < trial.number and PROPOSAL in other.user_attrs
         ]
-        known = {self._components(other) for other in before if len(other.params) == len(search_space)}
-        proposal = self._propose(study, trial, len(before), known)
-        self.by = proposal.by
-        return proposal.genes
+        self.proposal = self._propose(study, trial, len(before), {self._components(other) for other in before})
 
     def _propose(self, study: optuna.Study, trial: FrozenTrial, index: int, known: set[frozenset[Key]]) -> Proposal:
         if not self.evolves:
             return self.proposer.first(index, known)
         generation = self.get_trial_generation(study, trial)
         parents = [
-            Parent(p.number, p.params, tuple(p.values)) for p in self.get_parent_population(study, generation)
+            Parent(parent.number, parent.user_attrs[PROPOSAL]["genes"], tuple(parent.values))
+            for parent in self.get_parent_population(study, generation)
         ]
         return self.proposer.child(index, known, parents) if parents else self.proposer.first(index, known)
 
     def _components(self, trial: FrozenTrial) -> frozenset[Key]:
         if trial.number not in self._sets:
-            self._sets[trial.number] = self.proposer.space.subnet(trial.params).components
+            self._sets[trial.number] = self.proposer.space.subnet(trial.user_attrs[PROPOSAL]["genes"]).components
         return self._sets[trial.number]
 
 
@@ -73,8 +69,10 @@ class Study:
     Args:
         storage: an optuna storage's URL, such as sqlite:///search/study.db.
         name: of the study in it.
+        label: its subnets are named <label>_<number of the trial>.
         record: what the trials depend on, JSON-ready; a study made with another is not gone on with.
         objectives: names of scores and costs, all the less the better.
+        population: as :class:`SubnetSampler` takes it.
 
     Raises:
         UserError: the storage cannot be opened, or has a study of this name with another record.
@@ -84,12 +82,13 @@ class Study:
         self,
         storage: str,
         name: str,
+        label: str,
         record: Mapping[str, Any],
         objectives: Sequence[str],
         proposer: Proposer,
         population: Optional[int],
     ) -> None:
-        self.objectives, self.space = tuple(objectives), proposer.space
+        self.label, self.objectives, self.space = label, tuple(objectives), proposer.space
         self.sampler = SubnetSampler(proposer, population)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
@@ -109,46 +108,43 @@ class Study:
             key = next(k for k in {**stored, **record} if stored.get(k) != record.get(k))
             raise UserError(
                 f"storage: {storage} has a search with {key}: {stored.get(key)!r}, not {record.get(key)!r}; go on with the"
-                f" same options, or give another --output or --storage"
+                f" same options, or give another --output, --storage or --name"
             )
 
     def trials(self) -> list[Trial]:
         """All that are complete, in the order of their numbers."""
-        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return [self._trial(trial) for trial in complete]
+        return [self._trial(trial) for trial in self._complete()]
 
     def run(self, trials: int, evaluate: Evaluate) -> None:
         """Go on until there are so many complete trials in all. Each further machine may add one to that.
 
         What stops it, Ctrl-C too, leaves all complete trials stored and the one in progress out.
         """
-        done = len(self.trials())
+        done = len(self._complete())
         if done:
             logging.info("%s: %d of %d trials are there already", self.study.study_name, done, trials)
         while done < trials:
-            trial = self.study.ask(distributions(self.space))
-            subnet, started = self.space.subnet(trial.params, f"trial_{trial.number}"), time.perf_counter()
+            trial = self.study.ask()
+            genes, by = self.sampler.proposal
+            started = time.perf_counter()
             try:
-                scores = dict(evaluate(subnet))
+                trial.set_user_attr(PROPOSAL, {"genes": genes, "by": by})
+                scores = dict(evaluate(self.space.subnet(genes, f"{self.label}_{trial.number}")))
+                trial.set_user_attr(RESULT, {"scores": scores, "seconds": time.perf_counter() - started})
             except BaseException:
                 self.study.tell(trial, state=TrialState.FAIL)
                 raise
-            attributes = {"by": self.sampler.by, "scores": scores, "seconds": time.perf_counter() - started}
-            for key, value in attributes.items():
-                trial.set_user_attr(key, value)
-            amounts = {**self.space.costs(trial.params), **scores}
+            amounts = {**self.space.costs(genes), **scores}
             self.study.tell(trial, [amounts[name] for name in self.objectives])
-            done = len(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+            done = len(self._complete())
             shown = ", ".join(f"{name} {amounts[name]:.4g}" for name in self.objectives)
-            logging.info("%s %d/%d: %s (%s)", self.study.study_name, done, trials, shown, self.sampler.by)
+            logging.info("%s %d/%d: %s (%s)", self.study.study_name, done, trials, shown, by)
+
+    def _complete(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
     def _trial(self, trial: FrozenTrial) -> Trial:
-        subnet = self.space.subnet(trial.params, f"trial_{trial.number}")
-        attributes = trial.user_attrs
-        costs = self.space.costs(trial.params)
-        return Trial(trial.number, attributes["by"], subnet, attributes["scores"], costs, attributes["seconds"])
-
-
-def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """The genes as optuna's parameters."""
-    return {name: IntDistribution(low, high) for name, (low, high) in space.bounds.items()}
+        proposal, result = trial.user_attrs[PROPOSAL], trial.user_attrs[RESULT]
+        subnet = self.space.subnet(proposal["genes"], f"{self.label}_{trial.number}")
+        costs = self.space.costs(proposal["genes"])
+        return Trial(trial.number, proposal["by"], subnet, result["scores"], costs, result["seconds"])
