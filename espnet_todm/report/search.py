@@ -25,7 +25,14 @@ UNITS = {
 }
 SCORE_NAMES = {"wer": "WER (%)", "cer": "CER (%)", "loss": "loss (nats per token)"}
 # Okabe and Ito's colours; marks and lines differ too.
-_STYLES = (("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"))
+_STYLES = (
+    ("#0072B2", "o", "-"),
+    ("#D55E00", "s", "--"),
+    ("#009E73", "^", "-."),
+    ("#CC79A7", "D", ":"),
+    ("#000000", "*", "none"),
+)
+_WORST_SHOWN = 6  # times the best score: what hears nothing would press all that matters into the bottom of the picture
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def method_table(report: SearchReport) -> str:
         best = [of_budget.get(method) for of_budget in report.best.values()]
         cells = ["" if trial is None else _score(report.score, trial.scores[report.score]) for trial in best]
         rows.append([method, str(scored), f"{report.volume(method):.4f}", *cells])
-    corner = ", ".join(f"{name} {_corner(name, value)}" for name, value in report.reference.items())
+    corner = ", ".join(_corner(name, value) for name, value in report.reference.items())
     note = f"Hypervolume: share of the box between 0 and {corner} that is dominated.\n"
     return markdown_table(header, rows) + "\n" + note
 
@@ -156,11 +163,12 @@ def draw(report: SearchReport, criterion: str) -> Figure:
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
     factor, label = UNITS[criterion]
-    highest = 0.0
-    shown = [(method, trials) for method, trials in report.methods.items() if trials][: len(_STYLES)]
+    shown = [(method, trials) for method, trials in report.methods.items() if trials]
     for (method, trials), style in zip(shown, _STYLES):
-        highest = max(highest, _draw_method(axes, report.score, criterion, factor, method, trials, style))
-    axes.set_ylim(0, min(1.1 * highest, report.reference[report.score]) or 1.0)
+        _draw_method(axes, report.score, criterion, factor, method, trials, style)
+    scores = [trial.scores[report.score] for _, trials in shown for trial in trials]
+    limits = (1.1 * max(scores), _WORST_SHOWN * min(scores), report.reference[report.score])
+    axes.set_ylim(0, min(limit for limit in limits if limit > 0))
     axes.set_xlabel(label[0].upper() + label[1:])
     axes.set_ylabel(f"{SCORE_NAMES[report.score]}, {report.split}")
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
@@ -178,17 +186,15 @@ def _draw_method(
     method: str,
     trials: Sequence[Trial],
     style: tuple[str, str, str],
-) -> float:
-    """Draw one method; returns the highest score of its front."""
+) -> None:
+    """Draw one method."""
     color, marker, line = style
     front = sorted(pareto_front(trials, [score, criterion]), key=lambda trial: trial.costs[criterion])
     costs, scores = ([t.costs[criterion] * factor for t in trials], [t.scores[score] for t in trials])
     axes.plot(costs, scores, marker, color=color, markersize=3, alpha=0.35, linestyle="none")
     steps = [t.costs[criterion] * factor for t in front], [t.scores[score] for t in front]
-    axes.plot(
-        *steps, line, marker=marker, color=color, markersize=4.5, linewidth=1.4, drawstyle="steps-post", label=method
-    )
-    return max(steps[1])
+    look = {"linestyle": line, "marker": marker, "color": color, "markersize": 4.5, "linewidth": 1.4}
+    axes.plot(*steps, drawstyle="steps-post", label=method, **look)
 
 
 def _settings(report: SearchReport) -> str:
@@ -232,7 +238,8 @@ def _amount(criterion: str, budget: float) -> str:
 
 
 def _corner(name: str, value: float) -> str:
-    return f"{value * UNITS[name][0]:.3g} ({UNITS[name][1]})" if name in UNITS else f"{value:.4g}"
+    factor, label = UNITS.get(name, (1.0, name))
+    return f"{label} {value * factor:.4g}"
 
 
 def _score(name: str, value: float) -> str:

@@ -51,10 +51,13 @@ class SubnetSampler(NSGAIISampler):
         if not self.evolves:
             return self.proposer.first(index, known)
         generation = self.get_trial_generation(study, trial)
-        parents = [
-            Parent(parent.number, parent.user_attrs[PROPOSAL]["genes"], tuple(parent.values))
-            for parent in self.get_parent_population(study, generation)
-        ]
+        parents = sorted(  # optuna has them in one order when it picks them, and in another ever after
+            (
+                Parent(parent.number, parent.user_attrs[PROPOSAL]["genes"], tuple(parent.values))
+                for parent in self.get_parent_population(study, generation)
+            ),
+            key=lambda parent: parent.number,
+        )
         return self.proposer.child(index, known, parents) if parents else self.proposer.first(index, known)
 
     def _components(self, trial: FrozenTrial) -> frozenset[Key]:
