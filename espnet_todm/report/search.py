@@ -174,7 +174,7 @@ def draw(report: SearchReport, criterion: str) -> Figure:
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["right", "top"]].set_visible(False)
-    axes.legend(framealpha=0.9, edgecolor="#cccccc")
+    axes.legend(loc="upper right", framealpha=0.9, edgecolor="#cccccc")  # fronts fall to the right
     return figure
 
 
