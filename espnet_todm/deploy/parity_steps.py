@@ -64,7 +64,8 @@ class Gate:
         """The utterance with the largest absolute difference; infinite where shapes differ or a value is no number."""
         found = [_difference(one, other) for one, other in zip(ours, theirs)]
         worst = int(np.argmax([difference for difference, _ in found]))
-        self.steps.append(Step(step, of, against, found[worst][0], limit, self.names[worst], found[worst][1]))
+        difference, detail = found[worst]
+        self.steps.append(Step(step, of, against, difference, limit, self.names[worst] if difference else "", detail))
 
     def padded(self, heard: Heard, utterance: int, together: np.ndarray, alone: np.ndarray) -> None:
         """The first graph's output for an utterance in a padded batch and alone, where padding must not matter."""
