@@ -67,7 +67,7 @@ class OnnxRuntime(StepRuntime):
     def run_first(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Features (T, F) each -> the first graph's output of each, (T', D), run as one padded batch."""
         lengths = np.array([len(features) for features in batch])
-        padded = np.zeros((len(batch), lengths.max(), self.mel_bins), dtype=np.float32)
+        padded = np.zeros((len(batch), lengths.max(), batch[0].shape[-1]), dtype=np.float32)
         for row, features in zip(padded, batch):
             row[: len(features)] = features
         outputs, frames = self._first(padded, lengths)[:2]

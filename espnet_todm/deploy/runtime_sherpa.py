@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from espnet_todm.deploy.fbank import SAMPLING_RATE
-from espnet_todm.deploy.onnx_folder import read_onnx_folder
 from espnet_todm.deploy.runtime import SHERPA, Runtime
 from espnet_todm.deploy.sherpa_apart import decode, features_apart, recognizer, transcribe_apart
 from espnet_todm.deploy.sherpa_check import check_for_sherpa
@@ -29,7 +28,7 @@ class SherpaRuntime(Runtime):
         if not tried:
             noise = np.random.default_rng(0).normal(scale=1e-3, size=SAMPLING_RATE).astype(np.float32)
             transcribe_apart(folder, precision, threads, [noise])
-        self._recognizer = recognizer(read_onnx_folder(folder, precision), self.mel_bins, threads)
+        self._recognizer = recognizer(folder, precision, self.mel_bins, threads)
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         """What sherpa-onnx computes by itself, read out with a model that spells it (slow: a process of its own)."""

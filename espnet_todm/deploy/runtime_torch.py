@@ -17,7 +17,8 @@ from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.deploy.decode import Decoder
 from espnet_todm.deploy.extract import load_supernet
 from espnet_todm.deploy.load import load_extracted
-from espnet_todm.deploy.onnx_folder import NO_TEXT
+from espnet_todm.deploy.onnx import forbidden_tokens
+from espnet_todm.deploy.onnx_graph import NEVER
 from espnet_todm.deploy.runtime import TORCH, CtcRuntime, StepRuntime, TransducerRuntime
 from espnet_todm.deploy.speed import torch_threads
 from espnet_todm.errors import UserError
@@ -28,7 +29,7 @@ STATELESS_SYMBOLS, RECURRENT_SYMBOLS = 1, 10
 
 
 class TorchRuntime(StepRuntime):
-    """What both kinds of model share. A logit of a token that is no text is minus infinity, as in exported models."""
+    """What both kinds of model share. Logits of tokens that are no text are NEVER, as in exported models."""
 
     kind = TORCH
 
@@ -41,7 +42,7 @@ class TorchRuntime(StepRuntime):
         self.mel_bins = int(config["input_size"])
         self.tokens = list(model.token_list)
         self.blank = int(model.blank_id)
-        self.no_text = [i for i, token in enumerate(self.tokens) if token in NO_TEXT]
+        self.no_text = forbidden_tokens(model)
         self._decoder = Decoder(model, config)
 
     def spell(self, labels: Sequence[int]) -> str:
@@ -51,12 +52,14 @@ class TorchRuntime(StepRuntime):
         """Features (T, F) -> (T', D); nothing where they are too short for one frame."""
         lengths = torch.tensor([len(features)])
         try:
-            return self.model.encode(torch.tensor(features).unsqueeze(0), lengths)[0][0]  # a copy: GlobalMVN works in place
+            return self.model.encode(torch.tensor(features).unsqueeze(0), lengths)[0][
+                0
+            ]  # a copy: GlobalMVN works in place
         except TooShortUttError:
             return torch.zeros(0, self.model.encoder.output_size())
 
     def _log_softmax(self, logits: Tensor) -> np.ndarray:
-        logits[..., self.no_text] = -torch.inf
+        logits[..., self.no_text] = NEVER
         return logits.log_softmax(dim=-1).numpy()
 
 

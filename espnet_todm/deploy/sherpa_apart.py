@@ -18,7 +18,7 @@ import numpy as np
 
 import espnet_todm
 from espnet_todm.deploy.fbank import SAMPLING_RATE
-from espnet_todm.deploy.onnx_folder import CTC, TOKENS, OnnxFolder, read_onnx_folder
+from espnet_todm.deploy.onnx_folder import CTC, TOKENS, find_parts
 from espnet_todm.deploy.sherpa_check import check_for_sherpa
 from espnet_todm.deploy.sherpa_features import read_spelled, write_speller
 from espnet_todm.errors import UserError
@@ -49,15 +49,16 @@ def features_apart(waves: Sequence[np.ndarray], mel_bins: int = 80, seconds: flo
     return [read_spelled(tokens, mel_bins) for tokens, _ in heard]
 
 
-def recognizer(folder: OnnxFolder, mel_bins: int = 80, threads: int = 1) -> Any:
+def recognizer(folder: PathLike, precision: str = "fp32", mel_bins: int = 80, threads: int = 1) -> Any:
     """The recognizer; to be called on a folder that has been checked, since a fault ends this process."""
+    kind, parts = find_parts(folder, precision)
     try:
         import sherpa_onnx
     except ImportError:
         raise UserError(f"sherpa-onnx is not installed; {INSTALL}") from None
-    files = {part: str(path) for part, path in folder.parts.items()}
-    options: dict[str, Any] = {"num_threads": threads, "feature_dim": mel_bins, "tokens": str(folder.path / TOKENS)}
-    if folder.kind == CTC:
+    files = {part: str(path) for part, path in parts.items()}
+    options: dict[str, Any] = {"num_threads": threads, "feature_dim": mel_bins, "tokens": str(Path(folder) / TOKENS)}
+    if kind == CTC:
         return sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(**files, **options)
     return sherpa_onnx.OfflineRecognizer.from_transducer(**files, **options)
 
@@ -115,7 +116,7 @@ def _run(place: Path, seconds: float) -> str:
 def _main(place: Path) -> None:
     """The other process: tokens and texts of waves.npz as order.json says, into answer.json."""
     order = json.loads((place / "order.json").read_text(encoding="utf-8"))
-    heard = recognizer(read_onnx_folder(order["folder"], order["precision"]), order["mel_bins"], order["threads"])
+    heard = recognizer(**order)
     with np.load(place / "waves.npz") as waves:
         results = [decode(heard, waves[name]) for name in waves.files]
     answer = [(list(result.tokens), str(result.text)) for result in results]
