@@ -17,7 +17,7 @@ from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.deploy.decode import Decoder
 from espnet_todm.deploy.extract import load_supernet
 from espnet_todm.deploy.load import load_extracted
-from espnet_todm.deploy.onnx import forbidden_tokens
+from espnet_todm.deploy.onnx_forms import forbidden_tokens
 from espnet_todm.deploy.onnx_graph import NEVER
 from espnet_todm.deploy.runtime import TORCH, CtcRuntime, StepRuntime, TransducerRuntime
 from espnet_todm.deploy.speed import torch_threads
