@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Optional
 
 from espnet_todm.deploy.card import read_card
+from espnet_todm.deploy.fbank import SAMPLING_RATE
+from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.parity_report import JSON, PAGE, Limits, ParityReport, Step
 from espnet_todm.deploy.parity_steps import Arrays, Gate, Heard, hear
 from espnet_todm.deploy.runtime_onnx import OnnxRuntime, open_onnx
-from espnet_todm.deploy.runtime_torch import open_slice, open_torch
+from espnet_todm.deploy.runtime_torch import TorchRuntime, open_slice, open_torch
 from espnet_todm.deploy.sherpa_apart import features_apart, transcribe_apart
-from espnet_todm.deploy.sherpa_check import check_for_sherpa
+from espnet_todm.deploy.sherpa_check import NEMO, Checked, check_for_sherpa
 from espnet_todm.deploy.speech import Speech
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, hash_file, write_json, write_text
@@ -27,7 +29,8 @@ from espnet_todm.processor import cpu_model
 
 SLICE, PYTORCH = "supernet slice", "PyTorch"
 FP32 = "fp32"
-PROBED = 5  # utterances whose features are read out of sherpa-onnx: that takes about a second for each
+# Of so many utterances the features are read out of sherpa-onnx, at most so much: it takes time, for NEMO a lot of it.
+PROBED, PROBED_SECONDS, NEMO_SECONDS = 5, 10.0, 0.3
 
 
 class ParityError(UserError):
@@ -67,12 +70,22 @@ def check_parity(
         ParityError: a step is further apart than its limit; the table is written all the same.
         UserError: a file is missing or wrong, sherpa-onnx does not survive the model, or a package is missing.
     """
+    needed("onnxruntime")
     if not speech:
         raise UserError("parity: there are no utterances to compare on")
-    for precision in precisions:
-        check_for_sherpa(exported, precision)
+    kinds = [check_for_sherpa(exported, precision) for precision in precisions]
     gate = Gate(speech, limits or Limits())
-    _compare(gate, Path(subnet), Path(exported), speech, precisions, origin, threads)
+    runtime = open_torch(subnet, threads)
+    waves = [one.samples for one in speech]
+    features = [runtime.features(samples) for samples in waves]
+    _compare_features(gate, kinds[0], runtime, waves)
+    reference = hear(PYTORCH, runtime, features)
+    gate.rate(PYTORCH, reference.texts)
+    if origin is not None:
+        whole = open_slice(origin.config, origin.checkpoint, str(origin.card), threads)
+        gate.everything(reference, hear(SLICE, whole, features, reference.paths), exact=True)
+    for precision in precisions:
+        _compare_exported(gate, exported, precision, threads, reference, waves, features)
     report = ParityReport(
         model=str(subnet),
         utterances=len(speech),
@@ -109,37 +122,36 @@ def find_origin(subnet: PathLike, experiment: Optional[PathLike] = None) -> Opti
     return Origin(config, checkpoint, card)
 
 
-def _compare(
+def _compare_features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: Arrays) -> None:
+    """What sherpa-onnx computes for this kind of model against what training had, on the first utterances."""
+    seconds = NEMO_SECONDS if kind.model_type == NEMO else PROBED_SECONDS
+    begins = [samples[: round(seconds * SAMPLING_RATE)] for samples in waves[:PROBED]]
+    theirs = features_apart(begins, kind)
+    hint = "for models of NeMo's form it computes NeMo's features" if kind.model_type == NEMO else ""
+    ours = [runtime.features(samples) for samples in begins]
+    gate.arrays("features", "sherpa-onnx", "training", theirs, ours, gate.limits.features, hint)
+
+
+def _compare_exported(
     gate: Gate,
-    subnet: Path,
-    exported: Path,
-    speech: Sequence[Speech],
-    precisions: Sequence[str],
-    origin: Optional[Origin],
+    exported: PathLike,
+    precision: str,
     threads: int,
+    reference: Heard,
+    waves: Arrays,
+    features: Arrays,
 ) -> None:
-    """All steps, in the order of the computation and from the supernet to the device."""
-    waves = [one.samples for one in speech]
-    torch = open_torch(subnet, threads)
-    features = [torch.features(samples) for samples in waves]
-    probed = features_apart(waves[:PROBED], torch.mel_bins)
-    gate.arrays("features", "sherpa-onnx", "training", probed, features, gate.limits.features)
-    reference = hear(PYTORCH, torch, features)
-    gate.rate(PYTORCH, reference.texts)
-    if origin is not None:
-        runtime = open_slice(origin.config, origin.checkpoint, str(origin.card), threads)
-        gate.everything(reference, hear(SLICE, runtime, features, reference.paths), exact=True)
-    for precision in precisions:
-        exact = precision == FP32
-        onnx = open_onnx(exported, precision, threads)
-        heard = hear(f"onnxruntime {precision}", onnx, features, reference.paths)
-        gate.everything(heard, reference, exact)
-        if exact:
-            _padding(gate, heard, onnx, features)
-        gate.rate(heard.name, heard.texts, reference.texts, exact)
-        texts = transcribe_apart(exported, precision, threads, waves)
-        gate.texts(f"sherpa-onnx {precision}", heard.name, texts, heard.texts, exact)
-        gate.rate(f"sherpa-onnx {precision}", texts, reference.texts, exact)
+    """onnxruntime against PyTorch, and sherpa-onnx against onnxruntime, in one precision."""
+    exact = precision == FP32
+    onnx = open_onnx(exported, precision, threads)
+    heard = hear(f"onnxruntime {precision}", onnx, features, reference.paths)
+    gate.everything(heard, reference, exact)
+    if exact:
+        _padding(gate, heard, onnx, features)
+    gate.rate(heard.name, heard.texts, reference.texts, exact)
+    texts = transcribe_apart(exported, precision, threads, waves)
+    gate.texts(f"sherpa-onnx {precision}", heard.name, texts, heard.texts, exact)
+    gate.rate(f"sherpa-onnx {precision}", texts, reference.texts, exact)
 
 
 def _padding(gate: Gate, heard: Heard, onnx: OnnxRuntime, features: Arrays) -> None:

@@ -60,12 +60,22 @@ class Gate:
         self.arrays("posteriors", *pair, heard.posteriors, reference.posteriors, limits[1])
         self.texts(*pair, heard.texts, reference.texts, exact)
 
-    def arrays(self, step: str, of: str, against: str, ours: Arrays, theirs: Arrays, limit: Optional[float]) -> None:
+    def arrays(
+        self,
+        step: str,
+        of: str,
+        against: str,
+        ours: Arrays,
+        theirs: Arrays,
+        limit: Optional[float],
+        hint: str = "",
+    ) -> None:
         """The utterance with the largest absolute difference; infinite where shapes differ or a value is no number."""
         found = [_difference(one, other) for one, other in zip(ours, theirs)]
         worst = int(np.argmax([difference for difference, _ in found]))
         difference, detail = found[worst]
-        self.steps.append(Step(step, of, against, difference, limit, self.names[worst] if difference else "", detail))
+        where = self.names[worst] if difference else ""
+        self.steps.append(Step(step, of, against, difference, limit, where, detail or hint))
 
     def padded(self, heard: Heard, utterance: int, together: np.ndarray, alone: np.ndarray) -> None:
         """The first graph's output for an utterance in a padded batch and alone, where padding must not matter."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
 
@@ -19,13 +18,17 @@ from espnet_todm.deploy.extract import load_supernet
 from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.onnx_forms import forbidden_tokens
 from espnet_todm.deploy.onnx_graph import NEVER
-from espnet_todm.deploy.runtime import TORCH, CtcRuntime, StepRuntime, TransducerRuntime
+from espnet_todm.deploy.runtime import (
+    RECURRENT_SYMBOLS,
+    STATELESS_SYMBOLS,
+    TORCH,
+    CtcRuntime,
+    StepRuntime,
+    TransducerRuntime,
+)
 from espnet_todm.deploy.speed import torch_threads
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
-
-# Labels in one frame at most: sherpa-onnx's limits for icefall's transducers and for NeMo's.
-STATELESS_SYMBOLS, RECURRENT_SYMBOLS = 1, 10
 
 
 class TorchRuntime(StepRuntime):
@@ -107,7 +110,7 @@ class TorchTransducer(TorchRuntime, TransducerRuntime):
             return self._log_softmax(logits)
 
 
-def open_torch(folder: Path, threads: int = 1) -> TorchRuntime:
+def open_torch(folder: PathLike, threads: int = 1) -> TorchRuntime:
     """The model of an extracted subnet's folder."""
     return torch_runtime(*load_extracted(folder), threads)
 

@@ -20,7 +20,7 @@ from espnet_todm.deploy.fbank import fbank
 from espnet_todm.deploy.onnx import export
 from espnet_todm.deploy.parity import Origin, ParityError, check_parity, find_origin
 from espnet_todm.deploy.parity_report import Limits
-from espnet_todm.deploy.runtime import open_runtime
+from espnet_todm.deploy.runtime import StepRuntime, open_runtime
 from espnet_todm.deploy.speech import Speech, read_speech
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_json, write_table
@@ -188,6 +188,24 @@ def test_what_int8_changes_is_told_and_bounded_on_request(subnet: Path, exported
     limits = Limits(wer_points=1.0)
     complaint = parted(subnet, exported, speech, precisions=("fp32", "int8"), limits=limits)
     assert "the WER of onnxruntime int8 and of PyTorch part" in complaint and "allowed: 1" in complaint
+
+
+def test_nemos_form_is_right_but_gets_other_features(tmp_path: Path) -> None:
+    """What sherpa-onnx computes for recurrent decoders is not what training had, and the gate says so first."""
+    changes = {**TRANSDUCER, "decoder": "transducer", "decoder_conf": {"hidden_size": 12, "num_layers": 2}}
+    small = take_out(loud_experiment(tmp_path / "lstm", changes))
+    export(small)
+    torch_, onnx = open_runtime("torch", small), open_runtime("onnxruntime", small / "onnx")
+    assert isinstance(torch_, StepRuntime) and isinstance(onnx, StepRuntime) and torch_.tokens[3:] == onnx.tokens[3:]
+    for wave in WAVES:
+        features = torch_.features(wave)
+        path = torch_.path(features)
+        assert len(path) > len(torch_.encode(features)) - 1
+        assert onnx.path(features) == path and onnx.text(features) == torch_.text(features) != ""
+        assert np.abs(np.exp(onnx.posteriors(features, path)) - np.exp(torch_.posteriors(features))).max() < 1e-4
+    speech = [Speech(f"utt{n}", wave, "A B") for n, wave in enumerate(WAVES)]
+    complaint = parted(small, small / "onnx", speech)
+    assert "the features of sherpa-onnx and of training part" in complaint and "NeMo's features" in complaint
 
 
 def test_a_graph_that_minds_padding_parts(

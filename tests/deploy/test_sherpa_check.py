@@ -10,7 +10,7 @@ import pytest
 
 from espnet_todm.deploy import sherpa_apart
 from espnet_todm.deploy.sherpa_apart import transcribe_apart
-from espnet_todm.deploy.sherpa_check import check_for_sherpa
+from espnet_todm.deploy.sherpa_check import TRANSDUCER, ZIPFORMER_CTC, Checked, check_for_sherpa
 from espnet_todm.errors import UserError
 from tests.deploy.toy_onnx import SYMBOLS, write_toy_ctc, write_toy_transducer
 
@@ -109,7 +109,8 @@ def test_a_fault_is_one_line(fault: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("write", [write_toy_ctc, write_toy_transducer])
 def test_a_good_folder_passes_and_tells_its_features(write: Callable[[Path], Path], tmp_path: Path) -> None:
-    assert check_for_sherpa(write(tmp_path)) == 80
+    kind = ZIPFORMER_CTC if write is write_toy_ctc else TRANSDUCER
+    assert check_for_sherpa(write(tmp_path)) == Checked(kind, 80)
 
 
 @pytest.mark.parametrize("fault", ["no blank", "three words", "no context size", "no vocabulary", "a damaged file"])
@@ -119,7 +120,8 @@ def test_what_is_refused_would_have_ended_the_process(
     """The check is not stricter than need be; and where it does not know a fault, ours is not the process that ends."""
     pytest.importorskip("sherpa_onnx")
     FAULTS[fault][0](tmp_path)
-    monkeypatch.setattr(sherpa_apart, "check_for_sherpa", lambda folder, precision: 80)
+    kind = TRANSDUCER if (tmp_path / "encoder.onnx").is_file() else ZIPFORMER_CTC
+    monkeypatch.setattr(sherpa_apart, "check_for_sherpa", lambda folder, precision: Checked(kind, 80))
     with pytest.raises(UserError, match="ended its process with status") as caught:
         transcribe_apart(tmp_path, "fp32", 1, [WAVE])
     assert "\n" not in str(caught.value)
