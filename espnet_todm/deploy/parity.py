@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
+
 from espnet_todm.deploy.card import read_card
 from espnet_todm.deploy.fbank import SAMPLING_RATE
 from espnet_todm.deploy.optional import needed
@@ -31,6 +33,7 @@ SLICE, PYTORCH = "supernet slice", "PyTorch"
 FP32 = "fp32"
 # Of so many utterances the features are read out of sherpa-onnx, at most so much: it takes time, for NEMO a lot of it.
 PROBED, PROBED_SECONDS, NEMO_SECONDS = 5, 10.0, 0.3
+SHORT_SECONDS = (0.01, 0.05, 0.1)  # one frame of an encoder that makes one of four takes 0.07 s
 
 
 class ParityError(UserError):
@@ -75,17 +78,7 @@ def check_parity(
         raise UserError("parity: there are no utterances to compare on")
     kinds = [check_for_sherpa(exported, precision) for precision in precisions]
     gate = Gate(speech, limits or Limits())
-    runtime = open_torch(subnet, threads)
-    waves = [one.samples for one in speech]
-    features = [runtime.features(samples) for samples in waves]
-    _compare_features(gate, kinds[0], runtime, waves)
-    reference = hear(PYTORCH, runtime, features)
-    gate.rate(PYTORCH, reference.texts)
-    if origin is not None:
-        whole = open_slice(origin.config, origin.checkpoint, str(origin.card), threads)
-        gate.everything(reference, hear(SLICE, whole, features, reference.paths), exact=True)
-    for precision in precisions:
-        _compare_exported(gate, exported, precision, threads, reference, waves, features)
+    _compare(gate, kinds[0], open_torch(subnet, threads), Path(exported), speech, precisions, origin, threads)
     report = ParityReport(
         model=str(subnet),
         utterances=len(speech),
@@ -122,6 +115,31 @@ def find_origin(subnet: PathLike, experiment: Optional[PathLike] = None) -> Opti
     return Origin(config, checkpoint, card)
 
 
+def _compare(
+    gate: Gate,
+    kind: Checked,
+    runtime: TorchRuntime,
+    exported: Path,
+    speech: Sequence[Speech],
+    precisions: Sequence[str],
+    origin: Optional[Origin],
+    threads: int,
+) -> None:
+    """All steps, in the order of the computation and from the supernet to the device."""
+    waves = [one.samples for one in speech]
+    features = [runtime.features(samples) for samples in waves]
+    _compare_features(gate, kind, runtime, waves)
+    reference = hear(PYTORCH, runtime, features)
+    gate.rate(PYTORCH, reference.texts)
+    if origin is not None:
+        whole = open_slice(origin.config, origin.checkpoint, str(origin.card), threads)
+        gate.everything(reference, hear(SLICE, whole, features, reference.paths), exact=True)
+    for precision in precisions:
+        _compare_exported(gate, exported, precision, threads, reference, waves, features)
+        if precision == FP32:
+            _compare_short(gate, exported, runtime, waves[0], threads)
+
+
 def _compare_features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: Arrays) -> None:
     """What sherpa-onnx computes for this kind of model against what training had, on the first utterances."""
     seconds = NEMO_SECONDS if kind.model_type == NEMO else PROBED_SECONDS
@@ -152,6 +170,17 @@ def _compare_exported(
     texts = transcribe_apart(exported, precision, threads, waves)
     gate.texts(f"sherpa-onnx {precision}", heard.name, texts, heard.texts, exact)
     gate.rate(f"sherpa-onnx {precision}", texts, reference.texts, exact)
+
+
+def _compare_short(gate: Gate, exported: PathLike, runtime: TorchRuntime, samples: np.ndarray, threads: int) -> None:
+    """Beginnings of an utterance, some too short for one frame of the encoder: sherpa-onnx must survive them too."""
+    begins = [samples[: round(seconds * SAMPLING_RATE)] for seconds in SHORT_SECONDS]
+    try:
+        texts = transcribe_apart(exported, FP32, threads, begins)
+    except UserError as error:
+        raise UserError(f"speech of {', '.join(f'{s:g}' for s in SHORT_SECONDS)} s: {error}") from None
+    names = [f"{gate.names[0]}, first {seconds:g} s" for seconds in SHORT_SECONDS]
+    gate.texts("sherpa-onnx fp32, short", PYTORCH, texts, [*map(runtime.transcribe, begins)], True, names)
 
 
 def _padding(gate: Gate, heard: Heard, onnx: OnnxRuntime, features: Arrays) -> None:

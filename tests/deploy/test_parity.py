@@ -14,6 +14,7 @@ import soundfile
 import torch
 import yaml
 
+from espnet_todm.bin.parity import main
 from espnet_todm.deploy import parity
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.fbank import fbank
@@ -164,7 +165,8 @@ def test_a_runtime_that_hears_otherwise_parts_last(
     subnet: Path, exported: Path, speech: list[Speech], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [one.text for one in speech]
-    monkeypatch.setattr(parity, "transcribe_apart", lambda *_: [texts[0], texts[1] + " A", texts[2]])
+    heard = [texts[0], texts[1] + " A", texts[2]]
+    monkeypatch.setattr(parity, "transcribe_apart", lambda *_: heard)
     complaint = parted(subnet, exported, speech)
     assert "the transcripts of sherpa-onnx fp32 and of onnxruntime fp32 part at utterance utt1" in complaint
     assert "differ by 1, allowed: 0" in complaint
@@ -188,6 +190,29 @@ def test_what_int8_changes_is_told_and_bounded_on_request(subnet: Path, exported
     limits = Limits(wer_points=1.0)
     complaint = parted(subnet, exported, speech, precisions=("fp32", "int8"), limits=limits)
     assert "the WER of onnxruntime int8 and of PyTorch part" in complaint and "allowed: 1" in complaint
+
+
+def test_the_command_prints_tables_and_stops_at_the_first_fault(
+    subnet: Path, exported: Path, speech: list[Speech], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for one in speech:
+        soundfile.write(tmp_path / f"{one.name}.wav", one.samples, 16000, subtype="FLOAT")
+    write_table(tmp_path / "wav.scp", {one.name: str(tmp_path / f"{one.name}.wav") for one in speech})
+    write_table(tmp_path / "text", {one.name: one.text for one in speech})
+    command = ["--experiment", str(subnet.parents[1]), "--utterances", "2", "--text", str(tmp_path / "text")]
+    with pytest.raises(UserError, match="--scp: is needed"):
+        main(command)
+    main([*command, "--scp", str(tmp_path / "wav.scp")])
+    assert f"## Parity of {subnet}\n\n2 utterances" in capsys.readouterr().out
+    names = [line.split()[0] for line in (exported / "tokens.txt").read_text(encoding="utf-8").splitlines()]
+    names[2:-1] = names[3:-1] + names[2:3]
+    (exported / "tokens.txt").write_text("".join(f"{name} {n}\n" for n, name in enumerate(names)), encoding="utf-8")
+    shutil.copytree(exported, subnet / "damaged", dirs_exist_ok=True)
+    with pytest.raises(ParityError, match="the transcripts of"):
+        main([*command, "--scp", str(tmp_path / "wav.scp"), "--folder", "damaged"])
+    assert "**Parted**" in capsys.readouterr().out
+    with pytest.raises(UserError, match="holds no extracted size"):
+        main(["--experiment", str(tmp_path), "--scp", str(tmp_path / "wav.scp"), "--text", str(tmp_path / "text")])
 
 
 def test_nemos_form_is_right_but_gets_other_features(tmp_path: Path) -> None:
