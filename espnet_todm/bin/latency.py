@@ -18,10 +18,11 @@ from espnet_todm.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> None:
-    from espnet_todm.deploy.device import PRECISIONS, Process, find_targets, measure
+    from espnet_todm.deploy.device import Process, find_targets, measure
     from espnet_todm.deploy.device_inputs import read_utterances, write_inputs
-    from espnet_todm.deploy.device_models import RUNTIMES
     from espnet_todm.deploy.device_table import FORMAT, describe_machine, load_average, results, table
+    from espnet_todm.deploy.onnx_folder import PRECISIONS
+    from espnet_todm.deploy.runtime import ONNXRUNTIME, RUNTIMES, SHERPA
     from espnet_todm.files import write_json
 
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--output", required=True, help="JSON file to write")
     parser.add_argument("--sizes", nargs="*", default=[], help="sizes to measure; default all that were extracted")
-    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=["onnxruntime", "sherpa-onnx"])
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=[ONNXRUNTIME, SHERPA])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32", "int8"])
     parser.add_argument(
         "--threads", nargs="+", type=int, default=[1], help="numbers of threads, such as 1 2 (default 1)"
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--output: {options.output} exists; give another name or --overwrite")
 
     targets = find_targets(options.experiment, options.sizes, options.runtimes, options.precisions, options.threads)
-    utterances = read_utterances(options.scp, options.utterances, audio="sherpa-onnx" in options.runtimes)
+    utterances = read_utterances(options.scp, options.utterances, audio=SHERPA in options.runtimes)
     load = load_average()
     with tempfile.TemporaryDirectory() as folder:
         files = write_inputs(Path(folder), utterances)

@@ -22,12 +22,12 @@ import numpy as np
 from tqdm import tqdm
 
 from espnet_todm.deploy.card import read_card
-from espnet_todm.deploy.device_models import RUNTIMES, SUFFIXES, onnx_files
+from espnet_todm.deploy.onnx_folder import PRECISIONS, read_onnx_folder
+from espnet_todm.deploy.runtime import RUNTIMES, SHERPA, TORCH
 from espnet_todm.deploy.speed import subnet_folders
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
-PRECISIONS = tuple(SUFFIXES)
 ONNX = "onnx"  # folder of a size's exported graphs, in its own
 
 
@@ -46,7 +46,7 @@ class Target:
     @property
     def input(self) -> str:
         """What its model takes: "audio", or "features"."""
-        return "audio" if self.runtime == "sherpa-onnx" else "features"
+        return "audio" if self.runtime == SHERPA else "features"
 
     @property
     def setting(self) -> tuple[str, str, int]:
@@ -138,7 +138,7 @@ Opener = Callable[[Target], Worker]
 def find_targets(
     experiment: PathLike,
     sizes: Sequence[str] = (),
-    runtimes: Sequence[str] = tuple(RUNTIMES),
+    runtimes: Sequence[str] = RUNTIMES,
     precisions: Sequence[str] = ("fp32", "int8"),
     threads: Sequence[int] = (1,),
 ) -> list[Target]:
@@ -152,16 +152,26 @@ def find_targets(
         raise UserError(f"{experiment}: has no subnets/<size>; write them with python -m espnet_todm.bin.extract")
     cards = {folder: read_card(folder / "card.json") for folder in folders}
     ordered = sorted(folders, key=lambda folder: -cards[folder]["cost"]["flops_per_second"])
-    targets = []
-    for runtime in runtimes:
-        for precision in precisions if runtime != "torch" else ["fp32"]:
-            for count in threads:
-                for folder in ordered:
-                    place = folder if runtime == "torch" else folder / ONNX
-                    files = [folder / "model.safetensors"] if runtime == "torch" else onnx_files(place, precision)
-                    flops = cards[folder]["cost"]["flops_per_second"]
-                    targets.append(Target(folder.name, runtime, precision, count, place, tuple(files), flops))
-    return targets
+    return [
+        _target(folder, cards[folder], runtime, precision, count)
+        for runtime in runtimes
+        for precision in (precisions if runtime != TORCH else ("fp32",))
+        for count in threads
+        for folder in ordered
+    ]
+
+
+def _target(folder: Path, card: Mapping[str, Any], runtime: str, precision: str, threads: int) -> Target:
+    if runtime == TORCH:
+        place, files = folder, [folder / "model.safetensors"]
+    else:
+        place = folder / ONNX
+        files = list(read_onnx_folder(place, precision).parts.values())
+    if runtime == SHERPA:
+        from espnet_todm.deploy.sherpa_check import check_for_sherpa
+
+        check_for_sherpa(place, precision)
+    return Target(folder.name, runtime, precision, threads, place, tuple(files), card["cost"]["flops_per_second"])
 
 
 def measure(targets: Sequence[Target], open_worker: Opener, rounds: int) -> dict[Target, Times]:

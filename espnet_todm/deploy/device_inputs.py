@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_todm.deploy.decode import seconds_of
-from espnet_todm.deploy.device_models import SAMPLE_RATE
+from espnet_todm.deploy.fbank import SAMPLING_RATE, fbank
 from espnet_todm.deploy.features import read_features
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
@@ -28,7 +28,7 @@ def read_utterances(scp: PathLike, limit: int, audio: bool) -> Utterances:
     if limit < 1:
         raise UserError(f"utterances: {limit} is not possible; allowed: 1 or more")
     values = [value for _, value in read_features(scp, limit)]
-    seconds = [seconds_of(value, SAMPLE_RATE) for value in values]
+    seconds = [seconds_of(value, SAMPLING_RATE) for value in values]
     if values[0].dim() == 2:
         if audio:
             raise UserError(
@@ -37,13 +37,6 @@ def read_utterances(scp: PathLike, limit: int, audio: bool) -> Utterances:
         return Utterances([value.numpy() for value in values], [], seconds)
     samples = [value.numpy() for value in values]
     return Utterances([fbank(value) for value in samples], samples, seconds)
-
-
-def fbank(samples: np.ndarray) -> np.ndarray:
-    """(S,) float32 -> (T, 80) float32, as stage 3 of the recipes computes features."""
-    from lhotse import Fbank
-
-    return np.asarray(Fbank().extract(samples[None], SAMPLE_RATE), dtype=np.float32)
 
 
 def write_inputs(folder: Path, utterances: Utterances) -> dict[str, Path]:

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from espnet_todm.deploy.device_memory import peak_memory, reset_peak, resident_memory
-from espnet_todm.deploy.device_models import RUNTIMES, Model, load_runtime
+from espnet_todm.deploy.device_models import Model, import_runtime, load_model
 from espnet_todm.errors import UserError
 
 
@@ -34,12 +34,12 @@ def main() -> None:
 
 def serve(job: dict[str, Any], requests: TextIO) -> Iterator[dict[str, Any]]:
     """Answers to a job and the rounds after it. Raises UserError for a model that cannot be loaded."""
-    load_runtime(job["runtime"])
+    import_runtime(job["runtime"])
     with np.load(job["inputs"]) as stored:
         inputs = [stored[name] for name in stored.files]
     reset_peak()
     before = resident_memory()
-    model = RUNTIMES[job["runtime"]](Path(job["folder"]), job["precision"], job["threads"], inputs)
+    model = load_model(job["runtime"], Path(job["folder"]), job["precision"], job["threads"], inputs)
     time_round(model, len(inputs))
     yield {"runtime": before}
     for _ in requests:
