@@ -259,16 +259,18 @@ def test_a_worker_runs_once_uncounted_and_then_for_every_request(
 
 
 def test_peak_memory_never_falls_and_sees_what_was_taken() -> None:
+    """Within 1 MiB: the system counts pages processor by processor."""
+    reset_peak()
     before = peak_memory()
     block = np.ones(8 << 20)  # 64 MiB
     with_block = peak_memory()
-    assert resident_memory() <= with_block + 1 and with_block >= before
-    resident = resident_memory()
-    assert resident > 64
-    del block
-    assert peak_memory() >= with_block
+    assert with_block >= resident_memory() - 1 and with_block >= before - 1
     if reset_peak():
-        assert peak_memory() <= with_block and peak_memory() >= resident_memory() - 1
+        assert peak_memory() >= before + 60
+    del block
+    assert peak_memory() >= with_block - 1 >= before - 2
+    if reset_peak():
+        assert peak_memory() <= with_block - 60
 
 
 def test_a_process_does_not_begin_with_the_memory_of_the_one_that_started_it() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable
@@ -61,7 +63,7 @@ def test_the_fit_recovers_a_machine_that_is_linear(flavour: str) -> None:
         truth = synthetic_latency(encoder, norm=0.0)
     found = measure_latency(encoder, SECONDS, timer=timer_of(truth, encoder))
     expected, table = (each.apply(encoder.component_table()) for each in (truth, found))
-    for subnet in sum(checked_subnets(table).values(), []):
+    for subnet in functools.reduce(operator.iadd, checked_subnets(table).values(), []):
         assert table.amount(subnet, "latency") == pytest.approx(expected.amount(subnet, "latency"))
     assert found.report["held_out"]["largest_error"] == pytest.approx(0, abs=1e-6)
     assert found.report["held_out"]["rank_correlation"] == pytest.approx(1.0)

@@ -62,7 +62,7 @@ def test_kinds_that_are_slower_in_whole_models_are_found(ffn: float, heads: floa
 
 
 def test_a_table_stays_possible_whatever_was_measured() -> None:
-    wild = {subnet: 1e-9 for subnet in checked_subnets(PLAIN)[FITTED]}
+    wild = dict.fromkeys(checked_subnets(PLAIN)[FITTED], 1e-09)
     corrected, found = correct(MEASURED, PLAIN, wild)
     assert corrected.rest > 0 and min(found.values()) >= BOUNDS[0]
 
