@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from torch import Tensor, nn
 
 from espnet_todm import __version__
 from espnet_todm.deploy.card import read_card
 from espnet_todm.deploy.load import load_extracted
-from espnet_todm.deploy.onnx_graph import OnnxCtc, OnnxEncoder
-from espnet_todm.deploy.onnx_tokens import runtime_tokens, tokens_text
+from espnet_todm.deploy.onnx_forms import Graph, runtime_form
+from espnet_todm.deploy.onnx_state_space import DOMAIN, as_scans, has_state_space
+from espnet_todm.deploy.onnx_tokens import tokens_text
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_directory, hash_file, write_json, write_text
 
 PRECISIONS = ("fp32", "int8", "fp16")
 OPSET = 17  # the first with LayerNormalization as one operator
 LEAST_OPSET = 17
-TRACED_FRAMES = (96, 77)  # of the utterances that a graph is recorded on
 
 
 @dataclass(frozen=True)
@@ -45,20 +44,6 @@ class ExportOptions:
                 raise UserError(f"precision: {precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
 
 
-@dataclass(frozen=True)
-class Graph:
-    """One file to be written: its name without suffix, the module, inputs to record it on, and names of what goes in and
-    out. ``axes`` names the dimensions that vary, by input or output."""
-
-    name: str
-    module: nn.Module
-    example: tuple[Tensor, ...]
-    inputs: Sequence[str]
-    outputs: Sequence[str]
-    axes: Mapping[str, Mapping[int, str]]
-    metadata: Mapping[str, Any]
-
-
 def export(folder: PathLike, output: Optional[PathLike] = None, options: Optional[ExportOptions] = None) -> Path:
     """Write the model of an extracted subnet's folder to ``output``, by default its subfolder ``onnx``.
 
@@ -74,8 +59,7 @@ def export(folder: PathLike, output: Optional[PathLike] = None, options: Optiona
     check_replaceable(target)
     check_opset(options.opset, onnx)
     model, config = load_extracted(source)
-    graphs = [ctc_graph(model, config)]
-    names = runtime_tokens(model.token_list, model.blank_id)
+    form = runtime_form(model, config)
     about = {
         "todm_subnet": card["name"],
         "todm_card_sha256": hash_file(source / "card.json"),
@@ -83,56 +67,12 @@ def export(folder: PathLike, output: Optional[PathLike] = None, options: Optiona
         "todm_encoder": card["encoder"],
     }
     with atomic_directory(target) as place:
-        for graph in graphs:
+        for graph in form.graphs:
             write_graph(graph, place / f"{graph.name}.onnx", options.opset, about)
-        write_text(place / "tokens.txt", tokens_text(names))
+        write_text(place / "tokens.txt", tokens_text(form.tokens))
         write_json(place / "card.json", card)
     logging.info("%s: written", target)
     return target
-
-
-def ctc_graph(model: Any, config: Mapping[str, Any]) -> Graph:
-    """A CTC model as sherpa-onnx's ``from_zipformer_ctc`` takes it. Raises UserError when it has no CTC output."""
-    if model.ctc is None:
-        raise UserError("ctc_weight: 0 leaves no CTC output to export; allowed: above 0, or a transducer")
-    encoder = make_encoder(model, config)
-    module = OnnxCtc(encoder, model.ctc.ctc_lo, forbidden_tokens(model))
-    example = example_features(encoder.features)
-    axes = {"x": {0: "N", 1: "T"}, "x_lens": {0: "N"}, "log_probs": {0: "N", 1: "T_out"}, "log_probs_len": {0: "N"}}
-    metadata = {
-        "model_type": "zipformer2_ctc",
-        "model_author": "espnet_todm",
-        "version": "1",
-        "comment": "CTC",
-        "vocab_size": model.vocab_size,
-        "subsampling_factor": subsampling_factor(encoder),
-    }
-    return Graph("model", module.eval(), example, ("x", "x_lens"), ("log_probs", "log_probs_len"), axes, metadata)
-
-
-def make_encoder(model: Any, config: Mapping[str, Any]) -> OnnxEncoder:
-    """The encoder of a model as a graph. Raises UserError as :class:`OnnxEncoder`."""
-    return OnnxEncoder(
-        model, config["encoder"], {"input_size": config["input_size"], **(config.get("encoder_conf") or {})}
-    ).eval()
-
-
-def forbidden_tokens(model: Any) -> list[int]:
-    """Tokens that are no text: ``<unk>`` and ``<sos/eos>``; runtimes would write them out."""
-    named = [number for number, token in enumerate(model.token_list) if token == "<unk>"]
-    return sorted({*named, model.sos, model.eos} - {model.blank_id})
-
-
-def subsampling_factor(encoder: OnnxEncoder) -> int:
-    """Input frames for each output frame."""
-    frames = 2520
-    return round(frames / encoder.encoder.subsampled(frames))
-
-
-def example_features(size: int) -> tuple[Tensor, Tensor]:
-    """Noise (2, T, F) and lengths (2,) int64."""
-    noise = torch.randn(2, TRACED_FRAMES[0], size, generator=torch.Generator().manual_seed(0))
-    return noise, torch.tensor(TRACED_FRAMES)
 
 
 def write_graph(graph: Graph, path: Path, opset: int, about: Mapping[str, Any]) -> None:
@@ -146,11 +86,13 @@ def write_graph(graph: Graph, path: Path, opset: int, about: Mapping[str, Any]) 
             str(path),
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
-            dynamic_axes={name: dict(axes) for name, axes in graph.axes.items()},
+            dynamic_axes={name: dict(axes) for name, axes in (*graph.inputs.items(), *graph.outputs.items())},
             opset_version=opset,
+            custom_opsets={DOMAIN: 1} if has_state_space(graph.module) else None,
             dynamo=False,
         )
     model = onnx.load(str(path))
+    as_scans(model, onnx)
     for key, value in {**graph.metadata, **about}.items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, str(value)

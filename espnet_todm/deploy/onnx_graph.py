@@ -19,6 +19,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.layers.global_mvn import GlobalMVN
 from torch import Tensor, nn
 
+from espnet_todm.deploy.onnx_state_space import replace
 from espnet_todm.encoders.conformer import TodmConformerEncoder
 from espnet_todm.encoders.e_branchformer import TodmEBranchformerEncoder
 from espnet_todm.encoders.supernet import SupernetEncoder, length_mask
@@ -49,15 +50,19 @@ class OnnxEncoder(nn.Module):
         check_parts(model)
         self.encoder = exportable(model.encoder, encoder, conf)
         self.features = self.encoder.input_size
+        self.shortest = self.encoder.shortest()
         shift, scale = mean_and_scale(model.normalize)
         self.register_buffer("shift", shift)
         self.register_buffer("scale", scale)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, T, F) float32, lengths (N,) int64 -> encoded (N, T', D), lengths (N,) int64."""
-        mask = length_mask(lengths, x.size(1)).transpose(1, 2)
         normalised = (x - self.get_buffer("shift")) * self.get_buffer("scale")
-        front = self.encoder.front(normalised.masked_fill(~mask, 0.0), lengths)
+        normalised = normalised.masked_fill(~length_mask(lengths, x.size(1)).transpose(1, 2), 0.0)
+        # What is too short for one frame becomes one, of length 0.
+        frames = torch._shape_as_tensor(x)[1].clamp(min=self.shortest)
+        normalised = nn.functional.pad(normalised, (0, 0, 0, self.shortest))[:, :frames]
+        front = self.encoder.front(normalised, lengths)
         return self.encoder.blocks(front), front.lengths
 
 
@@ -101,7 +106,7 @@ class ComputedPositions(nn.Module):
 
 
 def exportable(encoder: nn.Module, name: str, conf: Mapping[str, Any]) -> SupernetEncoder:
-    """A copy of an encoder whose every operation ONNX has. Raises UserError for an encoder that is none of ours or ESPnet's."""
+    """A copy of an encoder whose every operation ONNX has. Raises UserError for one that is neither ours nor can be."""
     if isinstance(encoder, SupernetEncoder):
         ours = copy.deepcopy(encoder)
     elif name in STOCK:
@@ -113,6 +118,7 @@ def exportable(encoder: nn.Module, name: str, conf: Mapping[str, Any]) -> Supern
         for child, part in list(module.named_children()):
             if isinstance(part, (PositionalEncoding, RelPositionalEncoding)):
                 setattr(module, child, ComputedPositions(part))
+    replace(ours)
     return ours.eval()
 
 
