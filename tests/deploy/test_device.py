@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def target(size: str = "full", threads: int = 1, flops: float = 4e8, **other: An
 class Clockwork:
     """A worker whose every utterance takes as long as its size and the round say."""
 
-    log: list[tuple[str, str]] = []
+    log: ClassVar[list[tuple[str, str]]] = []
 
     def __init__(self, of: Target, slow: Mapping[int, float], features: float = 0.0) -> None:
         self.of, self.slow, self.features, self.rounds = of, slow, features, 0
