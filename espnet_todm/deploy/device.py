@@ -90,9 +90,8 @@ class Process:
             text=True,
             env={**os.environ, **threads},
         )
-        job = {"runtime": target.runtime, "precision": target.precision, "threads": target.threads}
         try:
-            self.ready = self._ask({**job, "folder": str(target.folder.resolve()), "inputs": str(inputs)})
+            self.ready = self._ask({**make_job(target), "inputs": str(inputs)})
         except BaseException:
             self.close()
             raise
@@ -135,6 +134,18 @@ class Process:
 Opener = Callable[[Target], Worker]
 
 
+def make_job(target: Target) -> dict[str, Any]:
+    """What a worker has to know of a target. Raises UserError where sherpa-onnx would not survive the model."""
+    job: dict[str, Any] = {"runtime": target.runtime, "precision": target.precision, "threads": target.threads}
+    if target.runtime == SHERPA:  # looked at here: what that takes is not the model's memory
+        from espnet_todm.deploy.sherpa_apart import make_order
+        from espnet_todm.deploy.sherpa_check import check_for_sherpa
+
+        kind = check_for_sherpa(target.folder, target.precision)
+        job["order"] = make_order(target.folder, target.precision, target.threads, kind)
+    return {**job, "folder": str(target.folder.resolve())}
+
+
 def find_targets(
     experiment: PathLike,
     sizes: Sequence[str] = (),
@@ -167,11 +178,9 @@ def _target(folder: Path, card: Mapping[str, Any], runtime: str, precision: str,
     else:
         place = folder / ONNX
         files = list(read_onnx_folder(place, precision).parts.values())
-    if runtime == SHERPA:
-        from espnet_todm.deploy.sherpa_check import check_for_sherpa
-
-        check_for_sherpa(place, precision)
-    return Target(folder.name, runtime, precision, threads, place, tuple(files), card["cost"]["flops_per_second"])
+    found = Target(folder.name, runtime, precision, threads, place, tuple(files), card["cost"]["flops_per_second"])
+    make_job(found)  # faults are told before anything is measured
+    return found
 
 
 def measure(targets: Sequence[Target], open_worker: Opener, rounds: int) -> dict[Target, Times]:

@@ -5,14 +5,12 @@ Used inside :mod:`espnet_todm.deploy.device_worker`; a runtime is imported where
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
 
-from espnet_todm.deploy.onnx_folder import read_onnx_folder
+from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.runtime import ONNXRUNTIME, SHERPA, TORCH, StepRuntime, open_runtime
 
 # What is imported before a model is loaded, and so counts as the runtime's.
@@ -84,24 +82,16 @@ class FromSamples:
 def import_runtime(runtime: str) -> None:
     """Import a runtime and what runs models in it. Raises UserError where it is not installed."""
     for module in MODULES[runtime]:
-        try:
-            import_module(module)
-        except ImportError:
-            from espnet_todm.errors import UserError
-
-            extra = "pip install 'espnet_todm[deploy]'"
-            raise UserError(f"runtime: {runtime} is not installed ({module}); {extra}") from None
+        needed(module)
 
 
-def load_model(runtime: str, folder: Path, precision: str, threads: int, inputs: Sequence[np.ndarray]) -> Model:
-    """A model with its utterances: features (T, F) each, samples (S,) for sherpa-onnx, float32.
-
-    Raises UserError when the folder's model cannot run there. What ends sherpa-onnx's process has to be looked for before.
-    """
-    if runtime == SHERPA:
+def load_model(job: Mapping[str, Any], inputs: Sequence[np.ndarray]) -> Model:
+    """The model of a job (:func:`espnet_todm.deploy.device.make_job`) with its utterances: features (T, F) each, samples
+    (S,) for sherpa-onnx, float32. Raises UserError when it cannot run."""
+    if job["runtime"] == SHERPA:
         from espnet_todm.deploy.sherpa_apart import recognizer
 
-        return FromSamples(recognizer(read_onnx_folder(folder, precision), threads=threads), inputs)
-    opened = cast(StepRuntime, open_runtime(runtime, folder, precision, threads))
-    stateless = runtime == ONNXRUNTIME and hasattr(opened, "context_size")
-    return (Transducer if stateless else FromFeatures)(opened, inputs)
+        return FromSamples(recognizer(**job["order"]), inputs)
+    opened = open_runtime(job["runtime"], job["folder"], job["precision"], job["threads"])
+    stateless = job["runtime"] == ONNXRUNTIME and hasattr(opened, "context_size")
+    return (Transducer if stateless else FromFeatures)(cast(StepRuntime, opened), inputs)

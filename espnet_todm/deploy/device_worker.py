@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -39,7 +38,7 @@ def serve(job: dict[str, Any], requests: TextIO) -> Iterator[dict[str, Any]]:
         inputs = [stored[name] for name in stored.files]
     reset_peak()
     before = resident_memory()
-    model = load_model(job["runtime"], Path(job["folder"]), job["precision"], job["threads"], inputs)
+    model = load_model(job, inputs)
     time_round(model, len(inputs))
     yield {"runtime": before}
     for _ in requests:
