@@ -6,15 +6,14 @@ What is done already is skipped; run it again after an interruption and it goes 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the plan and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--plan", required=True, help="YAML with base, methods and alone (see report/plan.py)")
     parser.add_argument("--recipe", default="./run.sh", help="the recipe, its data stages done (default: %(default)s)")
     parser.add_argument(
