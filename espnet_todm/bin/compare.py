@@ -1,6 +1,6 @@
 """Train, extract, decode and score several methods with equal updates, and write one table of methods x sizes.
 
-Example: python -m espnet_todm.bin.compare --plan conf/compare.yaml --recipe ./run.sh --output RESULTS/compare.md
+Example: python -m espnet_todm.bin.compare --plan conf/compare.yaml --label mini --output COMPARISON.md
 What is done already is skipped; run it again after an interruption and it goes on. Options after -- go to the recipe.
 """
 

@@ -1,7 +1,7 @@
 """Stage 12, optional: train extracted sizes on by themselves for some updates; each result is a size like any other.
 
-It goes to the folder of the size with _ft behind its name, and what the training writes to fine_tune/ beside subnets/. Run it
-where the supernet was trained, since the data are taken from the size's config.
+It goes to the folder of the size with _ft behind its name, and what the training writes to fine_tune/ beside subnets/.
+Run it where the supernet was trained, since the data are taken from the size's config.
 
 Example: python -m espnet_todm.bin.fine_tune exp/supernet/subnets/small --steps 300 --lr 0.001
 """

@@ -151,7 +151,7 @@ def _needs_calibration(supernet: Supernet, subnet: Subnet) -> bool:
 
 
 def _small_config(supernet: Supernet, subnet: Subnet, final: Path) -> dict[str, Any]:
-    """The config of the small model, which will be in the folder ``final``; files are named as the supernet's config does."""
+    """The config of the small model, which will be in ``final``; files are named as the supernet's config names them."""
     conf = {key: value for key, value in supernet.config.items() if key not in SUPERNET_OPTIONS}
     transducer = supernet.model.use_transducer_decoder
     stock = None if transducer else supernet.encoder.stock_conf(subnet)
