@@ -78,12 +78,40 @@ stage_11() {
   }
 }
 
+# The sizes of --sizes in the array `names`, with those made of them by fine-tuning; empty for all there are.
+set_names() {
+  local size
+  read -ra names <<<"$sizes"
+  [ "$fine_tune_steps" != 0 ] || return 0
+  for size in ${names[@]+"${names[@]}"}; do names+=("${size}_ft"); done
+}
+
 stage_12() {
   local names
   read -ra names <<<"$sizes"
   python -m espnet_todm.bin.extract --asr_train_config "$(experiment)/config.yaml" \
     --output "$(experiment)/subnets" ${names[@]+--sizes "${names[@]}"} \
     ${inference_model:+--asr_model_file "$(experiment)/$inference_model"}
+  [ "$fine_tune_steps" = 0 ] || fine_tune
+}
+
+# Each size is trained on by itself; the output goes to the experiment's fine_tune.log.
+fine_tune() {
+  local folder size subnets=()
+  folder=$(experiment)
+  if [ ${#names[@]} -eq 0 ]; then
+    for size in "$folder"/subnets/*/; do
+      size=$(basename "$size")
+      case $size in *_ft) ;; *) names+=("$size") ;; esac
+    done
+  fi
+  for size in "${names[@]}"; do subnets+=("$folder/subnets/$size"); done
+  log "fine-tuning ${names[*]}; follow $folder/fine_tune.log"
+  python -m espnet_todm.bin.fine_tune "${subnets[@]}" --steps "$fine_tune_steps" --lr "$fine_tune_lr" --ngpu "$ngpu" \
+    --processes "$cpu_processes" --training_args="$fine_tune_args" >>"$folder/fine_tune.log" 2>&1 || {
+    grep -h '^error: ' "$folder/fine_tune.log" | tail -n 2 >&2
+    die "fine-tuning stopped; its output is in $folder/fine_tune.log"
+  }
 }
 
 # Folder of the texts in the experiment: decode, or decode_<search>.
@@ -97,7 +125,7 @@ decode_name() {
 
 stage_13() {
   local names searching scales
-  read -ra names <<<"$sizes"
+  set_names
   set_evaluation
   searching=(--search "$search" --beam_size "$beam_size")
   if [ "$search" = prefix ] && has_lm; then
@@ -120,10 +148,10 @@ stage_13() {
 
 stage_14() {
   local names
-  read -ra names <<<"$sizes"
+  set_names
   set_evaluation
   python -m espnet_todm.bin.score --experiment "$(experiment)" --data "$(text_dir)" --sets "${evaluation[*]}" \
-    --decode "$(decode_name)" ${sizes:+--sizes "$sizes"} ${official:+--corpus "$official"}
+    --decode "$(decode_name)" ${sizes:+--sizes "${names[*]}"} ${official:+--corpus "$official"}
   python -m espnet_todm.bin.measure_rtf --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} \
     --scp "$(input_of "${evaluation[${#evaluation[@]} - 1]}")"
 }

@@ -46,6 +46,9 @@ results=  # file for the report, with a folder of the same name for its plots (e
 report_with=  # folders of other experiments to put into the same report, in one pair of quotes
 official=  # librispeech or tedlium2: warn where a set that has an official name lacks utterances
 sizes=  # sizes to extract, decode and score, in one pair of quotes (empty: all that the configuration names)
+fine_tune_steps=0  # updates by which stage 12 trains each size on by itself, as another size <size>_ft (0: none)
+fine_tune_lr=0.001  # AdamW's highest rate in them
+fine_tune_args=  # more options for their training command, in one pair of quotes
 ngpu=0  # GPUs to train with on each node; 0 trains on the CPU
 cpu_processes=2  # processes that share each batch when the training is on the CPU
 nj=$(getconf _NPROCESSORS_ONLN)  # jobs at a time in the stages that have many
@@ -214,6 +217,7 @@ check_options() {
   case $dry_run in true | false) ;; *) die "--dry_run: '$dry_run', but true or false is expected" ;; esac
   [ "$stage" -le "$stop_stage" ] || die "--stage: $stage lies behind --stop_stage $stop_stage"
   case $lm_order in 0 | [2-5]) ;; *) die "--lm_order: '$lm_order', but 0 (no language model) or 2 to 5 is expected" ;; esac
+  [[ $fine_tune_steps =~ ^(0|[2-9]|[1-9][0-9]+)$ ]] || die "--fine_tune_steps: '$fine_tune_steps', but 0 (none) or a whole number from 2 is expected"
   case $lm_vocabulary in open | closed) ;; *) die "--lm_vocabulary: '$lm_vocabulary', but open or closed is expected" ;; esac
   [[ $lm_scales =~ ^(tuned|[0-9.]+\ -?[0-9.]+)$ ]] || die "--lm_scales: '$lm_scales', but tuned or two numbers are expected"
   for name in train_set valid_set test_sets; do

@@ -69,6 +69,15 @@ def test_stages_can_be_run_again_alone(done: Recipe) -> None:
     assert (done.folder / "RESULTS.md").is_file() and list((done.folder / "RESULTS").glob("*.png"))
 
 
+def test_a_size_is_fine_tuned_decoded_and_scored_like_any_other(done: Recipe) -> None:
+    done.good(*DATA, "--stage", 12, "--stop_stage", 14, "--sizes", "small", "--fine_tune_steps", 2)
+    exp = done.folder / "exp/tiny"
+    assert json.loads((exp / "subnets/small_ft/card.json").read_text())["fine_tuned"]["from"]["name"] == "small"
+    assert (exp / "decode/test-tiny/small_ft/score.json").is_file()
+    assert "|small_ft|" in done.good(*DATA, "--stage", 15)
+    assert "--fine_tune_steps: '1'" in done.error(*DATA, "--fine_tune_steps", 1)
+
+
 def test_a_finished_training_is_not_done_again(done: Recipe) -> None:
     weights = (done.folder / "exp/tiny/2epoch.pth").read_bytes()
     done.good(*DATA, "--stage", 11, "--stop_stage", 11)
