@@ -27,7 +27,7 @@ setup(
         "Programming Language :: Python :: 3.12",
     ],
     packages=find_packages(include=["espnet_todm", "espnet_todm.*"]),
-    package_data={"espnet_todm": ["py.typed"]},
+    package_data={"espnet_todm": ["py.typed", "report/page.html"]},
     install_requires=[
         "espnet>=202402",
         "torch>=1.13.1",
