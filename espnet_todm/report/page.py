@@ -7,10 +7,10 @@ experiment. What was not measured has no section.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
@@ -19,31 +19,16 @@ from espnet_todm.report.downloads import Download, downloads, kinds
 from espnet_todm.report.environment import Environment
 from espnet_todm.report.experiment import Experiment
 from espnet_todm.report.facts import cost_lines, fact_lines, speed_lines
+from espnet_todm.report.measured import Section, measured_sections
 from espnet_todm.report.pareto import AXES, MORE_AXES, all_points, draw
-from espnet_todm.report.records import records_table
 from espnet_todm.report.selection import NAMES, Choice, describe, draw_history
 from espnet_todm.report.selection_page import Selection, load_selection
-from espnet_todm.report.svg import INCHES, inline_svg, plot_style
+from espnet_todm.report.svg import INCHES, Picture, inline_svg, plot_style
 from espnet_todm.report.tables import Table, difference_rows, error_rows, size_rows
 from espnet_todm.report.training_curves import draw_curves, read_curves, title
 
 PAGE = "report.html"
 TEMPLATE = "page.html"
-
-MEASURED = {
-    "latency": ("Latency", "latency.json", "Measured on this machine by the runtimes that devices use."),
-    "parity": ("Parity", "onnx/parity.json", "Whether what was exported computes what was trained, step by step."),
-    "search": ("Search", "search/search.json", "Subnets that no other one beats, found by searching the supernet."),
-}
-"""Anchor of a section -> its title, the file below the experiment that fills it, and what it shows."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An ``<svg>`` element, and the words under it."""
-
-    svg: str
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -54,17 +39,6 @@ class HeatMap:
     modules: list[str]
     blocks: list[tuple[int, list[float]]]
     words: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A table of records with its title and anchor."""
-
-    anchor: str
-    title: str
-    words: str
-    table: Table
-    source: str
 
 
 @dataclass(frozen=True)
@@ -87,7 +61,7 @@ class Page:
     history: list[Picture]
     curves: list[Picture]
     training_cost: list[str]
-    measured: list[Section] = field(default_factory=list)
+    measured: list[Section]
 
 
 def write_page(
@@ -139,7 +113,7 @@ def gather(
         history=_history_pictures(selection) if selection else [],
         curves=_curve_pictures(folder, names),
         training_cost=cost_lines(experiment.training_cost),
-        measured=_measured(folder, home),
+        measured=measured_sections(folder, home),
     )
 
 
@@ -203,16 +177,6 @@ def _history_pictures(selection: Selection) -> list[Picture]:
         with plot_style(f"history-{size}"):
             pictures.append(Picture(inline_svg(draw_history(of_size, selection.units), words), words))
     return pictures
-
-
-def _measured(folder: Path, home: Path) -> list[Section]:
-    """A section for each file of ``MEASURED`` that is there."""
-    found: list[Any] = [(key, *rest, records_table(folder / rest[1])) for key, rest in MEASURED.items()]
-    return [
-        Section(key, name, words, table, link(folder / file, home))
-        for key, name, file, words, table in found
-        if table is not None
-    ]
 
 
 def _upper(text: str) -> str:

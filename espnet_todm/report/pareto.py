@@ -113,7 +113,7 @@ def draw(
         aside = _BESIDE * (index - (len(drawn) - 1) / 2) / 72
         place = axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)
         _draw_set(axes, split, of_split, STYLES[index % len(STYLES)], place)
-    _scale_costs(axes, [point.cost for of_split in series.values() for point in of_split], label)
+    _scale_costs(axes, [point.cost for of_split in series.values() for point in of_split], label, int(inches[0]))
     _name_sizes(axes, [point for of_split in series.values() for point in of_split])
     axes.set_ylabel("Word error rate (%)")
     axes.set_ylim(0, 1.05 * max(point.high for of_split in drawn.values() for point in of_split) or 1.0)
@@ -149,8 +149,11 @@ def _draw_set(axes: Axes, split: str, of_split: Sequence[Point], style: tuple[st
         )
 
 
-def _scale_costs(axes: Axes, costs: Sequence[float], label: str) -> None:
-    """Limits, and a logarithmic axis with plain numbers once the largest costs four times the smallest."""
+def _scale_costs(axes: Axes, costs: Sequence[float], label: str, ticks: int) -> None:
+    """Limits, and a logarithmic axis with plain numbers once the largest costs four times the smallest.
+
+    ticks: most that a linear axis has.
+    """
     low, high = min(costs), max(costs)
     if high >= 4 * low > 0:
         margin = (high / low) ** _MARGIN
@@ -162,7 +165,7 @@ def _scale_costs(axes: Axes, costs: Sequence[float], label: str) -> None:
     else:
         margin = _MARGIN * (high - low or high)
         axes.set_xlim(low - margin, high + margin)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=max(3, int(axes.figure.get_figwidth()))))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=ticks))
     axes.set_xlabel(label)
 
 

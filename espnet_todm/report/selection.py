@@ -21,6 +21,8 @@ NAMES = {
     "self_attn": "attention",
     "conv_module": "convolution",
     "feed_forward": "FFN 2",
+    "state_space": "state space",
+    "cgmlp": "cgMLP",
 }
 
 

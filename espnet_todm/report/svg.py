@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
+from typing import Any, NamedTuple
 
 import matplotlib
+from cycler import cycler
 from matplotlib.figure import Figure
 
 from espnet_todm.report.pareto import STYLES
@@ -25,16 +27,24 @@ _THEME = {
 """Colour that a figure is drawn in -> what the page calls it."""
 
 
+class Picture(NamedTuple):
+    """An ``<svg>`` element, and the words under it."""
+
+    svg: str
+    caption: str
+
+
 @contextmanager
 def plot_style(name: str) -> Iterator[None]:
     """Draw and save within it. name: unique on the page, as are then the identifiers inside the picture.
 
     Text stays text, for search and copying; dollars are dollars, since names of sizes and sets are not formulas.
     """
-    options = {
+    options: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": name,
         "text.parse_math": False,
+        "axes.prop_cycle": cycler(color=[color for color, _, _ in STYLES]),
         "font.size": 11,
         "legend.fontsize": 10,
     }

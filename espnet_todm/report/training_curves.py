@@ -105,16 +105,8 @@ def draw_curves(measure: str, curves: Sequence[Curve], inches: tuple[float, floa
         for pairs, style in ((curve.train, "-"), (curve.valid, f"{mark}--")):
             if pairs:
                 label = curve.size if pairs is curve.valid or not curve.valid else None
-                epochs, values = zip(*pairs)
-                axes.plot(
-                    epochs,
-                    [factor * value for value in values],
-                    style,
-                    color=color,
-                    label=label,
-                    linewidth=1.2,
-                    markersize=5,
-                )
+                points = [(epoch, factor * value) for epoch, value in pairs]
+                axes.plot(*zip(*points), style, color=color, label=label, linewidth=1.2, markersize=5)
     values = [factor * value for curve in curves for _, value in [*curve.train, *curve.valid]]
     if min(values) > 0 and max(values) >= 10 * min(values):
         axes.set_yscale("log")
