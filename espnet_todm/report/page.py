@@ -102,7 +102,7 @@ def gather(
         environment=environment,
         config=link(settings, home) if settings.is_file() else None,
         facts=fact_lines(experiment, corpus),
-        sizes=size_rows(experiment),
+        sizes=_scores_first(size_rows(experiment), len(experiment.splits)),
         kinds=kinds(list(of_sizes.values())),
         files=of_sizes,
         speed=speed_lines(experiment),
@@ -133,6 +133,12 @@ def render(page: Page) -> str:
 def _is_measured(text: str) -> bool:
     """Whether a cell is a number, with a unit or an interval or without, and stands to the right."""
     return re.match(r"\[?[-+]?\d", text) is not None
+
+
+def _scores_first(table: Table, scores: int) -> Table:
+    """The last columns right after the first, so that they are seen on a narrow screen."""
+    rows = [[row[0], *row[len(row) - scores :], *row[1 : len(row) - scores]] for row in [table.header, *table.rows]]
+    return Table(rows[0], rows[1:])
 
 
 def _cost_pictures(experiment: Experiment) -> list[Picture]:
