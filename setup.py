@@ -11,6 +11,7 @@ K2 = [f"{one}; python_version == '3.9'" for one in ("k2==1.23.4", "torch==1.13.1
 # submitit 1.5.4 does not start where importlib.metadata is that of Python 3.9.
 SLURM = ["submitit", "submitit<1.5.4; python_version < '3.10'"]
 LM = ["flashlight-text"]
+DOCS = ["pdoc"]
 TEST = ["jiwer", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
 
 setup(
@@ -48,6 +49,7 @@ setup(
     extras_require={
         "k2": K2,
         "deploy": DEPLOY,
+        "docs": DOCS,
         "lm": LM,
         "mini": MINI,
         "slurm": SLURM,

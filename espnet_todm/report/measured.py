@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, link, read_json
+from espnet_todm.latency import FORMAT as COMPONENTS  # a table of components' latencies, often of the same file name
 from espnet_todm.report.pareto import STYLES
 from espnet_todm.report.svg import INCHES, Picture, inline_svg, plot_style
 from espnet_todm.report.tables import Table
@@ -100,8 +101,9 @@ def measured_sections(experiment: PathLike, home: PathLike) -> list[Section]:
     parity = [folder / PARITY, *sorted(folder.glob(f"subnets/*/{PARITY}"))]
     found: list[Section] = []
     for make, paths in ((_latency, [folder / LATENCY]), (_parity, parity), (_search, [folder / SEARCH])):
-        there = [path for path in paths if path.is_file()]
-        stored = [_read(path) for path in there]
+        read = {path: _read(path) for path in paths if path.is_file()}
+        there = [path for path, one in read.items() if one.get("format") != COMPONENTS]
+        stored = [read[path] for path in there]
         try:
             section = make(stored, [link(path, home) for path in there]) if stored else None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
