@@ -20,7 +20,12 @@ def main(arguments: Sequence[str]) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="training configuration, or config.yaml of an experiment")
     parser.add_argument("--output", required=True, help="JSON file to write")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
+    parser.add_argument(
+        "--runtime",
+        default="torch",
+        help="torch, or onnxruntime: each part as an exported model has it (default torch)",
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads (default 1)")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the utterance (default 10)")
     parser.add_argument("--rounds", type=int, default=20, help="how often everything is timed (default 20)")
     parser.add_argument("--input_size", type=int, help="features of a frame; default what the config says, else 80")
@@ -38,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     from espnet_todm.overlay import read_config
 
     encoder = build_encoder(read_config(options.config), options.input_size)
-    table = measure_latency(encoder, options.seconds, options.threads, options.rounds)
+    table = measure_latency(encoder, options.seconds, options.threads, options.rounds, runtime=options.runtime)
     save_latency(options.output, table)
     print(f"{options.output}: {summary(table)}")
 

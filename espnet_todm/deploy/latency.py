@@ -1,26 +1,30 @@
 """Measure the latency of an encoder's components on the machine at hand, weights or none: only shapes matter.
 
 A module is timed as the small model that keeps nothing else, at several numbers of kept components, and its time is fitted
-as fixed + per_component * kept. How well the sum of parts predicts whole models is measured at the same time and told.
+as fixed + per_component * kept. Whole models are timed beside them: their sums are corrected by some and checked on others
+(:mod:`espnet_todm.deploy.latency_fit`). Everything runs in PyTorch or as ONNX graphs in onnxruntime.
 """
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import date
+from functools import partial
+from importlib.metadata import version
 from typing import Any, Callable, Optional, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from espnet_todm.components import FULL, ComponentTable, Key, Subnet
+from espnet_todm.components import FULL, Subnet
+from espnet_todm.deploy.latency_fit import FITTED, HELD_OUT, checked_subnets, correct, errors, summarise
+from espnet_todm.deploy.latency_parts import Probe, Shape, distinct_shapes, parts, torch_calls
+from espnet_todm.deploy.runtime import ONNXRUNTIME, TORCH
 from espnet_todm.deploy.speed import torch_threads
-from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS, SUPERNET_OPTIONS, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.latency import LatencyTable, Line, fingerprint
@@ -29,40 +33,11 @@ from espnet_todm.options import check_part
 from espnet_todm.processor import cpu_model
 
 INPUT_SIZE = 80  # features of a frame where a config does not say
-COUNTS = 5  # numbers of kept components at which a module is timed, at most
-CHECKED_SHARES = (0.75, 0.5, 0.25)  # density of the random subnets that the fit is checked on
+RUNTIMES = (TORCH, ONNXRUNTIME)
 
 K = TypeVar("K", bound=Hashable)
-Calls = Mapping["Probe", Callable[[], object]]
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What is timed: the "front", what comes after the last block ("finalise"), a block's final "norm", a "block" that is
-    a subnet of one module, or a "whole" extracted subnet."""
-
-    part: str
-    subnet: Optional[Subnet] = None
-
-
+Calls = Mapping[Probe, Callable[[], object]]
 Timer = Callable[[Calls, int], Mapping[Probe, float]]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Modules of one name and one shape: ``layers`` that have it, and into how many components it is cut."""
-
-    module: str
-    layers: tuple[int, ...]
-    components: int
-
-    def kept(self, count: int) -> Subnet:
-        """The first ``count`` components of the first of these modules, and nothing else."""
-        return Subnet("probe", frozenset(Key(self.layers[0], self.module, index) for index in range(count)))
-
-    def counts(self) -> list[int]:
-        """Numbers of components to time it at, evenly from one to all."""
-        return sorted({round(n) for n in np.linspace(1, self.components, min(COUNTS, self.components))})
 
 
 def time_in_turns(
@@ -105,43 +80,33 @@ def measure_latency(
     seconds: float = REFERENCE_SECONDS,
     threads: int = 1,
     rounds: int = 20,
-    timer: Timer = time_in_turns,
+    timer: Optional[Timer] = None,
+    runtime: str = TORCH,
 ) -> LatencyTable:
     """Time the parts of an encoder on one utterance of noise, and fit. The encoder is left in eval mode.
 
-    Raises UserError for an utterance that is too short, and for no threads or rounds at all.
+    ``timer``, by default :func:`time_in_turns`: by the processor's time with one thread, which other work on the machine
+    hardly changes, else by the wall clock.
+
+    Raises UserError for an utterance that is too short, for no threads or rounds at all, and for a runtime that is unknown
+    or not installed.
     """
     check_number("seconds", seconds)
     frames = int(seconds * FRAMES_PER_SECOND)
-    _check(encoder, seconds, frames, threads, rounds)
+    _check(encoder, seconds, frames, threads, rounds, runtime)
     encoder.eval()
     features = torch.randn(1, frames, encoder.input_size, generator=torch.Generator().manual_seed(0))
-    shapes = distinct_shapes(encoder)
     checked = checked_subnets(encoder.component_table())
+    calls = _calls_in(runtime, encoder, features, [*checked[FITTED], *checked[HELD_OUT]], threads)
+    clock = "process_time" if threads == 1 else "perf_counter"
+    timer = timer or partial(time_in_turns, clock=getattr(time, clock))
     with torch_threads(threads):
-        times = timer(_calls(encoder, features, shapes, checked), rounds)
+        times = timer(calls, rounds)
     per_second = {probe: value / seconds for probe, value in times.items()}
-    machine = {"cpu": cpu_model(), "threads": threads, "torch": torch.__version__, "date": date.today().isoformat()}
-    return _fit(encoder, shapes, checked, per_second, machine, {"utterance_seconds": seconds, "rounds": rounds})
-
-
-def distinct_shapes(encoder: SupernetEncoder) -> list[Shape]:
-    """Every distinct shape of module, in the order of their first layers."""
-    layers: dict[tuple[Any, ...], list[int]] = {}
-    for layer, block in enumerate(encoder.encoders):
-        for name, _, module in block.elastic_modules():  # type: ignore[operator]
-            shape = tuple(tuple(parameter.shape) for parameter in module.parameters())
-            layers.setdefault((name, module.components, shape), []).append(layer)
-    return [Shape(name, tuple(found), components) for (name, components, _), found in layers.items()]
-
-
-def checked_subnets(table: ComponentTable) -> list[Subnet]:
-    """The full set and random ones, always the same, whose whole latency is held against the sum of their parts."""
-    subnets, chance, keys = [table.full()], random.Random(0), sorted(table.by_key)
-    for share in CHECKED_SHARES:
-        kept = frozenset(key for key in keys if chance.random() < share) or frozenset(keys[:1])
-        subnets.append(Subnet(f"random_{share:g}", kept))
-    return subnets
+    machine = {"cpu": cpu_model(), "threads": threads, "runtime": runtime, **_versions(runtime)}
+    machine["date"] = date.today().isoformat()
+    report = {"utterance_seconds": seconds, "rounds": rounds, "clock": clock}
+    return _fit(encoder, distinct_shapes(encoder), checked, per_second, machine, report)
 
 
 def fit_line(points: Mapping[int, float]) -> Line:
@@ -164,41 +129,21 @@ def _squares(line: Line, kept: Any, seconds: Any) -> float:
     return float(np.square(line.fixed + line.per_component * kept - seconds).sum())
 
 
-def _calls(
-    encoder: SupernetEncoder, features: Tensor, shapes: Sequence[Shape], checked: Sequence[Subnet]
-) -> dict[Probe, Callable[[], object]]:
-    """What is timed, as calls. Blocks are those of extracted models: a slice's weights may lie apart in memory."""
-    lengths = torch.tensor([features.size(1)])
-    front = encoder.front(features, lengths)
-    calls: dict[Probe, Callable[[], object]] = {
-        Probe("front"): lambda: encoder.front(features, lengths),
-        Probe("finalise"): lambda: encoder.finalise(front.hidden),
-    }
-    norm = _final_norm(encoder)
-    if norm is not None:
-        calls[Probe("norm")] = lambda: norm(front.hidden)
-    for shape in shapes:
-        for count in shape.counts():
-            (block,) = encoder.extract(shape.kept(count)).encoders
-            calls[Probe("block", shape.kept(count))] = lambda block=block: block(  # type: ignore[misc]
-                front.hidden, front.positions, front.mask, LayerChoice()
-            )
-    for subnet in checked:
-        small = encoder.extract(subnet)
-        calls[Probe("whole", subnet)] = lambda small=small: small(features, lengths)  # type: ignore[misc]
-    return calls
+def _calls_in(
+    runtime: str, encoder: SupernetEncoder, features: Tensor, subnets: Sequence[Subnet], threads: int
+) -> Calls:
+    """What is timed, as calls of a runtime."""
+    if runtime == TORCH:
+        return torch_calls(parts(encoder, features, subnets))
+    from espnet_todm.deploy.latency_onnx import converted, onnx_calls
 
-
-def _final_norm(encoder: SupernetEncoder) -> Optional[nn.Module]:
-    """The norm that blocks end with, if they do; it has the same width in all of them."""
-    norms = (getattr(block, "norm_final", None) for block in encoder.encoders)
-    return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
+    return onnx_calls(parts(encoder, features, subnets, converted), threads)
 
 
 def _fit(
     encoder: SupernetEncoder,
     shapes: Sequence[Shape],
-    checked: Sequence[Subnet],
+    checked: Mapping[str, Sequence[Subnet]],
     times: Mapping[Probe, float],
     machine: Mapping[str, Any],
     report: Mapping[str, Any],
@@ -216,28 +161,43 @@ def _fit(
     layers = {n: norm if hasattr(block, "norm_final") else 0.0 for n, block in enumerate(encoder.encoders)}
     rest = times[Probe("front")] + times[Probe("finalise")]
     plain = encoder.component_table()
-    fitted = LatencyTable(fingerprint(encoder, plain), modules, layers, rest, machine, {})
-    table = fitted.apply(plain)
-    errors = {}
-    for subnet in checked:
-        predicted, found = table.cost(subnet).latency, times[Probe("whole", subnet)]
-        errors[subnet.name] = {"predicted": predicted, "measured": found, "error": predicted / found - 1}
-    largest = max((entry["error"] for entry in errors.values()), key=abs)
-    told = {**report, "points": points, "fit": errors, "largest_error": largest}
-    return LatencyTable(fitted.fingerprint, modules, layers, rest, machine, told)
+    parts = LatencyTable(fingerprint(encoder, plain), modules, layers, rest, machine, {})
+    wholes = {use: {subnet: times[Probe("whole", subnet)] for subnet in subnets} for use, subnets in checked.items()}
+    corrected, factors = correct(parts, plain, wholes[FITTED])
+    fit = {use: errors(corrected.apply(plain), measured) for use, measured in wholes.items()}
+    told = {
+        **report,
+        "points": points,
+        "corrections": factors,
+        "fit": fit,
+        HELD_OUT: summarise(fit[HELD_OUT]),
+        "held_out_uncorrected": summarise(errors(parts.apply(plain), wholes[HELD_OUT])),
+    }
+    return replace(corrected, report=told)
 
 
 def summary(table: LatencyTable) -> str:
     """One line on a measurement."""
-    full, machine = table.report["fit"][FULL], table.machine
+    full, machine, error = table.report["fit"][FITTED][FULL], table.machine, table.report[HELD_OUT]
+    order = error["rank_correlation"]
     return (
-        f"full encoder {1000 * full['measured']:.2f} ms per second of speech on {machine['cpu']},"
-        f" {machine['threads']} thread(s); predicted {1000 * full['predicted']:.2f} ms;"
-        f" largest error of the fit {table.report['largest_error']:+.1%}"
+        f"full encoder {1000 * full['measured']:.2f} ms per second of speech in {machine['runtime']} on {machine['cpu']},"
+        f" {machine['threads']} thread(s); on {error['subnets']} subnets held out, predictions are off by"
+        f" {error['mean_absolute_percentage_error']:.1%} on average, {error['largest_error']:+.1%} at most"
+        + ("" if order is None else f", rank correlation {order:.3f}")
     )
 
 
-def _check(encoder: SupernetEncoder, seconds: float, frames: int, threads: int, rounds: int) -> None:
+def _versions(runtime: str) -> dict[str, str]:
+    """Of what computes."""
+    if runtime == TORCH:
+        return {TORCH: torch.__version__}
+    return {runtime: version(runtime), TORCH: torch.__version__}
+
+
+def _check(encoder: SupernetEncoder, seconds: float, frames: int, threads: int, rounds: int, runtime: str) -> None:
+    if runtime not in RUNTIMES:
+        raise UserError(f"runtime: {runtime!r} is unknown; allowed: {', '.join(RUNTIMES)}")
     for name, value in (("threads", threads), ("rounds", rounds)):
         if value < 1:
             raise UserError(f"{name}: {value} is not possible; allowed: 1 or more")

@@ -71,7 +71,8 @@ class ElasticAttention(ElasticModule):
         """x (B, T, D) -> (B, H, T, head_dim)."""
         bias = self.take(f"{name}.bias", kept) if name != "linear_pos" else None
         projected = F.linear(x, self.take(f"{name}.weight", kept), bias)
-        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        # Not unflatten: in an ONNX export all shapes after it are constants.
+        return projected.view(x.size(0), x.size(1), -1, self.head_dim).transpose(1, 2)
 
     def _scores(self, query: Tensor, key: Tensor, positions: Optional[Tensor], kept: Kept) -> Tensor:
         """query, key (B, H, T, head_dim) -> unscaled scores (B, H, T, T)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Callable
 
@@ -17,17 +18,9 @@ from espnet_todm.bin.extract import main as extract_main
 from espnet_todm.bin.measure_latency import main
 from espnet_todm.deploy.card import read_card
 from espnet_todm.deploy.extract import load_supernet
-from espnet_todm.deploy.latency import (
-    Calls,
-    Probe,
-    build_encoder,
-    checked_subnets,
-    distinct_shapes,
-    fit_line,
-    measure_latency,
-    summary,
-    time_in_turns,
-)
+from espnet_todm.deploy.latency import Calls, build_encoder, fit_line, measure_latency, summary, time_in_turns
+from espnet_todm.deploy.latency_fit import FITTED, HELD_OUT, checked_subnets
+from espnet_todm.deploy.latency_parts import Probe, distinct_shapes
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_json
@@ -69,9 +62,11 @@ def test_the_fit_recovers_a_machine_that_is_linear(flavour: str) -> None:
         truth = synthetic_latency(encoder, norm=0.0)
     found = measure_latency(encoder, SECONDS, timer=timer_of(truth, encoder))
     expected, table = (each.apply(encoder.component_table()) for each in (truth, found))
-    for subnet in checked_subnets(table):
+    for subnet in chain(*checked_subnets(table).values()):
         assert table.amount(subnet, "latency") == pytest.approx(expected.amount(subnet, "latency"))
-    assert found.report["largest_error"] == pytest.approx(0, abs=1e-9)
+    assert found.report["held_out"]["largest_error"] == pytest.approx(0, abs=1e-6)
+    assert found.report["held_out"]["rank_correlation"] > 0.99  # some cost the same
+    assert list(found.report["corrections"].values()) == pytest.approx([1.0] * len(found.report["corrections"]))
     assert found.fingerprint == truth.fingerprint
     for place, line in found.modules.items():
         if sum((c.key.layer, c.key.module) == place for c in table.components) > 1:
@@ -83,11 +78,15 @@ def test_the_error_of_the_fit_is_told() -> None:
     encoder = conformer()
     timer = timer_of(synthetic_latency(encoder), encoder, noise=0.25)
     found = measure_latency(encoder, SECONDS, threads=3, rounds=7, timer=timer)
-    assert found.report["largest_error"] == pytest.approx(1 / 1.25 - 1)
-    assert set(found.report["fit"]) == {"full", "random_0.75", "random_0.5", "random_0.25"}
-    assert (found.machine["threads"], found.machine["torch"]) == (3, torch.__version__)
-    assert (found.report["rounds"], found.report["utterance_seconds"]) == (7, SECONDS)
-    assert all(words in summary(found) for words in ("ms per second of speech", "3 thread", "-20.0%"))
+    assert found.report["held_out_uncorrected"]["largest_error"] == pytest.approx(1 / 1.25 - 1)
+    assert found.report["held_out_uncorrected"]["mean_absolute_percentage_error"] == pytest.approx(0.2)
+    assert found.report["held_out"]["mean_absolute_percentage_error"] < 0.03
+    assert {name: len(entries) for name, entries in found.report["fit"].items()} == {FITTED: 13, HELD_OUT: 12}
+    assert not found.report["fit"][FITTED].keys() & found.report["fit"][HELD_OUT].keys()
+    machine, report = found.machine, found.report
+    assert (machine["threads"], machine["runtime"], machine["torch"]) == (3, "torch", torch.__version__)
+    assert (report["rounds"], report["utterance_seconds"], report["clock"]) == (7, SECONDS, "perf_counter")
+    assert all(words in summary(found) for words in ("ms per second of speech", "3 thread", "12 subnets held out"))
 
 
 def test_layers_of_one_shape_are_measured_once() -> None:

@@ -1,0 +1,88 @@
+"""Models as they are timed: what is done to an utterance before the model runs apart from the model itself.
+
+Used inside :mod:`espnet_todm.deploy.device_worker`; a runtime is imported where it is needed, since its memory counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from espnet_todm.deploy.onnx_folder import read_onnx_folder
+from espnet_todm.deploy.runtime import ONNXRUNTIME, SHERPA, TORCH, StepRuntime, open_runtime
+
+# What is imported before a model is loaded, and so counts as the runtime's.
+MODULES = {
+    ONNXRUNTIME: ("onnxruntime", "espnet_todm.deploy.runtime_onnx"),
+    SHERPA: ("sherpa_onnx", "espnet_todm.deploy.sherpa_apart"),
+    TORCH: ("torch", "espnet_todm.deploy.runtime_torch"),
+}
+
+
+class Model(Protocol):
+    """A model with the utterances that it is timed on."""
+
+    def prepare(self, number: int) -> Any:
+        """What is done to utterance ``number`` before the model runs: its features, where the runtime computes them."""
+
+    def infer(self, prepared: Any) -> object:
+        """From there to labels or text."""
+
+
+class FromFeatures:
+    """onnxruntime and PyTorch, from features (T, F) to labels."""
+
+    def __init__(self, runtime: StepRuntime, inputs: Sequence[np.ndarray]) -> None:
+        self.runtime, self.inputs = runtime, inputs
+
+    def prepare(self, number: int) -> np.ndarray:
+        return self.inputs[number]
+
+    def infer(self, prepared: np.ndarray) -> list[int]:
+        return self.runtime.labels(prepared)
+
+
+class FromSamples:
+    """sherpa-onnx's recognizer, from samples (S,) to text; features are computed as it accepts samples."""
+
+    def __init__(self, recognizer: Any, inputs: Sequence[np.ndarray]) -> None:
+        self.recognizer, self.inputs = recognizer, inputs
+
+    def prepare(self, number: int) -> Any:
+        from espnet_todm.deploy.fbank import SAMPLING_RATE
+
+        stream = self.recognizer.create_stream()
+        stream.accept_waveform(SAMPLING_RATE, self.inputs[number])
+        return stream
+
+    def infer(self, prepared: Any) -> str:
+        self.recognizer.decode_stream(prepared)
+        return str(prepared.result.text)
+
+
+def import_runtime(runtime: str) -> None:
+    """Import a runtime and what runs models in it. Raises UserError where it is not installed."""
+    for module in MODULES[runtime]:
+        try:
+            import_module(module)
+        except ImportError:
+            from espnet_todm.errors import UserError
+
+            extra = "pip install 'espnet_todm[deploy]'"
+            raise UserError(f"runtime: {runtime} is not installed ({module}); {extra}") from None
+
+
+def load_model(runtime: str, folder: Path, precision: str, threads: int, inputs: Sequence[np.ndarray]) -> Model:
+    """A model with its utterances: features (T, F) each, samples (S,) for sherpa-onnx, float32.
+
+    Raises UserError when the folder's model cannot run there. What ends sherpa-onnx's process has to be looked for before.
+    """
+    if runtime == SHERPA:
+        from espnet_todm.deploy.sherpa_apart import recognizer
+
+        return FromSamples(recognizer(read_onnx_folder(folder, precision), threads=threads), inputs)
+    return FromFeatures(cast(StepRuntime, open_runtime(runtime, folder, precision, threads)), inputs)
