@@ -103,14 +103,20 @@ def decode(
 
     decoder: a Decoder, or another function of a batch.
     """
+    for batch in batches(utterances, batch_seconds):
+        yield from zip((name for name, _ in batch), decoder([x for _, x in batch]))
+
+
+def batches(utterances: Iterable[Utterance], batch_seconds: float) -> Iterator[list[Utterance]]:
+    """Utterances of similar length together, up to a padded length in all; one that is longer stands alone."""
     for group in _groups(utterances, 500):
         batch: list[Utterance] = []
         for utterance in sorted(group, key=lambda item: len(item[1])):
             if batch and (len(batch) + 1) * seconds_of(utterance[1]) > batch_seconds:
-                yield from _decode_batch(decoder, batch)
+                yield batch
                 batch = []
             batch.append(utterance)
-        yield from _decode_batch(decoder, batch)
+        yield batch
 
 
 def seconds_of(value: Tensor, sample_rate: float = 16000) -> float:
@@ -131,10 +137,3 @@ def _groups(utterances: Iterable[Utterance], size: int) -> Iterator[list[Utteran
     iterator = iter(utterances)
     while group := list(islice(iterator, size)):
         yield group
-
-
-def _decode_batch(
-    decoder: Callable[[list[Tensor]], list[Result]], batch: list[Utterance]
-) -> Iterator[tuple[str, Result]]:
-    if batch:
-        yield from zip((name for name, _ in batch), decoder([x for _, x in batch]))

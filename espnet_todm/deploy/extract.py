@@ -18,7 +18,7 @@ from espnet_todm.components import Subnet
 from espnet_todm.deploy.card import make_card
 from espnet_todm.deploy.load import FILE_OPTIONS, build_model, load_checkpoint
 from espnet_todm.elastic.convolution import ElasticConvolution
-from espnet_todm.encoders.supernet import SupernetEncoder
+from espnet_todm.encoders.supernet import Front, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_directory, hash_file, write_json
 from espnet_todm.models.options import OPTIONS
@@ -106,7 +106,7 @@ def extract(
         RuntimeError: the small model does not compute what the slice computes (a defect of this package).
     """
     small = supernet.encoder.extract(subnet)
-    if not _needs_calibration(supernet, subnet):
+    if not needs_calibration(supernet, subnet):
         calibration = None
     elif calibration is None:
         raise UserError(f"subnet {subnet.name}: its batch norm needs data to be recalibrated; give --calibrate SCP")
@@ -132,21 +132,32 @@ def extract(
 @torch.no_grad()
 def recalibrate(model: TodmModel, encoder: SupernetEncoder, features: Iterable[Tensor]) -> None:
     """Estimate batch norm statistics anew as the mean over utterances: features (T, F), as the model's input."""
+    estimate_statistics(encoder, (calibration_front(model, encoder, utterance) for utterance in features))
+
+
+def calibration_front(model: TodmModel, encoder: SupernetEncoder, utterance: Tensor) -> Front:
+    """One utterance (T, F) as the blocks of ``encoder`` get it."""
+    lengths = torch.tensor([len(utterance)])
+    normalised = utterance.unsqueeze(0).clone()  # GlobalMVN works in place
+    if model.normalize is not None:
+        normalised, lengths = model.normalize(normalised, lengths)
+    return encoder.front(normalised, lengths)
+
+
+@torch.no_grad()
+def estimate_statistics(encoder: SupernetEncoder, fronts: Iterable[Front]) -> None:
+    """Batch norm statistics of a small encoder as the mean over ``fronts``, one utterance each."""
     modules = [module for module in encoder.modules() if isinstance(module, ElasticConvolution)]
     for module in modules:
         module.train()
-    for count, utterance in enumerate(features, 1):
+    for count, front in enumerate(fronts, 1):
         for module in modules:
             module.momentum = 1 / count
-        lengths = torch.tensor([len(utterance)])
-        normalised = utterance.unsqueeze(0).clone()  # GlobalMVN works in place
-        if model.normalize is not None:
-            normalised, lengths = model.normalize(normalised, lengths)
-        encoder(normalised, lengths)
+        encoder.blocks(front)
     encoder.eval()
 
 
-def _needs_calibration(supernet: Supernet, subnet: Subnet) -> bool:
+def needs_calibration(supernet: Supernet, subnet: Subnet) -> bool:
     """Named sizes gathered batch norm statistics of their own during training; other subnets have none."""
     batch_norm = any(isinstance(module, torch.nn.BatchNorm1d) for module in supernet.encoder.modules())
     return batch_norm and supernet.encoder.sizes.get(subnet.name) != subnet

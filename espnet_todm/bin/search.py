@@ -1,0 +1,137 @@
+"""Search for the best subnets of a trained supernet: an error rate or loss against parameters, FLOPs or measured latency.
+
+Subnets are scored with the supernet's own weights; nothing is trained. The search goes on where it was stopped, and
+several machines may work on one --storage. OUTPUT gets SEARCH.md with tables and pictures, search.json with all trials, and
+a card for each subnet of the Pareto set, which espnet_todm.bin.extract --sizes OUTPUT/cards/NAME.json makes a model of.
+
+Example: python -m espnet_todm.bin.search --experiment exp/train_todm --data dump/fbank --set dev --text data/dev/text \\
+    --objectives wer params --budget params=1.2M --trials 300 --test_sets test --output exp/train_todm/search
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from espnet_todm import register
+from espnet_todm.bin._cli import Parser, run
+from espnet_todm.selection.space import GRANULARITIES
+
+if TYPE_CHECKING:
+    from espnet_todm.deploy.evaluate import Evaluator
+    from espnet_todm.deploy.extract import Supernet
+    from espnet_todm.deploy.subnet_search import SubnetSearch
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", required=True, type=Path, help="folder of the supernet's training")
+    parser.add_argument("--checkpoint", help="its checkpoint; default the best by the config's first criterion")
+    parser.add_argument("--data", required=True, type=Path, help="folder with <set>/feats.scp or <set>/wav.scp")
+    parser.add_argument("--set", required=True, help="set to score subnets on, such as dev")
+    parser.add_argument("--text", type=Path, help="its transcripts; default DATA/<set>/text")
+    parser.add_argument("--utterances", type=int, help="score on so many utterances only, spread over the set")
+    parser.add_argument(
+        "--test_sets", nargs="*", default=[], help="sets to score the best of each method on in the end"
+    )
+    parser.add_argument(
+        "--objectives",
+        nargs="+",
+        default=["wer", "params"],
+        help="one of wer, cer, loss, and params, flops or latency (default: wer params)",
+    )
+    parser.add_argument(
+        "--budget", nargs="+", default=[], help="most that a subnet may cost: params=1.2M flops=100M ..."
+    )
+    parser.add_argument(
+        "--compare_at", nargs="+", default=[], help="budgets by the first criterion to compare at: 1M 1.5M"
+    )
+    parser.add_argument("--latency_table", help="file of measure_latency, where the training had none")
+    parser.add_argument("--trials", type=int, default=200, help="subnets in all, earlier runs counted (default 200)")
+    parser.add_argument(
+        "--baseline", type=int, help="subnets of a random search beside it; default as many, 0 for none"
+    )
+    parser.add_argument("--granularity", choices=GRANULARITIES, default="layer", help="what is chosen (default layer)")
+    parser.add_argument("--population", type=int, default=24, help="subnets of a generation (default 24)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--storage", help="optuna's storage; default sqlite:///OUTPUT/study.db")
+    parser.add_argument("--name", default="search", help="of the study in the storage (default search)")
+    parser.add_argument("--calibrate", help="feats.scp to estimate batch norm statistics on, where subnets need it")
+    parser.add_argument("--calibrate_utterances", type=int, default=20, help="how many of its utterances (default 20)")
+    parser.add_argument("--batch_seconds", type=float, default=60, help="padded seconds of speech in a batch")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the results")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    options = parse(arguments)
+    register()
+    from espnet_todm.deploy.extract import load_supernet, parse_amount
+    from espnet_todm.deploy.load import read_config
+    from espnet_todm.deploy.subnet_search import SearchPlan, SubnetSearch, parse_budgets
+    from espnet_todm.overlay import best_model
+
+    plan = SearchPlan(
+        options.storage or f"sqlite:///{options.output / 'study.db'}",
+        options.objectives,
+        parse_budgets(options.budget),
+        [parse_amount(text) for text in options.compare_at],
+        options.trials,
+        options.baseline,
+        options.granularity,
+        options.population,
+        options.seed,
+        options.name,
+    )
+    config = options.experiment / "config.yaml"
+    supernet = load_supernet(config, options.checkpoint or options.experiment / best_model(read_config(config)))
+    if options.latency_table:
+        supernet.encoder.measured_in(options.latency_table)
+    search = SubnetSearch(evaluator(supernet, options, options.set, options.text, options.utterances), plan)
+    others = {split: evaluator(supernet, options, split) for split in options.test_sets}
+    options.output.mkdir(parents=True, exist_ok=True)
+    search.open()
+    try:
+        search.run()
+    except KeyboardInterrupt:
+        write(search, options, {})
+        raise
+    print(write(search, options, others))
+
+
+def evaluator(
+    supernet: Supernet,
+    options: argparse.Namespace,
+    split: str,
+    text: Optional[Path] = None,
+    limit: Optional[int] = None,
+) -> Evaluator:
+    """What scores on a set."""
+    from espnet_todm.deploy.decode import input_table
+    from espnet_todm.deploy.evaluate import Evaluator, spread
+    from espnet_todm.deploy.features import read_features
+    from espnet_todm.files import read_table
+
+    references = spread(read_table(text or options.data / split / "text"), limit)
+    calibration = None
+    if options.calibrate:
+        calibration = [x for _, x in read_features(options.calibrate, options.calibrate_utterances)]
+    utterances = read_features(input_table(options.data / split))
+    return Evaluator(supernet, utterances, references, split, options.batch_seconds, calibration)
+
+
+def write(search: SubnetSearch, options: argparse.Namespace, others: dict[str, Evaluator]) -> str:
+    """Write cards and report; returns the report's text."""
+    from espnet_todm.deploy.found import write_cards
+    from espnet_todm.report.search import write_report
+
+    settings = {"experiment": options.experiment, "budget": " ".join(options.budget) or "none", "seed": options.seed}
+    report = search.report(settings, others)
+    write_cards(search.evaluator.supernet, report.front, options.set, options.output / report.cards)
+    return write_report(report, options.output)
+
+
+if __name__ == "__main__":
+    run(main)

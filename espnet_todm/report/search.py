@@ -1,0 +1,246 @@
+"""What a search found, as tables, a picture and JSON: beside random search and uniform scaling, whoever is better."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from espnet_todm.files import PathLike, atomic_path, write_text
+from espnet_todm.report.scoring import Score
+from espnet_todm.report.significance import paired_difference
+from espnet_todm.report.tables import markdown_table, rate_cell
+from espnet_todm.selection.search import Trial, hypervolume, pareto_front
+
+FORMAT = "espnet_todm.search/1"
+UNITS = {
+    "params": (1e-6, "params (M)"),
+    "flops": (1e-9, "GFLOPs per s of speech"),
+    "latency": (1e3, "ms per s of speech in the encoder"),
+}
+SCORE_NAMES = {"wer": "WER (%)", "cer": "CER (%)", "loss": "loss (nats per token)"}
+# Okabe and Ito's colours; marks and lines differ too.
+_STYLES = (
+    ("#0072B2", "o", "-"),
+    ("#D55E00", "s", "--"),
+    ("#009E73", "^", "-."),
+    ("#CC79A7", "D", ":"),
+    ("#000000", "*", "none"),
+)
+_WORST_SHOWN = 6  # times the best score: what hears nothing would press all that matters into the bottom of the picture
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """All that is told of a search.
+
+    ``methods``: name -> trials, the search itself first; ``best``: budget -> method -> trial with the best score, by the
+    first criterion; ``tests``: (set, budget, method) -> errors of that trial. ``reference``: objective -> the worst corner
+    of the hypervolume's box.
+    """
+
+    settings: Mapping[str, Any]
+    split: str
+    objectives: Sequence[str]
+    score: str
+    methods: Mapping[str, Sequence[Trial]]
+    best: Mapping[float, Mapping[str, Trial]]
+    reference: Mapping[str, float]
+    cards: str = "cards"
+    tests: Mapping[tuple[str, float, str], Score] = field(default_factory=dict)
+
+    @property
+    def criteria(self) -> list[str]:
+        return [name for name in self.objectives if name != self.score]
+
+    @property
+    def front(self) -> list[Trial]:
+        """The search's Pareto set, the cheapest by the first criterion first."""
+        trials = pareto_front(next(iter(self.methods.values())), [self.score, *self.criteria])
+        return sorted(trials, key=lambda trial: trial.costs[self.criteria[0]])
+
+    def volume(self, method: str) -> float:
+        """The hypervolume that a method found, as a share of the box."""
+        reference = [self.reference[name] for name in self.objectives]
+        return hypervolume((trial.values(self.objectives) for trial in self.methods[method]), reference)
+
+
+def write_report(report: SearchReport, folder: PathLike) -> str:
+    """Write search.json, SEARCH.md and its pictures into ``folder``; returns the text of SEARCH.md."""
+    home = Path(folder)
+    write_text(home / "search.json", _json(report))
+    pictures = []
+    for criterion in report.criteria:
+        path = home / f"{report.score}_{criterion}.png"
+        with atomic_path(path) as temporary:
+            draw(report, criterion).savefig(temporary, format="png", dpi=160)
+        pictures.append(f"![{report.score} against {criterion}]({path.name})\n")
+    parts = ["# Search\n", _settings(report), "## Methods\n" + method_table(report), verdict(report)]
+    if report.tests:
+        parts.append("## The best of each method on sets that were not searched on\n" + test_table(report))
+    parts += ["".join(pictures), f"## Pareto set of the search ({len(report.front)} subnets)\n" + front_table(report)]
+    text = "\n".join(parts)
+    write_text(home / "SEARCH.md", text)
+    return text
+
+
+def method_table(report: SearchReport) -> str:
+    """Methods by hypervolume and by their best score under each budget."""
+    criterion = report.criteria[0]
+    header = ["method", "subnets scored", "hypervolume"]
+    header += [f"{report.score} {report.split}, {_amount(criterion, budget)}" for budget in report.best]
+    rows = []
+    for method, trials in report.methods.items():
+        scored = len({trial.subnet.components for trial in trials})
+        best = [of_budget.get(method) for of_budget in report.best.values()]
+        cells = ["" if trial is None else _score(report.score, trial.scores[report.score]) for trial in best]
+        rows.append([method, str(scored), f"{report.volume(method):.4f}", *cells])
+    corner = ", ".join(_corner(name, value) for name, value in report.reference.items())
+    note = f"Hypervolume: share of the box between 0 and {corner} that is dominated.\n"
+    return markdown_table(header, rows) + "\n" + note
+
+
+def verdict(report: SearchReport) -> str:
+    """By how much the search is better or worse than each other method, as a list."""
+    first, *others = report.methods
+    lines = []
+    for other in others:
+        ours, theirs = report.volume(first), report.volume(other)
+        relative = f" ({100 * (ours / theirs - 1):+.1f}%)" if theirs else ""
+        wins = losses = 0
+        for best in report.best.values():
+            if first in best and other in best:
+                one, two = best[first].scores[report.score], best[other].scores[report.score]
+                wins, losses = wins + (one < two), losses + (one > two)
+        lines.append(
+            f"- Against {other}: hypervolume {ours:.4f} to {theirs:.4f}{relative}; on {report.split} better under {wins}"
+            f" of {len(report.best)} budgets, worse under {losses}.\n"
+        )
+    return "".join(lines)
+
+
+def front_table(report: SearchReport) -> str:
+    """The Pareto set of the search, with the card of each."""
+    criteria = list(report.front[0].costs) if report.front else []
+    scores = list(report.front[0].scores) if report.front else []
+    header = ["subnet", *(UNITS[name][1] for name in criteria), *(f"{name} {report.split}" for name in scores)]
+    rows = [
+        [
+            f"[{trial.subnet.name}]({report.cards}/{trial.subnet.name}.json)",
+            *(f"{trial.costs[name] * UNITS[name][0]:.3f}" for name in criteria),
+            *(_score(name, trial.scores[name]) for name in scores),
+            trial.by,
+        ]
+        for trial in report.front
+    ]
+    return markdown_table([*header, "proposed by"], rows)
+
+
+def test_table(report: SearchReport) -> str:
+    """WER of each method's best subnet on other sets, and the paired difference to the search's."""
+    first, criterion = next(iter(report.methods)), report.criteria[0]
+    header = ["set", "budget", "method", "subnet", UNITS[criterion][1], "WER [95%]"]
+    header += ["WER of search minus this (points) [95%]", "p"]
+    rows = []
+    for (split, budget, method), score in report.tests.items():
+        trial, ours = report.best[budget][method], report.tests.get((split, budget, first))
+        difference = ["", ""]
+        if ours is not None and method != first:
+            found = paired_difference(ours.errors(), score.errors(), score.lengths())
+            difference = [f"{found.points:+.1f} [{found.low:+.1f}, {found.high:+.1f}]", f"{found.p_value:.3f}"]
+        cost = f"{trial.costs[criterion] * UNITS[criterion][0]:.3f}"
+        rows.append([split, _amount(criterion, budget), method, trial.subnet.name, cost, rate_cell(score), *difference])
+    return markdown_table(header, rows)
+
+
+def draw(report: SearchReport, criterion: str) -> Figure:
+    """Score against a cost: every scored subnet as a dot, and the steps along what each method found."""
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    factor, label = UNITS[criterion]
+    shown = [(method, trials) for method, trials in report.methods.items() if trials]
+    for (method, trials), style in zip(shown, _STYLES):
+        _draw_method(axes, report.score, criterion, factor, method, trials, style)
+    scores = [trial.scores[report.score] for _, trials in shown for trial in trials]
+    limits = (1.1 * max(scores), _WORST_SHOWN * min(scores), report.reference[report.score])
+    axes.set_ylim(0, min(limit for limit in limits if limit > 0))
+    axes.set_xlabel(label[0].upper() + label[1:])
+    axes.set_ylabel(f"{SCORE_NAMES[report.score]}, {report.split}")
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["right", "top"]].set_visible(False)
+    axes.legend(framealpha=0.9, edgecolor="#cccccc")
+    return figure
+
+
+def _draw_method(
+    axes: Axes,
+    score: str,
+    criterion: str,
+    factor: float,
+    method: str,
+    trials: Sequence[Trial],
+    style: tuple[str, str, str],
+) -> None:
+    """Draw one method."""
+    color, marker, line = style
+    front = sorted(pareto_front(trials, [score, criterion]), key=lambda trial: trial.costs[criterion])
+    costs, scores = ([t.costs[criterion] * factor for t in trials], [t.scores[score] for t in trials])
+    axes.plot(costs, scores, marker, color=color, markersize=3, alpha=0.35, linestyle="none")
+    steps = [t.costs[criterion] * factor for t in front], [t.scores[score] for t in front]
+    look = {"linestyle": line, "marker": marker, "color": color, "markersize": 4.5, "linewidth": 1.4}
+    axes.plot(*steps, drawstyle="steps-post", label=method, **look)
+
+
+def _settings(report: SearchReport) -> str:
+    return "".join(f"- {key}: `{value}`\n" for key, value in report.settings.items())
+
+
+def _json(report: SearchReport) -> str:
+    """One line for each trial, so that differences between files can be read."""
+    head = {
+        "format": FORMAT,
+        "settings": dict(report.settings),
+        "set": report.split,
+        "objectives": list(report.objectives),
+        "reference": dict(report.reference),
+        "hypervolume": {method: report.volume(method) for method in report.methods},
+        "pareto": [trial.subnet.name for trial in report.front],
+    }
+    lines = [json.dumps(head, indent=2, ensure_ascii=False, default=str).removesuffix("\n}") + ",", '  "methods": {']
+    blocks = []
+    for method, trials in report.methods.items():
+        rows = ",\n".join(f"      {json.dumps(_row(trial), ensure_ascii=False)}" for trial in trials)
+        blocks.append(f"    {json.dumps(method)}: [\n{rows}\n    ]")
+    return "\n".join([*lines, ",\n".join(blocks), "  }", "}"]) + "\n"
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    return {
+        "name": trial.subnet.name,
+        "proposed_by": trial.by,
+        "scores": dict(trial.scores),
+        "costs": dict(trial.costs),
+        "seconds": round(trial.seconds, 3),
+        "kept": trial.subnet.to_json(),
+    }
+
+
+def _amount(criterion: str, budget: float) -> str:
+    """A budget as a reader says it."""
+    factor, label = UNITS[criterion]
+    return f"{label} ≤ {budget * factor:.3g}"
+
+
+def _corner(name: str, value: float) -> str:
+    factor, label = UNITS.get(name, (1.0, name))
+    return f"{label} {value * factor:.4g}"
+
+
+def _score(name: str, value: float) -> str:
+    return f"{value:.4f}" if name == "loss" else f"{value:.1f}"

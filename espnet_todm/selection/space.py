@@ -1,0 +1,181 @@
+"""The space that a search looks through: subnets as a few whole numbers (genes), and how they are brought within budgets."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Optional
+
+from espnet_todm.components import ComponentTable, Key, Subnet
+from espnet_todm.errors import UserError
+from espnet_todm.sizes import ROUNDING, first_components, keep_order, module_sizes, round_share
+
+GRANULARITIES = ("uniform", "layer", "component")
+Genes = dict[str, int]
+Budgets = Mapping[str, float]  # criterion -> the most that a subnet may cost
+
+
+class SearchSpace(ABC):
+    """Which subnets there are to choose from. More of a gene never means fewer components.
+
+    ``bounds``: gene -> its least and its greatest value.
+    """
+
+    def __init__(self, table: ComponentTable, granularity: str, bounds: Mapping[str, tuple[int, int]]) -> None:
+        self.table, self.granularity, self.bounds = table, granularity, dict(bounds)
+
+    @abstractmethod
+    def subnet(self, genes: Mapping[str, int], name: str = "") -> Subnet:
+        """The subnet that the genes stand for."""
+
+    @abstractmethod
+    def genes(self, subnet: Subnet) -> Optional[Genes]:
+        """The genes of a subnet, None where the space does not hold it."""
+
+    @abstractmethod
+    def draw(self, rng: random.Random) -> Genes:
+        """Random genes, costs of all sizes being likely."""
+
+    def least(self) -> list[Genes]:
+        """The genes of the subnets that hold no other but the empty one: the cheapest of any criterion is among them."""
+        lowest = {name: low for name, (low, _) in self.bounds.items()}
+        raised = [{**lowest, name: low + 1} for name, (low, high) in self.bounds.items() if high > low]
+        return [genes for genes in raised if self.subnet(genes).components]
+
+    def costs(self, genes: Mapping[str, int]) -> dict[str, float]:
+        """Amounts of every criterion that the table knows."""
+        cost = self.table.cost(self.subnet(genes))
+        return {criterion: cost.by(criterion) for criterion in self.table.criteria}
+
+    def fits(self, genes: Mapping[str, int], budgets: Budgets) -> bool:
+        """Whether the subnet keeps anything and costs no more than the budgets."""
+        subnet = self.subnet(genes)
+        return bool(subnet.components) and fits(self.table, subnet, budgets)
+
+    def repair(self, genes: Mapping[str, int], budgets: Budgets, rng: random.Random) -> Genes:
+        """Take away one after another, at random and from large genes most often, until the budgets are met.
+
+        Where nothing is left before, the cheapest subnet that meets them stands in.
+        """
+        repaired = dict(genes)
+        while not self.fits(repaired, budgets):
+            room = {name: value - self.bounds[name][0] for name, value in repaired.items()}
+            if not any(room.values()):
+                return next(genes for genes in self.least() if self.fits(genes, budgets))
+            repaired[rng.choices(list(room), list(room.values()))[0]] -= 1
+        return repaired
+
+
+class GroupSpace(SearchSpace):
+    """Each gene says how many of a group of components are kept: the first ones."""
+
+    def __init__(self, table: ComponentTable, granularity: str, groups: Mapping[str, tuple[Key, ...]]) -> None:
+        super().__init__(table, granularity, {name: (0, len(keys)) for name, keys in groups.items()})
+        self.groups = groups
+
+    def subnet(self, genes: Mapping[str, int], name: str = "") -> Subnet:
+        return Subnet(name, frozenset(key for group, keys in self.groups.items() for key in keys[: genes[group]]))
+
+    def genes(self, subnet: Subnet) -> Optional[Genes]:
+        found = {name: len(subnet.components.intersection(keys)) for name, keys in self.groups.items()}
+        return found if self.subnet(found).components == subnet.components else None
+
+    def draw(self, rng: random.Random) -> Genes:
+        density = rng.random()
+        return {name: sum(rng.random() < density for _ in keys) for name, keys in self.groups.items()}
+
+
+class UniformSpace(SearchSpace):
+    """Depth, and for each kind of component one share for all layers, as sizes in a configuration have them."""
+
+    def __init__(self, table: ComponentTable) -> None:
+        self._kinds = {(c.key.layer, c.key.module): c.kind for c in table.components}
+        self._totals = module_sizes(table)
+        most = {
+            kind: max(self._totals[place] for place, of in self._kinds.items() if of == kind) for kind in table.kinds
+        }
+        bounds = {"depth": (1, table.num_layers), **{kind: (0, total) for kind, total in most.items()}}
+        super().__init__(table, "uniform", bounds)
+        self._order = keep_order(table.num_layers)
+
+    def subnet(self, genes: Mapping[str, int], name: str = "") -> Subnet:
+        layers = set(self._order[: genes["depth"]])
+        shares = {kind: genes[kind] / self.bounds[kind][1] for kind in self.table.kinds}
+        return first_components(
+            name,
+            {
+                place: round_share(shares[self._kinds[place]], total)
+                for place, total in self._totals.items()
+                if place[0] in layers
+            },
+        )
+
+    def genes(self, subnet: Subnet) -> Optional[Genes]:
+        for depth in range(1, self.table.num_layers + 1):
+            found: Genes = {"depth": depth}
+            nothing = dict.fromkeys(self.table.kinds, 0)
+            for kind in self.table.kinds:
+                wanted = {key for key in subnet.components if self._kinds.get((key.layer, key.module)) == kind}
+                for value in range(self.bounds[kind][1] + 1):
+                    if self.subnet({**nothing, "depth": depth, kind: value}).components == wanted:
+                        found[kind] = value
+                        break
+            if len(found) == len(self.bounds) and self.subnet(found).components == subnet.components:
+                return found
+        return None
+
+    def least(self) -> list[Genes]:
+        nothing = {"depth": 1, **dict.fromkeys(self.table.kinds, 0)}
+        raised = [{**nothing, kind: 1} for kind in self.table.kinds]
+        return [genes for genes in raised if self.subnet(genes).components] or super().least()
+
+    def draw(self, rng: random.Random) -> Genes:
+        return {name: rng.randint(low, high) for name, (low, high) in self.bounds.items()}
+
+
+def make_space(table: ComponentTable, granularity: str) -> SearchSpace:
+    """The space of a granularity. Raises UserError for another than
+
+    - ``uniform``: depth, and one share for each kind of component,
+    - ``layer``: how many of the first components each module of each block keeps,
+    - ``component``: any set at all.
+    """
+    if granularity == "uniform":
+        return UniformSpace(table)
+    if granularity not in GRANULARITIES:
+        raise UserError(f"granularity: {granularity!r} is unknown; allowed: {', '.join(GRANULARITIES)}")
+    groups: dict[str, tuple[Key, ...]] = {}
+    for component in table.components:
+        key = component.key
+        name = f"{key.layer}.{key.module}" + (f".{key.index}" if granularity == "component" else "")
+        groups[name] = (*groups.get(name, ()), key)
+    return GroupSpace(table, granularity, groups)
+
+
+def fits(table: ComponentTable, subnet: Subnet, budgets: Budgets) -> bool:
+    """Whether a subnet costs no more than the budgets."""
+    cost = table.cost(subnet)
+    return all(cost.by(criterion) <= budget * (1 + ROUNDING) for criterion, budget in budgets.items())
+
+
+def check_budgets(space: SearchSpace, budgets: Budgets) -> None:
+    """Raises UserError, with the feasible range, when no subnet of the space meets a budget, or none meets all."""
+    least = [space.costs(genes) for genes in space.least()]
+    full = space.table.full()
+    for criterion, budget in budgets.items():
+        space.table.check(criterion)
+        lowest = min(costs[criterion] for costs in least)
+        if budget * (1 + ROUNDING) < lowest:
+            highest = space.table.amount(full, criterion)
+            raise UserError(
+                f"budget: {criterion}={budget:.4g} is infeasible; subnets of this supernet cost {lowest:.4g} to"
+                f" {highest:.4g}"
+            )
+    if not any(space.fits(genes, budgets) for genes in space.least()):
+        wanted = " and ".join(f"{criterion}={budget:.4g}" for criterion, budget in budgets.items())
+        cheapest = "; ".join(
+            " with ".join(f"{criterion}={costs[criterion]:.4g}" for criterion in budgets)
+            for costs in (min(least, key=lambda costs: costs[by]) for by in budgets)
+        )
+        raise UserError(f"budget: no subnet has {wanted} at once; the cheapest by each have {cheapest}")
