@@ -51,7 +51,9 @@ class TorchRuntime(StepRuntime):
         """Features (T, F) -> (T', D); nothing where they are too short for one frame."""
         lengths = torch.tensor([len(features)])
         try:
-            return self.model.encode(torch.tensor(features).unsqueeze(0), lengths)[0][0]  # a copy: GlobalMVN works in place
+            return self.model.encode(torch.tensor(features).unsqueeze(0), lengths)[0][
+                0
+            ]  # a copy: GlobalMVN works in place
         except TooShortUttError:
             return torch.zeros(0, self.model.encoder.output_size())
 
