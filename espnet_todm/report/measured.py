@@ -7,6 +7,7 @@ no record has is left out, so that files of older and newer releases can be show
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -136,7 +137,8 @@ def _cell(value: Any, column: Column) -> str:
 
 def _latency(stored: Sequence[Mapping[str, Any]], sources: list[str]) -> Section:
     machine = stored[0].get("machine") or {}
-    named = [f"{key} {machine[key]}" for key in ("onnxruntime", "sherpa-onnx") if key in machine]
+    runtimes = dict.fromkeys(str(row.get("runtime")) for row in stored[0]["results"])
+    named = [f"{runtime} {machine[runtime]}" for runtime in runtimes if runtime in machine]
     facts = [str(machine["cpu"])] if "cpu" in machine else []
     facts += [f"{stored[0][key]} {key}" for key in ("utterances", "rounds") if key in stored[0]]
     words = ["Measured by the runtimes that devices use: " + ", ".join([*facts, *named]) + "."]
@@ -170,7 +172,7 @@ def _search(stored: Sequence[Mapping[str, Any]], sources: list[str]) -> Section:
     objectives, methods = list(search["objectives"]), search["methods"]
     flat = {name: [{**row, **row["scores"], **row["costs"]} for row in rows] for name, rows in methods.items()}
     first = next(iter(flat))
-    front = [row for row in flat[first] if row["name"] in search["pareto"]]
+    front = sorted((row for row in flat[first] if row["name"] in search["pareto"]), key=lambda row: -row[objectives[0]])
     columns = [Column("name", "subnet"), Column("proposed_by", "proposed by")]
     columns += [Column(key, *AMOUNTS.get(key, (key, 1.0, "g"))) for key in objectives]
     words = [
@@ -184,7 +186,7 @@ def _search(stored: Sequence[Mapping[str, Any]], sources: list[str]) -> Section:
 
 
 def _volume(share: Optional[float]) -> str:
-    return "" if share is None else f", which fill {100 * share:.1f}% of the box between the worst and nothing"
+    return "" if share is None else f", hypervolume {share:.4f}"
 
 
 def _search_picture(methods: Mapping[str, Sequence[Mapping[str, Any]]], score: str, cost: str) -> Picture:
@@ -192,13 +194,14 @@ def _search_picture(methods: Mapping[str, Sequence[Mapping[str, Any]]], score: s
     (x_label, x_unit, _), (y_label, y_unit, _) = (AMOUNTS.get(key, (key, 1.0, "g")) for key in (cost, score))
     words = f"{y_label} against {x_label} of all subnets that were tried"
     with plot_style(f"search-{cost}"):
-        figure = Figure(figsize=INCHES, layout="constrained")
+        width, height = INCHES  # names of methods are long: the legend stands above
+        figure = Figure(figsize=(width, height - 0.3 + 0.22 * len(methods)), layout="constrained")
         axes = figure.add_subplot()
-        for (name, rows), (color, mark, _) in zip(methods.items(), STYLES):
+        for (name, rows), (color, mark, _) in zip(methods.items(), cycle(STYLES)):
             points = [(row[cost] * x_unit, row[score] * y_unit) for row in rows if cost in row and score in row]
             axes.plot(*zip(*points), mark, color=color, label=name, markersize=4) if points else None
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(axis="y", color="#dddddd", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(framealpha=0.9, edgecolor="#cccccc")
+        figure.legend(loc="outside upper left", frameon=False)
         return Picture(inline_svg(figure, words), words)

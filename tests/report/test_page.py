@@ -14,6 +14,7 @@ import yaml
 
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json, write_text
+from espnet_todm.latency import FORMAT as COMPONENTS
 from espnet_todm.report.experiment import load_experiment
 from espnet_todm.report.page import PAGE, write_page
 from espnet_todm.report.tables import rate_cell
@@ -198,6 +199,11 @@ def test_a_file_of_another_kind_is_named(scored: Path, content: Any) -> None:
     with pytest.raises(UserError, match=r"latency\.json: "):
         page_of(scored)
     assert not (scored / PAGE).exists()
+
+
+def test_a_table_of_components_latencies_is_no_measurement_of_models(scored: Path) -> None:
+    write_json(scored / "latency.json", {"format": COMPONENTS, "modules": {}})
+    assert "latency" not in {attributes.get("id") for _, attributes in page_of(scored).elements}
 
 
 def test_without_jinja2_one_line_says_so(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
