@@ -96,7 +96,8 @@ def main(arguments: Sequence[str]) -> None:
     try:
         search.run()
     except KeyboardInterrupt:
-        write(search, options, {})
+        if search.search.trials():
+            write(search, options, {})
         raise
     print(write(search, options, others))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Optional
 
 from espnet_todm.components import FULL, Subnet
+from espnet_todm.deploy.card import hash_text
 from espnet_todm.deploy.evaluate import SCORES, Cached, Evaluator
 from espnet_todm.deploy.extract import parse_amount
 from espnet_todm.errors import UserError
@@ -204,7 +205,7 @@ class SubnetSearch:
         record = {
             "checkpoint": evaluator.supernet.source["checkpoint_sha256"],
             "set": evaluator.split,
-            "utterances": len(evaluator.utterances),
+            "transcripts": hash_text("\n".join(map(" ".join, sorted(evaluator.references.items())))),
             "objectives": list(plan.objectives),
             "budgets": dict(plan.budgets),
             "granularity": plan.granularity,

@@ -193,7 +193,7 @@ def _draw_method(
     costs, scores = ([t.costs[criterion] * factor for t in trials], [t.scores[score] for t in trials])
     axes.plot(costs, scores, marker, color=color, markersize=3, alpha=0.35, linestyle="none")
     steps = [t.costs[criterion] * factor for t in front], [t.scores[score] for t in front]
-    look = {"linestyle": line, "marker": marker, "color": color, "markersize": 4.5, "linewidth": 1.4}
+    look: dict[str, Any] = {"linestyle": line, "marker": marker, "color": color, "markersize": 4.5, "linewidth": 1.4}
     axes.plot(*steps, drawstyle="steps-post", label=method, **look)
 
 

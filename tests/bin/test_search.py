@@ -77,6 +77,20 @@ def test_a_stopped_search_leaves_what_it_has_and_goes_on(exp: Path, tmp_path: Pa
     stored = read_json(tmp_path / "search.json")
     assert len(stored["methods"]["search"]) == 8 and "random search" not in stored["methods"]
     assert len(calls) == len(set(calls)) + 1  # only the one that was stopped is scored again
+    with pytest.raises(UserError, match="has a search with transcripts: "):
+        main(arguments(exp, tmp_path, "--trials", "8", "--baseline", "0", "--utterances", "2"))
+
+
+def test_stopped_before_the_first_score_there_is_nothing_to_write(exp: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    pytest.importorskip("optuna")
+
+    def stop(self: Evaluator, subnet: Subnet, score: str) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Evaluator, "scores", stop)
+    with pytest.raises(KeyboardInterrupt):
+        main(arguments(exp, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["study.db"]
 
 
 @pytest.mark.parametrize(
