@@ -32,6 +32,7 @@ setup(
     ],
     packages=find_packages(include=["espnet_todm", "espnet_todm.*"]),
     package_data={"espnet_todm": ["py.typed", "report/page.html"]},
+    entry_points={"console_scripts": ["espnet-todm=espnet_todm.bin.main:entry"]},
     install_requires=[
         "espnet>=202402",
         "torch>=1.13.1",

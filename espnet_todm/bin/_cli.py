@@ -7,16 +7,25 @@ import errno
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Callable, NoReturn
+from typing import Any, Callable, NoReturn, Optional
 
 from espnet_todm.errors import UserError
 
 _USERS_ERRORS = (errno.ENOENT, errno.EISDIR, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 Main = Callable[[Sequence[str]], None]
+EXAMPLE = "Example: "  # begins the last part of a command's docstring
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, but a wrong option is a UserError (one line) instead of the usage and exit status 2."""
+    """argparse's parser, but a wrong option is a UserError (one line) instead of the usage and exit status 2.
+
+    Texts keep their lines, and of a description that is a command's docstring the example comes after the options.
+    """
+
+    def __init__(self, description: Optional[str] = None, epilog: Optional[str] = None, **options: Any) -> None:
+        told, mark, example = (description or "").partition(EXAMPLE)
+        texts = {"description": told.strip(), "epilog": (mark + example).strip() or epilog}
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options, **texts})
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)

@@ -5,16 +5,15 @@ Example: python -m espnet_todm.bin.analyze_selection --experiment exp/train_orth
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 
 
 def main(arguments: Sequence[str]) -> None:
     """Write the page and its pictures beside it, and print it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--experiment", required=True, help="folder with extracted sizes, e.g. exp/train_ortho")
     parser.add_argument("--output", required=True, help="the page (Markdown); pictures go to the folder beside it")
     options = parser.parse_args(arguments)

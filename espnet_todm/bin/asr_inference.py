@@ -17,6 +17,8 @@ from espnet_todm.errors import UserError
 
 hook.install()
 
+LOGS = False  # ESPnet sets them up
+
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -53,4 +55,4 @@ def _config_with_subnet(config: str, subnet: str, output_dir: str) -> Path:
 
 
 if __name__ == "__main__":
-    run(main, logs=False)  # ESPnet sets it up
+    run(main, logs=LOGS)

@@ -12,6 +12,8 @@ from espnet_todm.bin._cli import run
 
 hook.install()
 
+LOGS = False  # ESPnet sets them up, quieter on other ranks than the first
+
 
 def main(arguments: Sequence[str]) -> None:
     register()
@@ -24,4 +26,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main, logs=False)  # ESPnet sets it up, quieter on other ranks than the first
+    run(main, logs=LOGS)

@@ -5,14 +5,13 @@ Example: python -m espnet_todm.bin.asr_train_cpu --processes 2 -- --config conf/
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--processes", type=int, required=True, help="as many as there are cores")
     parser.add_argument("training", nargs="+", help="-- and the arguments of espnet_todm.bin.asr_train")
     options = parser.parse_args(arguments)

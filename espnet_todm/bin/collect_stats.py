@@ -7,16 +7,15 @@ Example: python -m espnet_todm.bin.collect_stats --train_scp dump/fbank/train/fe
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 from espnet_todm.launch import add_launcher_arguments, launcher_arguments
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--train_scp", required=True, help="feats.scp or wav.scp of the training set")
     parser.add_argument("--valid_scp", required=True, help="the same of the validation set")
     parser.add_argument("--tokens", required=True, help="token list, one token per line")

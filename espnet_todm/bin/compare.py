@@ -1,20 +1,19 @@
 """Train, extract, decode and score several methods with equal updates, and write one table of methods x sizes.
 
-Example: python -m espnet_todm.bin.compare --plan conf/compare.yaml --recipe ./run.sh --output RESULTS/compare.md
+Example: python -m espnet_todm.bin.compare --plan conf/compare.yaml --label mini --output COMPARISON.md
 What is done already is skipped; run it again after an interruption and it goes on. Options after -- go to the recipe.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the plan and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--plan", required=True, help="YAML with base, methods and alone (see report/plan.py)")
     parser.add_argument("--recipe", default="./run.sh", help="the recipe, its data stages done (default: %(default)s)")
     parser.add_argument(

@@ -9,7 +9,7 @@ from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.features import COMPRESSIONS, FEATS_TYPES, FeatureOptions, compute_features
 from espnet_todm.launch import add_launcher_arguments, launcher_arguments
 
-EXAMPLE = "example: python -m espnet_todm.bin.compute_features --splits train_sp dev test --output dump/fbank --jobs 8"
+EXAMPLE = "Example: python -m espnet_todm.bin.compute_features --splits train_sp dev test --output dump/fbank --jobs 8"
 
 
 def main(arguments: Sequence[str]) -> None:

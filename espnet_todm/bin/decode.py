@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_todm import register
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 from espnet_todm.launch import add_launcher_arguments, launch, launcher_arguments
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def search_options(parsed: argparse.Namespace) -> SearchOptions:
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--experiment", required=True, help="folder with subnets/<size>")
     parser.add_argument("--data", required=True, help="folder with <set>/feats.scp or <set>/wav.scp")
     parser.add_argument("--sets", nargs="+", required=True, help="sets to decode")

@@ -7,7 +7,6 @@ Example: python -m espnet_todm.bin.dry_run --config conf/train_todm.yaml --vocab
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 
@@ -25,7 +24,7 @@ COLUMNS = (
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="training configuration")
     parser.add_argument("--vocabulary", type=int, default=500, help="tokens in all, the special ones included")
     parser.add_argument("--input_size", type=int, default=80, help="features of a frame; 0 for audio")

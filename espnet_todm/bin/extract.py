@@ -6,16 +6,15 @@ Example: python -m espnet_todm.bin.extract --asr_train_config exp/supernet/confi
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_todm import register
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--asr_train_config", "--config", required=True, help="config.yaml of the supernet's training")
     parser.add_argument(
         "--asr_model_file", "--checkpoint", help="its checkpoint; default the best by the config's first criterion"

@@ -9,7 +9,7 @@ from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.checks import Limits, filter_split
 from espnet_todm.errors import UserError
 
-EXAMPLE = "example: python -m espnet_todm.bin.filter_data --features dump/fbank --train train_sp --evaluation dev test"
+EXAMPLE = "Example: python -m espnet_todm.bin.filter_data --features dump/fbank --train train_sp --evaluation dev test"
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -6,19 +6,20 @@
 
 ``on`` writes one .pth file into site-packages of the environment that runs it; every Python of that environment then looks
 out for the import of ESPnet's ASR task.
+
+Example: python -m espnet_todm.bin.hook status
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from espnet_todm import startup
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("action", choices=("on", "off", "status"))
     parser.add_argument("--site", help="site-packages folder (default: that of the running Python)")
     options = parser.parse_args(arguments)

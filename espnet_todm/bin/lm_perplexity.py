@@ -8,7 +8,7 @@ from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.lm_text import report_perplexity
 
 EXAMPLE = (
-    "example: python -m espnet_todm.bin.lm_perplexity --lm data/lm/3gram/lm.arpa --data data --sets dev test "
+    "Example: python -m espnet_todm.bin.lm_perplexity --lm data/lm/3gram/lm.arpa --data data --sets dev test "
     "--output data/lm/3gram_perplexity"
 )
 

@@ -8,7 +8,7 @@ from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.spelling import make_lexicon
 
 EXAMPLE = (
-    "example: python -m espnet_todm.bin.make_lm_lexicon --lm data/lm/3gram/lm.arpa --tokens data/token_list/char "
+    "Example: python -m espnet_todm.bin.make_lm_lexicon --lm data/lm/3gram/lm.arpa --tokens data/token_list/char "
     "--output data/lm/3gram_char"
 )
 

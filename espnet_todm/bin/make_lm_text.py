@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.lm_text import make_lm_text
 
-EXAMPLE = "example: python -m espnet_todm.bin.make_lm_text --transcripts data/train/text --output data/lm/text"
+EXAMPLE = "Example: python -m espnet_todm.bin.make_lm_text --transcripts data/train/text --output data/lm/text"
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import fields
 
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.mini_corpus import MARKER, MiniOptions, make_mini_corpus
 from espnet_todm.files import read_json
 
@@ -25,9 +24,9 @@ HELP = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__,
-        epilog="example: python -m espnet_todm.bin.make_mini_corpus --output downloads --train_minutes 33 --nj 2",
+        epilog="Example: python -m espnet_todm.bin.make_mini_corpus --output downloads --train_minutes 33 --nj 2",
     )
     parser.add_argument("--output", required=True, help="folder in which the corpus LibriSpeech/ is made")
     parser.add_argument("--nj", type=int, default=1, help="speakers synthesised at the same time (default: 1)")

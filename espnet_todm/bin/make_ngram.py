@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.ngram import make_ngram
 
-EXAMPLE = "example: python -m espnet_todm.bin.make_ngram --text data/lm/text --order 3 --output data/lm/3gram"
+EXAMPLE = "Example: python -m espnet_todm.bin.make_ngram --text data/lm/text --order 3 --output data/lm/3gram"
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.lexicon import make_phonemes
 
 EXAMPLE = (
-    "example: python -m espnet_todm.bin.make_phonemes --lexicon TEDLIUM_release2/TEDLIUM.152k.dic --data dump/fbank "
+    "Example: python -m espnet_todm.bin.make_phonemes --lexicon TEDLIUM_release2/TEDLIUM.152k.dic --data dump/fbank "
     "--splits train_sp dev test --output data/token_list/phone"
 )
 

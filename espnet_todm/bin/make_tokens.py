@@ -8,7 +8,7 @@ from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.tokens import TOKEN_TYPES, make_tokens
 
 EXAMPLE = (
-    "example: python -m espnet_todm.bin.make_tokens --text data/train/text --token_type unigram --size 500 "
+    "Example: python -m espnet_todm.bin.make_tokens --text data/train/text --token_type unigram --size 500 "
     "--output data/token_list/unigram_500"
 )
 

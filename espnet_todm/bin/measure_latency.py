@@ -7,7 +7,6 @@ Example: python -m espnet_todm.bin.measure_latency --config conf/train_todm.yaml
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from espnet_todm.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--config", required=True, help="training configuration, or config.yaml of an experiment")
     parser.add_argument("--output", required=True, help="JSON file to write")
     parser.add_argument(

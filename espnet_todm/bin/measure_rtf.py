@@ -5,15 +5,14 @@ Example: python -m espnet_todm.bin.measure_rtf --experiment exp/supernet --scp d
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from espnet_todm import register
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--experiment", required=True, help="folder with subnets/<size>")
     parser.add_argument("--scp", required=True, help="feats.scp or wav.scp with the speech to time")
     parser.add_argument("--sizes", nargs="*", default=[], help="sizes to measure; default all that were extracted")

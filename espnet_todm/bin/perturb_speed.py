@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.corpus import perturb_speed
 
-EXAMPLE = "example: python -m espnet_todm.bin.perturb_speed --data data/train --output data/train_sp --factors 0.9 1.1"
+EXAMPLE = "Example: python -m espnet_todm.bin.perturb_speed --data data/train --output data/train_sp --factors 0.9 1.1"
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from espnet_todm.files import read_table
 from espnet_todm.report.scoring import OFFICIAL_SIZES, official_note
 
 EXAMPLE = (
-    "example: python -m espnet_todm.bin.prepare_data --corpus /corpora --splits train-clean-100 dev-clean test-clean"
+    "Example: python -m espnet_todm.bin.prepare_data --corpus /corpora --splits train-clean-100 dev-clean test-clean"
 )
 LAYOUTS = ("librispeech", "tedlium2")
 Layout = tuple[Path, dict[str, tuple[str, ...]], Reader]  # the folder of the splits, their parts, what lists them

@@ -6,17 +6,16 @@ Example: python -m espnet_todm.bin.report --experiment exp/train_todm --label "L
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 from espnet_todm.report.results import write_results
 from espnet_todm.report.scoring import OFFICIAL_SIZES
 
 
 def main(arguments: Sequence[str]) -> None:
     """Write the report and print it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--experiment", required=True, nargs="+", help="scored folder(s), e.g. exp/train_todm")
     parser.add_argument("--label", required=True, help='what the data are, e.g. "LibriSpeech, 100 h"')
     parser.add_argument("--command", action="append", default=[], help="command to quote, as typed; may be repeated")

@@ -5,18 +5,17 @@ Example: python -m espnet_todm.bin.score --experiment exp/train_todm --data dump
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Sequence
 
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 from espnet_todm.report.scoring import DECODE, OFFICIAL_SIZES, official_size_note, score_experiment
 from espnet_todm.report.tables import error_table
 
 
 def main(arguments: Sequence[str]) -> None:
     """Write score.json beside each decoded text and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--experiment", required=True, help="folder with decode/<set>/<size>/text, e.g. exp/train_todm")
     parser.add_argument("--data", required=True, help="folder with the references <set>/text, e.g. dump/fbank")
     parser.add_argument("--sets", required=True, help='sets to score, e.g. "test_clean test_other"')

@@ -8,12 +8,11 @@ Example: python -m espnet_todm.bin.step_cost --asr_train_config exp/supernet/con
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
 
 from espnet_todm import hook, register
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 
 hook.install()
 
@@ -25,7 +24,7 @@ def main(arguments: Sequence[str]) -> None:
     from espnet_todm.files import write_json
     from espnet_todm.trainers.cost import SINGLE, SUPERNET, measure_rounds, peak_memory, summary, workload_of_config
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--asr_train_config", required=True, help="config.yaml that the training wrote")
     parser.add_argument("--output", required=True, help="JSON file to write: factor, bound, seconds, peak memory")
     parser.add_argument("--utterances", type=int, default=8, help="in a batch")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Optional
 
 from espnet_todm import __version__
 from espnet_todm.components import ComponentTable, Subnet
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, read_json
+from espnet_todm.files import PathLike, hash_file, read_json
 
 FORMAT = "espnet_todm.card/1"
+CARD = "card.json"
+WEIGHTS = "model.safetensors"
 
 
 def make_card(
@@ -57,6 +60,29 @@ def read_card(path: PathLike) -> dict[str, Any]:
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{path}: not a card of format {FORMAT}")
     return card
+
+
+def identify_weights(path: PathLike) -> dict[str, str]:
+    """What the entry ``weights`` of a card says of a file of weights, so that the two are not mixed up later."""
+    return {"file": Path(path).name, "sha256": hash_file(path)}
+
+
+def check_weights(folder: PathLike) -> None:
+    """Raises UserError when the folder's card states another SHA-256 than its weights have.
+
+    A folder without a card passes, and so does one whose card was written before cards had the entry ``weights``.
+    """
+    card = Path(folder) / CARD
+    stated = read_card(card).get("weights") if card.is_file() else None
+    if stated is None:
+        return
+    found = identify_weights(Path(folder) / WEIGHTS)
+    if stated != found:
+        told = stated.get("sha256") if isinstance(stated, Mapping) else stated
+        raise UserError(
+            f"{Path(folder) / WEIGHTS}: its SHA-256 is {found['sha256'][:16]}..., but {CARD} says {str(told)[:16]}...; "
+            "allowed: the weights that the card was written for"
+        )
 
 
 def hash_text(text: str) -> str:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 import torch
-import yaml
-from safetensors.torch import save_file
 from torch import Tensor
 
 from espnet_todm.components import Subnet
-from espnet_todm.deploy.card import make_card
-from espnet_todm.deploy.load import FILE_OPTIONS, build_model, load_checkpoint
+from espnet_todm.deploy.card import CARD, make_card
+from espnet_todm.deploy.folder import write_config, write_weights
+from espnet_todm.deploy.load import build_model, load_checkpoint
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.encoders.supernet import Front, SupernetEncoder
 from espnet_todm.errors import UserError
@@ -115,17 +113,17 @@ def extract(
     state = supernet.model.outer_state(subnet)
     state.update({f"encoder.{name}": value for name, value in small.state_dict().items()})
     with atomic_directory(output) as folder:
-        encoder, conf = _write_config(supernet, subnet, folder, Path(output))
+        conf = _small_config(supernet, subnet, Path(output))
+        write_config(conf, folder, Path(output))
         model = build_model(conf, state, output)
         difference = None if calibration else _largest_difference(supernet, subnet, model)
         source = {**supernet.origin(), "max_abs_difference": difference}
         table = supernet.model.component_table()
         alone = supernet.encoder.component_table()
-        card = make_card(subnet, table, encoder, conf["encoder_conf"], conf["token_list"], source, alone)
-        write_json(folder / "card.json", card)
-        save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
-        torch.save(state, folder / "model.pth")
-    logging.info("%s: %.2fM parameters as encoder: %s", output, card["cost"]["params"] / 1e6, encoder)
+        card = make_card(subnet, table, conf["encoder"], conf["encoder_conf"], conf["token_list"], source, alone)
+        card["weights"] = write_weights(state, folder)
+        write_json(folder / CARD, card)
+    logging.info("%s: %.2fM parameters as encoder: %s", output, card["cost"]["params"] / 1e6, conf["encoder"])
     return card
 
 
@@ -163,8 +161,8 @@ def needs_calibration(supernet: Supernet, subnet: Subnet) -> bool:
     return batch_norm and supernet.encoder.sizes.get(subnet.name) != subnet
 
 
-def _write_config(supernet: Supernet, subnet: Subnet, folder: Path, final: Path) -> tuple[str, dict[str, Any]]:
-    """config.yaml and copies of the files it names; paths as they will be once ``folder`` is moved to ``final``."""
+def _small_config(supernet: Supernet, subnet: Subnet, final: Path) -> dict[str, Any]:
+    """The config of the small model, which will be in ``final``; files are named as the supernet's config names them."""
     conf = {key: value for key, value in supernet.config.items() if key not in SUPERNET_OPTIONS}
     transducer = supernet.model.use_transducer_decoder
     stock = None if transducer else supernet.encoder.stock_conf(subnet)
@@ -177,15 +175,7 @@ def _write_config(supernet: Supernet, subnet: Subnet, folder: Path, final: Path)
         conf["subnet_trainer"] = "single"
     conf["model_conf"] = {k: v for k, v in supernet.config.get("model_conf", {}).items() if k not in OPTIONS}
     conf["output_dir"] = str(final)
-    written = dict(conf)
-    for section, key in FILE_OPTIONS:
-        owner = conf.get(section) if section else conf
-        if owner and owner.get(key):
-            shutil.copyfile(owner[key], folder / Path(owner[key]).name)
-            moved = {**owner, key: str(final / Path(owner[key]).name)}
-            written = {**written, section: moved} if section else {**written, key: moved[key]}
-    (folder / "config.yaml").write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return conf["encoder"], conf
+    return conf
 
 
 @torch.no_grad()

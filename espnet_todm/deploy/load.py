@@ -13,11 +13,13 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from safetensors.torch import load_file
 from torch import Tensor
 
+from espnet_todm.deploy.card import WEIGHTS, check_weights
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 from espnet_todm.registry import register
 
-# Options of a training config that name files. Where they no longer lie as written, they are looked for beside the config.
+# Options of a training config that name files. A bare name, or one that no longer lies as written, is looked for beside the
+# config.
 FILE_OPTIONS = (("normalize_conf", "stats_file"), (None, "bpemodel"), ("encoder_conf", "latency_table"))
 
 
@@ -35,11 +37,13 @@ def read_config(path: PathLike) -> dict[str, Any]:
     for section, key in FILE_OPTIONS:
         owner = config.get(section) or {} if section else config
         value = owner.get(key)
-        if value and not Path(value).exists():
-            moved = source.parent / Path(value).name
-            if not moved.exists():
-                raise UserError(f"{source}: {key} names {value}, which is not there")
-            owner[key] = str(moved)
+        if not value:
+            continue
+        beside = source.parent / Path(value).name
+        if beside.exists() and (beside.name == value or not Path(value).exists()):
+            owner[key] = str(beside)
+        elif not Path(value).exists():
+            raise UserError(f"{source}: {key} names {value}, which is not there")
     return config
 
 
@@ -80,8 +84,11 @@ def load_checkpoint(config_path: PathLike, checkpoint: PathLike) -> tuple[ESPnet
 
 
 def load_extracted(directory: PathLike) -> tuple[ESPnetASRModel, dict[str, Any]]:
-    """A model that :mod:`espnet_todm.deploy.extract` wrote, from its safetensors. Raises UserError as above."""
-    weights = Path(directory) / "model.safetensors"
+    """A model that :mod:`espnet_todm.deploy.extract` wrote, from its safetensors.
+
+    Raises UserError as above, and when the weights are not those that the folder's card was written for.
+    """
+    weights = Path(directory) / WEIGHTS
     config = read_config(Path(directory) / "config.yaml")
     if not weights.is_file():
         raise UserError(f"{weights}: no such file")
@@ -89,4 +96,5 @@ def load_extracted(directory: PathLike) -> tuple[ESPnetASRModel, dict[str, Any]]
         state = load_file(weights)
     except Exception as error:
         raise UserError(f"{weights}: damaged or no safetensors file ({' '.join(str(error).split())[:120]})") from None
+    check_weights(directory)
     return build_model(config, state, weights), config

@@ -234,7 +234,7 @@ def test_an_interrupted_extraction_leaves_the_old_one_whole(experiment: Path, tm
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("espnet_todm.deploy.extract.save_file", fail)
+    monkeypatch.setattr("espnet_todm.deploy.folder.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         extract(supernet, supernet.encoder.find_subnet("full"), tmp_path / "out")
     assert (tmp_path / "out/model.safetensors").read_bytes() == before

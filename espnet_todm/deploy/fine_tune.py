@@ -1,0 +1,162 @@
+"""Train an extracted size on by itself for a while: what sharing its weights cost it, it can win back.
+
+The training is ESPnet's own, from the extracted weights, with the data and the model of the size's config. It has one
+optimizer for all recipes, AdamW, whose rate rises for a tenth of the updates and then falls to zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from espnet_todm.deploy.card import CARD, WEIGHTS, read_card
+from espnet_todm.deploy.folder import CONFIG, write_config, write_weights
+from espnet_todm.deploy.load import load_checkpoint, load_extracted, read_config
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, atomic_directory, hash_file, read_json, write_json, write_text
+from espnet_todm.optim.options import check_number
+from espnet_todm.overlay import best_model
+from espnet_todm.trainers.cpu_processes import train
+
+ENTRY = "fine_tuned"  # of the card
+SUFFIX = "_ft"
+# What the supernet's config says of its own run. The rest, model and data, is taken over.
+RUN_OPTIONS = (
+    *("config", "print_config", "required", "version", "distributed", "output_dir", "resume", "init_param", "ngpu"),
+    *("local_rank", "multiprocessing_distributed", "patience", "val_scheduler_criterion", "early_stopping_criterion"),
+    *("optim", "optim_conf", "scheduler", "scheduler_conf", "grad_clip", "max_epoch", "num_iters_per_epoch"),
+    *("best_model_criterion", "keep_nbest_models", "nbest_averaging_interval"),
+)
+DATA_OPTIONS = (
+    *("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type"),
+    *("train_shape_file", "valid_shape_file"),
+)
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How to fine-tune.
+
+    Args:
+        steps: updates; the rate rises in the first tenth of them.
+        lr: AdamW's highest rate.
+        processes: of a training on the CPU, which share each batch.
+        ngpu: GPUs to train on; 0 trains on the CPU.
+        more: options for ``asr_train`` that go over these.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+
+    steps: int = 300
+    lr: float = 0.001
+    processes: int = 2
+    ngpu: int = 0
+    more: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_number("steps", self.steps, at_least=2, whole=True)
+        check_number("lr", self.lr, above=0)
+        check_number("processes", self.processes, at_least=1, whole=True)
+        check_number("ngpu", self.ngpu, at_least=0, whole=True)
+
+
+def fine_tune(subnet: PathLike, output: PathLike, work: PathLike, options: FineTuning) -> dict[str, Any]:
+    """Train the model of the folder ``subnet`` on and write the result to the folder ``output``; returns its card.
+
+    The result has the layout of an extracted size; its card says in the entry ``fine_tuned`` what it was made from and how.
+    The training's own files, log and pictures, stay in ``work``.
+
+    Raises UserError when the subnet's folder is damaged or has no card, its data are not there, ``output`` holds something
+    else than an earlier fine-tuned model, or the training fails.
+    """
+    check_output(output, ENTRY)
+    model, config = load_extracted(subnet)
+    card = read_card(Path(subnet) / CARD)
+    conf = training_config(config, options)
+    _check_data(conf, Path(subnet) / CONFIG)
+    home = Path(work)
+    home.mkdir(parents=True, exist_ok=True)
+    write_text(home / "fine_tune.yaml", yaml.safe_dump(conf, sort_keys=False, allow_unicode=True))
+    torch.save(model.state_dict(), home / "start.pth")  # from the safetensors: what is unpickled was written here
+    arguments = ["--config", str(home / "fine_tune.yaml"), "--init_param", str(home / "start.pth")]
+    arguments += ["--output_dir", str(home), "--ngpu", str(options.ngpu), "--resume", "false"]
+    if options.ngpu:
+        arguments += ["--multiprocessing_distributed", "true"]
+    train([*arguments, *options.more], 1 if options.ngpu else options.processes)
+    return _finish(card, Path(subnet), Path(output), home)
+
+
+def training_config(config: Mapping[str, Any], options: FineTuning) -> dict[str, Any]:
+    """The options of ``asr_train``: model and data of a size's config, and a short run with AdamW."""
+    kept = {k: v for k, v in config.items() if k not in RUN_OPTIONS and not k.startswith("dist_")}
+    if kept.get("frontend") is None:  # what ESPnet writes where input_size is given, but does not take
+        kept.pop("frontend", None)
+    warmup = max(1, options.steps // 10)
+    return {
+        **kept,
+        "optim": "adamw",
+        "optim_conf": {"lr": options.lr, "weight_decay": 0.01},
+        "scheduler": "piecewiselinearwarmuplr",
+        "scheduler_conf": {
+            "warmup_steps_list": [0, warmup, options.steps],
+            "warmup_lr_list": [0.0, options.lr, 0.0],
+        },
+        "grad_clip": 5.0,
+        "max_epoch": 1,
+        "num_iters_per_epoch": options.steps * (config.get("accum_grad") or 1),
+        "keep_nbest_models": 1,
+        "best_model_criterion": [["valid", "loss", "min"]],
+    }
+
+
+def check_output(output: PathLike, entry: str) -> None:
+    """Raises UserError when something is there that is not ours to replace: a folder whose card lacks this entry."""
+    path = Path(output)
+    card = path / CARD
+    if path.exists() and not (card.is_file() and entry in read_json(card)):
+        raise UserError(f"{path}: exists and is no earlier result of this command; give another name or remove it")
+
+
+def _check_data(conf: Mapping[str, Any], source: Path) -> None:
+    for key in DATA_OPTIONS:
+        for entry in conf.get(key) or ():
+            path = entry if isinstance(entry, str) else entry[0]
+            if not Path(path).exists():
+                raise UserError(
+                    f"{source}: {key} names {path}, which is not there; run this where the supernet was trained"
+                )
+
+
+def _finish(card: Mapping[str, Any], subnet: Path, output: Path, home: Path) -> dict[str, Any]:
+    """Write the folder of what was trained in ``home`` from ``subnet``."""
+    conf = read_config(home / CONFIG)
+    checkpoint = home / best_model(conf)
+    model, _ = load_checkpoint(home / CONFIG, checkpoint)
+    told = (
+        "optim",
+        "optim_conf",
+        "scheduler",
+        "scheduler_conf",
+        "grad_clip",
+        "max_epoch",
+        "num_iters_per_epoch",
+        "seed",
+    )
+    made = {
+        "from": {"name": card["name"], "sha256": hash_file(subnet / WEIGHTS)},
+        "training": {key: conf.get(key) for key in told},
+    }
+    conf = {**conf, "init_param": [], "output_dir": str(output)}
+    origin = {k: v for k, v in card["supernet"].items() if k != "max_abs_difference"}  # it is the slice's no longer
+    with atomic_directory(output) as folder:
+        write_config(conf, folder, output)
+        weights = write_weights({name: value.clone() for name, value in model.state_dict().items()}, folder)
+        written = {**card, "name": output.name, "supernet": origin, "weights": weights, ENTRY: made}
+        write_json(folder / CARD, written)
+    return written

@@ -1,0 +1,43 @@
+"""The folder of a small model, as extraction, fine-tuning and packing write it and ``load_extracted`` reads it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from espnet_todm.deploy.card import WEIGHTS, identify_weights
+from espnet_todm.deploy.load import FILE_OPTIONS
+
+CHECKPOINT = "model.pth"  # the same weights for ESPnet, which reads no safetensors
+CONFIG = "config.yaml"
+
+
+def write_config(conf: Mapping[str, Any], folder: Path, final: Path) -> None:
+    """Write config.yaml and copies of the files it names into ``folder``.
+
+    final: where they will be in the end, as the config then says; ``Path(".")`` for bare names, which are looked for beside
+    the config.
+    """
+    written = dict(conf)
+    for section, key in FILE_OPTIONS:
+        owner = conf.get(section) if section else conf
+        if owner and owner.get(key):
+            shutil.copyfile(owner[key], folder / Path(owner[key]).name)
+            moved = {**owner, key: str(final / Path(owner[key]).name)}
+            written = {**written, section: moved} if section else {**written, key: moved[key]}
+    (folder / CONFIG).write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def write_weights(state: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
+    """Write the weights as safetensors and for ESPnet; returns what the card says of them (:func:`identify_weights`)."""
+    contiguous = {name: value.contiguous() for name, value in state.items()}
+    save_file(contiguous, folder / WEIGHTS)
+    torch.save(contiguous, folder / CHECKPOINT)
+    return identify_weights(folder / WEIGHTS)

@@ -1,0 +1,115 @@
+"""README.md of one size: what it is, what was measured, and how to run it. What was not measured is left blank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from espnet_todm.deploy.card import CARD, WEIGHTS, read_card
+from espnet_todm.deploy.folder import CONFIG
+from espnet_todm.deploy.load import read_config
+from espnet_todm.files import PathLike, read_json
+from espnet_todm.report.experiment import Experiment, load_experiment
+from espnet_todm.report.tables import markdown_table, rate_cell
+from espnet_todm.report.usage import espnet_example, plain_example
+
+_FRONT_MATTER = """---
+library_name: espnet
+pipeline_tag: automatic-speech-recognition
+tags: [espnet, espnet_todm]
+---
+"""
+
+FILES = {
+    WEIGHTS: "the weights; reading them runs no code",
+    CONFIG: "the model's configuration, as ESPnet writes it",
+    CARD: "cost, kept components, origin, and the SHA-256 of the weights",
+    "tokens.txt": "the tokens, one a line, the first of which is number 0",
+    "feats_stats.npz": "mean and variance of the features",
+    "bpe.model": "sentencepiece's model of the tokens",
+    "onnx": "the same model for onnxruntime and sherpa-onnx",
+}
+
+
+def model_card(subnet: PathLike, data: Optional[str] = None) -> str:
+    """The text for the folder of a size. Scores are those of the experiment whose ``subnets/`` it lies in, if it does.
+
+    data: what the scored data are; without it only the sets' names are told.
+    Raises UserError when the folder holds no card or no config, or the experiment's files are damaged.
+    """
+    folder = Path(subnet)
+    card, config = read_card(folder / CARD), read_config(folder / CONFIG)
+    sections = [
+        f"# {card['name']}\n\n{_what(card, config)}",
+        "## Measured\n\n" + markdown_table(["", ""], _measured(folder, card)) + f"\n{_notes(folder, data)}",
+        "## With ESPnet\n\n" + espnet_example(card, config),
+        "## Without unpickling\n\n" + plain_example(card, config),
+        "## Files\n\n" + "".join(f"- `{name}`: {text}\n" for name, text in FILES.items() if _is_there(folder, name)),
+    ]
+    return _FRONT_MATTER + "\n" + "\n".join(sections)
+
+
+def _what(card: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Two or three sentences."""
+    kind = "transducer" if config.get("model") == "todm" else "CTC/attention" if config.get("decoder") else "CTC"
+    stock = not card["encoder"].startswith("todm_")
+    runs = "ESPnet loads it as it is" if stock else "ESPnet loads it where `espnet_todm` is installed"
+    text = (
+        f"A {kind} speech recogniser with {card['vocabulary']['size']} tokens (`encoder: {card['encoder']}`; {runs}), "
+        f"taken out of a supernet by `espnet_todm` {card['espnet_todm']}.\n"
+    )
+    tuned = card.get("fine_tuned")
+    if tuned:
+        training = tuned["training"]
+        steps = training["max_epoch"] * training["num_iters_per_epoch"]
+        text += (
+            f"After that it was trained on by itself: {steps} batches from `{tuned['from']['name']}`, "
+            f"{training['optim']} with a rate of up to {training['optim_conf'].get('lr')}.\n"
+        )
+    return text
+
+
+def _measured(folder: Path, card: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Rows of the table: what, and how much."""
+    cost, speed = card["cost"], _optional(folder / "rtf.json")
+    yield ["parameters", f"{cost['params'] / 1e6:.3f} M ({cost['share_of_params']:.1%} of the supernet's)"]
+    flops = cost["flops_per_second"] / 1e9
+    yield ["FLOPs per second of speech", f"{flops:.3f} G ({cost['share_of_flops']:.1%} of the supernet's)"]
+    yield [f"size of {WEIGHTS}", f"{(folder / WEIGHTS).stat().st_size / 1e6:.2f} MB"]
+    yield ["real-time factor, median", f"{speed['rtf_median']:.4f}" if "rtf_median" in speed else ""]
+    yield ["real-time factor, 95th percentile", f"{speed['rtf_p95']:.4f}" if "rtf_p95" in speed else ""]
+    experiment = _experiment(folder)
+    for split in experiment.splits if experiment else ():
+        score = next(size for size in experiment.sizes if size.name == folder.resolve().name).scores.get(split)
+        yield [f"WER {split} [95% interval]", f"{rate_cell(score)} %" if score else ""]
+    if experiment is None:
+        yield ["WER [95% interval]", ""]
+
+
+def _notes(folder: Path, data: Optional[str]) -> str:
+    """Of which data the error rates are, and of which machine the real-time factors."""
+    speed, config = _optional(folder / "rtf.json"), read_config(folder / CONFIG)
+    trained = [entry[0] for entry in config.get("train_data_path_and_name_and_type") or ()][:1]
+    notes = [f"Scored on: {data or 'the sets named above, of which nothing more was told'}."]
+    notes += [f"Trained on: `{Path(path).parent}`." for path in trained]
+    if "rtf_median" in speed:
+        machine = f"{speed.get('cpu')}, {speed.get('threads')} thread(s), {speed.get('utterances')} utterances"
+        notes.append(f"Real-time factors of PyTorch, without computing features: {machine}.")
+    return "\n".join(notes) + "\n"
+
+
+def _experiment(folder: Path) -> Optional[Experiment]:
+    """The experiment that the size belongs to, if it was scored and lies in its ``subnets/``."""
+    home = folder.resolve().parent
+    if home.name != "subnets" or not any(home.parent.glob("decode*/*/*/score.json")):
+        return None
+    return load_experiment(home.parent)
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    return name == "tokens.txt" or (folder / name).exists()
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return dict(read_json(path)) if path.is_file() else {}

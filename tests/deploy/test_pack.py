@@ -1,0 +1,207 @@
+"""Packed models load in ESPnet and in this package, from anywhere, and what was damaged or mixed up is refused in words."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from espnet_todm.bin.pack import main
+from espnet_todm.deploy.card import read_card
+from espnet_todm.deploy.decode import Decoder
+from espnet_todm.deploy.extract import extract, load_supernet
+from espnet_todm.deploy.features import read_features
+from espnet_todm.deploy.load import load_extracted
+from espnet_todm.deploy.pack import pack
+from espnet_todm.errors import UserError
+from espnet_todm.files import hash_file, read_json, write_json
+from espnet_todm.report.model_card import model_card
+from espnet_todm.report.scoring import score_tables, write_score
+from tests.tiny_corpus import noise
+from tests.tiny_training import python
+
+EXPERIMENTS = [("experiment", "small"), ("experiment", "uneven"), ("transducer_experiment", "small")]
+
+
+def extracted(experiment: Path, folder: Path, size: str = "small") -> Path:
+    """A size in ``folder``/subnets, as stage 12 leaves it."""
+    supernet = load_supernet(experiment / "config.yaml", experiment / "model.pth")
+    extract(supernet, supernet.encoder.find_subnet(size), folder / "subnets" / size)
+    return folder / "subnets" / size
+
+
+def encode(model: torch.nn.Module, features: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.encode(features[None].clone(), torch.tensor([len(features)]))[0]
+
+
+def examples(readme: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize(("name", "size"), EXPERIMENTS)
+def test_espnet_loads_the_archive(name: str, size: str, request: pytest.FixtureRequest, tmp_path, monkeypatch) -> None:
+    from espnet2.bin.asr_inference import Speech2Text
+    from espnet2.main_funcs.pack_funcs import unpack
+
+    experiment = request.getfixturevalue(name)
+    subnet = extracted(experiment, tmp_path, size)
+    packed = pack(subnet, tmp_path / "out", "text\n")
+    with zipfile.ZipFile(packed.archive) as archive:
+        names = set(archive.namelist())
+    kept = {"config.yaml", "model.safetensors", "card.json", "tokens.txt", "README.md", "feats_stats.npz"}
+    assert names == kept | {"meta.yaml", "model.pth"}
+    monkeypatch.chdir(tmp_path)  # ESPnet's paths are as seen from here
+    files = unpack("out/" + packed.archive.name, "unpacked")
+    options = {} if "transducer" in name else {"ctc_weight": 1.0}
+    recogniser = Speech2Text.from_pretrained(**files, beam_size=1, **options)
+    ours, _ = load_extracted(packed.folder)
+    unpacked, _ = load_extracted("unpacked")
+    for _, features in read_features(experiment / "feats.scp"):
+        expected = encode(ours, features)
+        for model in (recogniser.asr_model, unpacked):
+            torch.testing.assert_close(encode(model, features), expected, atol=0, rtol=0)
+        assert isinstance(recogniser(features.numpy())[0][0], str)
+
+
+def test_the_examples_of_a_stock_model_run_and_the_first_without_this_package(experiment: Path, tmp_path: Path) -> None:
+    subnet = extracted(experiment, tmp_path)
+    pack(subnet, tmp_path / "out", model_card(subnet))
+    soundfile.write(tmp_path / "out/speech.wav", noise(1.0), 16000)
+    plain, ours = examples(tmp_path / "out/small/README.md")
+    here = f"import os\nos.chdir({str(tmp_path / 'out')!r})\n"
+    alone = "\nimport sys\nassert not [name for name in sys.modules if name.startswith('espnet_todm')]\n"
+    for code in (plain + alone, ours):
+        done = python(["-c", here + code])
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(("name", "size"), EXPERIMENTS[1:])
+def test_the_examples_of_our_models_run(name: str, size: str, request, tmp_path, monkeypatch, capsys) -> None:
+    subnet = extracted(request.getfixturevalue(name), tmp_path, size)
+    pack(subnet, tmp_path / "out", model_card(subnet))
+    soundfile.write(tmp_path / "out/speech.wav", noise(1.0), 16000)
+    monkeypatch.chdir(tmp_path / "out")
+    for code in examples(Path(size) / "README.md"):
+        exec(code, {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_a_released_folder_loads_from_anywhere_with_its_own_files(experiment: Path, tmp_path: Path, monkeypatch) -> None:
+    subnet = extracted(experiment, tmp_path)
+    packed = pack(subnet, tmp_path / "out", "text\n")
+    expected = {name: Decoder(*load_extracted(subnet))([x]) for name, x in read_features(experiment / "feats.scp")}
+    packed.folder.rename(tmp_path / "moved")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "feats_stats.npz").write_bytes(b"of another model")
+    monkeypatch.chdir(elsewhere)
+    model, config = load_extracted("../moved")
+    assert Path(config["normalize_conf"]["stats_file"]) == Path("../moved/feats_stats.npz")
+    found = {name: Decoder(model, config)([x]) for name, x in read_features(experiment / "feats.scp")}
+    assert found == expected
+    assert (tmp_path / "moved/tokens.txt").read_text().splitlines() == list(model.token_list)
+
+
+class Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def test_nothing_is_unpickled(experiment: Path, tmp_path: Path) -> None:
+    subnet = extracted(experiment, tmp_path)
+    (subnet / "model.pth").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    load_extracted(subnet)
+    packed = pack(subnet, tmp_path / "out", "text\n")
+    load_extracted(packed.folder)
+    assert not (tmp_path / "sprung").exists()
+    with zipfile.ZipFile(packed.archive) as archive:
+        archive.extract("model.pth", tmp_path)
+    state = torch.load(tmp_path / "model.pth", weights_only=True)
+    assert state.keys() == load_extracted(subnet)[0].state_dict().keys()
+
+
+def test_the_card_knows_its_weights(experiment: Path, tmp_path: Path) -> None:
+    subnet = extracted(experiment, tmp_path)
+    card = read_card(subnet / "card.json")
+    assert card["weights"] == {"file": "model.safetensors", "sha256": hash_file(subnet / "model.safetensors")}
+    other = extracted(experiment, tmp_path, "full")
+    (subnet / "card.json").write_bytes((other / "card.json").read_bytes())
+    with pytest.raises(UserError, match=r"model\.safetensors: its SHA-256 is .*, but card\.json says") as error:
+        load_extracted(subnet)
+    assert "\n" not in str(error.value)
+    write_json(subnet / "card.json", {key: value for key, value in card.items() if key != "weights"})
+    load_extracted(subnet)  # a card of before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "card"])
+def test_a_damaged_folder_is_refused_and_nothing_is_left(experiment: Path, tmp_path: Path, damage: str) -> None:
+    subnet = extracted(experiment, tmp_path)
+    weights, content = subnet / "model.safetensors", bytearray((subnet / "model.safetensors").read_bytes())
+    if damage == "truncated":
+        weights.write_bytes(content[:-100])
+    elif damage == "flipped":
+        content[-1] ^= 1
+        weights.write_bytes(content)
+    else:
+        write_json(subnet / "card.json", {**read_json(subnet / "card.json"), "weights": "mine"})
+    words = r"damaged or no safetensors file" if damage == "truncated" else r"its SHA-256 is"
+    with pytest.raises(UserError, match=words):
+        pack(subnet, tmp_path / "out", "text\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_there_stays(experiment: Path, tmp_path: Path) -> None:
+    subnet = extracted(experiment, tmp_path)
+    pack(subnet, tmp_path / "out", "old\n")
+    with pytest.raises(UserError, match=r"out/small: exists; .*--overwrite"):
+        pack(subnet, tmp_path / "out", "new\n")
+    assert (tmp_path / "out/small/README.md").read_text() == "old\n"
+    pack(subnet, tmp_path / "out", "new\n", overwrite=True)
+    assert (tmp_path / "out/small/README.md").read_text() == "new\n"
+    (tmp_path / "mine/small").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"mine/small: exists"):
+        pack(subnet, tmp_path / "mine", "new\n", overwrite=True)
+    with pytest.raises(UserError, match=r"holds .*small itself"):
+        pack(subnet, subnet.parent, "new\n", overwrite=True)
+    assert (subnet / "model.safetensors").is_file()
+
+
+def test_the_model_card_tells_what_was_measured_and_leaves_the_rest_blank(experiment: Path, tmp_path: Path) -> None:
+    subnet = extracted(experiment, tmp_path)
+    before = model_card(subnet)
+    assert "|WER [95% interval]||" in before and "|real-time factor, median||" in before
+    score = score_tables({"a": "one two three four", "b": "five"}, {"a": "one two three for", "b": "five"}, "test", "small")
+    for split, size in (("test", "small"), ("dev", "full")):
+        folder = tmp_path / "decode" / split / size
+        folder.mkdir(parents=True)
+        write_score(folder / "score.json", score)
+    write_json(subnet / "rtf.json", {"rtf_median": 0.0123, "rtf_p95": 0.02, "threads": 1, "cpu": "X", "utterances": 3})
+    text = model_card(subnet, "two utterances")
+    low, high = score.interval()
+    assert f"|WER test [95% interval]|20.0 [{low:.1f}, {high:.1f}] %|" in text
+    assert "|WER dev [95% interval]||" in text  # of another size only
+    assert "|real-time factor, median|0.0123|" in text and "X, 1 thread(s), 3 utterances" in text
+    assert "Scored on: two utterances." in text
+    card = read_card(subnet / "card.json")
+    assert f"|{card['cost']['params'] / 1e6:.3f} M (" in text.replace("|parameters", "")
+
+
+def test_the_command_packs_into_the_folder_of_the_size(experiment: Path, tmp_path: Path, capsys) -> None:
+    subnet = extracted(experiment, tmp_path)
+    (subnet / "onnx").mkdir()
+    (subnet / "onnx/model.onnx").write_bytes(b"onnx")
+    main([str(subnet), "--data", "noise"])
+    assert (subnet / "small.zip").is_file()
+    assert (subnet / "small/onnx/model.onnx").read_bytes() == b"onnx"
+    readme = (subnet / "small/README.md").read_text()
+    assert "Scored on: noise." in readme and "- `onnx`" in readme and "- `bpe.model`" not in readme
+    assert "for ESPnet" in capsys.readouterr().out
