@@ -16,17 +16,23 @@ def main(arguments: Sequence[str]) -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("subnets", nargs="+", metavar="SUBNET_FOLDER", help="folder that extract wrote")
     parser.add_argument("--format", choices=("onnx",), default="onnx", help="what to write")
-    parser.add_argument("--precision", nargs="+", default=["fp32"], help="fp32, int8, fp16; fp32 is always written")
-    parser.add_argument("--opset", type=int, help="version of ONNX's operators")
     parser.add_argument(
-        "--output", type=Path, help="folder for the files; with several subnets one folder in it for each"
+        "--precision", nargs="+", default=["fp32", "int8"], help="of fp32, int8 and fp16 (default fp32 int8)"
+    )
+    parser.add_argument("--int8", default="dynamic", help="dynamic (default), or static, which needs --calibrate")
+    parser.add_argument("--calibrate", help="feats.scp with speech to measure activations on, for static int8")
+    parser.add_argument("--opset", type=int, help="version of ONNX's operators (default 17)")
+    parser.add_argument(
+        "--output", type=Path, help="folder; with several subnets, of a folder for each (default: onnx in each)"
     )
     options = parser.parse_args(arguments)
 
     register()
     from espnet_todm.deploy.onnx import OPSET, ExportOptions, export
 
-    wanted = ExportOptions(tuple(options.precision), options.opset or OPSET)
+    wanted = ExportOptions(
+        precisions=options.precision, int8=options.int8, calibrate=options.calibrate, opset=options.opset or OPSET
+    )
     for folder in options.subnets:
         several = len(options.subnets) > 1 and options.output is not None
         output = options.output / Path(folder).resolve().name if several else options.output

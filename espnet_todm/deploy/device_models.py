@@ -46,6 +46,23 @@ class FromFeatures:
         return self.runtime.labels(prepared)
 
 
+class Transducer(FromFeatures):
+    """A transducer in onnxruntime with no more work than its search needs: scores are compared, not normalised."""
+
+    runtime: Any
+
+    def infer(self, prepared: np.ndarray) -> list[int]:
+        blank, joiner = self.runtime.blank, self.runtime.graphs["joiner"]
+        predicted, state = self.runtime.predict(blank)
+        labels = []
+        for frame in self.runtime.encode(prepared)[:, None]:
+            label = int(joiner(frame, predicted)[0].argmax())
+            if label != blank:
+                labels.append(label)
+                predicted, state = self.runtime.predict(label, state)
+        return labels
+
+
 class FromSamples:
     """sherpa-onnx's recognizer, from samples (S,) to text; features are computed as it accepts samples."""
 
@@ -85,4 +102,6 @@ def load_model(runtime: str, folder: Path, precision: str, threads: int, inputs:
         from espnet_todm.deploy.sherpa_apart import recognizer
 
         return FromSamples(recognizer(read_onnx_folder(folder, precision), threads=threads), inputs)
-    return FromFeatures(cast(StepRuntime, open_runtime(runtime, folder, precision, threads)), inputs)
+    opened = cast(StepRuntime, open_runtime(runtime, folder, precision, threads))
+    stateless = runtime == ONNXRUNTIME and hasattr(opened, "context_size")
+    return (Transducer if stateless else FromFeatures)(opened, inputs)

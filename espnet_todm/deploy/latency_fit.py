@@ -23,7 +23,7 @@ FITTED, HELD_OUT = "fitted", "held_out"
 COUNT = 12  # random subnets of each
 SHARES = (0.15, 1.0)  # of each kind's components that a random subnet keeps
 BOUNDS = (0.1, 10.0)  # of factors
-STIFFNESS = 0.05  # how much a factor's distance from 1 counts beside a subnet's relative error, both squared
+STIFFNESS = 0.01  # how much a factor's distance from 1 counts beside a subnet's relative error, both squared
 REST, NORMS = "rest", "norms"
 
 

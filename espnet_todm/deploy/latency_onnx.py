@@ -10,8 +10,10 @@ from typing import Callable
 from tqdm import tqdm
 
 from espnet_todm.deploy.latency_parts import Part, Probe
-from espnet_todm.deploy.onnx import OPSET, Graph, write_graph
+from espnet_todm.deploy.onnx import OPSET, write_graph
+from espnet_todm.deploy.onnx_forms import Graph
 from espnet_todm.deploy.onnx_graph import exportable
+from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.runtime_onnx import Graph as Session
 from espnet_todm.encoders.supernet import SupernetEncoder
 
@@ -23,11 +25,12 @@ def converted(encoder: SupernetEncoder) -> SupernetEncoder:
 
 def onnx_calls(timed: Mapping[Probe, Part], threads: int) -> dict[Probe, Callable[[], object]]:
     """The parts as calls of onnxruntime, with so many threads. Raises UserError where a package is missing."""
+    onnx = needed("onnx")
     calls: dict[Probe, Callable[[], object]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part.onnx"
         for probe, part in tqdm(timed.items(), desc="export", unit="graph", disable=None):
-            write_graph(_graph(part), path, OPSET, {})
+            write_graph(_graph(part), path, OPSET, {}, onnx)
             session, values = Session(path, threads), dict(zip(_names(part), part.inputs))
             inputs = [
                 values[entry.name].numpy() for entry in session.inputs
@@ -37,12 +40,11 @@ def onnx_calls(timed: Mapping[Probe, Part], threads: int) -> dict[Probe, Callabl
 
 
 def _graph(part: Part) -> Graph:
-    names = _names(part)
-    axes = {
+    inputs = {
         name: {dimension: f"{name}_{dimension}" for dimension in dimensions}
-        for name, dimensions in zip(names, part.varying)
+        for name, dimensions in zip(_names(part), part.varying)
     }
-    return Graph("part", part.module.eval(), part.inputs, names, ("output",), axes, {})
+    return Graph("part", part.module.eval(), part.inputs, inputs, {"output": {}}, {})
 
 
 def _names(part: Part) -> list[str]:

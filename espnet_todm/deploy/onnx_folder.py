@@ -13,8 +13,6 @@ CTC, TRANSDUCER = "ctc", "transducer"
 PARTS = {CTC: ("model",), TRANSDUCER: ("encoder", "decoder", "joiner")}
 PRECISIONS = {"fp32": ".onnx", "fp16": ".fp16.onnx", "int8": ".int8.onnx"}
 TOKENS = "tokens.txt"
-# Tokens that are labels in training but no text: export makes them impossible, so no runtime writes them.
-NO_TEXT = ("<unk>", "<sos/eos>", "<sos>", "<eos>")
 
 
 @dataclass(frozen=True)
@@ -30,19 +28,24 @@ class OnnxFolder:
 
 def read_onnx_folder(folder: PathLike, precision: str = "fp32") -> OnnxFolder:
     """Raises UserError when a file is missing, tokens.txt is wrong, or the precision is unknown or not there."""
+    kind, parts = find_parts(folder, precision)
+    return OnnxFolder(Path(folder), precision, kind, parts, read_tokens(Path(folder) / TOKENS))
+
+
+def find_parts(folder: PathLike, precision: str = "fp32") -> tuple[str, dict[str, Path]]:
+    """The kind of model and the file of each of its graphs. Raises UserError when one is missing."""
     path = Path(folder)
     if precision not in PRECISIONS:
         raise UserError(f"precision: {precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; python -m espnet_todm.bin.export makes it")
-    suffix = PRECISIONS[precision]
     kind = TRANSDUCER if any(path.glob("encoder*.onnx")) else CTC
-    parts = {part: path / f"{part}{suffix}" for part in PARTS[kind]}
+    parts = {part: path / f"{part}{PRECISIONS[precision]}" for part in PARTS[kind]}
     for file in parts.values():
         if not file.is_file():
             there = [name for name, end in PRECISIONS.items() if (path / f"{PARTS[kind][0]}{end}").is_file()]
             raise UserError(f"{file}: no such file; the folder has precision: {', '.join(there) or 'none at all'}")
-    return OnnxFolder(path, precision, kind, parts, read_tokens(path / TOKENS))
+    return kind, parts
 
 
 def read_tokens(path: PathLike) -> list[str]:

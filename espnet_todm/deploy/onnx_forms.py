@@ -43,6 +43,20 @@ class Graph:
     outputs: Mapping[str, Mapping[int, str]]
     metadata: Mapping[str, Any]
 
+    @property
+    def features(self) -> bool:
+        """Whether it takes features and their lengths."""
+        return len(self.example) == 2 and self.example[1].dim() == 1 and self.example[0].is_floating_point()
+
+    @property
+    def time_axis(self) -> int:
+        """Of its features."""
+        return next(axis for axis, name in next(iter(self.inputs.values())).items() if name == "T")
+
+    def lay_out(self, utterance: Tensor) -> Tensor:
+        """Features (T, F) as it takes them, without the dimension of utterances."""
+        return utterance if self.time_axis == 1 else utterance.t()
+
 
 @dataclass(frozen=True)
 class Form:

@@ -27,8 +27,7 @@ from espnet_todm.errors import UserError
 
 # ESPnet's own encoders run as ours of the same function: theirs count padded frames in another way (see InputLayer).
 STOCK: dict[str, type[SupernetEncoder]] = {
-    encoder.stock_name: encoder  # type: ignore[misc]
-    for encoder in (TodmConformerEncoder, TodmEBranchformerEncoder)
+    encoder.stock_name: encoder for encoder in (TodmConformerEncoder, TodmEBranchformerEncoder)
 }
 # A logit that no search picks. Finite, since beam searches subtract scores, and a number that float16 has.
 NEVER = -1e4

@@ -19,6 +19,7 @@ from espnet_todm.elastic.state_space import ElasticStateSpace
 
 CHUNK = 32  # J
 DOMAIN, CARRY = "todm", "Carry"  # stands for a Scan in what torch writes
+FILTERS = "/filters."  # in the name of every node of a ChunkedFilter
 
 
 class OnnxStateSpace(ElasticStateSpace):
@@ -144,8 +145,10 @@ def _recurrence(same: Tensor, crossed: Tensor, entering: Tensor, backward: bool)
 def as_scans(model: Any, onnx: Any) -> None:
     """Replace every Carry of an ONNX model by operators that all runtimes have, in place."""
     nodes = []
+    opset = next(opset.version for opset in model.opset_import if not opset.domain)
+    halves = {"num_outputs": 2} if opset >= 18 else {}  # what a Split in two is told
     for node in model.graph.node:
-        nodes += _scan(node, onnx.helper, onnx.TensorProto) if node.domain == DOMAIN else [node]
+        nodes += _scan(node, halves, onnx.helper, onnx.TensorProto) if node.domain == DOMAIN else [node]
     nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -155,56 +158,58 @@ def as_scans(model: Any, onnx: Any) -> None:
     model.opset_import.extend(kept)
 
 
-def _scan(node: Any, helper: Any, types: Any) -> list[Any]:
+def _scan(node: Any, halves: dict[str, int], helper: Any, types: Any) -> list[Any]:
     """The nodes that stand for one Carry."""
-    same, crossed, *entering = node.input
-    prefix, make = f"{node.output[0]}/", helper.make_node
-    start = f"{prefix}start"
+    *decay, first = node.input[:3]
+    entering, prefix, make = node.input[2:], f"{node.output[0]}/", helper.make_node
     zero = helper.make_tensor(f"{prefix}zero", types.FLOAT, [], [0.0])
     axis = helper.make_tensor(f"{prefix}axis", types.INT64, [1], [2])
+    start = f"{prefix}start"  # zeros of the shape of one chunk
     before = [
         make("Constant", [], [zero.name], value=zero),
         make("Constant", [], [axis.name], value=axis),
-        make("Mul", [entering[0], zero.name], [f"{prefix}zeros"]),
-        make("ReduceSum", [f"{prefix}zeros", axis.name], [start], keepdims=0),  # zeros of the shape of one chunk
+        make("Mul", [first, zero.name], [f"{prefix}zeros"]),
+        make("ReduceSum", [f"{prefix}zeros", axis.name], [start], keepdims=0),
     ]
-    body = _body(prefix, same, crossed, len(entering), helper, types)
-    directions = list(range(len(entering)))
-    last = [f"{prefix}last{number}" for number in directions]
-    scan = make(
-        "Scan", [*[start] * len(entering), *entering], [*last, *node.output], name=f"{prefix}scan", body=body,
-        num_scan_inputs=len(entering), scan_input_axes=[2] * len(entering), scan_output_axes=[2] * len(entering),
-        scan_input_directions=directions, scan_output_directions=directions,
-    )  # fmt: skip
-    return [*before, scan]
+    for made in before:
+        made.name = made.output[0]
+    count, axes, directions = len(entering), [2] * len(entering), list(range(len(entering)))
+    unused = [f"{prefix}last{number}" for number in range(2 + count)]
+    return [
+        *before,
+        make(
+            "Scan", [*decay, *[start] * count, *entering], [*unused, *node.output], name=f"{prefix}scan",
+            body=_body(count, halves, helper, types), num_scan_inputs=count, scan_input_axes=axes,
+            scan_output_axes=axes, scan_input_directions=directions, scan_output_directions=directions,
+        ),
+    ]  # fmt: skip
 
 
-def _body(prefix: str, same: str, crossed: str, directions: int, helper: Any, types: Any) -> Any:
-    """One chunk: states and what enters -> next states, and the states as they were. same and crossed are of outside."""
+def _body(directions: int, halves: dict[str, int], helper: Any, types: Any) -> Any:
+    """One chunk: decay, states and what enters -> decay, next states, and the states as they were.
+
+    The decay is handed through, not taken from outside: tools that change numbers' types do not look there.
+    """
     nodes, make = [], helper.make_node
-    inputs: list[list[str]] = [[], []]
-    outputs: list[list[str]] = [[], []]
-    for number in range(directions):
-        state, piece, half, other, swapped, kept, turned, both, after, output = (
-            f"{prefix}{name}{number}"
-            for name in ("state", "piece", "half", "other", "swapped", "kept", "turned", "both", "after", "output")
-        )
+    nodes += [make("Identity", [name], [f"{name}_on"]) for name in ("same", "crossed")]
+    numbers = range(directions)
+    for n in numbers:
         nodes += [
-            make("Split", [state], [half, other], axis=-1),
-            make("Concat", [other, half], [swapped], axis=-1),
-            make("Mul", [state, same], [kept]),
-            make("Mul", [swapped, crossed], [turned]),
-            make("Add", [kept, turned], [both]),
-            make("Add", [both, piece], [after]),
-            make("Identity", [state], [output]),
+            make("Split", [f"state{n}"], [f"real{n}", f"imaginary{n}"], axis=-1, **halves),
+            make("Concat", [f"imaginary{n}", f"real{n}"], [f"swapped{n}"], axis=-1),
+            make("Mul", [f"state{n}", "same"], [f"straight{n}"]),
+            make("Mul", [f"swapped{n}", "crossed"], [f"across{n}"]),
+            make("Add", [f"straight{n}", f"across{n}"], [f"decayed{n}"]),
+            make("Add", [f"decayed{n}", f"entering{n}"], [f"next{n}"]),
+            make("Identity", [f"state{n}"], [f"before{n}"]),
         ]
-        for names, name in zip((*inputs, *outputs), (state, piece, after, output)):
-            names.append(name)
 
-    def values(names: list[list[str]]) -> list[Any]:
-        return [helper.make_tensor_value_info(name, types.FLOAT, None) for name in names[0] + names[1]]
+    def values(*names: str) -> list[Any]:
+        each = [f"{name}{n}" for name in names[2:] for n in numbers]
+        return [helper.make_tensor_value_info(name, types.FLOAT, None) for name in [*names[:2], *each]]
 
-    return helper.make_graph(nodes, f"{prefix}chunk", values(inputs), values(outputs))
+    inputs = values("same", "crossed", "state", "entering")
+    return helper.make_graph(nodes, "chunk", inputs, values("same_on", "crossed_on", "next", "before"))
 
 
 def replace(module: nn.Module) -> None:

@@ -13,13 +13,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
+
 from espnet_todm.deploy.card import read_card
+from espnet_todm.deploy.fbank import SAMPLING_RATE
+from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.parity_report import JSON, PAGE, Limits, ParityReport, Step
 from espnet_todm.deploy.parity_steps import Arrays, Gate, Heard, hear
 from espnet_todm.deploy.runtime_onnx import OnnxRuntime, open_onnx
-from espnet_todm.deploy.runtime_torch import open_slice, open_torch
+from espnet_todm.deploy.runtime_torch import TorchRuntime, open_slice, open_torch
 from espnet_todm.deploy.sherpa_apart import features_apart, transcribe_apart
-from espnet_todm.deploy.sherpa_check import check_for_sherpa
+from espnet_todm.deploy.sherpa_check import NEMO, Checked, check_for_sherpa
 from espnet_todm.deploy.speech import Speech
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, hash_file, write_json, write_text
@@ -27,7 +31,9 @@ from espnet_todm.processor import cpu_model
 
 SLICE, PYTORCH = "supernet slice", "PyTorch"
 FP32 = "fp32"
-PROBED = 5  # utterances whose features are read out of sherpa-onnx: that takes about a second for each
+# Of so many utterances the features are read out of sherpa-onnx, at most so much: it takes time, for NEMO a lot of it.
+PROBED, PROBED_SECONDS, NEMO_SECONDS = 5, 10.0, 0.3
+SHORT_SECONDS = (0.01, 0.05, 0.1)  # one frame of an encoder that makes one of four takes 0.07 s
 
 
 class ParityError(UserError):
@@ -67,12 +73,12 @@ def check_parity(
         ParityError: a step is further apart than its limit; the table is written all the same.
         UserError: a file is missing or wrong, sherpa-onnx does not survive the model, or a package is missing.
     """
+    needed("onnxruntime")
     if not speech:
         raise UserError("parity: there are no utterances to compare on")
-    for precision in precisions:
-        check_for_sherpa(exported, precision)
+    kinds = [check_for_sherpa(exported, precision) for precision in precisions]
     gate = Gate(speech, limits or Limits())
-    _compare(gate, Path(subnet), Path(exported), speech, precisions, origin, threads)
+    _compare(gate, kinds[0], open_torch(subnet, threads), Path(exported), speech, precisions, origin, threads)
     report = ParityReport(
         model=str(subnet),
         utterances=len(speech),
@@ -111,7 +117,8 @@ def find_origin(subnet: PathLike, experiment: Optional[PathLike] = None) -> Opti
 
 def _compare(
     gate: Gate,
-    subnet: Path,
+    kind: Checked,
+    runtime: TorchRuntime,
     exported: Path,
     speech: Sequence[Speech],
     precisions: Sequence[str],
@@ -120,26 +127,60 @@ def _compare(
 ) -> None:
     """All steps, in the order of the computation and from the supernet to the device."""
     waves = [one.samples for one in speech]
-    torch = open_torch(subnet, threads)
-    features = [torch.features(samples) for samples in waves]
-    probed = features_apart(waves[:PROBED], torch.mel_bins)
-    gate.arrays("features", "sherpa-onnx", "training", probed, features, gate.limits.features)
-    reference = hear(PYTORCH, torch, features)
+    features = [runtime.features(samples) for samples in waves]
+    _compare_features(gate, kind, runtime, waves)
+    reference = hear(PYTORCH, runtime, features)
     gate.rate(PYTORCH, reference.texts)
     if origin is not None:
-        runtime = open_slice(origin.config, origin.checkpoint, str(origin.card), threads)
-        gate.everything(reference, hear(SLICE, runtime, features, reference.paths), exact=True)
+        whole = open_slice(origin.config, origin.checkpoint, str(origin.card), threads)
+        gate.everything(reference, hear(SLICE, whole, features, reference.paths), exact=True)
     for precision in precisions:
-        exact = precision == FP32
-        onnx = open_onnx(exported, precision, threads)
-        heard = hear(f"onnxruntime {precision}", onnx, features, reference.paths)
-        gate.everything(heard, reference, exact)
-        if exact:
-            _padding(gate, heard, onnx, features)
-        gate.rate(heard.name, heard.texts, reference.texts, exact)
-        texts = transcribe_apart(exported, precision, threads, waves)
-        gate.texts(f"sherpa-onnx {precision}", heard.name, texts, heard.texts, exact)
-        gate.rate(f"sherpa-onnx {precision}", texts, reference.texts, exact)
+        _compare_exported(gate, exported, precision, threads, reference, waves, features)
+        if precision == FP32:
+            _compare_short(gate, exported, runtime, waves[0], threads)
+
+
+def _compare_features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: Arrays) -> None:
+    """What sherpa-onnx computes for this kind of model against what training had, on the first utterances."""
+    seconds = NEMO_SECONDS if kind.model_type == NEMO else PROBED_SECONDS
+    begins = [samples[: round(seconds * SAMPLING_RATE)] for samples in waves[:PROBED]]
+    theirs = features_apart(begins, kind)
+    hint = "for models of NeMo's form it computes NeMo's features" if kind.model_type == NEMO else ""
+    ours = [runtime.features(samples) for samples in begins]
+    gate.arrays("features", "sherpa-onnx", "training", theirs, ours, gate.limits.features, hint)
+
+
+def _compare_exported(
+    gate: Gate,
+    exported: PathLike,
+    precision: str,
+    threads: int,
+    reference: Heard,
+    waves: Arrays,
+    features: Arrays,
+) -> None:
+    """onnxruntime against PyTorch, and sherpa-onnx against onnxruntime, in one precision."""
+    exact = precision == FP32
+    onnx = open_onnx(exported, precision, threads)
+    heard = hear(f"onnxruntime {precision}", onnx, features, reference.paths)
+    gate.everything(heard, reference, exact)
+    if exact:
+        _padding(gate, heard, onnx, features)
+    gate.rate(heard.name, heard.texts, reference.texts, exact)
+    texts = transcribe_apart(exported, precision, threads, waves)
+    gate.texts(f"sherpa-onnx {precision}", heard.name, texts, heard.texts, exact)
+    gate.rate(f"sherpa-onnx {precision}", texts, reference.texts, exact)
+
+
+def _compare_short(gate: Gate, exported: PathLike, runtime: TorchRuntime, samples: np.ndarray, threads: int) -> None:
+    """Beginnings of an utterance, some too short for one frame of the encoder: sherpa-onnx must survive them too."""
+    begins = [samples[: round(seconds * SAMPLING_RATE)] for seconds in SHORT_SECONDS]
+    try:
+        texts = transcribe_apart(exported, FP32, threads, begins)
+    except UserError as error:
+        raise UserError(f"speech of {', '.join(f'{s:g}' for s in SHORT_SECONDS)} s: {error}") from None
+    names = [f"{gate.names[0]}, first {seconds:g} s" for seconds in SHORT_SECONDS]
+    gate.texts("sherpa-onnx fp32, short", PYTORCH, texts, [*map(runtime.transcribe, begins)], True, names)
 
 
 def _padding(gate: Gate, heard: Heard, onnx: OnnxRuntime, features: Arrays) -> None:

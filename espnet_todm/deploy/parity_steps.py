@@ -60,12 +60,22 @@ class Gate:
         self.arrays("posteriors", *pair, heard.posteriors, reference.posteriors, limits[1])
         self.texts(*pair, heard.texts, reference.texts, exact)
 
-    def arrays(self, step: str, of: str, against: str, ours: Arrays, theirs: Arrays, limit: Optional[float]) -> None:
+    def arrays(
+        self,
+        step: str,
+        of: str,
+        against: str,
+        ours: Arrays,
+        theirs: Arrays,
+        limit: Optional[float],
+        hint: str = "",
+    ) -> None:
         """The utterance with the largest absolute difference; infinite where shapes differ or a value is no number."""
         found = [_difference(one, other) for one, other in zip(ours, theirs)]
         worst = int(np.argmax([difference for difference, _ in found]))
         difference, detail = found[worst]
-        self.steps.append(Step(step, of, against, difference, limit, self.names[worst] if difference else "", detail))
+        where = self.names[worst] if difference else ""
+        self.steps.append(Step(step, of, against, difference, limit, where, detail or hint))
 
     def padded(self, heard: Heard, utterance: int, together: np.ndarray, alone: np.ndarray) -> None:
         """The first graph's output for an utterance in a padded batch and alone, where padding must not matter."""
@@ -76,10 +86,20 @@ class Gate:
         names = f"{heard.name} in a batch", heard.name
         self.steps.append(Step(step, *names, difference, limit, self.names[utterance], detail))
 
-    def texts(self, of: str, against: str, ours: Sequence[str], theirs: Sequence[str], exact: bool) -> None:
-        """How many transcripts differ, and the first of them."""
+    def texts(
+        self,
+        of: str,
+        against: str,
+        ours: Sequence[str],
+        theirs: Sequence[str],
+        exact: bool,
+        names: Optional[Sequence[str]] = None,
+    ) -> None:
+        """How many transcripts differ, and the first of them. ``names``: of the utterances, if not the gate's own."""
         apart = [i for i, (one, other) in enumerate(zip(ours, theirs)) if one != other]
-        name, detail = (self.names[apart[0]], f"{ours[apart[0]]!r} and {theirs[apart[0]]!r}") if apart else ("", "")
+        first = apart[0] if apart else None
+        name = (names or self.names)[first] if first is not None else ""
+        detail = f"{ours[first]!r} and {theirs[first]!r}" if first is not None else ""
         limit = 0.0 if exact else None
         self.steps.append(Step("transcripts", of, against, float(len(apart)), limit, name, detail))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Optional
 
 import numpy as np
@@ -19,6 +18,8 @@ from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
 TORCH, ONNXRUNTIME, SHERPA = "torch", "onnxruntime", "sherpa-onnx"
+# Labels in one frame at most: sherpa-onnx's limits for icefall's transducers and for NeMo's.
+STATELESS_SYMBOLS, RECURRENT_SYMBOLS = 1, 10
 RUNTIMES = (TORCH, ONNXRUNTIME, SHERPA)
 
 
@@ -97,7 +98,7 @@ class TransducerRuntime(StepRuntime):
     States are whatever the predictor carries from label to label.
     """
 
-    max_symbols: int = 1
+    max_symbols: int = STATELESS_SYMBOLS
 
     @abstractmethod
     def encode(self, features: np.ndarray) -> np.ndarray: ...
@@ -154,7 +155,7 @@ def open_runtime(kind: str, folder: PathLike, precision: str = "fp32", threads: 
 
         if precision != "fp32":
             raise UserError(f"precision: {precision!r} is not for {TORCH}; allowed: fp32")
-        return open_torch(Path(folder), threads)
+        return open_torch(folder, threads)
     if kind == ONNXRUNTIME:
         from espnet_todm.deploy.runtime_onnx import open_onnx
 

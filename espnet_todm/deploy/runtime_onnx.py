@@ -9,11 +9,18 @@ from typing import Any, Optional
 import numpy as np
 
 from espnet_todm.deploy.onnx_folder import CTC, OnnxFolder, join_tokens, read_onnx_folder
-from espnet_todm.deploy.runtime import ONNXRUNTIME, CtcRuntime, StepRuntime, TransducerRuntime, log_softmax
+from espnet_todm.deploy.optional import needed
+from espnet_todm.deploy.runtime import (
+    ONNXRUNTIME,
+    RECURRENT_SYMBOLS,
+    CtcRuntime,
+    StepRuntime,
+    TransducerRuntime,
+    log_softmax,
+)
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
-INSTALL = "pip install 'espnet_todm[deploy]'"
 _INTEGERS = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 
 
@@ -24,7 +31,7 @@ class Graph:
     """
 
     def __init__(self, path: Path, threads: int) -> None:
-        runtime = _onnxruntime()
+        runtime = needed("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
@@ -66,11 +73,7 @@ class OnnxRuntime(StepRuntime):
 
     def run_first(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Features (T, F) each -> the first graph's output of each, (T', D), run as one padded batch."""
-        lengths = np.array([len(features) for features in batch])
-        padded = np.zeros((len(batch), lengths.max(), self.mel_bins), dtype=np.float32)
-        for row, features in zip(padded, batch):
-            row[: len(features)] = features
-        outputs, frames = self._first(padded, lengths)[:2]
+        outputs, frames = self._first(*_padded(batch))[:2]
         return [output[:count] for output, count in zip(outputs, frames.tolist())]
 
 
@@ -111,21 +114,59 @@ class OnnxTransducer(OnnxRuntime, TransducerRuntime):
         return log_softmax(self.graphs["joiner"](frame[None], predicted)[0][0].astype(np.float32))
 
 
+class OnnxNemo(OnnxRuntime, TransducerRuntime):
+    """NeMo's form: time last, a decoder with two states, and the blank as the last token.
+
+    Labels and posteriors are told in ESPnet's order all the same, with the blank as token 0.
+    """
+
+    max_symbols = RECURRENT_SYMBOLS
+
+    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
+        super().__init__(folder, threads)
+        self.tokens = [folder.tokens[-1], *folder.tokens[:-1]]
+        size = self._first.inputs[0].shape[1]
+        self.mel_bins = size if isinstance(size, int) else 80
+        layers, _, width = self.graphs["decoder"].inputs[2].shape
+        self._states = [np.zeros((layers, 1, width), dtype=np.float32)] * 2
+
+    def run_first(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+        padded, lengths = _padded(batch)
+        outputs, frames = self._first(padded.transpose(0, 2, 1), lengths)[:2]
+        return [output[:, :count].T for output, count in zip(outputs, frames.tolist())]
+
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        return self.run_first([features])[0]
+
+    def predict(self, label: int, state: Any = None) -> tuple[np.ndarray, Any]:
+        theirs = np.array([[(label - 1) % len(self.tokens)]])
+        output, _, *states = self.graphs["decoder"](theirs, np.array([1]), *(state or self._states))
+        return output, states
+
+    def join(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        logits = self.graphs["joiner"](frame[None, :, None], predicted)[0].reshape(-1)
+        return log_softmax(np.roll(logits, 1).astype(np.float32))
+
+
 def open_onnx(folder: PathLike, precision: str = "fp32", threads: int = 1) -> OnnxRuntime:
     """Raises UserError when a file is missing or no such graph, or onnxruntime is not installed."""
     exported = read_onnx_folder(folder, precision)
-    return (OnnxCtc if exported.kind == CTC else OnnxTransducer)(exported, threads)
+    if exported.kind == CTC:
+        return OnnxCtc(exported, threads)
+    handed_states = len(Graph(exported.parts["decoder"], threads).inputs) > 1
+    return (OnnxNemo if handed_states else OnnxTransducer)(exported, threads)
+
+
+def _padded(batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Features (T, F) each -> (N, T, F) float32 with zeros behind, and lengths (N,)."""
+    lengths = np.array([len(features) for features in batch])
+    padded = np.zeros((len(batch), lengths.max(), batch[0].shape[-1]), dtype=np.float32)
+    for row, features in zip(padded, batch):
+        row[: len(features)] = features
+    return padded, lengths
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
     """An error's message on one line of bounded length."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= limit else words[:limit] + " ..."
-
-
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(f"onnxruntime is not installed; {INSTALL}") from None
-    return onnxruntime

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional
 
@@ -17,18 +16,23 @@ from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.deploy.decode import Decoder
 from espnet_todm.deploy.extract import load_supernet
 from espnet_todm.deploy.load import load_extracted
-from espnet_todm.deploy.onnx_folder import NO_TEXT
-from espnet_todm.deploy.runtime import TORCH, CtcRuntime, StepRuntime, TransducerRuntime
+from espnet_todm.deploy.onnx_forms import forbidden_tokens
+from espnet_todm.deploy.onnx_graph import NEVER
+from espnet_todm.deploy.runtime import (
+    RECURRENT_SYMBOLS,
+    STATELESS_SYMBOLS,
+    TORCH,
+    CtcRuntime,
+    StepRuntime,
+    TransducerRuntime,
+)
 from espnet_todm.deploy.speed import torch_threads
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
-# Labels in one frame at most: sherpa-onnx's limits for icefall's transducers and for NeMo's.
-STATELESS_SYMBOLS, RECURRENT_SYMBOLS = 1, 10
-
 
 class TorchRuntime(StepRuntime):
-    """What both kinds of model share. A logit of a token that is no text is minus infinity, as in exported models."""
+    """What both kinds of model share. Logits of tokens that are no text are NEVER, as in exported models."""
 
     kind = TORCH
 
@@ -41,7 +45,7 @@ class TorchRuntime(StepRuntime):
         self.mel_bins = int(config["input_size"])
         self.tokens = list(model.token_list)
         self.blank = int(model.blank_id)
-        self.no_text = [i for i, token in enumerate(self.tokens) if token in NO_TEXT]
+        self.no_text = forbidden_tokens(model)
         self._decoder = Decoder(model, config)
 
     def spell(self, labels: Sequence[int]) -> str:
@@ -58,7 +62,7 @@ class TorchRuntime(StepRuntime):
             return torch.zeros(0, self.model.encoder.output_size())
 
     def _log_softmax(self, logits: Tensor) -> np.ndarray:
-        logits[..., self.no_text] = -torch.inf
+        logits[..., self.no_text] = NEVER
         return logits.log_softmax(dim=-1).numpy()
 
 
@@ -106,7 +110,7 @@ class TorchTransducer(TorchRuntime, TransducerRuntime):
             return self._log_softmax(logits)
 
 
-def open_torch(folder: Path, threads: int = 1) -> TorchRuntime:
+def open_torch(folder: PathLike, threads: int = 1) -> TorchRuntime:
     """The model of an extracted subnet's folder."""
     return torch_runtime(*load_extracted(folder), threads)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,15 @@ import numpy as np
 
 import espnet_todm
 from espnet_todm.deploy.fbank import SAMPLING_RATE
-from espnet_todm.deploy.onnx_folder import CTC, TOKENS, OnnxFolder, read_onnx_folder
-from espnet_todm.deploy.sherpa_check import check_for_sherpa
+from espnet_todm.deploy.onnx_folder import TOKENS, find_parts
+from espnet_todm.deploy.optional import needed
+from espnet_todm.deploy.sherpa_check import NEMO, ZIPFORMER_CTC, Checked, check_for_sherpa
 from espnet_todm.deploy.sherpa_features import read_spelled, write_speller
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
-INSTALL = "pip install 'espnet_todm[deploy]'"
 _LIMIT = 3600.0  # seconds
+Order = dict[str, Any]
 
 
 def transcribe_apart(
@@ -35,31 +37,36 @@ def transcribe_apart(
 
     Raises UserError, with sherpa-onnx's last words, when its process ends early or takes longer than ``seconds``.
     """
-    mel_bins = check_for_sherpa(folder, precision)
-    return [
-        _text(tokens_and_text[1]) for tokens_and_text in _hear(folder, precision, threads, mel_bins, waves, seconds)
-    ]
+    order = make_order(folder, precision, threads, check_for_sherpa(folder, precision))
+    return [" ".join(text.split()) for _, text in _hear(order, waves, seconds)]
 
 
-def features_apart(waves: Sequence[np.ndarray], mel_bins: int = 80, seconds: float = _LIMIT) -> list[np.ndarray]:
-    """The features (T, mel_bins) that sherpa-onnx makes of waves (N,), to within 1e-5. Raises UserError as above."""
+def features_apart(waves: Sequence[np.ndarray], kind: Checked, seconds: float = _LIMIT) -> list[np.ndarray]:
+    """The features (T, mel_bins) that sherpa-onnx gives a kind of model for waves (N,), to within 1e-5.
+
+    For NEMO that takes several times the speech's duration. Raises UserError as above.
+    """
+    nemo = kind.model_type == NEMO
     with tempfile.TemporaryDirectory() as place:
-        write_speller(Path(place), mel_bins)
-        heard = _hear(place, "fp32", 1, mel_bins, waves, seconds)
-    return [read_spelled(tokens, mel_bins) for tokens, _ in heard]
+        write_speller(Path(place), kind.mel_bins, nemo)
+        speller = Checked(NEMO if nemo else ZIPFORMER_CTC, kind.mel_bins)
+        heard = _hear(make_order(place, "fp32", 1, speller), waves, seconds)
+    return [read_spelled(tokens, kind.mel_bins) for tokens, _ in heard]
 
 
-def recognizer(folder: OnnxFolder, mel_bins: int = 80, threads: int = 1) -> Any:
-    """The recognizer; to be called on a folder that has been checked, since a fault ends this process."""
-    try:
-        import sherpa_onnx
-    except ImportError:
-        raise UserError(f"sherpa-onnx is not installed; {INSTALL}") from None
-    files = {part: str(path) for part, path in folder.parts.items()}
-    options: dict[str, Any] = {"num_threads": threads, "feature_dim": mel_bins, "tokens": str(folder.path / TOKENS)}
-    if folder.kind == CTC:
-        return sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(**files, **options)
-    return sherpa_onnx.OfflineRecognizer.from_transducer(**files, **options)
+def make_order(folder: PathLike, precision: str, threads: int, kind: Checked) -> Order:
+    """Arguments of :func:`recognizer`, as JSON can hold them. Raises UserError when a file is not there."""
+    parts = {part: str(path) for part, path in find_parts(folder, precision)[1].items()}
+    return {**asdict(kind), "parts": parts, "tokens": str(Path(folder) / TOKENS), "threads": threads}
+
+
+def recognizer(model_type: str, mel_bins: int, parts: dict[str, str], tokens: str, threads: int) -> Any:
+    """sherpa-onnx's recognizer of a folder that has been checked, since a fault ends this process."""
+    sherpa_onnx = needed("sherpa_onnx")
+    options: dict[str, Any] = {"tokens": tokens, "num_threads": threads, "feature_dim": mel_bins}
+    if model_type == ZIPFORMER_CTC:
+        return sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(**parts, **options)
+    return sherpa_onnx.OfflineRecognizer.from_transducer(**parts, **options, model_type=model_type)
 
 
 def decode(heard: Any, samples: np.ndarray) -> Any:
@@ -70,31 +77,17 @@ def decode(heard: Any, samples: np.ndarray) -> Any:
     return stream.result
 
 
-def _text(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _hear(
-    folder: PathLike, precision: str, threads: int, mel_bins: int, waves: Sequence[np.ndarray], seconds: float
-) -> list[tuple[list[str], str]]:
+def _hear(order: Order, waves: Sequence[np.ndarray], seconds: float) -> list[tuple[list[str], str]]:
     """Tokens and text of each wave."""
-    if not _has_sherpa():
-        raise UserError(f"sherpa-onnx is not installed; {INSTALL}")
+    needed("sherpa_onnx")
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         np.savez(place / "waves.npz", *waves)
-        order = {"folder": str(folder), "precision": precision, "threads": threads, "mel_bins": mel_bins}
         (place / "order.json").write_text(json.dumps(order), encoding="utf-8")
         ended = _run(place, seconds)
         if not (place / "answer.json").is_file():
-            raise UserError(f"{folder}: sherpa-onnx {ended}; precision: {precision}")
+            raise UserError(f"{' '.join(order['parts'].values())}: sherpa-onnx {ended}")
         return [(tokens, text) for tokens, text in json.loads((place / "answer.json").read_text(encoding="utf-8"))]
-
-
-def _has_sherpa() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("sherpa_onnx") is not None
 
 
 def _run(place: Path, seconds: float) -> str:
@@ -115,7 +108,7 @@ def _run(place: Path, seconds: float) -> str:
 def _main(place: Path) -> None:
     """The other process: tokens and texts of waves.npz as order.json says, into answer.json."""
     order = json.loads((place / "order.json").read_text(encoding="utf-8"))
-    heard = recognizer(read_onnx_folder(order["folder"], order["precision"]), order["mel_bins"], order["threads"])
+    heard = recognizer(**order)
     with np.load(place / "waves.npz") as waves:
         results = [decode(heard, waves[name]) for name in waves.files]
     answer = [(list(result.tokens), str(result.text)) for result in results]

@@ -5,38 +5,50 @@ Its rules were read in its sources and tried with broken models (sherpa-onnx 2.0
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from espnet_todm.deploy.onnx_folder import CTC, TOKENS, OnnxFolder, read_onnx_folder
+from espnet_todm.deploy.optional import needed
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
+ZIPFORMER_CTC, TRANSDUCER, NEMO = "zipformer_ctc", "transducer", "nemo_transducer"
+MEL_BINS = 80  # sherpa-onnx's default, for a graph that leaves it open
 BLANKS = ("<blk>", "<eps>", "<blank>")
 ENCODER_TYPES = ("conformer", "zipformer", "zipformer2")
 _FLOAT, _INT32, _INT64 = 1, 6, 7  # onnx.TensorProto's numbers
 _NAMES = {_FLOAT: "float32", _INT32: "int32", _INT64: "int64"}
 
 
-def check_for_sherpa(folder: PathLike, precision: str = "fp32") -> int:
-    """Returns the number of mel bins that the model takes. Raises UserError, in one line, for the first fault found."""
+@dataclass(frozen=True)
+class Checked:
+    """What a folder's model is to sherpa-onnx: ZIPFORMER_CTC, TRANSDUCER or NEMO, and the mel bins that it takes."""
+
+    model_type: str
+    mel_bins: int
+
+
+def check_for_sherpa(folder: PathLike, precision: str = "fp32") -> Checked:
+    """Raises UserError, in one line, for the first fault found."""
     exported = read_onnx_folder(folder, precision)
     graphs = {part: _Graph(path) for part, path in exported.parts.items()}
     if exported.kind == CTC:
         _check_ctc(exported, graphs["model"])
-        return _mel_bins(graphs["model"])
+        return Checked(ZIPFORMER_CTC, _shape(graphs["model"].inputs[0])[2] or MEL_BINS)
+    if len(graphs["decoder"].inputs) > 1:  # it is handed states
+        _check_nemo(exported, graphs)
+        return Checked(NEMO, _shape(graphs["encoder"].inputs[0])[1] or MEL_BINS)
     _check_transducer(exported, graphs)
-    return _mel_bins(graphs["encoder"])
+    return Checked(TRANSDUCER, _shape(graphs["encoder"].inputs[0])[2] or MEL_BINS)
 
 
 class _Graph:
     """Inputs, outputs and metadata of one file. Raises UserError when it is no ONNX file or keeps weights elsewhere."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            import onnx
-        except ImportError:
-            raise UserError("onnx is not installed; pip install 'espnet_todm[deploy]'") from None
+        onnx = needed("onnx")
         try:
             model = onnx.load(str(path), load_external_data=False)
         except Exception as error:  # protobuf's, whose class differs between its versions
@@ -117,6 +129,29 @@ def _check_transducer(folder: OnnxFolder, graphs: dict[str, _Graph]) -> None:
         )
 
 
+def _check_nemo(folder: OnnxFolder, graphs: dict[str, _Graph]) -> None:
+    encoder, decoder, joiner = graphs["encoder"], graphs["decoder"], graphs["joiner"]
+    _check_encoder(encoder, "outputs")
+    vocabulary = encoder.number("vocab_size")
+    for key in ("subsampling_factor", "pred_rnn_layers", "pred_hidden"):
+        encoder.number(key)
+    normalisation = encoder.metadata.get("normalize_type")
+    if normalisation not in ("", "NA"):
+        raise UserError(f"{encoder.path}: metadata normalize_type: {normalisation!r}; allowed: NA (it is in the graph)")
+    states = [("states", 3, (_FLOAT,))] * 2
+    decoder.check("input", decoder.inputs, [("targets", 2, (_INT32,)), ("target_length", 1, (_INT32,)), *states])
+    decoder.check("output", decoder.outputs, [("outputs", 3, (_FLOAT,)), ("prednet_lengths", 1, (_INT32,)), *states])
+    joiner.check("input", joiner.inputs, [("encoder_outputs", 3, (_FLOAT,)), ("decoder_outputs", 3, (_FLOAT,))])
+    joiner.check("output", joiner.outputs, [("logits", 4, (_FLOAT,))])
+    _check_vocabulary(
+        folder, vocabulary + 1, f"{encoder.path.name}'s metadata say vocab_size: {vocabulary} and a blank"
+    )
+    if folder.tokens[-1] != "<blk>":
+        raise UserError(
+            f"{folder.path / TOKENS}: the last token is {folder.tokens[-1]!r}, but NeMo's form has <blk> there"
+        )
+
+
 def _check_encoder(graph: _Graph, output: str) -> None:
     integers = (_INT32, _INT64)
     graph.check("input", graph.inputs, [("x", 3, (_FLOAT,)), ("x_lens", 1, integers)])
@@ -126,11 +161,6 @@ def _check_encoder(graph: _Graph, output: str) -> None:
 def _check_vocabulary(folder: OnnxFolder, size: int, what: str) -> None:
     if size != len(folder.tokens):
         raise UserError(f"{folder.path / TOKENS}: has {len(folder.tokens)} tokens, but {what}")
-
-
-def _mel_bins(graph: _Graph) -> int:
-    """The features' size, 80 where the graph leaves it open. sherpa-onnx's default is 80 too."""
-    return _shape(graph.inputs[0])[-1] or 80
 
 
 def _shape(value: Any) -> tuple[Any, ...]:

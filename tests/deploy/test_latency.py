@@ -207,6 +207,18 @@ def test_extraction_by_latency_and_its_card(layer_norm_experiment: Path, tmp_pat
     assert "ms per second in the encoder, encoder:" in capsys.readouterr().out
 
 
+def test_a_budget_below_what_always_runs_is_refused_with_the_range(layer_norm_experiment: Path, tmp_path: Path) -> None:
+    encoder = load_supernet(layer_norm_experiment / "config.yaml", layer_norm_experiment / "model.pth").encoder
+    measured = synthetic_latency(encoder)
+    save_latency(tmp_path / "latency.json", measured)
+    source = ["--config", str(layer_norm_experiment / "config.yaml"), "--output", str(tmp_path / "out")]
+    source += ["--checkpoint", str(layer_norm_experiment / "model.pth")]
+    source += ["--latency", f"{measured.rest / 2:.9f}", "--latency_table", str(tmp_path / "latency.json")]
+    with pytest.raises(UserError, match="latency") as error:
+        extract_main(source)
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
 def test_real_times_cover_every_module_and_none_is_negative() -> None:
     encoder = conformer()
     table = measure_latency(encoder, seconds=0.5, rounds=2).apply(encoder.component_table())
