@@ -92,7 +92,9 @@ def test_the_examples_of_our_models_run(name: str, size: str, request, tmp_path,
     assert capsys.readouterr().out.strip()
 
 
-def test_a_released_folder_loads_from_anywhere_with_its_own_files(experiment: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_released_folder_loads_from_anywhere_with_its_own_files(
+    experiment: Path, tmp_path: Path, monkeypatch
+) -> None:
     subnet = extracted(experiment, tmp_path)
     packed = pack(subnet, tmp_path / "out", "text\n")
     expected = {name: Decoder(*load_extracted(subnet))([x]) for name, x in read_features(experiment / "feats.scp")}
@@ -179,7 +181,9 @@ def test_the_model_card_tells_what_was_measured_and_leaves_the_rest_blank(experi
     subnet = extracted(experiment, tmp_path)
     before = model_card(subnet)
     assert "|WER [95% interval]||" in before and "|real-time factor, median||" in before
-    score = score_tables({"a": "one two three four", "b": "five"}, {"a": "one two three for", "b": "five"}, "test", "small")
+    score = score_tables(
+        {"a": "one two three four", "b": "five"}, {"a": "one two three for", "b": "five"}, "test", "small"
+    )
     for split, size in (("test", "small"), ("dev", "full")):
         folder = tmp_path / "decode" / split / size
         folder.mkdir(parents=True)
