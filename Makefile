@@ -16,14 +16,16 @@ PYTHON39 ?= $(shell for python in python3.9 $$(pyenv root 2>/dev/null)/versions/
 TESTS_K2 = $(sort $(shell grep -rlE --include='test_*.py' 'mark\.k2\b' tests) $(wildcard tests/losses/test_*.py tests/models/test_*.py) \
   tests/test_registry.py tests/deploy/test_extract.py tests/trainers/test_resume.py)
 
-.PHONY: venv demo test test-k2 run-k2 lint clean
+.PHONY: venv demo test test-k2 run-k2 lint docs clean
 
 venv: $(STAMP)
 
 # uv from the PATH, or one of the project's own: nothing is asked of the machine but Python and a C compiler.
+FIND_UV = uv=$$(command -v uv) && "$$uv" --version >/dev/null 2>&1 || { \
+  $(PYTHON) -m venv .uv && .uv/bin/python -m pip install -q uv && uv=$$PWD/.uv/bin/uv; }
+
 $(STAMP): setup.py pyproject.toml constraints.txt
-	@uv=$$(command -v uv) && "$$uv" --version >/dev/null 2>&1 || { \
-	  $(PYTHON) -m venv .uv && .uv/bin/python -m pip install -q uv && uv=$$PWD/.uv/bin/uv; }; \
+	@$(FIND_UV); \
 	set -e; \
 	[ -x $(VENV)/bin/python ] || "$$uv" venv -q --python 3.11 $(VENV); \
 	"$$uv" pip install -q --python $(VENV)/bin/python -c constraints.txt -e '.[test]'; \
@@ -55,6 +57,13 @@ lint: venv
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# The reference of all modules. pdoc cannot resolve the types of some fields, and writes them as they stand.
+docs: venv
+	@$(VENV)/bin/python -c "import pdoc" 2>/dev/null || { \
+	  $(FIND_UV); "$$uv" pip install -q --python $(VENV)/bin/python -c constraints.txt -e '.[docs]'; }
+	@$(VENV)/bin/python -W ignore -m pdoc --docformat google -o docs/api espnet_todm
+	@echo "docs/api/index.html"
 
 clean:
 	rm -rf $(VENV) $(VENV_K2) .uv build ./*.egg-info

@@ -12,6 +12,7 @@ K2 = [f"{one}; python_version == '3.9'" for one in ("k2==1.23.4", "torch==1.13.1
 # submitit 1.5.4 does not start where importlib.metadata is that of Python 3.9.
 SLURM = ["submitit", "submitit<1.5.4; python_version < '3.10'"]
 LM = ["flashlight-text"]
+DOCS = ["pdoc"]
 TEST = ["jiwer", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
 # What is made of ONNX needs a torch that exports it and a runtime of the same age; with k2's Python those tests are skipped.
 TEST_DEPLOY = [f"{package}; python_version >= '3.10'" for package in (*DEPLOY, *SEARCH)]
@@ -30,7 +31,7 @@ setup(
         "Programming Language :: Python :: 3.12",
     ],
     packages=find_packages(include=["espnet_todm", "espnet_todm.*"]),
-    package_data={"espnet_todm": ["py.typed"]},
+    package_data={"espnet_todm": ["py.typed", "report/page.html"]},
     entry_points={"console_scripts": ["espnet-todm=espnet_todm.bin.main:entry"]},
     install_requires=[
         "espnet>=202402",
@@ -54,6 +55,7 @@ setup(
         "k2": K2,
         "deploy": DEPLOY,
         "search": SEARCH,
+        "docs": DOCS,
         "lm": LM,
         "mini": MINI,
         "slurm": SLURM,

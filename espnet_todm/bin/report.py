@@ -1,4 +1,4 @@
-"""Stage 15: plots and RESULTS.md from scored experiments.
+"""Stage 15: plots and RESULTS.md from scored experiments, and report.html, one self-contained page, in the folder of each.
 
 Example: python -m espnet_todm.bin.report --experiment exp/train_todm --label "LibriSpeech, 100 h" \\
              --command "./run.sh --stage 1" --output RESULTS.md

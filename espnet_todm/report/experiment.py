@@ -19,6 +19,7 @@ class SizeResult:
 
     encoder_shares: of the full encoder, by criterion.
     speed: what rtf.json says (``rtf_median``, ``rtf_p95``, ``threads``, ``cpu``, ``utterances``); scores: by set.
+    file_bytes: of model.safetensors.
     """
 
     name: str
@@ -28,6 +29,13 @@ class SizeResult:
     encoder_shares: dict[str, float] = field(default_factory=dict)
     speed: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Score] = field(default_factory=dict)
+    file_bytes: Optional[int] = None
+
+    @property
+    def rtf(self) -> Optional[float]:
+        """Median real-time factor."""
+        value = self.speed.get("rtf_median")
+        return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 @dataclass(frozen=True)
@@ -67,17 +75,18 @@ def load_experiment(folder: PathLike) -> Experiment:
         decode, split, size, _ = path.relative_to(root).parts
         label = split_label(split, decode)
         scores.setdefault(size, {})[label] = read_score(path)
-        searches[f"{label}/{size}"] = _read_optional(path.parent / SEARCH)
+        searches[f"{label}/{size}"] = read_optional(path.parent / SEARCH)
     if not scores:
         raise UserError(f"{root}: no decode/<set>/<size>/score.json; score the experiment first")
     names = {path.parent.name for path in root.glob("subnets/*/card.json")} | set(scores)
     sizes = sorted((_load_size(root / "subnets" / name, scores.get(name, {})) for name in names), key=_largest_first)
     splits = sorted({split for by_split in scores.values() for split in by_split})
-    return Experiment(root, tuple(sizes), tuple(splits), _read_optional(root / "cost.json"), searches)
+    return Experiment(root, tuple(sizes), tuple(splits), read_optional(root / "cost.json"), searches)
 
 
 def _load_size(folder: Path, scores: dict[str, Score]) -> SizeResult:
-    cost = _read_optional(folder / "card.json").get("cost", {})
+    weights = folder / "model.safetensors"
+    cost = read_optional(folder / "card.json").get("cost", {})
     if not isinstance(cost, dict):
         raise UserError(f"{folder / 'card.json'}: cost is {cost!r}, but it must be an object with params and more")
     return SizeResult(
@@ -86,12 +95,13 @@ def _load_size(folder: Path, scores: dict[str, Score]) -> SizeResult:
         _number(cost, "flops_per_second", folder / "card.json"),
         _number(cost, "share_of_params", folder / "card.json"),
         dict(cost.get("encoder_shares", {})),
-        _read_optional(folder / "rtf.json"),
+        read_optional(folder / "rtf.json"),
         scores,
+        weights.stat().st_size if weights.is_file() else None,
     )
 
 
-def _read_optional(path: Path) -> dict[str, Any]:
+def read_optional(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``, empty when there is no such file."""
     stored = read_json(path) if path.exists() else {}
     if not isinstance(stored, dict):

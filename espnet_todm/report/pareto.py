@@ -1,8 +1,8 @@
-"""Pictures of what accuracy costs: word error rate against parameters and against FLOPs."""
+"""Pictures of what accuracy costs: word error rate against parameters, FLOPs and, on a page, speed and file size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +20,14 @@ AXES = {
 }
 """Name of the picture -> attribute of a size, its unit, label of the axis."""
 
+MORE_AXES = {
+    "rtf": ("rtf", 1.0, "Real-time factor, PyTorch"),
+    "file": ("file_bytes", 1e-6, "Size of model.safetensors (MB)"),
+}
+"""Those of a page beside ``AXES``."""
+
 # Okabe and Ito's colours, told apart by colour-blind readers; marks and lines differ too, for print without colour.
-_STYLES = (
+STYLES = (
     ("#0072B2", "o", "-"),
     ("#D55E00", "s", "--"),
     ("#009E73", "^", "-."),
@@ -53,16 +59,25 @@ class Point(NamedTuple):
 def plot_experiment(experiment: Experiment, folder: PathLike) -> list[Path]:
     """Write ``<tag>_wer_<axis>.png`` into ``folder`` for each axis with at least two sizes; returns them."""
     written = []
-    for name, (attribute, unit, label) in AXES.items():
-        series = {split: points(experiment, split, attribute, unit) for split in experiment.splits}
-        if len({point.cost for of_split in series.values() for point in of_split}) < 2:
-            continue
+    for name, (series, label) in all_points(experiment, AXES).items():
         path = Path(folder) / f"{experiment.tag}_wer_{name}.png"
         figure = draw(series, label, title=experiment.tag)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", dpi=160)
         written.append(path)
     return written
+
+
+def all_points(
+    experiment: Experiment, axes: Mapping[str, tuple[str, float, str]]
+) -> dict[str, tuple[dict[str, list[Point]], str]]:
+    """Name of each picture -> points of each set, and the axis' label; without those that have fewer than two costs."""
+    found = {}
+    for name, (attribute, unit, label) in axes.items():
+        series = {split: points(experiment, split, attribute, unit) for split in experiment.splits}
+        if len({point.cost for of_split in series.values() for point in of_split}) > 1:
+            found[name] = series, label
+    return found
 
 
 def points(experiment: Experiment, split: str, attribute: str, unit: float) -> list[Point]:
@@ -84,19 +99,21 @@ def pareto_front(of_split: Sequence[Point]) -> list[Point]:
     return front
 
 
-def draw(series: dict[str, list[Point]], label: str, title: str) -> Figure:
+def draw(
+    series: dict[str, list[Point]], label: str, title: str = "", inches: tuple[float, float] = (7.2, 4.6)
+) -> Figure:
     """One line per set through its Pareto front; sizes off the front are hollow. Size names stand on top.
 
     Sets stand a few points beside each other, so that their interval bars do not hide one another.
     """
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    figure = Figure(figsize=inches, layout="constrained")
     axes = figure.add_subplot()
     drawn = {split: of_split for split, of_split in series.items() if of_split}
     for index, (split, of_split) in enumerate(drawn.items()):
         aside = _BESIDE * (index - (len(drawn) - 1) / 2) / 72
         place = axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)
-        _draw_set(axes, split, of_split, _STYLES[index % len(_STYLES)], place)
-    _scale_costs(axes, [point.cost for of_split in series.values() for point in of_split], label)
+        _draw_set(axes, split, of_split, STYLES[index % len(STYLES)], place)
+    _scale_costs(axes, [point.cost for of_split in series.values() for point in of_split], label, int(inches[0]))
     _name_sizes(axes, [point for of_split in series.values() for point in of_split])
     axes.set_ylabel("Word error rate (%)")
     axes.set_ylim(0, 1.05 * max(point.high for of_split in drawn.values() for point in of_split) or 1.0)
@@ -107,7 +124,8 @@ def draw(series: dict[str, list[Point]], label: str, title: str) -> Figure:
     hollow = any(pareto_front(of_split) != of_split for of_split in drawn.values())
     title_of_legend = "set, with 95% interval" + ("\n(hollow: a cheaper size is as good)" if hollow else "")
     axes.legend(framealpha=0.9, edgecolor="#cccccc", title=title_of_legend, title_fontsize=9)
-    figure.suptitle(title, fontsize=11)
+    if title:
+        figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -131,8 +149,11 @@ def _draw_set(axes: Axes, split: str, of_split: Sequence[Point], style: tuple[st
         )
 
 
-def _scale_costs(axes: Axes, costs: Sequence[float], label: str) -> None:
-    """Limits, and a logarithmic axis with plain numbers once the largest costs four times the smallest."""
+def _scale_costs(axes: Axes, costs: Sequence[float], label: str, ticks: int) -> None:
+    """Limits, and a logarithmic axis with plain numbers once the largest costs four times the smallest.
+
+    ticks: most that a linear axis has.
+    """
     low, high = min(costs), max(costs)
     if high >= 4 * low > 0:
         margin = (high / low) ** _MARGIN
@@ -144,6 +165,7 @@ def _scale_costs(axes: Axes, costs: Sequence[float], label: str) -> None:
     else:
         margin = _MARGIN * (high - low or high)
         axes.set_xlim(low - margin, high + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=ticks))
     axes.set_xlabel(label)
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_path
+from espnet_todm.report.tables import Table
 from espnet_todm.sizes import module_sizes
 
 NAMES = {
@@ -20,6 +21,8 @@ NAMES = {
     "self_attn": "attention",
     "conv_module": "convolution",
     "feed_forward": "FFN 2",
+    "state_space": "state space",
+    "cgmlp": "cgMLP",
 }
 
 
@@ -69,15 +72,19 @@ def plot_choices(chosen: Sequence[Choice], path: PathLike) -> Path:
 
 
 def share_table(chosen: Sequence[Choice]) -> str:
-    """Markdown: the share of components that each size keeps, by kind of module and by third of the depth."""
+    """Markdown of ``share_rows``."""
+    return share_rows(chosen).markdown()
+
+
+def share_rows(chosen: Sequence[Choice]) -> Table:
+    """The share of components that each size keeps, by kind of module and by third of the depth."""
     thirds = ("first third", "middle third", "last third")
     names = [NAMES.get(name, name) for name in chosen[0].modules]
-    lines = ["|size|" + "|".join([*names, *thirds]) + "|", "|---" * (1 + len(names) + len(thirds)) + "|"]
+    rows = []
     for choice in chosen:
         depth = [part.mean() if part.size else float("nan") for part in np.array_split(choice.kept, 3)]
-        cells = [f"{100 * share:.0f}%" for share in [*choice.kept.mean(0), *depth]]
-        lines.append(f"|{choice.size}|" + "|".join(cells) + "|")
-    return "\n".join(lines) + "\n"
+        rows.append([choice.size, *(f"{100 * share:.0f}%" for share in [*choice.kept.mean(0), *depth])])
+    return Table(["size", *names, *thirds], rows)
 
 
 def describe(choice: Choice) -> str:
@@ -125,6 +132,14 @@ def read_history(path: PathLike) -> dict[int, dict[str, list[float]]]:
 def plot_history(
     history: Mapping[int, Mapping[str, Sequence[float]]], units: Sequence[Sequence[Key]], path: PathLike
 ) -> Path:
+    """Write the picture of ``draw_history``."""
+    figure = draw_history(history, units)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+    return Path(path)
+
+
+def draw_history(history: Mapping[int, Mapping[str, Sequence[float]]], units: Sequence[Sequence[Key]]) -> Figure:
     """Mean soft weight of the units of each kind of module over the first stage, one panel per size."""
     sizes = list(next(iter(history.values())))
     modules = list(dict.fromkeys(keys[0].module for keys in units))
@@ -138,6 +153,4 @@ def plot_history(
         panel.set(title=size, xlabel="step", ylim=(0, 1))
     panels[0].set_ylabel("mean soft weight")
     panels[-1].legend(fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-    return Path(path)
+    return figure

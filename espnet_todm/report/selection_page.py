@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from espnet_todm.components import FULL, Subnet
+from espnet_todm.components import FULL, Key, Subnet
 from espnet_todm.deploy.card import read_card
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, link
 from espnet_todm.registry import register
-from espnet_todm.report.selection import choices, describe, plot_choices, plot_history, read_history, share_table
+from espnet_todm.report.selection import (
+    Choice,
+    choices,
+    describe,
+    plot_choices,
+    plot_history,
+    read_history,
+    share_table,
+)
 from espnet_todm.selection.units import make_units
 from espnet_todm.trainers.selection_log import HISTORY
 
 
-def selection_section(experiment: PathLike, plots: PathLike, home: PathLike) -> str:
-    """Markdown with the heat maps of all extracted sizes; pictures go to ``plots`` and are linked from ``home``.
+class Selection(NamedTuple):
+    """What the sizes of an experiment keep, and the soft weights over its first stage with their units, if it had one."""
 
-    Raises UserError when the experiment has no config, or no extracted sizes.
+    chosen: list[Choice]
+    history: dict[int, dict[str, list[float]]]
+    units: Sequence[Sequence[Key]]
+
+
+def load_selection(experiment: PathLike) -> Selection:
+    """Read ``config.yaml``, ``subnets/*/card.json`` and ``selection.jsonl``.
+
+    Raises UserError when the experiment has no config, or no extracted sizes but the full one.
     """
     folder = Path(experiment)
     encoder, granularity = _encoder(folder)
@@ -31,12 +49,22 @@ def selection_section(experiment: PathLike, plots: PathLike, home: PathLike) -> 
     chosen = choices(table, sizes)
     if not chosen:
         raise UserError(f"{folder}: only the size {FULL!r} was extracted; there is nothing to compare it with")
-    name = folder.resolve().name
+    history = read_history(folder / HISTORY) if (folder / HISTORY).is_file() else {}
+    units = make_units(table, granularity, "params").keys  # which are the same by every criterion
+    return Selection(chosen, history, units)
+
+
+def selection_section(experiment: PathLike, plots: PathLike, home: PathLike) -> str:
+    """Markdown with the heat maps of all extracted sizes; pictures go to ``plots`` and are linked from ``home``.
+
+    Raises what ``load_selection`` raises.
+    """
+    chosen, history, units = load_selection(experiment)
+    name = Path(experiment).resolve().name
     pictures = [("components kept", plot_choices(chosen, Path(plots) / f"{name}_components.png"))]
-    if (folder / HISTORY).is_file():
-        units = make_units(table, granularity, "params").keys  # which are the same by every criterion
-        history = plot_history(read_history(folder / HISTORY), units, Path(plots) / f"{name}_selection.png")
-        pictures.append(("soft weights over the first stage", history))
+    if history:
+        picture = plot_history(history, units, Path(plots) / f"{name}_selection.png")
+        pictures.append(("soft weights over the first stage", picture))
     links = [f"![{text}]({link(path, home)})" for text, path in pictures]
     texts = [describe(choice) for choice in chosen]
     return "\n".join(["### Components kept", share_table(chosen), "\n\n".join([*texts, *links]), ""])

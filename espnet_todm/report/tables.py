@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Optional
 
 from espnet_todm.report.experiment import Experiment, SizeResult
 from espnet_todm.report.scoring import Score
 from espnet_todm.report.significance import paired_difference
+
+
+@dataclass(frozen=True)
+class Table:
+    """Names of the columns, and rows of as many cells. The first column names the row."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """The table as ``markdown_table`` writes it."""
+        return markdown_table(self.header, self.rows)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -17,6 +30,11 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def error_table(scores: Iterable[Score], unit: str = "words") -> str:
+    """Markdown of ``error_rows``."""
+    return error_rows(scores, unit).markdown()
+
+
+def error_rows(scores: Iterable[Score], unit: str = "words") -> Table:
     """sclite's columns in percent, one row per set and size."""
     rows = []
     for score in scores:
@@ -25,18 +43,29 @@ def error_table(scores: Iterable[Score], unit: str = "words") -> str:
         rates = [*(total.percent(count) for count in edits), total.sentence_error_rate]
         name = "/".join(filter(None, (score.split, score.size)))
         rows.append([name, str(total.sentences), str(total.words), *(f"{rate:.1f}" for rate in rates)])
-    return markdown_table(["dataset", "Snt", "Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err"], rows)
+    return Table(["dataset", "Snt", "Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err"], rows)
 
 
 def size_table(experiment: Experiment) -> str:
+    """Markdown of ``size_rows``."""
+    return size_rows(experiment).markdown()
+
+
+def size_rows(experiment: Experiment) -> Table:
     """What each size costs and how well it does: the table by which a size is chosen."""
     header = ["size", "params (M)", "of full (%)", "GFLOPs per s of speech", "RTF median", "RTF p95"]
     header += [f"WER {split} [95%]" for split in experiment.splits]
-    return markdown_table(header, [_size_row(size, experiment.splits) for size in experiment.sizes])
+    return Table(header, [_size_row(size, experiment.splits) for size in experiment.sizes])
 
 
 def difference_table(experiment: Experiment) -> str:
-    """Paired bootstrap of each size against the largest scored on the same utterances; empty without a pair."""
+    """Markdown of ``difference_rows``; empty without a pair."""
+    table = difference_rows(experiment)
+    return table.markdown() if table.rows else ""
+
+
+def difference_rows(experiment: Experiment) -> Table:
+    """Paired bootstrap of each size against the largest scored on the same utterances."""
     rows = []
     for split in experiment.splits:
         first, *others = (size.scores[split] for size in experiment.sizes if split in size.scores)
@@ -47,8 +76,7 @@ def difference_table(experiment: Experiment) -> str:
             interval = f"[{found.low:+.2f}, {found.high:+.2f}]"
             names = [split, other.size, first.size]
             rows.append([*names, f"{found.points:+.2f}", interval, f"{found.p_value:.3f}"])
-    header = ["dataset", "size", "against", "WER difference (points)", "95%", "p"]
-    return markdown_table(header, rows) if rows else ""
+    return Table(["dataset", "size", "against", "WER difference (points)", "95%", "p"], rows)
 
 
 def _size_row(size: SizeResult, splits: Iterable[str]) -> list[str]:

@@ -1,0 +1,60 @@
+"""Files of a size that can be taken to a device as they are, with their sizes, as a page links them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from espnet_todm.files import PathLike, link
+
+_STEMS = ("model", "encoder", "decoder", "joiner")
+"""Of the ONNX files: one for CTC, three for a transducer."""
+
+ONNX = {"ONNX fp32": ".onnx", "ONNX int8": ".int8.onnx", "ONNX fp16": ".fp16.onnx"}
+
+
+class File(NamedTuple):
+    """A link: what the page shows, and where it leads, relative to the page."""
+
+    name: str
+    href: str
+
+
+class Download(NamedTuple):
+    """Files that are used together, and how many bytes they have together."""
+
+    files: list[File]
+    bytes: int
+
+    @property
+    def megabytes(self) -> str:
+        """Of 1,000,000 bytes, with three digits."""
+        return f"{self.bytes / 1e6:.3g} MB" if self.bytes < 1e9 else f"{self.bytes / 1e6:.0f} MB"
+
+
+def downloads(subnet: PathLike, home: PathLike) -> dict[str, Download]:
+    """Kind -> what there is of it in an extracted folder; kinds that were not made are left out.
+
+    home: the page's folder.
+    """
+    folder = Path(subnet)
+    onnx = folder / "onnx"
+    found = {"extracted": _download([folder / "model.safetensors"], home)}
+    for kind, suffix in ONNX.items():
+        found[kind] = _download([onnx / f"{stem}{suffix}" for stem in _STEMS], home)
+    found["packed"] = _download(sorted(folder.glob("*.zip")), home)
+    return {kind: download for kind, download in found.items() if download.files}
+
+
+def kinds(of_sizes: Sequence[dict[str, Download]]) -> list[str]:
+    """All kinds that any size has, in their order."""
+    order = ["extracted", *ONNX, "packed"]
+    return [kind for kind in order if any(kind in size for size in of_sizes)]
+
+
+def _download(paths: Sequence[Path], home: PathLike) -> Download:
+    there = [path for path in paths if path.is_file()]
+    files = [File(path.name, quote(link(path, home))) for path in there]
+    return Download(files, sum(path.stat().st_size for path in there))

@@ -1,0 +1,124 @@
+"""How the sizes learned: losses and error rates over a training, from the event files that ESPnet writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from espnet_todm.files import PathLike
+from espnet_todm.report.pareto import STYLES
+
+PARTS = ("train", "valid")
+
+_NAMES = {
+    "loss": "loss",
+    "cer": "CER",
+    "wer": "WER",
+    "kd": "distillation loss",
+    "ctc": "CTC",
+    "transducer": "transducer",
+}
+_RATES = ("cer", "wer")
+"""Measures of these kinds are shares of reference units and drawn in percent."""
+
+
+class Curve(NamedTuple):
+    """One measure of one size: ``train`` and ``valid`` are (epoch, value) pairs, epochs being fractions while in one.
+
+    place: the size's among all, by which it has the same colour in all pictures.
+    """
+
+    size: str
+    place: int
+    train: list[tuple[float, float]]
+    valid: list[tuple[float, float]]
+
+
+def read_curves(experiment: PathLike, sizes: Sequence[str]) -> dict[str, list[Curve]]:
+    """Measure (such as ``cer_ctc``, ``loss``, ``kd``) -> its curves, in the order of ``sizes``.
+
+    From ``tensorboard/{train,valid}`` below the experiment; empty where there is none. Of an update that a resumed run
+    made again, the last value counts. Without epochs in the files the numbers of updates stand in their place.
+    """
+    scalars = {part: _scalars(Path(experiment) / "tensorboard" / part) for part in PARTS}
+    ends = {0: 0.0, **scalars["train"].get("iter_epoch", {})}
+    found: dict[str, dict[str, Curve]] = {}
+    for part, by_tag in scalars.items():
+        for tag, values in by_tag.items():
+            size = max((size for size in sizes if tag.endswith(f"_{size}")), key=len, default=None)
+            if size is None:
+                continue
+            curves = found.setdefault(tag[: -len(size) - 1], {})
+            curve = curves.setdefault(size, Curve(size, sizes.index(size), [], []))
+            getattr(curve, part).extend(_by_epoch(values, ends))
+    order = sorted(found, key=lambda measure: (_kind(measure) not in _RATES, measure == "kd", measure))
+    return {measure: [found[measure][size] for size in sizes if size in found[measure]] for measure in order}
+
+
+def _scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """tag -> update -> value, of all event files in a folder; only finite values."""
+    if not any(folder.glob("events.*")):
+        return {}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {
+        tag: {event.step: event.value for event in events.Scalars(tag) if math.isfinite(event.value)}
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def _by_epoch(values: Mapping[int, float], ends: Mapping[int, float]) -> list[tuple[float, float]]:
+    """(epoch, value), with the epoch read between the updates at which epochs end."""
+    steps = sorted(values)
+    places = np.interp(steps, sorted(ends), [ends[step] for step in sorted(ends)]) if len(ends) > 1 else steps
+    return [(float(place), values[step]) for place, step in zip(places, steps)]
+
+
+def title(measure: str) -> str:
+    """``cer_ctc`` -> ``CER (CTC)``."""
+    kind, _, rest = measure.partition("_")
+    return _NAMES.get(kind, kind) + (f" ({_NAMES.get(rest, rest)})" if rest else "")
+
+
+def _kind(measure: str) -> str:
+    return measure.partition("_")[0]
+
+
+def draw_curves(measure: str, curves: Sequence[Curve], inches: tuple[float, float]) -> Figure:
+    """Training as lines, validation as marks joined by broken lines, a size to a colour.
+
+    The axis is logarithmic for losses that are all positive and fall tenfold or more.
+    """
+    factor = 100.0 if _kind(measure) in _RATES else 1.0
+    figure = Figure(figsize=inches, layout="constrained")
+    axes = figure.add_subplot()
+    for curve in curves:
+        color, mark, _ = STYLES[curve.place % len(STYLES)]
+        for pairs, style in ((curve.train, "-"), (curve.valid, f"{mark}--")):
+            if pairs:
+                label = curve.size if pairs is curve.valid or not curve.valid else None
+                points = [(epoch, factor * value) for epoch, value in pairs]
+                axes.plot(*zip(*points), style, color=color, label=label, linewidth=1.2, markersize=5)
+    values = [factor * value for curve in curves for _, value in [*curve.train, *curve.valid]]
+    if min(values) > 0 and max(values) >= 10 * min(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        axes.set_ylim(min(0.0, *values), None)
+    axes.set_xlim(0, None)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.set(xlabel="epoch", ylabel=title(measure) + (" in %" if factor > 1 else ""))
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(framealpha=0.9, edgecolor="#cccccc")
+    return figure

@@ -1,0 +1,59 @@
+"""The documentation stays true: what it links is there, its commands exist with their options, its example runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+
+
+def blocks(page: Path, language: str = "") -> list[str]:
+    """Fenced blocks of a language; without one, those that name none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [body for name, body in found if name == language]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_files_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#]+)", text):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+    for path in re.findall(r"`((?:espnet_todm|egs|tests|benchmarks)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_exist_with_their_options(page: Path) -> None:
+    for name in re.findall(r"python -m espnet_todm\.bin\.(\w+)", page.read_text(encoding="utf-8")):
+        assert (ROOT / "espnet_todm" / "bin" / f"{name}.py").is_file(), name
+    for line in "".join(blocks(page)).replace("\\\n", " ").splitlines():
+        if not line.startswith("python -m "):
+            continue
+        words = shlex.split(line, comments=True)
+        command = ROOT / (words[2].replace(".", "/") + ".py")
+        known = "".join(path.read_text(encoding="utf-8") for path in [command, *command.parent.glob("_*.py")])
+        for option in (word for word in words if word.startswith("--")):
+            assert f'"{option}"' in known, f"{words[2]} {option}"
+
+
+def test_reading_order_names_at_most_eight_files() -> None:
+    order = re.findall(r"^\d+\. \[`(.*?)`\]", (ROOT / "docs" / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert 1 <= len(order) <= 8 and all((ROOT / path).is_file() for path in order)
+
+
+def test_every_page_is_in_the_list() -> None:
+    listed = set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "README.md").read_text(encoding="utf-8")))
+    assert listed == {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"}
+
+
+def test_the_example_of_components_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks(ROOT / "docs" / "components.md", "python")
+    names: dict[str, object] = {}
+    exec(compile(example, "components.md", "exec"), names)
+    count, kinds = capsys.readouterr().out.split(" ", 1)
+    assert int(count) == 4 * (4 + 4 + 4 + 1) and kinds.startswith("('ffn', 'heads', 'conv')")
