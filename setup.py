@@ -5,13 +5,16 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 MINI = ["espeakng-loader"]
-DEPLOY = ["onnx", "onnxruntime"]
+DEPLOY = ["onnx", "onnxruntime", "sherpa-onnx"]
+SEARCH = ["optuna"]
 # k2 on the package index is for one Python and one torch. For others it comes from its own site, built for their torch.
 K2 = [f"{one}; python_version == '3.9'" for one in ("k2==1.23.4", "torch==1.13.1", "torchaudio==0.13.1", "numpy<2")]
 # submitit 1.5.4 does not start where importlib.metadata is that of Python 3.9.
 SLURM = ["submitit", "submitit<1.5.4; python_version < '3.10'"]
 LM = ["flashlight-text"]
 TEST = ["jiwer", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
+# What is made of ONNX needs a torch that exports it and a runtime of the same age; with k2's Python those tests are skipped.
+TEST_DEPLOY = [f"{package}; python_version >= '3.10'" for package in (*DEPLOY, *SEARCH)]
 
 setup(
     name="espnet_todm",
@@ -42,15 +45,17 @@ setup(
         "rapidfuzz",
         "scipy",
         "matplotlib",
+        "jinja2",
         "tensorboard",
         "tqdm",
     ],
     extras_require={
         "k2": K2,
         "deploy": DEPLOY,
+        "search": SEARCH,
         "lm": LM,
         "mini": MINI,
         "slurm": SLURM,
-        "test": TEST + MINI + LM + SLURM,
+        "test": TEST + MINI + LM + SLURM + TEST_DEPLOY,
     },
 )

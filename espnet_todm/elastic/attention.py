@@ -103,7 +103,8 @@ class ElasticAttention(ElasticModule):
 
     def _split(self, projected: Tensor) -> Tensor:
         """(B, T, H * head_dim) -> (B, H, T, head_dim)."""
-        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        # Not unflatten: in an ONNX export all shapes after it are constants.
+        return projected.view(projected.size(0), projected.size(1), -1, self.head_dim).transpose(1, 2)
 
     def _scores(self, query: Tensor, key: Tensor, positions: Optional[Tensor], kept: Kept) -> Tensor:
         """query (B, H, T, head_dim), key (B, H, S, head_dim) -> unscaled scores (B, H, T, S)."""

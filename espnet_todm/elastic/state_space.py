@@ -115,12 +115,16 @@ class ElasticStateSpace(ElasticModule):
         hidden = self._heads(x, kept)
         for stage in range(self.stack):
             with torch.autocast(x.device.type, enabled=False):
-                signal = _at_least_float32(hidden.masked_fill(~mask, 0.0))
-                kernels = state_space_kernel(*self._discrete(stage, kept), frames=x.size(1))
-                skip = self.take("skip", kept)[stage].unsqueeze(-1)  # D u is one more K_0
-                outputs = convolve(signal, kernels + F.pad(skip, (0, x.size(1) - 1)))
+                outputs = self.filtered(_at_least_float32(hidden.masked_fill(~mask, 0.0)), stage, kept)
             hidden = self._mix(outputs.to(hidden.dtype), stage, kept)
         return self._project(hidden, kept, gates)
+
+    def filtered(self, signal: Tensor, stage: int, kept: Kept) -> Tensor:
+        """signal (B, C, T), float32 at least -> outputs (B, C, R, T) of a stage's state spaces."""
+        frames = signal.size(-1)
+        kernels = state_space_kernel(*self._discrete(stage, kept), frames=frames)
+        skip = self.take("skip", kept)[stage].unsqueeze(-1)  # D u is one more K_0
+        return convolve(signal, kernels + F.pad(skip, (0, frames - 1)))
 
     def initial_state(self, batch: int, kept: Kept = None) -> Tensor:
         """State (L, B, C, M) complex, before the first frame of so many utterances, for :meth:`step`."""
@@ -164,13 +168,15 @@ class ElasticStateSpace(ElasticModule):
     def _mix(self, outputs: Tensor, stage: int, kept: Kept) -> Tensor:
         """outputs (B, C, R, T) of state spaces -> (B, C, T)."""
         weight, bias = self.take("mix_weight", kept)[stage], self.take("mix_bias", kept)[stage]
-        grouped = self.activation(outputs).flatten(1, 2).unflatten(1, (len(weight), -1))  # (B, heads, head_dim * R, T)
+        batch, frames = outputs.size(0), outputs.size(-1)  # unflatten would make them constants in an ONNX export
+        grouped = self.activation(outputs).reshape(batch, len(weight), -1, frames)  # (B, heads, head_dim * R, T)
         return (weight @ grouped).flatten(1, 2) + bias.unsqueeze(-1)
 
     def _project(self, hidden: Tensor, kept: Kept, gates: Optional[Tensor]) -> Tensor:
         """hidden (B, C, T) -> (B, T, D)."""
         if self.gating:
-            value, gate = hidden.unflatten(1, (-1, 2, self.head_dim)).unbind(2)
+            pairs = hidden.view(hidden.size(0), -1, 2, self.head_dim, hidden.size(-1))
+            value, gate = pairs.unbind(2)
             hidden = (value * self.activation(gate)).flatten(1, 2)
         hidden = hidden.transpose(1, 2)
         weight, bias = self.take("linear_out.weight", kept), self.linear_out.bias

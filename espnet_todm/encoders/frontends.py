@@ -58,7 +58,7 @@ class InputLayer:
         one frame, half made of padding, more than the same utterance alone.
         """
         for kernel, stride in self.steps:
-            lengths = ((lengths - kernel) // stride + 1).clamp_min(0)
+            lengths = (lengths - kernel + stride).clamp_min(0) // stride  # never below 0 divided: ONNX rounds to 0
         return lengths
 
     def shortest(self) -> int:

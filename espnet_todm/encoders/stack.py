@@ -119,6 +119,9 @@ class StackedEncoder(SupernetEncoder):
     def subsampled(self, frames: int) -> int:
         return self._input.subsampled(frames)
 
+    def shortest(self) -> int:
+        return self._input.shortest()
+
     def front_cost(self) -> Cost:
         cost = subsampling_cost(self.embed, int(REFERENCE_SECONDS * FRAMES_PER_SECOND), self.input_size)
         return Cost(cost.params + count_parameters(self.after_norm), cost.flops / REFERENCE_SECONDS)

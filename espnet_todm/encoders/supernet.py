@@ -131,6 +131,10 @@ class SupernetEncoder(AbsEncoder):
         """Frames that ``front`` makes of so many input frames."""
         raise NotImplementedError
 
+    def shortest(self) -> int:
+        """Input frames that ``front`` needs to make one."""
+        raise NotImplementedError
+
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
         """``encoder_conf`` of the small model that the subnet is."""
         raise NotImplementedError

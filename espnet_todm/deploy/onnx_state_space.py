@@ -1,0 +1,225 @@
+"""State space layers without Fourier transforms, which few runtimes have: in chunks, each handing a state to the next.
+
+Inside a chunk of J frames the convolution with a kernel is a product with its J x J Toeplitz matrix. What came before the
+chunk reaches it through the state at its start alone: N numbers for each channel. So the work grows with the length of an
+utterance, not with its square, no length is too long, and the result is the Fourier form's to float32's precision.
+
+Matrices are computed in the graph from the layer's few parameters. A runtime does that once, when it loads the file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from espnet_todm.elastic.base import Kept
+from espnet_todm.elastic.state_space import ElasticStateSpace
+
+CHUNK = 32  # J
+DOMAIN, CARRY = "todm", "Carry"  # stands for a Scan in what torch writes
+FILTERS = "/filters."  # in the name of every node of a ChunkedFilter
+
+
+class OnnxStateSpace(ElasticStateSpace):
+    """The layer ``source``, whose parameters it takes over, run in chunks; always as a whole."""
+
+    def __init__(self, source: ElasticStateSpace) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(source.__dict__)
+        with torch.no_grad():
+            discrete = [source.double()._discrete(stage, None) for stage in range(source.stack)]
+        source.float()
+        self.filters = nn.ModuleList(ChunkedFilter(*stage, skip) for stage, skip in zip(discrete, source.skip.detach()))
+
+    def filtered(self, signal: Tensor, stage: int, kept: Kept) -> Tensor:
+        del kept
+        result: Tensor = self.filters[stage](signal)
+        return result
+
+
+class ChunkedFilter(nn.Module):
+    """State spaces of C channels in R directions.
+
+    Args:
+        log_transition: dt A, (C, M) complex, of M = N / 2 pairs.
+        output: C Bbar, (C, R, M) complex.
+        skip: D, (C, R).
+    """
+
+    def __init__(self, log_transition: Tensor, output: Tensor, skip: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("decay", torch.stack([log_transition.real, log_transition.imag]).float())  # (2, C, M)
+        self.register_buffer("output", torch.stack([2 * output.real, 2 * output.imag]).float())  # (2, C, R, M)
+        self.register_buffer("skip", skip.float())
+        steps = torch.arange(CHUNK)
+        behind = steps - steps.unsqueeze(1)  # [j', j]: frames from j' to j
+        both = torch.stack([behind, -behind][: skip.size(1)], dim=1)  # (J, R, J)
+        # Where in (R, J + 1), whose last column is zero, the entry of each direction's Toeplitz matrix stands.
+        places = torch.where(both < 0, torch.full_like(both, CHUNK), both)
+        places = places + (CHUNK + 1) * torch.arange(skip.size(1)).unsqueeze(-1)
+        self.register_buffer("places", places.flatten(1))  # (J, R J)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        """signal (B, C, T) -> (B, C, R, T), as :func:`espnet_todm.elastic.state_space.convolve` with the layer's kernels."""
+        batch, channels, frames = signal.size(0), signal.size(1), signal.size(2)
+        chunks = (frames + (CHUNK - 1)) // CHUNK
+        padded = nn.functional.pad(signal, (0, CHUNK - 1))[..., : chunks * CHUNK]
+        pieces = padded.reshape(batch, channels, chunks, CHUNK)
+        real, imaginary = self._powers()
+        outputs = pieces @ self._toeplitz(real, imaginary)  # (B, C, n, R J)
+        outputs = outputs.reshape(batch, channels, chunks, -1, CHUNK)
+        carried = self._carried(pieces, real, imaginary)  # (B, C, n, R, J)
+        return (outputs + carried).transpose(2, 3).reshape(batch, channels, -1, chunks * CHUNK)[..., :frames]
+
+    def _powers(self) -> tuple[Tensor, Tensor]:
+        """exp(j dt A) for j = 0 .. J, real and imaginary parts (C, M, J + 1)."""
+        # A product of matrices, since the exporter would work an elementwise one out and fill the file with it.
+        steps = torch.arange(CHUNK + 1, dtype=torch.float32).unsqueeze(0)
+        growth, angle = self.get_buffer("decay").unsqueeze(-1) @ steps
+        size = torch.exp(growth)
+        return size * torch.cos(angle), size * torch.sin(angle)
+
+    def _toeplitz(self, real: Tensor, imaginary: Tensor) -> Tensor:
+        """(C, J, R J): what each frame of a chunk adds to each frame's outputs."""
+        output = self.get_buffer("output")
+        taps = output[0] @ real[..., :CHUNK] - output[1] @ imaginary[..., :CHUNK]  # (C, R, J)
+        first = taps[..., :1] + self.get_buffer("skip").unsqueeze(-1)
+        taps = torch.cat([first, taps[..., 1:], torch.zeros_like(first)], dim=-1).flatten(1)
+        return taps[:, self.get_buffer("places")]
+
+    def _carried(self, pieces: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:
+        """Chunks (B, C, n, J) -> what other chunks add to theirs, (B, C, n, R, J)."""
+        powers = torch.cat([real, imaginary], dim=1)  # (C, 2 M, J + 1)
+        ahead, back = powers[..., :CHUNK], powers.flip(-1)[..., :CHUNK]  # exponents 0 .. J - 1 and J .. 1
+        output, outputs = self.get_buffer("output"), []
+        states = carry(
+            *((pieces @ entry.transpose(1, 2)) for entry in (back, ahead)[: output.size(2)]), decay=powers[..., CHUNK]
+        )
+        for direction, (state, exponents) in enumerate(zip(states, (ahead, back))):
+            first, second = exponents.chunk(2, dim=1)
+            one, other = output[0, :, direction].unsqueeze(-1), output[1, :, direction].unsqueeze(-1)  # (C, M, 1)
+            reading = torch.cat([one * first - other * second, -one * second - other * first], dim=1)  # (C, 2 M, J)
+            outputs.append(state @ reading)
+        return torch.stack(outputs, dim=3)
+
+
+def carry(*entering: Tensor, decay: Tensor) -> tuple[Tensor, ...]:
+    """States at the start of chunks: of what each chunk adds to the next one's, (B, C, n, 2 M), real before imaginary parts,
+    and the decay (C, 2 M) over a chunk. A second direction runs backward: there, states at the end of chunks."""
+    half = decay.size(-1) // 2
+    real, imaginary = decay[:, :half], decay[:, half:]
+    same = torch.cat([real, real], dim=-1)
+    crossed = torch.cat([-imaginary, imaginary], dim=-1)
+    states: Any = Carry.apply(same, crossed, *entering)
+    return states if isinstance(states, tuple) else (states,)
+
+
+class Carry(torch.autograd.Function):
+    """The recurrence of :func:`carry`: a loop here, one operator in a graph, which :func:`as_scans` makes a Scan."""
+
+    @staticmethod
+    def forward(ctx: Any, same: Tensor, crossed: Tensor, *entering: Tensor) -> Any:
+        """same, crossed (C, 2 M), entering (B, C, n, 2 M) for each direction -> states, of the same shape."""
+        return tuple(_recurrence(same, crossed, one, bool(number)) for number, one in enumerate(entering))
+
+    @staticmethod
+    def symbolic(g: Any, same: Any, crossed: Any, *entering: Any) -> Any:
+        made = g.op(f"{DOMAIN}::{CARRY}", same, crossed, *entering, outputs=len(entering))
+        states = made if isinstance(made, (tuple, list)) else (made,)
+        for state, one in zip(states, entering):
+            state.setType(one.type())
+        return made
+
+
+def _recurrence(same: Tensor, crossed: Tensor, entering: Tensor, backward: bool) -> Tensor:
+    pieces = list(entering.unbind(2))
+    state, states = torch.zeros_like(pieces[0]), []
+    for piece in reversed(pieces) if backward else pieces:
+        states.append(state)
+        state = state * same + state.roll(state.size(-1) // 2, -1) * crossed + piece
+    return torch.stack(states[::-1] if backward else states, dim=2)
+
+
+def as_scans(model: Any, onnx: Any) -> None:
+    """Replace every Carry of an ONNX model by operators that all runtimes have, in place."""
+    nodes = []
+    opset = next(opset.version for opset in model.opset_import if not opset.domain)
+    halves = {"num_outputs": 2} if opset >= 18 else {}  # what a Split in two is told
+    for node in model.graph.node:
+        nodes += _scan(node, halves, onnx.helper, onnx.TensorProto) if node.domain == DOMAIN else [node]
+    nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    kept = [opset for opset in model.opset_import if opset.domain != DOMAIN]
+    kept = [type(opset).FromString(opset.SerializeToString()) for opset in kept]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def _scan(node: Any, halves: dict[str, int], helper: Any, types: Any) -> list[Any]:
+    """The nodes that stand for one Carry."""
+    *decay, first = node.input[:3]
+    entering, prefix, make = node.input[2:], f"{node.output[0]}/", helper.make_node
+    zero = helper.make_tensor(f"{prefix}zero", types.FLOAT, [], [0.0])
+    axis = helper.make_tensor(f"{prefix}axis", types.INT64, [1], [2])
+    start = f"{prefix}start"  # zeros of the shape of one chunk
+    before = [
+        make("Constant", [], [zero.name], value=zero),
+        make("Constant", [], [axis.name], value=axis),
+        make("Mul", [first, zero.name], [f"{prefix}zeros"]),
+        make("ReduceSum", [f"{prefix}zeros", axis.name], [start], keepdims=0),
+    ]
+    for made in before:
+        made.name = made.output[0]
+    count, axes, directions = len(entering), [2] * len(entering), list(range(len(entering)))
+    unused = [f"{prefix}last{number}" for number in range(2 + count)]
+    return [
+        *before,
+        make(
+            "Scan", [*decay, *[start] * count, *entering], [*unused, *node.output], name=f"{prefix}scan",
+            body=_body(count, halves, helper, types), num_scan_inputs=count, scan_input_axes=axes,
+            scan_output_axes=axes, scan_input_directions=directions, scan_output_directions=directions,
+        ),
+    ]  # fmt: skip
+
+
+def _body(directions: int, halves: dict[str, int], helper: Any, types: Any) -> Any:
+    """One chunk: decay, states and what enters -> decay, next states, and the states as they were.
+
+    The decay is handed through, not taken from outside: tools that change numbers' types do not look there.
+    """
+    nodes, make = [], helper.make_node
+    nodes += [make("Identity", [name], [f"{name}_on"]) for name in ("same", "crossed")]
+    numbers = range(directions)
+    for n in numbers:
+        nodes += [
+            make("Split", [f"state{n}"], [f"real{n}", f"imaginary{n}"], axis=-1, **halves),
+            make("Concat", [f"imaginary{n}", f"real{n}"], [f"swapped{n}"], axis=-1),
+            make("Mul", [f"state{n}", "same"], [f"straight{n}"]),
+            make("Mul", [f"swapped{n}", "crossed"], [f"across{n}"]),
+            make("Add", [f"straight{n}", f"across{n}"], [f"decayed{n}"]),
+            make("Add", [f"decayed{n}", f"entering{n}"], [f"next{n}"]),
+            make("Identity", [f"state{n}"], [f"before{n}"]),
+        ]
+
+    def values(*names: str) -> list[Any]:
+        each = [f"{name}{n}" for name in names[2:] for n in numbers]
+        return [helper.make_tensor_value_info(name, types.FLOAT, None) for name in [*names[:2], *each]]
+
+    inputs = values("same", "crossed", "state", "entering")
+    return helper.make_graph(nodes, "chunk", inputs, values("same_on", "crossed_on", "next", "before"))
+
+
+def replace(module: nn.Module) -> None:
+    """Let every state space layer inside a module run in chunks."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ElasticStateSpace):
+                setattr(parent, name, OnnxStateSpace(child))
+
+
+def has_state_space(module: nn.Module) -> bool:
+    """Whether :func:`replace` found anything."""
+    return any(isinstance(part, OnnxStateSpace) for part in module.modules())
