@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -61,8 +61,15 @@ class ExportOptions:
             raise UserError(f"opset: {self.opset} cannot be written; allowed: {least} to {most}")
 
 
-def export(folder: PathLike, output: Optional[PathLike] = None, options: Optional[ExportOptions] = None) -> Path:
-    """Write the model of an extracted subnet's folder to ``output``, by default its subfolder ``onnx``.
+def export(
+    folder: PathLike,
+    output: Optional[PathLike] = None,
+    options: Optional[ExportOptions] = None,
+    form_of: Callable[[Any, Mapping[str, Any]], Form] = runtime_form,
+    name: str = FOLDER,
+) -> Path:
+    """Write the model of an extracted subnet's folder to ``output``, by default its subfolder ``name``, in the form that
+    ``form_of`` makes of the model and its config.
 
     A CTC model becomes ``model.onnx``, a transducer ``encoder.onnx``, ``decoder.onnx`` and ``joiner.onnx``; other precisions
     stand beside them as ``*.int8.onnx`` and ``*.fp16.onnx``, with ``tokens.txt`` and the subnet's ``card.json``.
@@ -75,11 +82,11 @@ def export(folder: PathLike, output: Optional[PathLike] = None, options: Optiona
     options = options or ExportOptions()
     onnx, _ = needed("onnx"), needed("onnxruntime")
     source = Path(folder)
-    target = Path(output) if output is not None else source / FOLDER
+    target = Path(output) if output is not None else source / name
     card = read_card(source / "card.json")
     check_replaceable(target)
     calibration = read_calibration(options)
-    form = runtime_form(*load_extracted(source))
+    form = form_of(*load_extracted(source))
     about = {
         "todm_subnet": card["name"],
         "todm_encoder": card["encoder"],

@@ -49,8 +49,14 @@ class StreamingEncoder(nn.Module):
         self.subnet = subnet or encoder.subnet
         layers = self.subnet.layers
         self.kept = [layers.get(layer, {}) for layer in range(len(encoder.encoders))]
-        self.attention_width = sum(2 * w for w in self._widths(ElasticAttention))
-        self.convolution_width = sum(self._widths(ElasticConvolution))
+        # At least 1: runtimes have no empty tensors.
+        self.attention_width = max(sum(2 * w for w in self._widths(ElasticAttention)), 1)
+        self.convolution_width = max(sum(self._widths(ElasticConvolution)), 1)
+        encoding = encoder.embed.get_submodule("out")[-1]  # type: ignore[index]
+        self.relative = isinstance(encoding, RelPositionalEncoding)
+        if self.relative:
+            positions = relative_positions(encoding, chunk.left + chunk.frames, chunk.frames)
+            self.register_buffer("positions", positions.clone(), persistent=False)
 
     @property
     def shift(self) -> int:
@@ -81,8 +87,13 @@ class StreamingEncoder(nn.Module):
 
         A shorter window, at the end of an utterance, gives fewer frames.
         """
-        hidden, positions = self._front(features)
-        frames, left = hidden.size(1), self.chunk.left
+        embedded, _ = self.encoder.embed(features, features.new_ones(1, 1, features.size(1), dtype=torch.bool))
+        hidden = embedded[0] if isinstance(embedded, tuple) else embedded
+        frames, left = (
+            int(hidden.size(1)),
+            self.chunk.left,
+        )  # an int also where torch traces: the graph's chunk is fixed
+        positions = self._positions(frames)
         place = torch.arange(left + frames, device=hidden.device)
         mask = (place >= left - caches.frames.unsqueeze(1)).unsqueeze(1)  # (B, 1, L+C)
         past = _Parts(caches.attention), _Parts(caches.convolution)
@@ -100,14 +111,12 @@ class StreamingEncoder(nn.Module):
             yield output
             start += self.shift
 
-    def _front(self, features: Tensor) -> tuple[Tensor, Optional[Tensor]]:
-        """features (B, T, F) -> hidden (B, C, D), positions (1, L+2C-1, D) for the offsets L+C-1 .. -(C-1), or None."""
-        embedded, _ = self.encoder.embed(features, features.new_ones(1, 1, features.size(1), dtype=torch.bool))
-        if not isinstance(embedded, tuple):
-            return embedded, None
-        hidden, frames = embedded[0], embedded[0].size(1)
-        encoding = self.encoder.embed.get_submodule("out")[-1]  # type: ignore[index]
-        return hidden, relative_positions(encoding, self.chunk.left + frames, frames)
+    def _positions(self, frames: int) -> Optional[Tensor]:
+        """(1, L+2n-1, D) for the offsets L+n-1 .. -(n-1) of a chunk of n frames, at most C, or None."""
+        if not self.relative:
+            return None
+        positions, spare = self.get_buffer("positions"), self.chunk.frames - frames
+        return positions[:, spare : positions.size(1) - spare] if spare else positions
 
     def _block(
         self,
@@ -161,7 +170,7 @@ class _Parts:
         self.left.append(part)
 
     def joined(self) -> Tensor:
-        """(B, frames, width); a subnet without such a module keeps the empty cache."""
+        """(B, frames, width); a subnet without such a module keeps the cache as it was."""
         return torch.cat(self.left, dim=-1) if self.left else self.cache
 
 
