@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,7 @@ def export_streaming(
     folder: PathLike,
     output: Optional[PathLike] = None,
     options: Optional[ExportOptions] = None,
+    gate: Optional[Callable[[Path], Any]] = None,
     chunk: Optional[Sequence[int]] = None,
 ) -> Path:
     """Write the model of an extracted subnet's folder, by default to its subfolder ``streaming-onnx``: ``model.onnx`` with
@@ -96,7 +97,7 @@ def export_streaming(
         raise UserError(
             f"int8: {STATIC} is not possible with streaming-onnx, whose caches no features show; allowed: dynamic"
         )
-    return export(folder, output, options, partial(streaming_form, chunk=chunk), FOLDER)
+    return export(folder, output, options, gate, partial(streaming_form, chunk=chunk), FOLDER)
 
 
 def streaming_form(model: Any, config: Mapping[str, Any], chunk: Optional[Sequence[int]] = None) -> Form:

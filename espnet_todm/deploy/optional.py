@@ -1,0 +1,17 @@
+"""Packages that only some commands need: imported when they are, and missed in words."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from espnet_todm.errors import UserError
+
+
+def needed(name: str) -> Any:
+    """The package of this name. Raises UserError, with what to install, when it is not there."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0].replace("_", "-")
+        raise UserError(f"{package} is not installed ({error}); pip install 'espnet_todm[deploy]'") from None

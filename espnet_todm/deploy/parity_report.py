@@ -1,0 +1,129 @@
+"""What the parity gate found, as one table: which steps were compared, how far they are apart, and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Optional
+
+from espnet_todm.errors import UserError
+from espnet_todm.report.tables import markdown_table
+
+FORMAT = "espnet_todm.parity/1"
+JSON, PAGE = "parity.json", "parity.md"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest difference that each step may have.
+
+    Args:
+        features: of log energies. What is measured is 5e-4 or less; another window or scale makes 0.1 and more.
+        encoder: of the encoder's outputs.
+        posteriors: of probabilities.
+        wer_points: by which int8's and fp16's word error rate may be above PyTorch's, in percentage points; None is no
+            limit. (With fp32, transcripts must be identical.)
+    """
+
+    features: float = 1e-2
+    encoder: float = 1e-3
+    posteriors: float = 1e-3
+    wer_points: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        for key, value in asdict(self).items():
+            if value is not None and not value >= 0:
+                raise UserError(f"limit of {key}: {value!r} must be at least 0")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One comparison.
+
+    name: features, encoder, posteriors, transcripts or WER. of, against: what was compared. difference: the largest one,
+    or the number of different transcripts, or points of WER; infinite where shapes differ. limit: None where the
+    difference is only told. utterance: where it is largest. detail: what more there is to say of that.
+    """
+
+    name: str
+    of: str
+    against: str
+    difference: float
+    limit: Optional[float]
+    utterance: str = ""
+    detail: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return self.limit is None or self.difference <= self.limit
+
+    def complaint(self) -> str:
+        """What is wrong, on one line."""
+        where = f" at utterance {self.utterance}" if self.utterance else ""
+        detail = f" ({self.detail})" if self.detail else ""
+        return (
+            f"the {self.name} of {self.of} and of {self.against} part{where}: they differ by {_number(self.difference)},"
+            f" allowed: {_number(self.limit)}{detail}"
+        )
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Word error rate in percent of what ran the model, and how many transcripts are not PyTorch's."""
+
+    of: str
+    wer: float
+    changed: int
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """All steps of one model in the order of the computation, and the word error rates that come of them."""
+
+    model: str
+    utterances: int
+    words: int
+    seconds: float
+    steps: Sequence[Step]
+    rates: Sequence[Rate]
+    versions: dict[str, str]
+    cpu: str
+
+    @property
+    def first_fault(self) -> Optional[Step]:
+        """The first step that is further apart than allowed."""
+        return next((step for step in self.steps if not step.holds), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """For parity.json; an infinite difference is null there."""
+        steps: list[dict[str, Any]] = [{**asdict(step), "holds": step.holds} for step in self.steps]
+        for step in steps:
+            step["difference"] = step["difference"] if math.isfinite(step["difference"]) else None
+        return {"format": FORMAT, **asdict(self), "steps": steps, "holds": self.first_fault is None}
+
+    def markdown(self) -> str:
+        """The two tables, with a heading and a verdict."""
+        fault = self.first_fault
+        verdict = "All steps hold." if fault is None else f"**Parted**: {fault.complaint()}."
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        rows = [[step.name, step.of, step.against, *_cells(step)] for step in self.steps]
+        rates = [[rate.of, f"{rate.wer:.2f}", str(rate.changed)] for rate in self.rates]
+        return (
+            f"## Parity of {self.model}\n\n{self.utterances} utterances, {self.words} words, {self.seconds:.0f} s of"
+            f" speech; {versions}; {self.cpu}. {verdict}\n\n"
+            + markdown_table(["step", "of", "against", "largest difference", "allowed", "where", ""], rows)
+            + "\n"
+            + markdown_table(["runtime", "WER (%)", "transcripts that differ from PyTorch's"], rates)
+        )
+
+
+def _cells(step: Step) -> list[str]:
+    limit = "any" if step.limit is None else _number(step.limit)
+    return [_number(step.difference), limit, step.utterance, "" if step.holds else "PARTED"]
+
+
+def _number(value: Optional[float]) -> str:
+    if value is None:
+        return ""
+    return f"{value:.0f}" if value == int(value if math.isfinite(value) else 0) else f"{value:.2g}"
