@@ -1,6 +1,9 @@
 """Write extracted models in a form that on-device runtimes load.
 
-Example: python -m espnet_todm.bin.export exp/supernet/subnets/small exp/supernet/subnets/full \\
+Examples:
+python -m espnet_todm.bin.export exp/supernet/subnets/small exp/supernet/subnets/full \\
+    --scp data/dev/wav.scp --text data/dev/text
+python -m espnet_todm.bin.export --format streaming-onnx --chunk 16 64 exp/supernet/subnets/small \\
     --scp data/dev/wav.scp --text data/dev/text
 What is written has passed the parity gate: sherpa-onnx hears on that speech what PyTorch hears.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
@@ -23,7 +27,19 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("subnets", nargs="+", metavar="SUBNET_FOLDER", help="folder that extract wrote")
-    parser.add_argument("--format", choices=("onnx",), default="onnx", help="what to write")
+    parser.add_argument(
+        "--format",
+        choices=("onnx", "streaming-onnx"),
+        default="onnx",
+        help="onnx takes whole utterances, streaming-onnx chunks of speech (CTC models trained with encoder_conf: chunk)",
+    )
+    parser.add_argument(
+        "--chunk",
+        nargs=2,
+        type=int,
+        metavar=("FRAMES", "LEFT"),
+        help="of streaming-onnx: encoder frames of a chunk and of its left context (default: the model's decode_chunk)",
+    )
     parser.add_argument(
         "--precision", nargs="+", default=["fp32", "int8"], help="of fp32, int8 and fp16 (default fp32 int8)"
     )
@@ -39,16 +55,18 @@ def main(arguments: Sequence[str]) -> None:
 
     register()
     from espnet_todm.deploy.onnx import OPSET, ExportOptions, export
+    from espnet_todm.deploy.streaming_onnx import export_streaming
 
     speech = read_parity_speech(options, ", or --no_parity to skip the gate")
     wanted = ExportOptions(
         precisions=options.precision, int8=options.int8, calibrate=options.calibrate, opset=options.opset or OPSET
     )
+    write = partial(export_streaming, chunk=options.chunk) if options.format == "streaming-onnx" else export
     for folder in options.subnets:
         several = len(options.subnets) > 1 and options.output is not None
         output = options.output / Path(folder).resolve().name if several else options.output
         gate = parity_gate(folder, options, speech) if speech else None
-        print(f"{folder}: {export(folder, output, wanted, gate)}")
+        print(f"{folder}: {write(folder, output, wanted, gate)}")
 
 
 def parity_gate(subnet: str, options: argparse.Namespace, speech: list[Speech]) -> Callable[[Path], None]:

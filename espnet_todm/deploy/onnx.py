@@ -66,8 +66,11 @@ def export(
     output: Optional[PathLike] = None,
     options: Optional[ExportOptions] = None,
     gate: Optional[Callable[[Path], Any]] = None,
+    form_of: Callable[[Any, Mapping[str, Any]], Form] = runtime_form,
+    name: str = FOLDER,
 ) -> Path:
-    """Write the model of an extracted subnet's folder to ``output``, by default its subfolder ``onnx``.
+    """Write the model of an extracted subnet's folder to ``output``, by default its subfolder ``name``, in the form that
+    ``form_of`` makes of the model and its config.
 
     A CTC model becomes ``model.onnx``, a transducer ``encoder.onnx``, ``decoder.onnx`` and ``joiner.onnx``; other precisions
     stand beside them as ``*.int8.onnx`` and ``*.fp16.onnx``, with ``tokens.txt`` and the subnet's ``card.json``.
@@ -84,14 +87,14 @@ def export(
     options = options or ExportOptions()
     onnx, _ = needed("onnx"), needed("onnxruntime")
     source = Path(folder)
-    target = Path(output) if output is not None else source / FOLDER
+    target = Path(output) if output is not None else source / name
     card = read_card(source / "card.json")
     check_replaceable(target)
     calibration = read_calibration(options)
     model, config = load_extracted(source)
     if hash_text("\n".join(config["token_list"])) != card["vocabulary"]["sha256"]:
         raise UserError(f"token_list: {source / 'config.yaml'} has another one than card.json was written for")
-    form = runtime_form(model, config)
+    form = form_of(model, config)
     about = {
         "todm_subnet": card["name"],
         "todm_encoder": card["encoder"],

@@ -22,6 +22,7 @@ from espnet_todm.deploy.onnx_transducer import (
     ProjectedEncoder,
     blank_last,
 )
+from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 
 TRACED_FRAMES = (96, 77)  # of the utterances that a graph is recorded on
@@ -91,7 +92,11 @@ def _ctc(model: Any, config: Mapping[str, Any]) -> Graph:
         example_features(encoder.features),
         {"x": {0: "N", 1: "T"}, "x_lens": {0: "N"}},
         {"log_probs": {0: "N", 1: "T_out"}, "log_probs_len": {0: "N"}},
-        {"model_type": "zipformer2_ctc", "vocab_size": model.vocab_size, **_factor(encoder)},
+        {
+            "model_type": "zipformer2_ctc",
+            "vocab_size": model.vocab_size,
+            "subsampling_factor": subsampling_factor(encoder.encoder),
+        },
     )
 
 
@@ -108,7 +113,7 @@ def _icefall(model: Any, config: Mapping[str, Any]) -> list[Graph]:
             example_features(encoder.features),
             {"x": {0: "N", 1: "T"}, "x_lens": {0: "N"}},
             {"encoder_out": {0: "N", 1: "T_out"}, "encoder_out_lens": {0: "N"}},
-            {"model_type": "conformer", **about, **_factor(encoder)},
+            {"model_type": "conformer", **about, "subsampling_factor": subsampling_factor(encoder.encoder)},
         ),
         Graph(
             "decoder",
@@ -140,7 +145,7 @@ def _nemo(model: Any, config: Mapping[str, Any]) -> list[Graph]:
         "pred_rnn_layers": decoder.dlayers,
         "pred_hidden": decoder.dunits,
         "feat_dim": encoder.features,
-        **_factor(encoder),
+        "subsampling_factor": subsampling_factor(encoder.encoder),
     }
     logging.warning(
         "decoder: %s is recurrent, and for such models sherpa-onnx computes NeMo's features, not Kaldi's that this one was"
@@ -201,12 +206,12 @@ def _encoder(model: Any, config: Mapping[str, Any]) -> OnnxEncoder:
     return OnnxEncoder(model, config["encoder"], conf).eval()
 
 
-def _factor(encoder: OnnxEncoder) -> dict[str, int]:
+def subsampling_factor(encoder: SupernetEncoder) -> int:
     """How many input frames make one, for the metadata."""
     frames = 2520
-    factor = round(frames / encoder.encoder.subsampled(frames))
+    factor = round(frames / encoder.subsampled(frames))
     if factor != RUNTIME_FACTOR:
         logging.warning(
             "input_layer: makes one frame of %d, but sherpa-onnx's time stamps presume %d", factor, RUNTIME_FACTOR
         )
-    return {"subsampling_factor": factor}
+    return factor

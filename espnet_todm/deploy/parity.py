@@ -24,8 +24,9 @@ from espnet_todm.deploy.parity_steps import Arrays, Gate, Heard, hear
 from espnet_todm.deploy.runtime_onnx import OnnxRuntime, open_onnx
 from espnet_todm.deploy.runtime_torch import TorchRuntime, open_slice, open_torch
 from espnet_todm.deploy.sherpa_apart import features_apart, transcribe_apart
-from espnet_todm.deploy.sherpa_check import NEMO, Checked, check_for_sherpa
+from espnet_todm.deploy.sherpa_check import NEMO, STREAMING_CTC, Checked, check_for_sherpa
 from espnet_todm.deploy.speech import Speech
+from espnet_todm.deploy.streaming_parity import compare_streaming
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, hash_file, write_json, write_text
 from espnet_todm.processor import cpu_model
@@ -79,7 +80,10 @@ def check_parity(
         raise UserError("parity: there are no utterances to compare on")
     kinds = [check_for_sherpa(exported, precision) for precision in precisions]
     gate = Gate(speech, limits or Limits())
-    _compare(gate, kinds[0], open_torch(subnet, threads), Path(exported), speech, precisions, origin, threads)
+    if kinds[0].model_type == STREAMING_CTC:
+        compare_streaming(gate, subnet, exported, speech, precisions, threads)
+    else:
+        _compare(gate, kinds[0], open_torch(subnet, threads), Path(exported), speech, precisions, origin, threads)
     report = ParityReport(
         model=str(subnet),
         utterances=len(speech),

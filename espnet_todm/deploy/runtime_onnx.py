@@ -152,6 +152,10 @@ def open_onnx(folder: PathLike, precision: str = "fp32", threads: int = 1) -> On
     """Raises UserError when a file is missing or no such graph, or onnxruntime is not installed."""
     exported = read_onnx_folder(folder, precision)
     if exported.kind == CTC:
+        if "decode_chunk_len" in Graph(exported.parts["model"], threads).metadata:
+            from espnet_todm.deploy.runtime_streaming import StreamingOnnx
+
+            return StreamingOnnx(exported, threads)
         return OnnxCtc(exported, threads)
     handed_states = len(Graph(exported.parts["decoder"], threads).inputs) > 1
     return (OnnxNemo if handed_states else OnnxTransducer)(exported, threads)

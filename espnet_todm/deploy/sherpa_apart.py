@@ -21,12 +21,13 @@ import espnet_todm
 from espnet_todm.deploy.fbank import SAMPLING_RATE
 from espnet_todm.deploy.onnx_folder import TOKENS, find_parts
 from espnet_todm.deploy.optional import needed
-from espnet_todm.deploy.sherpa_check import NEMO, ZIPFORMER_CTC, Checked, check_for_sherpa
+from espnet_todm.deploy.sherpa_check import NEMO, STREAMING_CTC, ZIPFORMER_CTC, Checked, check_for_sherpa
 from espnet_todm.deploy.sherpa_features import read_spelled, write_speller
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
 _LIMIT = 3600.0  # seconds
+PIECE = SAMPLING_RATE // 10  # samples that an online recognizer gets at a time
 Order = dict[str, Any]
 
 
@@ -64,14 +65,28 @@ def recognizer(model_type: str, mel_bins: int, parts: dict[str, str], tokens: st
     """sherpa-onnx's recognizer of a folder that has been checked, since a fault ends this process."""
     sherpa_onnx = needed("sherpa_onnx")
     options: dict[str, Any] = {"tokens": tokens, "num_threads": threads, "feature_dim": mel_bins}
+    if model_type == STREAMING_CTC:
+        return sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(**parts, **options)
     if model_type == ZIPFORMER_CTC:
         return sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(**parts, **options)
     return sherpa_onnx.OfflineRecognizer.from_transducer(**parts, **options, model_type=model_type)
 
 
 def decode(heard: Any, samples: np.ndarray) -> Any:
-    """What a recognizer makes of samples (N,): sherpa-onnx's result, with ``text`` and ``tokens``."""
+    """What a recognizer makes of samples (N,): sherpa-onnx's result, with ``text`` and ``tokens``.
+
+    Online recognizers get them in pieces, as from a microphone.
+    """
     stream = heard.create_stream()
+    if hasattr(heard, "is_ready"):
+        for piece in np.array_split(samples, max(len(samples) // PIECE, 1)):
+            stream.accept_waveform(SAMPLING_RATE, piece)
+            while heard.is_ready(stream):
+                heard.decode_stream(stream)
+        stream.input_finished()
+        while heard.is_ready(stream):
+            heard.decode_stream(stream)
+        return heard.get_result_all(stream)
     stream.accept_waveform(SAMPLING_RATE, samples)
     heard.decode_stream(stream)
     return stream.result

@@ -15,8 +15,13 @@ from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
 ZIPFORMER_CTC, TRANSDUCER, NEMO = "zipformer_ctc", "transducer", "nemo_transducer"
+STREAMING_CTC = "zipformer2_ctc"  # of the online recognizer
 MEL_BINS = 80  # sherpa-onnx's default, for a graph that leaves it open
 BLANKS = ("<blk>", "<eps>", "<blank>")
+STREAMING_NUMBERS = (
+    "T", "decode_chunk_len", "num_encoder_layers", "num_heads", "query_head_dims", "value_head_dims", "encoder_dims",
+    "cnn_module_kernels", "left_context_len",
+)  # fmt: skip
 ENCODER_TYPES = ("conformer", "zipformer", "zipformer2")
 _FLOAT, _INT32, _INT64 = 1, 6, 7  # onnx.TensorProto's numbers
 _NAMES = {_FLOAT: "float32", _INT32: "int32", _INT64: "int64"}
@@ -24,7 +29,8 @@ _NAMES = {_FLOAT: "float32", _INT32: "int32", _INT64: "int64"}
 
 @dataclass(frozen=True)
 class Checked:
-    """What a folder's model is to sherpa-onnx: ZIPFORMER_CTC, TRANSDUCER or NEMO, and the mel bins that it takes."""
+    """What a folder's model is to sherpa-onnx: ZIPFORMER_CTC, STREAMING_CTC, TRANSDUCER or NEMO, and the mel bins that it
+    takes."""
 
     model_type: str
     mel_bins: int
@@ -34,6 +40,9 @@ def check_for_sherpa(folder: PathLike, precision: str = "fp32") -> Checked:
     """Raises UserError, in one line, for the first fault found."""
     exported = read_onnx_folder(folder, precision)
     graphs = {part: _Graph(path) for part, path in exported.parts.items()}
+    if exported.kind == CTC and "decode_chunk_len" in graphs["model"].metadata:
+        _check_streaming(exported, graphs["model"])
+        return Checked(STREAMING_CTC, _shape(graphs["model"].inputs[0])[2] or MEL_BINS)
     if exported.kind == CTC:
         _check_ctc(exported, graphs["model"])
         return Checked(ZIPFORMER_CTC, _shape(graphs["model"].inputs[0])[2] or MEL_BINS)
@@ -89,8 +98,36 @@ class _Graph:
         return int(text)
 
 
+def _check_streaming(folder: OnnxFolder, model: _Graph) -> None:
+    """Caches as the runtime makes them of the metadata, for one layer (online-zipformer2-ctc-model.cc)."""
+    numbers = {key: model.number(key) for key in STREAMING_NUMBERS}
+    left, width = numbers["left_context_len"], numbers["encoder_dims"]
+    heads, filters = numbers["num_heads"], numbers["cnn_module_kernels"] // 2
+    key, value = (numbers[f"{kind}_head_dims"] * heads for kind in ("query", "value"))
+    if numbers["num_encoder_layers"] != 1:
+        raise UserError(f"{model.path}: metadata num_encoder_layers: {numbers['num_encoder_layers']}; needed: 1")
+    sizes = [(left, None, key), (1, None, left, 3 * width // 4), *2 * [(left, None, value)]]
+    sizes += [*2 * [(None, width, filters)], (None, 128, 3, 19), (None,)]
+    for side, first, values in (("input", "x", model.inputs), ("output", "log_probs", model.outputs)):
+        kinds = [(_FLOAT,)] * len(sizes[:-1]) + [(_INT64,)]
+        caches = [(f"cache {i}", len(size), kind) for i, (size, kind) in enumerate(zip(sizes, kinds), 1)]
+        model.check(side, values, [(first, 3, (_FLOAT,)), *caches])
+        for value_info, size in zip(values[1:], sizes):
+            shape = _shape(value_info)
+            if any(one is not None and other not in (one, None) for one, other in zip(size, shape)):
+                raise UserError(
+                    f"{model.path}: {side} {value_info.name} has the shape {shape}; the metadata make it {size}"
+                )
+    _check_outputs(folder, model)
+
+
 def _check_ctc(folder: OnnxFolder, model: _Graph) -> None:
     _check_encoder(model, "log_probs")
+    _check_outputs(folder, model)
+
+
+def _check_outputs(folder: OnnxFolder, model: _Graph) -> None:
+    """The vocabulary of a CTC graph's first output, and its blank."""
     vocabulary = _shape(model.outputs[0])[-1]
     if vocabulary is None:
         raise UserError(f"{model.path}: output {model.outputs[0].name} must state its last dimension, the vocabulary")

@@ -52,14 +52,43 @@ class ElasticAttention(ElasticModule):
         return 2.0 * (projections + products)
 
     def run(self, x: Tensor, context: Context, kept: Kept, gates: Optional[Tensor]) -> Tensor:
-        result: Tensor = self(x, context.positions, context.mask, kept, gates)
+        mask = context.mask if context.visible is None else context.visible
+        result: Tensor = self(x, context.positions, mask, kept, gates)
         return result
 
     def forward(
         self, x: Tensor, positions: Optional[Tensor], mask: Tensor, kept: Kept = None, gates: Optional[Tensor] = None
     ) -> Tensor:
-        """x (B, T, D), positions (1, 2T-1, D) or None, mask (B, 1, T) true at valid frames -> (B, T, D)."""
+        """x (B, T, D), positions (1, 2T-1, D) or None, mask (B, 1, T) or (B, T, T) true at frames to see -> (B, T, D)."""
         query, key, value = (self._heads(x, f"linear_{name}", kept) for name in "qkv")
+        return self._attend(query, key, value, positions, mask, kept, gates)
+
+    def stream(
+        self, x: Tensor, past: Tensor, positions: Optional[Tensor], mask: Tensor, kept: Kept = None
+    ) -> tuple[Tensor, Tensor]:
+        """A chunk of C frames behind L frames of left context, whose keys and values are ``past``.
+
+        x (B, C, D), past (B, L, 2 H head_dim), positions (1, L+2C-1, D) for the offsets L+C-1 .. -(C-1) or None, mask
+        (B, 1, L+C) true at frames to see -> (B, C, D), the next chunk's past (B, L, 2 H head_dim).
+        """
+        query = self._heads(x, "linear_q", kept)
+        names = ("linear_k", "linear_v")
+        new = [F.linear(x, self.take(f"{n}.weight", kept), self.take(f"{n}.bias", kept)) for n in names]
+        window = torch.cat([past, torch.cat(new, dim=-1)], dim=1)  # (B, L+C, 2 H head_dim)
+        key, value = (self._split(part) for part in window.chunk(2, dim=-1))
+        return self._attend(query, key, value, positions, mask, kept, None), window[:, x.size(1) :]
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        positions: Optional[Tensor],
+        mask: Tensor,
+        kept: Kept,
+        gates: Optional[Tensor],
+    ) -> Tensor:
+        """query (B, H, T, head_dim), key, value (B, H, S, head_dim), mask (B, 1 or T, S) -> (B, T, D)."""
         scores = self._scores(query, key, positions, kept) / math.sqrt(self.head_dim)
         scores = scores.masked_fill(~mask.unsqueeze(1), torch.finfo(scores.dtype).min)
         weights = F.dropout(torch.softmax(scores, dim=-1), self.dropout, self.training)
@@ -70,12 +99,15 @@ class ElasticAttention(ElasticModule):
     def _heads(self, x: Tensor, name: str, kept: Kept) -> Tensor:
         """x (B, T, D) -> (B, H, T, head_dim)."""
         bias = self.take(f"{name}.bias", kept) if name != "linear_pos" else None
-        projected = F.linear(x, self.take(f"{name}.weight", kept), bias)
+        return self._split(F.linear(x, self.take(f"{name}.weight", kept), bias))
+
+    def _split(self, projected: Tensor) -> Tensor:
+        """(B, T, H * head_dim) -> (B, H, T, head_dim)."""
         # Not unflatten: in an ONNX export all shapes after it are constants.
-        return projected.view(x.size(0), x.size(1), -1, self.head_dim).transpose(1, 2)
+        return projected.view(projected.size(0), projected.size(1), -1, self.head_dim).transpose(1, 2)
 
     def _scores(self, query: Tensor, key: Tensor, positions: Optional[Tensor], kept: Kept) -> Tensor:
-        """query, key (B, H, T, head_dim) -> unscaled scores (B, H, T, T)."""
+        """query (B, H, T, head_dim), key (B, H, S, head_dim) -> unscaled scores (B, H, T, S)."""
         if positions is None:
             return query @ key.transpose(-2, -1)
         offset = self._heads(positions, "linear_pos", kept)  # (1, H, 2T-1, head_dim)
@@ -85,11 +117,12 @@ class ElasticAttention(ElasticModule):
 
 
 def _relative_to_absolute(scores: Tensor) -> Tensor:
-    """(B, H, T, 2T-1) indexed by offset T-1 .. -(T-1) -> (B, H, T, T) indexed by key.
+    """(B, H, T, S+T-1) indexed by offset S-1 .. -(T-1) -> (B, H, T, S) indexed by key; the last key is the last query's.
 
-    Row i needs the offsets i-j for keys j = 0 .. T-1: a window that starts at column T-1-i, one further left per row.
-    One column of padding makes rows of 2T; read as rows of 2T-1, each has slipped by one (Transformer-XL, appendix B).
+    With S = T, row i needs the offsets i-j for keys j = 0 .. T-1: a window that starts at column T-1-i, one further left
+    per row; with more keys, all of them to the left, offsets and keys grow alike. One column of padding makes rows of
+    S+T; read as rows of S+T-1, each has slipped by one (Transformer-XL, appendix B).
     """
     batch, heads, frames, offsets = scores.shape
     slipped = F.pad(scores, (1, 0)).view(batch, heads, offsets + 1, frames)[:, :, 1:]
-    return slipped.reshape(batch, heads, frames, offsets)[..., :frames]
+    return slipped.reshape(batch, heads, frames, offsets)[..., : offsets - frames + 1]

@@ -20,11 +20,13 @@ Kept = Optional[tuple[int, ...]]  # component indices, ascending; None keeps all
 
 class Context(NamedTuple):
     """What modules of a block may look at besides their input: positions (1, 2T-1, D) or None, mask (B, 1, T), true at
-    valid frames, and the name of the subnet that runs, for statistics that a named size owns."""
+    valid frames, the name of the subnet that runs, for statistics that a named size owns, and visible (B, T, T), which says
+    what attention sees where that is less than every valid frame, else None."""
 
     positions: Optional[Tensor]
     mask: Tensor
     size: str = FULL
+    visible: Optional[Tensor] = None
 
 
 class Cut(NamedTuple):

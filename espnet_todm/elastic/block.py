@@ -84,12 +84,19 @@ class ElasticBlock(nn.Module):
         """(name, kind, module) of the modules that are there, in the order they run."""
         return [(slot.name, slot.kind, getattr(self, slot.name)) for slot in self.order]
 
-    def forward(self, x: Tensor, positions: Optional[Tensor], mask: Tensor, choice: LayerChoice) -> Tensor:
-        """x (B, T, D), positions (1, 2T-1, D) or None, mask (B, 1, T) -> (B, T, D)."""
+    def forward(
+        self,
+        x: Tensor,
+        positions: Optional[Tensor],
+        mask: Tensor,
+        choice: LayerChoice,
+        visible: Optional[Tensor] = None,
+    ) -> Tensor:
+        """x (B, T, D), positions (1, 2T-1, D) or None, mask (B, 1, T), visible (B, T, T) or None -> (B, T, D)."""
         running = [slot for slot in self.order if choice.keeps(slot.name)]
         if not running:
             return x
-        changed = self.run(x, running, choice, Context(positions, mask, choice.size))
+        changed = self.run(x, running, choice, Context(positions, mask, choice.size, visible))
         if not hasattr(self, "norm_final"):
             return changed
         final = self.norm_final(changed)

@@ -24,6 +24,8 @@ class ElasticConvolution(ElasticModule):
     With ``norm="batch_norm"`` subnets differ in their activations' statistics. Each named size therefore keeps running
     statistics of its own (``size_norms``); any other subnet must be recalibrated before it is used.
 
+    ``causal`` pads on the left alone: a frame sees itself and the kernel - 1 frames before it.
+
     Raises UserError for an even kernel, an unknown norm, or ``groups`` that do not divide ``channels``.
     """
 
@@ -44,6 +46,7 @@ class ElasticConvolution(ElasticModule):
         norm: str,
         activation: nn.Module,
         sizes: tuple[str, ...] = (),
+        causal: bool = False,
     ) -> None:
         if kernel % 2 == 0:
             raise UserError(f"cnn_module_kernel: {kernel} is even; an odd kernel is needed to keep the length")
@@ -52,6 +55,7 @@ class ElasticConvolution(ElasticModule):
         if groups < 1 or channels % groups:
             raise UserError(f"conv_groups: {groups} does not divide the {channels} channels of the convolution module")
         super().__init__(groups)
+        self.causal = causal
         self.pointwise_conv1 = nn.Conv1d(size, 2 * channels, 1)
         self.depthwise_conv = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels)
         self.pointwise_conv2 = nn.Conv1d(channels, size, 1)
@@ -73,14 +77,29 @@ class ElasticConvolution(ElasticModule):
         self, x: Tensor, mask: Tensor, kept: Kept = None, gates: Optional[Tensor] = None, size: str = FULL
     ) -> Tensor:
         """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D). ``size`` picks the batch norm statistics."""
-        first, last = self.take("pointwise_conv1.weight", kept), self.take("pointwise_conv2.weight", kept)
-        # Pointwise convolutions as matrix products on (B, T, C): no transposes around them.
-        x = F.glu(F.linear(x, first.squeeze(-1), self.take("pointwise_conv1.bias", kept)), dim=-1)
         weight, bias = self.take("depthwise_conv.weight", kept), self.take("depthwise_conv.bias", kept)
-        x = depthwise(x, mask, weight, bias)
+        padding = (weight.size(-1) - 1, 0) if self.causal else None
+        return self._after(depthwise(self._before(x, kept), mask, weight, bias, padding), kept, gates, size)
+
+    def stream(self, x: Tensor, past: Tensor, kept: Kept = None, size: str = FULL) -> tuple[Tensor, Tensor]:
+        """A chunk of a causal module: x (B, C, D), the K-1 filtered frames before it as ``past`` (B, K-1, channels) ->
+        (B, C, D), the next chunk's past. Before the first frame of speech ``past`` is zero."""
+        weight, bias = self.take("depthwise_conv.weight", kept), self.take("depthwise_conv.bias", kept)
+        window = torch.cat([past, self._before(x, kept)], dim=1)
+        filtered = F.conv1d(window.transpose(1, 2), weight, bias, groups=len(weight)).transpose(1, 2)
+        return self._after(filtered, kept, None, size), window[:, x.size(1) :]
+
+    def _before(self, x: Tensor, kept: Kept) -> Tensor:
+        """x (B, T, D) -> what is filtered, (B, T, C)."""
+        # Pointwise convolutions as matrix products on (B, T, C): no transposes around them.
+        weight, bias = self.take("pointwise_conv1.weight", kept), self.take("pointwise_conv1.bias", kept)
+        return F.glu(F.linear(x, weight.squeeze(-1), bias), dim=-1)
+
+    def _after(self, x: Tensor, kept: Kept, gates: Optional[Tensor], size: str) -> Tensor:
+        """What was filtered, x (B, T, C) -> (B, T, D)."""
         x = self.activation(self._normalise(x, kept, gates, size))
-        last, bias = last.squeeze(-1), self.take("pointwise_conv2.bias", kept)
-        return last_linear(x, last, bias, gates)
+        weight, bias = self.take("pointwise_conv2.weight", kept), self.take("pointwise_conv2.bias", kept)
+        return last_linear(x, weight.squeeze(-1), bias, gates)
 
     def sliced_state(self, kept: tuple[int, ...], size: str = FULL) -> dict[str, Tensor]:
         state = {name: value for name, value in super().sliced_state(kept).items() if "size_norms" not in name}
@@ -122,15 +141,22 @@ def _moments(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return norm.get_buffer("running_mean"), norm.get_buffer("running_var")
 
 
-def depthwise(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def depthwise(
+    x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, padding: Optional[tuple[int, int]] = None
+) -> Tensor:
     """Each channel of x (B, T, C) by its own filter, weight (C, 1, K) of an odd K and bias (C,); padding counts as zero.
+
+    ``padding``: frames before and after the first and the last one, K-1 together; default as many on both sides.
 
     As a 2-D convolution, (B, T, C) is its channels-last layout: no copy, and on a CPU twice as fast as the 1-D
     convolution of (B, C, T).
     """
-    padding = (0, weight.size(-1) // 2)
-    image = x.masked_fill(~mask.transpose(1, 2), 0.0).transpose(1, 2).unsqueeze(2)  # (B, C, 1, T)
-    filtered = F.conv2d(image, weight.unsqueeze(2), bias, padding=padding, groups=len(weight))
+    image = x.masked_fill(~mask.transpose(1, 2), 0.0)
+    if padding is not None:
+        image = F.pad(image, (0, 0, *padding))
+    image = image.transpose(1, 2).unsqueeze(2)  # (B, C, 1, T)
+    both = (0, 0 if padding is not None else weight.size(-1) // 2)
+    filtered = F.conv2d(image, weight.unsqueeze(2), bias, padding=both, groups=len(weight))
     return filtered.squeeze(2).transpose(1, 2)
 
 

@@ -81,6 +81,7 @@ class BlockConf:
     attention_dropout: float
     adaptive_dropout: bool
     convolution_first: bool = False  # the convolution before the attention, as in OrthoSoftmax; ESPnet has it after
+    causal: bool = False  # the convolution sees no frame to the right
 
 
 class ElasticConformerBlock(ElasticBlock):
@@ -101,7 +102,7 @@ class ElasticConformerBlock(ElasticBlock):
             )
         if shape.conv_groups:
             modules[CONVOLUTION] = ElasticConvolution(
-                conf.size, shape.conv, shape.conv_groups, conf.kernel, conf.conv_norm, activation, sizes
+                conf.size, shape.conv, shape.conv_groups, conf.kernel, conf.conv_norm, activation, sizes, conf.causal
             )
         if shape.ffn_chunks:
             modules[FEED_FORWARD] = ElasticFeedForward(conf.size, shape.ffn, shape.ffn_chunks, *ffn)
@@ -122,6 +123,11 @@ class TodmConformerEncoder(StackedEncoder):
         head_dim: width of an attention head, default output_size / attention_heads.
         adaptive_dropout: feed-forward dropout shrinks with the kept width.
         convolution_first: the convolution module runs before the attention (OrthoSoftmax) instead of after it (ESPnet).
+        causal: the convolution sees no frame to the right. Needed for streaming.
+        chunk: chunks of speech that training draws, see :class:`espnet_todm.encoders.chunks.ChunkOptions`: attention sees
+            its own chunk and some left context.
+        decode_chunk: [frames of a chunk, frames of left context] in validation and in extracted models; default full
+            context.
         sizes: named sizes, see :func:`espnet_todm.sizes.resolve_sizes`.
         criterion: what a size given as a plain share is a share of: "params", "flops" or "latency".
         latency_table: file of measured latencies, see :mod:`espnet_todm.deploy.latency`.
@@ -168,6 +174,9 @@ class TodmConformerEncoder(StackedEncoder):
         head_dim: Optional[int] = None,
         adaptive_dropout: bool = True,
         convolution_first: bool = False,
+        causal: bool = False,
+        chunk: Optional[Mapping[str, Any]] = None,
+        decode_chunk: Optional[Sequence[int]] = None,
         sizes: Optional[Mapping[str, SizeSpec]] = None,
         criterion: str = "params",
         latency_table: Optional[str] = None,
@@ -179,6 +188,7 @@ class TodmConformerEncoder(StackedEncoder):
         options = {k: v for k, v in locals().items() if k not in ("self", "stock", "__class__")}
         check_stock(NAME, stock, FIXED_OPTIONS, IGNORED_OPTIONS)
         check_options(options)
+        self.take_chunks(options)
         encoding = position_encoding(pos_enc_layer_type, selfattention_layer_type, "selfattention_layer_type")
         conf = _block_conf(options)
         shapes = [_uniform_shape(options)] * num_blocks if blocks is None else parse_blocks(blocks, BlockShape)
@@ -202,7 +212,7 @@ class TodmConformerEncoder(StackedEncoder):
                 not conf["use_cnn_module"] or (shape.conv == conf["output_size"] and conf["conv_norm"] == "batch_norm")
             )
             and self.has_stock_front()
-            and not conf["convolution_first"]
+            and not (conf["convolution_first"] or conf["causal"])
         )
         if not faithful:
             return None
@@ -212,6 +222,9 @@ class TodmConformerEncoder(StackedEncoder):
             "head_dim",
             "adaptive_dropout",
             "convolution_first",
+            "causal",
+            "chunk",
+            "decode_chunk",
             "input_size",
             "input_channels",
         )
@@ -233,6 +246,7 @@ def _block_conf(options: Mapping[str, Any]) -> BlockConf:
         attention_dropout=options["attention_dropout_rate"],
         adaptive_dropout=options["adaptive_dropout"],
         convolution_first=options["convolution_first"],
+        causal=options["causal"],
     )
 
 

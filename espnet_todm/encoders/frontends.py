@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Callable, Optional, cast
 
 import torch
@@ -37,6 +38,12 @@ class InputLayer:
     steps: tuple[tuple[int, int], ...]
     stock: bool = True
     slim: bool = True  # whether its convolutions can have another width than the encoder
+    windowed: bool = True  # whether frame t comes from ``shortest`` input frames alone, those from t * stride on
+
+    @property
+    def stride(self) -> int:
+        """Input frames from one frame to the next."""
+        return prod(stride for _, stride in self.steps)
 
     def subsampled(self, frames: int) -> int:
         """Frames that it makes of so many."""
@@ -143,7 +150,7 @@ INPUT_LAYERS = {
     "conv2d6": InputLayer(Conv2dSubsampling6, ((3, 2), (5, 3))),
     "conv2d8": InputLayer(Conv2dSubsampling8, ((3, 2), (3, 2), (3, 2))),
     "dw_conv2d": InputLayer(DepthwiseSubsampling, ((3, 2), (3, 2)), stock=False),
-    "vgg4": InputLayer(VggSubsampling, ((2, 2), (2, 2)), stock=False, slim=False),
+    "vgg4": InputLayer(VggSubsampling, ((2, 2), (2, 2)), stock=False, slim=False, windowed=False),
 }
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from espnet_todm.components import Cost, Subnet
 from espnet_todm.elastic.block import ACTIVATIONS, LAYER_NORM_EPS, ElasticBlock, count_parameters
-from espnet_todm.encoders.frontends import INPUT_LAYERS, subsampling_cost
+from espnet_todm.encoders.chunks import Chunk, ChunkOptions, parse_chunk, parse_chunk_options
+from espnet_todm.encoders.frontends import INPUT_LAYERS, InputLayer, subsampling_cost
 from espnet_todm.encoders.supernet import (
     FRAMES_PER_SECOND,
     REFERENCE_SECONDS,
@@ -57,6 +58,8 @@ class StackedEncoder(SupernetEncoder):
 
     widths: ClassVar[Mapping[str, tuple[str, Optional[str]]]]
     cut_options: ClassVar[Sequence[str]]
+    chunk_options: Optional[ChunkOptions] = None  # of training
+    decode_chunk: Optional[Chunk] = None  # outside of training; None: full context
 
     def build(
         self,
@@ -77,12 +80,38 @@ class StackedEncoder(SupernetEncoder):
         self.encoders = nn.ModuleList(block(shape) for shape in shapes)
         self.after_norm = nn.LayerNorm(size, eps=LAYER_NORM_EPS)
 
-    def front(self, features: Tensor, lengths: Tensor) -> Front:
+    def front(self, features: Tensor, lengths: Tensor, step: Optional[int] = None) -> Front:
         self._input.check_length(features.size(1))
         embedded, _ = self.embed(features, length_mask(lengths, features.size(1)))
         hidden, positions = embedded if isinstance(embedded, tuple) else (embedded, None)
         lengths = self._input.lengths(lengths)
-        return Front(hidden, positions, lengths, length_mask(lengths, hidden.size(1)))
+        mask, chunk = length_mask(lengths, hidden.size(1)), self._chunk(step)
+        visible = None if chunk is None else mask & chunk.visible(hidden.size(1), hidden.device)
+        return Front(hidden, positions, lengths, mask, visible)
+
+    def _chunk(self, step: Optional[int]) -> Optional[Chunk]:
+        """What limits attention: drawn in training, as options say outside of it."""
+        if step is None:
+            return self.decode_chunk
+        return self.chunk_options.draw(step) if self.chunk_options is not None else None
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Those of ``__init__``."""
+        return self._options
+
+    @property
+    def input_layer(self) -> InputLayer:
+        """What shortens the input."""
+        return self._input
+
+    def take_chunks(self, options: Mapping[str, Any]) -> None:
+        """The options ``chunk`` and ``decode_chunk``. Raises UserError where a frame would see more than its chunk."""
+        self.chunk_options = parse_chunk_options(options["chunk"])
+        self.decode_chunk = parse_chunk(options["decode_chunk"])
+        for key in ("chunk", "decode_chunk"):
+            if options[key] is not None:
+                check_streaming(key, options)
 
     def finalise(self, hidden: Tensor) -> Tensor:
         return self.after_norm(hidden)
@@ -153,6 +182,17 @@ def check_options(options: Mapping[str, Any], activation: str = "activation_type
         # "legacy", the default of ESPnet's Conformer, has weights that fit ours by name and shape but mean another function.
         given = options["rel_pos_type"]
         raise UserError(f"rel_pos_type: {given!r} is not possible in a supernet; say rel_pos_type: latest")
+
+
+def check_streaming(key: str, options: Mapping[str, Any]) -> None:
+    """Raises UserError where an encoder with these options, which ``key`` asks to work in chunks, cannot."""
+    if not options.get("causal"):
+        raise UserError(f"{key}: needs causal: true, or the convolution would see frames to the right of the chunk")
+    if options["pos_enc_layer_type"] == "abs_pos":
+        raise UserError(f"{key}: pos_enc_layer_type: 'abs_pos' counts from the start of speech; allowed: rel_pos, none")
+    if not INPUT_LAYERS[options["input_layer"]].windowed:
+        allowed = ", ".join(name for name, layer in INPUT_LAYERS.items() if layer.windowed)
+        raise UserError(f"{key}: input_layer: {options['input_layer']!r} pads inside of speech; allowed: {allowed}")
 
 
 def check_positive(options: Mapping[str, Any], *names: str) -> None:

@@ -38,6 +38,7 @@ class Front:
     positions: Optional[Tensor]  # (1, 2T-1, D), or None
     lengths: Tensor  # (B,) int64, frames after subsampling
     mask: Tensor  # (B, 1, T) bool, true at valid frames
+    visible: Optional[Tensor] = None  # (B, T, T) bool, what attention sees in chunks of speech; None: all valid frames
 
     def with_hidden(self, hidden: Tensor) -> Front:
         return replace(self, hidden=hidden)
@@ -113,8 +114,9 @@ class SupernetEncoder(AbsEncoder):
             raise UserError(f"subnet: {name} is named {subnet.name!r}, which is another size here; rename the card")
         return subnet
 
-    def front(self, features: Tensor, lengths: Tensor) -> Front:
-        """features (B, T, F) float, lengths (B,) -> subsampled. Raises ESPnet's TooShortUttError below one frame."""
+    def front(self, features: Tensor, lengths: Tensor, step: Optional[int] = None) -> Front:
+        """features (B, T, F) float, lengths (B,) -> subsampled. ``step`` is that of training, for what is drawn by it; None
+        outside of training. Raises ESPnet's TooShortUttError below one frame."""
         raise NotImplementedError
 
     def finalise(self, hidden: Tensor) -> Tensor:
@@ -175,7 +177,7 @@ class SupernetEncoder(AbsEncoder):
                 choice = LayerChoice(gates=_of_layer(layer, gates), drop=dropped, size="")
             else:
                 choice = LayerChoice(kept=chosen.layers.get(layer, {}), drop=dropped, size=chosen.name)
-            hidden = block(hidden, front.positions, front.mask, choice)
+            hidden = block(hidden, front.positions, front.mask, choice, front.visible)
             if layer + 1 in exits:
                 outputs.append(self.finalise(hidden))
         return torch.stack(outputs) if exits else self.finalise(hidden)

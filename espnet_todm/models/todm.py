@@ -135,7 +135,7 @@ class TodmModel(ESPnetASRModel):
             if self.normalize is not None:
                 features, lengths = self.normalize(features, lengths)
         with self._autocast():
-            return self.encoder.front(features, lengths)
+            return self.encoder.front(features, lengths, self.step if self.training else None)
 
     def run_subnet(
         self,

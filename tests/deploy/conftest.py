@@ -27,14 +27,18 @@ ENCODERS: dict[str, dict[str, Any]] = {
 
 
 def write_experiment(
-    folder: Path, encoder: str = "todm_conformer", changes: Optional[dict[str, Any]] = None, **encoder_conf: Any
+    folder: Path,
+    encoder: str = "todm_conformer",
+    changes: Optional[dict[str, Any]] = None,
+    features: int = 20,
+    **encoder_conf: Any,
 ) -> Path:
     """config.yaml, model.pth and feats_stats.npz of an untrained supernet, and three utterances of features."""
     import argparse
 
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    frames = rng.normal(size=(500, 20))
+    frames = rng.normal(size=(500, features))
     np.savez(folder / "feats_stats.npz", count=500, sum=frames.sum(0), sum_square=(frames**2).sum(0))
     config = {
         "encoder": encoder,
@@ -55,7 +59,7 @@ def write_experiment(
         "token_list": TOKENS,
         "token_type": "char",
         "bpemodel": None,
-        "input_size": 20,
+        "input_size": features,
         "specaug": None,
         "frontend": None,
         "frontend_conf": {},
@@ -75,7 +79,7 @@ def write_experiment(
     assert build_model(config, model.state_dict(), "memory") is not None
     kaldiio.save_ark(
         str(folder / "feats.ark"),
-        {f"utt{n}": rng.normal(size=(60 + 7 * n, 20)).astype(np.float32) for n in range(3)},
+        {f"utt{n}": rng.normal(size=(60 + 7 * n, features)).astype(np.float32) for n in range(3)},
         scp=str(folder / "feats.scp"),
     )
     write_table(folder / "text", {f"utt{n}": "A B" for n in range(3)})

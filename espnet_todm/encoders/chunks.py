@@ -1,0 +1,109 @@
+"""Chunks: what an attention frame may see when speech comes in pieces, in training (drawn per step) and when deployed.
+
+A frame sees its own chunk and so many frames to the left of that chunk, as in WeNet (Zhang et al., arXiv 2012.05481) and
+Zipformer. All amounts are in encoder frames, after subsampling: 40 ms each behind ``conv2d``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor
+
+from espnet_todm.errors import UserError
+
+Span = Union[int, tuple[int, int]]  # a number, or the lowest and the highest
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Chunks of ``frames``, each with ``left`` frames before it."""
+
+    frames: int
+    left: int
+
+    def visible(self, length: int, device: Optional[torch.device] = None) -> Tensor:
+        """(length, length) bool: whether frame i sees frame j."""
+        index = torch.arange(length, device=device)
+        start = (torch.div(index, self.frames, rounding_mode="floor") * self.frames).unsqueeze(1)
+        return (index >= start - self.left) & (index < start + self.frames)
+
+
+@dataclass(frozen=True)
+class ChunkOptions:
+    """``encoder_conf: chunk``: the chunks that training draws anew in each step.
+
+    Args:
+        frames, left: of a chunk, a number or [lowest, highest], all equally likely.
+        full_share: how often a step has full context instead, in [0, 1].
+        seed: of the draws.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+
+    frames: Span
+    left: Span
+    full_share: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_span("chunk.frames", self.frames, least=1)
+        _check_span("chunk.left", self.left, least=0)
+        share = self.full_share
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise UserError(f"chunk.full_share: {share!r} is not allowed, it must be a number from 0 to 1")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise UserError(f"chunk.seed: {self.seed!r} must be a whole number")
+
+    def draw(self, step: int) -> Optional[Chunk]:
+        """The chunk of training step ``step`` (0-based), None for full context: a pure function of (seed, step), the same on
+        every rank and after a resume."""
+        source = random.Random(f"chunk {self.seed} {step}")
+        full, frames, left = source.random(), _pick(source, self.frames), _pick(source, self.left)
+        return None if full < self.full_share else Chunk(frames, left)
+
+
+def parse_chunk_options(value: Any) -> Optional[ChunkOptions]:
+    """The option ``chunk``. Raises UserError when it is neither null nor a mapping of the fields above."""
+    if value is None:
+        return None
+    names = [field.name for field in fields(ChunkOptions)]
+    if not isinstance(value, Mapping):
+        raise UserError(f"chunk: {value!r} must be a mapping of {', '.join(names)}")
+    for key in value:
+        if key not in names:
+            raise UserError(f"chunk: unknown key {key!r}; allowed: {', '.join(names)}")
+    for key in ("frames", "left"):
+        if key not in value:
+            raise UserError(f"chunk: lacks {key}, a number of encoder frames or [lowest, highest]")
+    return ChunkOptions(**value)
+
+
+def parse_chunk(value: Any, key: str = "decode_chunk") -> Optional[Chunk]:
+    """The option ``decode_chunk``, [frames, left]. Raises UserError when it is neither null nor two such numbers."""
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise UserError(f"{key}: {value!r} must be [frames of a chunk, frames of left context]")
+    _check_span(f"{key}[0]", value[0], least=1)
+    _check_span(f"{key}[1]", value[1], least=0)
+    return Chunk(*value)
+
+
+def _pick(source: random.Random, span: Span) -> int:
+    return span if isinstance(span, int) else source.randint(*span)
+
+
+def _check_span(key: str, value: Any, least: int) -> None:
+    """Raises UserError unless it is a whole number from ``least``, or a list of two that do not fall."""
+    listed = key.startswith("chunk.") and isinstance(value, (list, tuple))
+    bounds = list(value) if listed else [value]
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in bounds)
+    if not whole or (listed and (len(bounds) != 2 or bounds[0] > bounds[1])):
+        form = " or [lowest, highest] of such" if key.startswith("chunk.") else ""
+        raise UserError(f"{key}: {value!r} must be a whole number of encoder frames from {least}{form}")

@@ -1,0 +1,187 @@
+"""An encoder chunk by chunk: what chunk-masked training made possible, with everything that is remembered in three tensors.
+
+A chunk of C frames is computed from a window of input frames, which overlaps the next one's by what the input layer needs
+beyond its stride, and from the caches. The result is what the encoder gives for the whole utterance under the mask of the
+same chunks (:mod:`espnet_todm.encoders.chunks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Optional
+
+import torch
+from espnet.nets.pytorch_backend.transformer.embedding import RelPositionalEncoding
+from torch import Tensor, nn
+
+from espnet_todm.components import Subnet
+from espnet_todm.elastic.attention import ElasticAttention
+from espnet_todm.elastic.base import Context
+from espnet_todm.elastic.block import ElasticBlock, LayerChoice
+from espnet_todm.elastic.convolution import ElasticConvolution
+from espnet_todm.encoders.chunks import Chunk
+from espnet_todm.encoders.stack import StackedEncoder, check_streaming
+
+
+class Caches(NamedTuple):
+    """What is left of earlier chunks. Layers stand side by side, each as wide as the subnet has it there.
+
+    ``attention`` (B, L, A): keys and values of the left context's frames, A = sum over layers of 2 heads * head_dim.
+    ``convolution`` (B, K-1, W): inputs of the filters, W = sum over layers of channels; zero before the first frame.
+    ``frames`` (B,) int64: how many of the L frames there are; the last ones.
+    """
+
+    attention: Tensor
+    convolution: Tensor
+    frames: Tensor
+
+
+class StreamingEncoder(nn.Module):
+    """One subnet of a chunk-trained Conformer, or an extracted one, in streaming form. The weights stay the encoder's.
+
+    Raises UserError where the encoder was not built for that (``causal``, relative or no positions).
+    """
+
+    def __init__(self, encoder: StackedEncoder, chunk: Chunk, subnet: Optional[Subnet] = None) -> None:
+        super().__init__()
+        check_streaming("streaming", encoder.options)
+        self.encoder, self.chunk = encoder, chunk
+        self.subnet = subnet or encoder.subnet
+        layers = self.subnet.layers
+        self.kept = [layers.get(layer, {}) for layer in range(len(encoder.encoders))]
+        # At least 1: runtimes have no empty tensors.
+        self.attention_width = max(sum(2 * w for w in self._widths(ElasticAttention)), 1)
+        self.convolution_width = max(sum(self._widths(ElasticConvolution)), 1)
+        encoding = encoder.embed.get_submodule("out")[-1]  # type: ignore[index]
+        self.relative = isinstance(encoding, RelPositionalEncoding)
+        if self.relative:
+            positions = relative_positions(encoding, chunk.left + chunk.frames, chunk.frames)
+            self.register_buffer("positions", positions.clone(), persistent=False)
+
+    @property
+    def shift(self) -> int:
+        """Input frames from one chunk to the next."""
+        return self.chunk.frames * self.encoder.input_layer.stride
+
+    @property
+    def window(self) -> int:
+        """Input frames that a chunk is computed from."""
+        return (self.chunk.frames - 1) * self.encoder.input_layer.stride + self.encoder.input_layer.shortest()
+
+    @property
+    def memory(self) -> int:
+        """Frames that a convolution remembers, K-1."""
+        return int(self.encoder.options["cnn_module_kernel"]) - 1
+
+    def initial(self, batch: int) -> Caches:
+        """Caches before the first frame of so many utterances."""
+        parameter = next(self.encoder.parameters())
+        return Caches(
+            parameter.new_zeros(batch, self.chunk.left, self.attention_width),
+            parameter.new_zeros(batch, self.memory, self.convolution_width),
+            torch.zeros(batch, dtype=torch.int64, device=parameter.device),
+        )
+
+    def forward(self, features: Tensor, caches: Caches) -> tuple[Tensor, Caches]:
+        """A window of normalised features (B, ``window``, F) -> the chunk's output (B, C, D), the next chunk's caches.
+
+        A shorter window, at the end of an utterance, gives fewer frames.
+        """
+        embedded, _ = self.encoder.embed(features, features.new_ones(1, 1, features.size(1), dtype=torch.bool))
+        hidden = embedded[0] if isinstance(embedded, tuple) else embedded
+        frames, left = (
+            int(hidden.size(1)),
+            self.chunk.left,
+        )  # an int also where torch traces: the graph's chunk is fixed
+        positions = self._positions(frames)
+        place = torch.arange(left + frames, device=hidden.device)
+        mask = (place >= left - caches.frames.unsqueeze(1)).unsqueeze(1)  # (B, 1, L+C)
+        past = _Parts(caches.attention), _Parts(caches.convolution)
+        for block, kept in zip(self.encoder.encoders, self.kept):
+            if kept:
+                hidden = self._block(block, hidden, positions, mask, kept, past)  # type: ignore[arg-type]
+        seen = (caches.frames + frames).clamp(max=left)
+        return self.encoder.finalise(hidden), Caches(past[0].joined(), past[1].joined(), seen)
+
+    def utterance(self, features: Tensor) -> Iterator[Tensor]:
+        """Whole utterances of one length (B, T, F) -> outputs (B, C, D) one after another, the last may be shorter."""
+        caches, start = self.initial(len(features)), 0
+        while start + self.encoder.input_layer.shortest() <= features.size(1):
+            output, caches = self(features[:, start : start + self.window], caches)
+            yield output
+            start += self.shift
+
+    def _positions(self, frames: int) -> Optional[Tensor]:
+        """(1, L+2n-1, D) for the offsets L+n-1 .. -(n-1) of a chunk of n frames, at most C, or None."""
+        if not self.relative:
+            return None
+        positions, spare = self.get_buffer("positions"), self.chunk.frames - frames
+        return positions[:, spare : positions.size(1) - spare] if spare else positions
+
+    def _block(
+        self,
+        block: ElasticBlock,
+        x: Tensor,
+        positions: Optional[Tensor],
+        mask: Tensor,
+        kept: dict[str, tuple[int, ...]],
+        past: tuple[_Parts, _Parts],
+    ) -> Tensor:
+        """One block: x (B, C, D) -> (B, C, D); takes its layer's part of each cache and leaves the next chunk's."""
+        choice = LayerChoice(kept=kept, size=self.subnet.name)
+        for slot in (slot for slot in block.order if choice.keeps(slot.name)):
+            module, norm, components = getattr(block, slot.name), getattr(block, slot.norm), kept[slot.name]
+            if isinstance(module, ElasticAttention):
+                cache = past[0].take(2 * _width(module, components))
+                branch, cache = module.stream(norm(x), cache, positions, mask, components)
+                past[0].leave(cache)
+            elif isinstance(module, ElasticConvolution):
+                cache = past[1].take(_width(module, components))
+                branch, cache = module.stream(norm(x), cache, components, self.subnet.name)
+                past[1].leave(cache)
+            else:
+                branch = block.branch(x, slot, choice, Context(None, mask, self.subnet.name))
+            x = x + branch
+        return block.norm_final(x) if hasattr(block, "norm_final") else x
+
+    def _widths(self, kind: type) -> list[int]:
+        """Kept channels of each module of a kind."""
+        return [
+            _width(module, kept[name])  # type: ignore[arg-type]
+            for block, kept in zip(self.encoder.encoders, self.kept)
+            for name, _, module in block.elastic_modules()  # type: ignore[operator]
+            if isinstance(module, kind) and kept.get(name)
+        ]
+
+
+class _Parts:
+    """A cache (B, frames, width) that layers take their parts of in order, and the next one, put together alike."""
+
+    def __init__(self, cache: Tensor) -> None:
+        self.cache, self.taken = cache, 0
+        self.left: list[Tensor] = []
+
+    def take(self, width: int) -> Tensor:
+        part = self.cache[..., self.taken : self.taken + width]
+        self.taken += width
+        return part
+
+    def leave(self, part: Tensor) -> None:
+        self.left.append(part)
+
+    def joined(self) -> Tensor:
+        """(B, frames, width); a subnet without such a module keeps the cache as it was."""
+        return torch.cat(self.left, dim=-1) if self.left else self.cache
+
+
+def relative_positions(encoding: RelPositionalEncoding, keys: int, queries: int) -> Tensor:
+    """(1, keys + queries - 1, D) of ESPnet's table, for the offsets keys-1 .. -(queries-1) from a query back to a key."""
+    encoding.extend_pe(torch.zeros(1, keys))
+    middle = encoding.pe.size(1) // 2  # of offset 0
+    return encoding.pe[:, middle - (keys - 1) : middle + queries]
+
+
+def _width(module: nn.Module, kept: tuple[int, ...]) -> int:
+    """Channels of an attention's heads or of a convolution that these components have."""
+    last: Tensor = getattr(module, "linear_out" if isinstance(module, ElasticAttention) else "pointwise_conv2").weight
+    return last.size(1) // int(module.components) * len(kept)  # type: ignore[arg-type]
