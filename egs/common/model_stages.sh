@@ -93,6 +93,18 @@ stage_12() {
     --output "$(experiment)/subnets" ${names[@]+--sizes "${names[@]}"} \
     ${inference_model:+--asr_model_file "$(experiment)/$inference_model"}
   [ "$fine_tune_steps" = 0 ] || fine_tune
+  [ -z "$onnx" ] || export_models
+}
+
+# ONNX files of every extracted size, each tried on speech of the validation set before it takes its place.
+export_models() {
+  local data precisions size subnets=()
+  data=data/$(split_name "$valid_set")
+  read -ra precisions <<<"$onnx"
+  set_names
+  for size in ${names[@]+"${names[@]}"}; do subnets+=("$(experiment)/subnets/$size"); done
+  [ ${#subnets[@]} -gt 0 ] || subnets=("$(experiment)"/subnets/*/)
+  python -m espnet_todm.bin.export "${subnets[@]}" --precision "${precisions[@]}" --scp "$data/wav.scp" --text "$data/text"
 }
 
 # Each size is trained on by itself; the output goes to the experiment's fine_tune.log.
@@ -154,6 +166,16 @@ stage_14() {
     --decode "$(decode_name)" ${sizes:+--sizes "${names[*]}"} ${official:+--corpus "$official"}
   python -m espnet_todm.bin.measure_rtf --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} \
     --scp "$(input_of "${evaluation[${#evaluation[@]} - 1]}")"
+  [ -z "$onnx" ] || measure_exports
+}
+
+# What the exported files take of this machine, for the report.
+measure_exports() {
+  local precisions
+  read -ra precisions <<<"$onnx"
+  python -m espnet_todm.bin.latency --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} --runtimes onnxruntime \
+    --precisions "${precisions[@]}" --scp "$(input_of "${evaluation[${#evaluation[@]} - 1]}")" \
+    --output "$(experiment)/latency.json" --overwrite
 }
 
 stage_15() {

@@ -49,6 +49,7 @@ sizes=  # sizes to extract, decode and score, in one pair of quotes (empty: all 
 fine_tune_steps=0  # updates by which stage 12 trains each size on by itself, as another size <size>_ft (0: none)
 fine_tune_lr=0.001  # AdamW's highest rate in them
 fine_tune_args=  # more options for their training command, in one pair of quotes
+onnx=  # ONNX files that stage 12 makes of each size and stage 14 times, in one pair of quotes: fp32, int8, fp16 (empty: none)
 ngpu=0  # GPUs to train with on each node; 0 trains on the CPU
 cpu_processes=2  # processes that share each batch when the training is on the CPU
 nj=$(getconf _NPROCESSORS_ONLN)  # jobs at a time in the stages that have many
