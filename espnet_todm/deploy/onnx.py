@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from espnet_todm import __version__
-from espnet_todm.deploy.card import read_card
+from espnet_todm.deploy.card import hash_text, read_card
 from espnet_todm.deploy.features import read_features
 from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.onnx_forms import Form, Graph, runtime_form
@@ -79,7 +79,10 @@ def export(folder: PathLike, output: Optional[PathLike] = None, options: Optiona
     card = read_card(source / "card.json")
     check_replaceable(target)
     calibration = read_calibration(options)
-    form = runtime_form(*load_extracted(source))
+    model, config = load_extracted(source)
+    if hash_text("\n".join(config["token_list"])) != card["vocabulary"]["sha256"]:
+        raise UserError(f"token_list: {source / 'config.yaml'} has another one than card.json was written for")
+    form = runtime_form(model, config)
     about = {
         "todm_subnet": card["name"],
         "todm_encoder": card["encoder"],
