@@ -1,15 +1,23 @@
 """Write extracted models in a form that on-device runtimes load.
 
-Example: python -m espnet_todm.bin.export --format onnx exp/supernet/subnets/small exp/supernet/subnets/full
+Example: python -m espnet_todm.bin.export exp/supernet/subnets/small exp/supernet/subnets/full \\
+    --scp data/dev/wav.scp --text data/dev/text
+What is written has passed the parity gate: sherpa-onnx hears on that speech what PyTorch hears.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Callable
 
 from espnet_todm import register
 from espnet_todm.bin._cli import Parser, run
+from espnet_todm.bin.parity import add_parity_arguments, read_parity_speech
+
+if TYPE_CHECKING:
+    from espnet_todm.deploy.speech import Speech
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,18 +33,40 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--output", type=Path, help="folder; with several subnets, of a folder for each (default: onnx in each)"
     )
+    add_parity_arguments(parser)
+    parser.add_argument("--no_parity", action="store_true", help="skip the parity gate: nothing is tried on speech")
     options = parser.parse_args(arguments)
 
     register()
     from espnet_todm.deploy.onnx import OPSET, ExportOptions, export
 
+    speech = read_parity_speech(options, ", or --no_parity to skip the gate")
     wanted = ExportOptions(
         precisions=options.precision, int8=options.int8, calibrate=options.calibrate, opset=options.opset or OPSET
     )
     for folder in options.subnets:
         several = len(options.subnets) > 1 and options.output is not None
         output = options.output / Path(folder).resolve().name if several else options.output
-        print(f"{folder}: {export(folder, output, wanted)}")
+        gate = parity_gate(folder, options, speech) if speech else None
+        print(f"{folder}: {export(folder, output, wanted, gate)}")
+
+
+def parity_gate(subnet: str, options: argparse.Namespace, speech: list[Speech]) -> Callable[[Path], None]:
+    """The gate for one subnet's files in their folder. It prints its table, also where it does not let them pass."""
+    from espnet_todm.deploy.parity import ParityError, check_parity, origin_at_hand
+    from espnet_todm.deploy.parity_report import Limits
+
+    precisions = list(dict.fromkeys(["fp32", *options.precision]))
+    limits = Limits(wer_points=options.max_wer_points)
+
+    def gate(folder: Path) -> None:
+        try:
+            print(check_parity(subnet, folder, speech, precisions, origin_at_hand(subnet), limits).markdown())
+        except ParityError as error:
+            print(error.report.markdown())
+            raise
+
+    return gate
 
 
 if __name__ == "__main__":

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from espnet_todm import register
 from espnet_todm.bin._cli import run
+from espnet_todm.errors import UserError
+
+if TYPE_CHECKING:
+    from espnet_todm.deploy.speech import Speech
 
 
 def add_parity_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +26,18 @@ def add_parity_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max_wer_points", type=float, help="how far int8's and fp16's WER may be above PyTorch's; default: any"
     )
+
+
+def read_parity_speech(options: argparse.Namespace, otherwise: str = "") -> list[Speech]:
+    """The utterances that the arguments name; none with ``--no_parity``. Raises UserError when there is neither."""
+    from espnet_todm.deploy.speech import read_speech
+
+    if getattr(options, "no_parity", False):
+        return []
+    for name in ("scp", "text"):
+        if getattr(options, name) is None:
+            raise UserError(f"--{name} is missing: parity is compared on real speech; give --scp and --text{otherwise}")
+    return read_speech(options.scp, options.text, options.utterances)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -37,14 +54,9 @@ def main(arguments: Sequence[str]) -> None:
     register()
     from espnet_todm.deploy.parity import ParityError, check_parity, find_origin
     from espnet_todm.deploy.parity_report import Limits
-    from espnet_todm.deploy.speech import read_speech
     from espnet_todm.deploy.speed import subnet_folders
-    from espnet_todm.errors import UserError
 
-    for name in ("scp", "text"):
-        if getattr(options, name) is None:
-            raise UserError(f"--{name}: is needed: parity is compared on real speech")
-    speech = read_speech(options.scp, options.text, options.utterances)
+    speech = read_parity_speech(options)
     limits = Limits(wer_points=options.max_wer_points)
     folders = subnet_folders(options.experiment, options.sizes)
     if not folders:

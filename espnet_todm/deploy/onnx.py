@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import torch
 from torch import Tensor
@@ -61,11 +61,20 @@ class ExportOptions:
             raise UserError(f"opset: {self.opset} cannot be written; allowed: {least} to {most}")
 
 
-def export(folder: PathLike, output: Optional[PathLike] = None, options: Optional[ExportOptions] = None) -> Path:
+def export(
+    folder: PathLike,
+    output: Optional[PathLike] = None,
+    options: Optional[ExportOptions] = None,
+    gate: Optional[Callable[[Path], Any]] = None,
+) -> Path:
     """Write the model of an extracted subnet's folder to ``output``, by default its subfolder ``onnx``.
 
     A CTC model becomes ``model.onnx``, a transducer ``encoder.onnx``, ``decoder.onnx`` and ``joiner.onnx``; other precisions
     stand beside them as ``*.int8.onnx`` and ``*.fp16.onnx``, with ``tokens.txt`` and the subnet's ``card.json``.
+
+    Args:
+        gate: called with the complete folder before it is moved to its place; what it raises leaves nothing behind. See
+            :func:`espnet_todm.deploy.parity.check_parity`.
 
     Raises:
         UserError: the folder is none of ours, the model has a part without an ONNX form, a package is missing, the runtime
@@ -92,8 +101,19 @@ def export(folder: PathLike, output: Optional[PathLike] = None, options: Optiona
     with atomic_directory(target) as place:
         write_form(form, place, options, about, calibration, onnx)
         write_json(place / "card.json", card)
+        if gate is not None:
+            _pass(gate, place, target)
     logging.info("%s: written", target)
     return target
+
+
+def _pass(gate: Callable[[Path], Any], place: Path, target: Path) -> None:
+    """Call the gate; its complaint names the folder as it would have been."""
+    try:
+        gate(place)
+    except UserError as error:
+        error.args = (str(error).replace(str(place), str(target)),)
+        raise
 
 
 def write_form(

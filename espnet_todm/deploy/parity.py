@@ -7,6 +7,7 @@ that is further apart than allowed says where to look.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -113,6 +114,16 @@ def find_origin(subnet: PathLike, experiment: Optional[PathLike] = None) -> Opti
     if digest != source["checkpoint_sha256"]:
         raise UserError(f"{checkpoint}: not the checkpoint that {subnet} was taken from; extract it again")
     return Origin(config, checkpoint, card)
+
+
+def origin_at_hand(subnet: PathLike) -> Optional[Origin]:
+    """As :func:`find_origin`, but None, with a warning, where the supernet is not on this machine."""
+    source = read_card(Path(subnet) / "card.json")["supernet"]
+    away = [source[key] for key in ("config", "checkpoint") if not Path(source[key]).is_file()]
+    if away:
+        logging.warning("%s: %s is not here, so the supernet's slice is not compared", subnet, away[0])
+        return None
+    return find_origin(subnet)
 
 
 def _compare(

@@ -54,6 +54,8 @@ class TorchRuntime(StepRuntime):
     def _encoded(self, features: np.ndarray) -> Tensor:
         """Features (T, F) -> (T', D); nothing where they are too short for one frame."""
         lengths = torch.tensor([len(features)])
+        if not len(features):  # ESPnet fails on nothing before it finds it too short
+            return torch.zeros(0, self.model.encoder.output_size())
         try:
             return self.model.encode(torch.tensor(features).unsqueeze(0), lengths)[0][
                 0

@@ -14,8 +14,9 @@ import soundfile
 import torch
 import yaml
 
+from espnet_todm.bin.export import main as export_command
 from espnet_todm.bin.parity import main
-from espnet_todm.deploy import parity
+from espnet_todm.deploy import onnx_forms, parity
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.fbank import fbank
 from espnet_todm.deploy.onnx import export
@@ -200,7 +201,7 @@ def test_the_command_prints_tables_and_stops_at_the_first_fault(
     write_table(tmp_path / "wav.scp", {one.name: str(tmp_path / f"{one.name}.wav") for one in speech})
     write_table(tmp_path / "text", {one.name: one.text for one in speech})
     command = ["--experiment", str(subnet.parents[1]), "--utterances", "2", "--text", str(tmp_path / "text")]
-    with pytest.raises(UserError, match="--scp: is needed"):
+    with pytest.raises(UserError, match="--scp is missing"):
         main(command)
     main([*command, "--scp", str(tmp_path / "wav.scp")])
     assert f"## Parity of {subnet}\n\n2 utterances" in capsys.readouterr().out
@@ -213,6 +214,33 @@ def test_the_command_prints_tables_and_stops_at_the_first_fault(
     assert "**Parted**" in capsys.readouterr().out
     with pytest.raises(UserError, match="holds no extracted size"):
         main(["--experiment", str(tmp_path), "--scp", str(tmp_path / "wav.scp"), "--text", str(tmp_path / "text")])
+
+
+def test_export_leaves_nothing_that_the_gate_does_not_let_pass(
+    subnet: Path, speech: list[Speech], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "files"
+    for one in speech:
+        soundfile.write(tmp_path / f"{one.name}.wav", one.samples, 16000, subtype="FLOAT")
+    write_table(tmp_path / "wav.scp", {one.name: str(tmp_path / f"{one.name}.wav") for one in speech})
+    write_table(tmp_path / "text", {one.name: one.text for one in speech})
+    command = [str(subnet), "--output", str(output), "--precision", "fp32"]
+    given = ["--scp", str(tmp_path / "wav.scp"), "--text", str(tmp_path / "text")]
+    with pytest.raises(UserError, match="give --scp and --text, or --no_parity to skip"):
+        export_command(command)
+    with monkeypatch.context() as change:
+        change.setattr(parity, "transcribe_apart", lambda *_: ["A", "B", "C"])
+        with pytest.raises(ParityError, match="the transcripts of sherpa-onnx"):
+            export_command([*command, *given])
+    with monkeypatch.context() as change:
+        change.setattr(onnx_forms, "runtime_tokens", lambda tokens, blank: ["blank", *tokens[1:]])
+        with pytest.raises(UserError, match=rf"^{output}/tokens.txt: "):
+            export_command([*command, *given])
+    assert not [path for path in tmp_path.iterdir() if "files" in path.name]
+    export_command([*command, *given])
+    assert read_json(output / "parity.json")["holds"] is True
+    export_command([*command, "--no_parity"])
+    assert not (output / "parity.json").exists()
 
 
 def test_nemos_form_is_right_but_gets_other_features(tmp_path: Path) -> None:
@@ -303,7 +331,7 @@ def test_speech_is_spread_over_the_speakers_and_checked(tmp_path: Path) -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real speech beside the checkout")
 def test_real_speech(subnet: Path) -> None:
     speech = []
-    for path in sorted(REAL.glob("dev-mini/*/*/*.flac"))[:4]:
+    for path in sorted(REAL.glob("dev-mini/*/*/*.ogg"))[:4]:
         speech.append(Speech(path.stem, soundfile.read(path, dtype="float32")[0], "SOME WORDS"))
     assert len(speech) == 4
     report = check_parity(subnet, subnet / "onnx", speech, origin=find_origin(subnet))
