@@ -80,11 +80,12 @@ def _measured(folder: Path, card: Mapping[str, Any]) -> Iterator[list[str]]:
     yield ["real-time factor, median", f"{speed['rtf_median']:.4f}" if "rtf_median" in speed else ""]
     yield ["real-time factor, 95th percentile", f"{speed['rtf_p95']:.4f}" if "rtf_p95" in speed else ""]
     experiment = _experiment(folder)
-    for split in experiment.splits if experiment else ():
-        score = next(size for size in experiment.sizes if size.name == folder.resolve().name).scores.get(split)
-        yield [f"WER {split} [95% interval]", f"{rate_cell(score)} %" if score else ""]
     if experiment is None:
         yield ["WER [95% interval]", ""]
+        return
+    scores = next(size for size in experiment.sizes if size.name == folder.resolve().name).scores
+    for split in experiment.splits:
+        yield [f"WER {split} [95% interval]", f"{rate_cell(scores[split])} %" if split in scores else ""]
 
 
 def _notes(folder: Path, data: Optional[str]) -> str:
