@@ -83,9 +83,9 @@ def _measured(folder: Path, card: Mapping[str, Any]) -> Iterator[list[str]]:
     if experiment is None:
         yield ["WER [95% interval]", ""]
         return
+    scores = next(size for size in experiment.sizes if size.name == folder.resolve().name).scores
     for split in experiment.splits:
-        score = next(size for size in experiment.sizes if size.name == folder.resolve().name).scores.get(split)
-        yield [f"WER {split} [95% interval]", f"{rate_cell(score)} %" if score else ""]
+        yield [f"WER {split} [95% interval]", f"{rate_cell(scores[split])} %" if split in scores else ""]
 
 
 def _notes(folder: Path, data: Optional[str]) -> str:
