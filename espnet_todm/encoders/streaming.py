@@ -131,13 +131,14 @@ class StreamingEncoder(nn.Module):
         choice = LayerChoice(kept=kept, size=self.subnet.name)
         for slot in (slot for slot in block.order if choice.keeps(slot.name)):
             module, norm, components = getattr(block, slot.name), getattr(block, slot.norm), kept[slot.name]
+            running = None if len(components) == module.components else components  # all: weights as they are
             if isinstance(module, ElasticAttention):
                 cache = past[0].take(2 * _width(module, components))
-                branch, cache = module.stream(norm(x), cache, positions, mask, components)
+                branch, cache = module.stream(norm(x), cache, positions, mask, running)
                 past[0].leave(cache)
             elif isinstance(module, ElasticConvolution):
                 cache = past[1].take(_width(module, components))
-                branch, cache = module.stream(norm(x), cache, components, self.subnet.name)
+                branch, cache = module.stream(norm(x), cache, running, self.subnet.name)
                 past[1].leave(cache)
             else:
                 branch = block.branch(x, slot, choice, Context(None, mask, self.subnet.name))

@@ -66,9 +66,14 @@ def test_module_is_the_model_on_whole_utterances(folder: Path) -> None:
 
 def test_graph_is_the_module(folder: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx")
     output = export_streaming(folder, tmp_path / "out", ExportOptions(precisions=("fp32", "int8")))
     assert sorted(p.name for p in output.iterdir()) == ["card.json", "model.int8.onnx", "model.onnx", "tokens.txt"]
+    graph = onnx.load(str(output / "model.int8.onnx")).graph
+    floats = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    # No matrix is put together anew in each run, so all could be made int8.
+    assert not [node.name for node in graph.node if node.op_type in ("Reshape", "MatMul") and node.input[0] in floats]
+    assert not [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in floats]
     session = onnxruntime.InferenceSession(str(output / "model.onnx"))
     module = streaming_ctc(load_extracted(folder)[0])
     assert [value.name for value in session.get_inputs()] == ["x", *CACHES]
