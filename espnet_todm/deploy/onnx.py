@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -21,6 +20,7 @@ from espnet_todm.deploy.onnx_forms import Form, Graph, runtime_form
 from espnet_todm.deploy.onnx_quantize import CALIBRATION_UTTERANCES, DYNAMIC, STATIC, check_method, to_fp16, to_int8
 from espnet_todm.deploy.onnx_state_space import DOMAIN, as_scans, has_state_space
 from espnet_todm.deploy.onnx_tokens import tokens_text
+from espnet_todm.deploy.optional import needed
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_directory, hash_file, write_json, write_text
 
@@ -193,14 +193,6 @@ def read_calibration(options: ExportOptions) -> Optional[list[Tensor]]:
     if any(value.dim() != 2 for value in features):
         raise UserError(f"calibrate: {options.calibrate} holds audio; needed: features, as in feats.scp")
     return features
-
-
-def needed(name: str) -> Any:
-    """Import an optional package. Raises UserError, naming the extra that has it, when it is not installed."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise UserError(f"export needs {name} ({error}); pip install 'espnet_todm[deploy]'") from None
 
 
 def check_replaceable(target: Path) -> None:
