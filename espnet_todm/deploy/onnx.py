@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -28,6 +29,8 @@ PRECISIONS = ("fp32", "int8", "fp16")
 OPSET, OPSETS = 17, (14, 20)  # 17 has layer norm as one operator; what torch's exporter can write
 FOLDER = "onnx"  # where an export goes, inside the subnet's folder
 TOKENS = "tokens.txt"
+# Newer torch has a second exporter, by default, that needs more packages.
+_TRACING: dict[str, Any] = {"dynamo": False} if "dynamo" in signature(torch.onnx.export).parameters else {}
 # The file computes what the model computes, in other orders of sums.
 TOLERANCE = 1e-3
 
@@ -153,7 +156,7 @@ def write_graph(graph: Graph, path: Path, opset: int, about: Mapping[str, Any], 
             dynamic_axes={name: dict(axes) for name, axes in (*graph.inputs.items(), *graph.outputs.items())},
             opset_version=opset,
             custom_opsets={DOMAIN: 1} if has_state_space(graph.module) else None,
-            dynamo=False,
+            **_TRACING,
         )
     model = onnx.load(str(path))
     as_scans(model, onnx)

@@ -137,7 +137,6 @@ def _icefall(model: Any, config: Mapping[str, Any]) -> list[Graph]:
 def _nemo(model: Any, config: Mapping[str, Any]) -> list[Graph]:
     """As ``OfflineRecognizer.from_transducer(model_type="nemo_transducer")`` takes it."""
     encoder, joint, decoder = _encoder(model, config), model.joint_network, model.decoder
-    width = joint.lin_out.in_features
     about = {
         "model_type": "EncDecRNNTBPEModel",
         "vocab_size": model.vocab_size - 1,  # NeMo does not count the blank
@@ -152,19 +151,28 @@ def _nemo(model: Any, config: Mapping[str, Any]) -> list[Graph]:
         " trained on: its texts will differ; todm_stateless has no such limit",
         type(decoder).__name__,
     )
+    return [_nemo_encoder(encoder, joint, about), *_nemo_step(model, about)]
+
+
+def _nemo_encoder(encoder: OnnxEncoder, joint: Any, about: Mapping[str, Any]) -> Graph:
     features, lengths = example_features(encoder.features)
+    return Graph(
+        "encoder",
+        NemoEncoder(ProjectedEncoder(encoder, joint.lin_enc)).eval(),
+        (features.transpose(1, 2).contiguous(), lengths),
+        {"audio_signal": {0: "N", 2: "T"}, "length": {0: "N"}},
+        {"outputs": {0: "N", 2: "T_out"}, "encoded_lengths": {0: "N"}},
+        about,
+    )
+
+
+def _nemo_step(model: Any, about: Mapping[str, Any]) -> list[Graph]:
+    """What runs for each label, and for each frame and label."""
+    joint, decoder = model.joint_network, model.decoder
     state = torch.zeros(decoder.dlayers, 2, decoder.dunits)
     labels = torch.ones(2, 1, dtype=torch.int32), torch.ones(2, dtype=torch.int32)
-    frame = torch.zeros(2, width, 1)
+    frame = torch.zeros(2, joint.lin_out.in_features, 1)
     return [
-        Graph(
-            "encoder",
-            NemoEncoder(ProjectedEncoder(encoder, joint.lin_enc)).eval(),
-            (features.transpose(1, 2).contiguous(), lengths),
-            {"audio_signal": {0: "N", 2: "T"}, "length": {0: "N"}},
-            {"outputs": {0: "N", 2: "T_out"}, "encoded_lengths": {0: "N"}},
-            about,
-        ),
         Graph(
             "decoder",
             NemoDecoder(decoder, joint.lin_dec).eval(),
