@@ -36,7 +36,11 @@ def test_commands_exist_with_their_options(page: Path) -> None:
             continue
         words = shlex.split(line, comments=True)
         command = ROOT / (words[2].replace(".", "/") + ".py")
-        known = "".join(path.read_text(encoding="utf-8") for path in [command, *command.parent.glob("_*.py")])
+        shared = re.findall(r"^from espnet_todm\.bin\.(\w+) import", command.read_text(encoding="utf-8"), re.MULTILINE)
+        known = "".join(
+            path.read_text(encoding="utf-8")
+            for path in [command, *command.parent.glob("_*.py"), *(command.with_name(f"{name}.py") for name in shared)]
+        )
         for option in (word for word in words if word.startswith("--")):
             assert f'"{option}"' in known, f"{words[2]} {option}"
 
