@@ -26,7 +26,7 @@ from espnet_todm.deploy.runtime import StepRuntime, open_runtime
 from espnet_todm.deploy.speech import Speech, read_speech
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_json, write_table
-from tests.deploy.conftest import TRANSDUCER, write_experiment
+from tests.deploy.conftest import TRANSDUCER, change_weights, write_experiment
 from tests.tiny_corpus import noise
 
 for package in ("onnx", "onnxruntime", "sherpa_onnx"):
@@ -118,11 +118,7 @@ def test_other_statistics_part_at_the_first_step_that_sees_them(
     config = yaml.safe_load((other / "config.yaml").read_text())
     config["normalize_conf"]["stats_file"] = str(other / "feats_stats.npz")
     (other / "config.yaml").write_text(yaml.safe_dump(config))
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(other / "model.safetensors")
-    if "normalize.mean" in weights:
-        save_file({**weights, "normalize.mean": weights["normalize.mean"] + 3}, other / "model.safetensors")
+    change_weights(other, lambda name, value: value + 3 if name == "normalize.mean" else value)
     export(other)
     first = "encoder" if (other / "onnx" / "encoder.onnx").is_file() else "posteriors"
     assert f"the {first} of onnxruntime fp32 and of PyTorch part at utterance utt" in parted(

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 
 from espnet_todm.deploy.onnx import ExportOptions
 from espnet_todm.deploy.parity import ParityError, check_parity
@@ -19,7 +18,7 @@ from espnet_todm.deploy.sherpa_check import check_for_sherpa
 from espnet_todm.deploy.speech import Speech
 from espnet_todm.deploy.streaming_onnx import export_streaming
 from espnet_todm.errors import UserError
-from tests.deploy.conftest import write_experiment
+from tests.deploy.conftest import change_weights, write_experiment
 from tests.deploy.test_streaming_onnx import STREAMS, extracted
 
 onnx = pytest.importorskip("onnx")
@@ -67,11 +66,7 @@ def test_all_runtimes_agree(subnet: Path, speech: list[Speech]) -> None:
 def test_a_file_of_another_model_is_told_apart(subnet: Path, speech: list[Speech], tmp_path: Path) -> None:
     other = tmp_path / "subnet"
     shutil.copytree(subnet, other)
-    state = load_file(other / "model.safetensors")
-    save_file(
-        {name: 2 * v if "ctc_lo.weight" in name else v for name, v in state.items()},
-        other / "model.safetensors",
-    )
+    change_weights(other, lambda name, value: 2 * value if "ctc_lo.weight" in name else value)
     with pytest.raises(
         ParityError, match="the posteriors of onnxruntime fp32 and of PyTorch under the chunks' mask part"
     ):
