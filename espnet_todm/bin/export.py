@@ -1,11 +1,10 @@
 """Write extracted models in a form that on-device runtimes load.
 
-Examples:
-python -m espnet_todm.bin.export exp/supernet/subnets/small exp/supernet/subnets/full \\
+What is written has passed the parity gate: sherpa-onnx hears on that speech what PyTorch hears. For streaming Conformers add
+--format streaming-onnx --chunk 16 64.
+
+Example: python -m espnet_todm.bin.export exp/supernet/subnets/small exp/supernet/subnets/full \\
     --scp data/dev/wav.scp --text data/dev/text
-python -m espnet_todm.bin.export --format streaming-onnx --chunk 16 64 exp/supernet/subnets/small \\
-    --scp data/dev/wav.scp --text data/dev/text
-What is written has passed the parity gate: sherpa-onnx hears on that speech what PyTorch hears.
 """
 
 from __future__ import annotations

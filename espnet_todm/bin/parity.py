@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from espnet_todm import register
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import Parser, run
 from espnet_todm.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def read_parity_speech(options: argparse.Namespace, otherwise: str = "") -> list
 
 def main(arguments: Sequence[str]) -> None:
     """Print one table for each size; the first fault ends it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--experiment", required=True, help="folder with config.yaml and subnets/<size>/onnx")
     parser.add_argument("--sizes", nargs="*", default=[], help="sizes to compare; default all that were extracted")
     parser.add_argument("--folder", default="onnx", help="of the exported files in a size's folder (default onnx)")
