@@ -23,6 +23,7 @@ LEFT_OUT = {
     "tedlium2/conf/ortho.yaml",
     "mini/conf/ablation.yaml",
     "mini/conf/compare.yaml",
+    "mini/conf/tune_ortho.yaml",
 }
 FOUND = sorted(str(path.relative_to(EGS)) for path in EGS.glob("*/conf/*.yaml"))
 
