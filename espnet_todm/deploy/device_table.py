@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from espnet_todm.deploy.device import Target, Times
-from espnet_todm.deploy.device_memory import MIB
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_json
+from espnet_todm.memory import MIB
 from espnet_todm.processor import cpu_model
 from espnet_todm.report.tables import markdown_table
 

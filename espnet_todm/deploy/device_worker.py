@@ -16,9 +16,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from espnet_todm.deploy.device_memory import peak_memory, reset_peak, resident_memory
 from espnet_todm.deploy.device_models import Model, import_runtime, load_model
 from espnet_todm.errors import UserError
+from espnet_todm.memory import peak_memory, reset_peak, resident_memory
 
 
 def main() -> None:

@@ -14,9 +14,7 @@ import copy
 import logging
 import multiprocessing
 import os
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from unittest import mock
 import torch
 
 from espnet_todm.errors import UserError
+from espnet_todm.memory import peak_memory as peak_of_process
 
 if TYPE_CHECKING:
     from espnet_todm.components import Key, Subnet
@@ -227,13 +226,7 @@ def _steps_in_child(build: Build, mode: str, steps: int, threads: int) -> Memory
 
 
 def memory_mib(on_gpu: bool) -> float:
-    """Peak so far. On Linux from /proc: getrusage counts the parent's memory at the time it started this process, too."""
+    """Peak so far: of the process, or of what tensors were given on the GPU."""
     if on_gpu:
         return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 2**10
-    unit = 1 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return peak_of_process()

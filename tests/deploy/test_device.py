@@ -21,10 +21,10 @@ from espnet_todm.bin.latency import main
 from espnet_todm.deploy import device_worker
 from espnet_todm.deploy.device import Process, Target, Times, find_targets, measure
 from espnet_todm.deploy.device_inputs import read_utterances, write_inputs
-from espnet_todm.deploy.device_memory import peak_memory, reset_peak, resident_memory
 from espnet_todm.deploy.device_table import FORMAT, HEADER, paired_ratio, read_measurements, results, table
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_json, write_json
+from espnet_todm.memory import peak_memory, reset_peak, resident_memory
 
 SIZES = {"full": 4e8, "medium": 2e8, "small": 1e8}  # FLOPs per second of speech
 
@@ -275,7 +275,7 @@ def test_peak_memory_never_falls_and_sees_what_was_taken() -> None:
 
 def test_a_process_does_not_begin_with_the_memory_of_the_one_that_started_it() -> None:
     held = np.ones(16 << 20)  # 128 MiB here
-    look = "from espnet_todm.deploy.device_memory import peak_memory; print(peak_memory())"
+    look = "from espnet_todm.memory import peak_memory; print(peak_memory())"
     peak = float(subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout)
     assert 1 < peak < min(128, resident_memory()) and held.nbytes == 128 << 20
 
