@@ -17,6 +17,7 @@ from espnet_todm import __version__
 from espnet_todm.deploy.card import hash_text, read_card
 from espnet_todm.deploy.features import read_features
 from espnet_todm.deploy.load import load_extracted
+from espnet_todm.deploy.onnx_folder import PRECISIONS, TOKENS
 from espnet_todm.deploy.onnx_forms import Form, Graph, runtime_form
 from espnet_todm.deploy.onnx_quantize import CALIBRATION_UTTERANCES, DYNAMIC, STATIC, check_method, to_fp16, to_int8
 from espnet_todm.deploy.onnx_state_space import DOMAIN, as_scans, has_state_space
@@ -25,10 +26,8 @@ from espnet_todm.deploy.optional import needed
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_directory, hash_file, write_json, write_text
 
-PRECISIONS = ("fp32", "int8", "fp16")
 OPSET, OPSETS = 17, (14, 20)  # 17 has layer norm as one operator; what torch's exporter can write
 FOLDER = "onnx"  # where an export goes, inside the subnet's folder
-TOKENS = "tokens.txt"
 # Newer torch has a second exporter, by default, that needs more packages.
 _TRACING: dict[str, Any] = {"dynamo": False} if "dynamo" in signature(torch.onnx.export).parameters else {}
 # The file computes what the model computes, in other orders of sums.
@@ -132,14 +131,14 @@ def write_form(
 ) -> None:
     """Write all graphs in all precisions, and the tokens."""
     for graph in form.graphs:
-        path = place / f"{graph.name}.onnx"
+        path = place / f"{graph.name}{PRECISIONS['fp32']}"
         write_graph(graph, path, options.opset, about, onnx)
         check_graph(graph, path, options.opset)
         if "int8" in options.precisions:
             data = [graph.lay_out(value) for value in calibration] if calibration and graph.features else None
-            to_int8(path, place / f"{graph.name}.int8.onnx", data)
+            to_int8(path, place / f"{graph.name}{PRECISIONS['int8']}", data)
         if "fp16" in options.precisions:
-            to_fp16(path, place / f"{graph.name}.fp16.onnx", onnx)
+            to_fp16(path, place / f"{graph.name}{PRECISIONS['fp16']}", onnx)
     write_text(place / TOKENS, tokens_text(form.tokens))
 
 

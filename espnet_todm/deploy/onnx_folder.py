@@ -11,8 +11,9 @@ from espnet_todm.files import PathLike
 
 CTC, TRANSDUCER = "ctc", "transducer"
 PARTS = {CTC: ("model",), TRANSDUCER: ("encoder", "decoder", "joiner")}
-PRECISIONS = {"fp32": ".onnx", "fp16": ".fp16.onnx", "int8": ".int8.onnx"}
+PRECISIONS = {"fp32": ".onnx", "int8": ".int8.onnx", "fp16": ".fp16.onnx"}
 TOKENS = "tokens.txt"
+BLANKS = ("<blk>", "<eps>", "<blank>")  # names by which sherpa-onnx knows a blank
 
 
 @dataclass(frozen=True)

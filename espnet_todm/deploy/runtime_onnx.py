@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from espnet_todm.deploy.onnx_folder import CTC, OnnxFolder, join_tokens, read_onnx_folder
+from espnet_todm.deploy.onnx_folder import BLANKS, CTC, OnnxFolder, join_tokens, read_onnx_folder
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.runtime import (
     ONNXRUNTIME,
@@ -82,7 +82,7 @@ class OnnxCtc(OnnxRuntime, CtcRuntime):
 
     def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
         super().__init__(folder, threads)
-        self.blank = next((i for i, token in enumerate(self.tokens) if token in ("<blk>", "<eps>", "<blank>")), 0)
+        self.blank = next((i for i, token in enumerate(self.tokens) if token in BLANKS), 0)
 
     def encode(self, features: np.ndarray) -> None:
         return None
