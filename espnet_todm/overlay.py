@@ -48,9 +48,14 @@ def read_yaml(path: Path) -> Any:
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``changes`` laid over ``base``: mappings key by key, anything else replaced.
 
-    Where a part is exchanged (``optim: adam`` over ``optim: scaledadam``), the base's options of it (``optim_conf``) go too.
+    Where a part is exchanged (``optim: adam`` over ``optim: scaledadam``), the base's options of it (``optim_conf``) go too,
+    but not where ``encoder: todm_conformer`` stands over ``conformer``: a supernet's options are ESPnet's and more.
     """
-    exchanged = {f"{key}_conf" for key, value in changes.items() if key in base and base[key] != value}
+    exchanged = {
+        f"{key}_conf"
+        for key, value in changes.items()
+        if key in base and base[key] != value and value != f"todm_{base[key]}"
+    }
     result = {key: value for key, value in base.items() if key not in exchanged}
     for key, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)

@@ -28,6 +28,16 @@ def test_mappings_are_merged_and_the_rest_is_replaced() -> None:
     assert base["a"] == {"x": 1, "y": {"z": 2}}
 
 
+def test_options_go_with_the_part_they_are_of_but_a_supernet_keeps_those_of_its_stock_encoder() -> None:
+    base = {"encoder": "conformer", "encoder_conf": {"num_blocks": 6}, "optim": "adam", "optim_conf": {"lr": 1}}
+    changed = merged(base, {"encoder": "todm_conformer", "encoder_conf": {"ffn_chunks": 8}, "optim": "scaledadam"})
+    assert changed == {
+        "encoder": "todm_conformer", "encoder_conf": {"num_blocks": 6, "ffn_chunks": 8}, "optim": "scaledadam",
+    }  # fmt: skip
+    assert merged(base, {"encoder": "todm_mh_ssm"})["encoder"] == "todm_mh_ssm"
+    assert "encoder_conf" not in merged(base, {"encoder": "todm_mh_ssm"})
+
+
 def test_a_base_is_found_beside_the_file_that_names_it(tmp_path: Path) -> None:
     write(tmp_path / "common/base.yaml", "optim_conf: {lr: 0.1, eps: 0.2}\n")
     write(tmp_path / "middle.yaml", "base: common/base.yaml\noptim_conf: {lr: 0.3}\nseed: 1\n")

@@ -14,7 +14,8 @@ from torch import Tensor
 from espnet_todm.components import Subnet
 from espnet_todm.deploy.card import CARD, make_card
 from espnet_todm.deploy.folder import write_config, write_weights
-from espnet_todm.deploy.load import build_model, load_checkpoint
+from espnet_todm.deploy.load import build_model, read_config, read_weights
+from espnet_todm.deploy.stock import STOCK, as_supernet
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.encoders.supernet import Front, SupernetEncoder
 from espnet_todm.errors import UserError
@@ -48,10 +49,18 @@ class Supernet:
 
 
 def load_supernet(config: PathLike, checkpoint: PathLike) -> Supernet:
-    """Raises UserError when the files do not fit or the model is no supernet."""
-    model, conf = load_checkpoint(config, checkpoint)
-    if not isinstance(model, TodmModel):
-        raise UserError(f"{config}: model: {conf.get('model')!r} is no supernet; needed: model: todm")
+    """A stock Conformer or E-Branchformer counts as a supernet of one size, ``full``.
+
+    Raises UserError when the files do not fit or the model is no supernet.
+    """
+    conf = as_supernet(read_config(config))
+    if conf.get("model") != "todm":
+        raise UserError(
+            f"{config}: model: {conf.get('model')!r} with encoder: {conf['encoder']} is no supernet; needed: model: todm, or"
+            f" a stock encoder: {', '.join(STOCK)}"
+        )
+    model = build_model(conf, read_weights(checkpoint), checkpoint)
+    assert isinstance(model, TodmModel)
     path = Path(checkpoint)
     source = {"config": str(config), "checkpoint": str(checkpoint), "checkpoint_sha256": hash_file(path.resolve())}
     return Supernet(model, conf, source)

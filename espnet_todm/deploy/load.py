@@ -72,6 +72,11 @@ def load_checkpoint(config_path: PathLike, checkpoint: PathLike) -> tuple[ESPnet
     Raises UserError when a file is missing or damaged, or the two do not fit each other.
     """
     config = read_config(config_path)
+    return build_model(config, read_weights(checkpoint), checkpoint), config
+
+
+def read_weights(checkpoint: PathLike) -> dict[str, Tensor]:
+    """The weights in a checkpoint of ESPnet, on the CPU. Raises UserError when it is missing or damaged."""
     if not Path(checkpoint).is_file():
         raise UserError(f"{checkpoint}: no such checkpoint")
     try:
@@ -80,7 +85,7 @@ def load_checkpoint(config_path: PathLike, checkpoint: PathLike) -> tuple[ESPnet
         raise UserError(f"{checkpoint}: not a readable checkpoint ({' '.join(str(error).split())[:120]})") from None
     if isinstance(state, dict) and "model" in state and "optimizers" in state:
         state = state["model"]  # ESPnet's checkpoint.pth
-    return build_model(config, state, checkpoint), config
+    return dict(state)
 
 
 def load_extracted(directory: PathLike) -> tuple[ESPnetASRModel, dict[str, Any]]:

@@ -20,15 +20,10 @@ from espnet2.layers.global_mvn import GlobalMVN
 from torch import Tensor, nn
 
 from espnet_todm.deploy.onnx_state_space import replace
-from espnet_todm.encoders.conformer import TodmConformerEncoder
-from espnet_todm.encoders.e_branchformer import TodmEBranchformerEncoder
+from espnet_todm.deploy.stock import STOCK
 from espnet_todm.encoders.supernet import SupernetEncoder, length_mask
 from espnet_todm.errors import UserError
 
-# ESPnet's own encoders run as ours of the same function: theirs count padded frames in another way (see InputLayer).
-STOCK: dict[str, type[SupernetEncoder]] = {
-    encoder.stock_name: encoder for encoder in (TodmConformerEncoder, TodmEBranchformerEncoder)
-}
 # A logit that no search picks. Finite, since beam searches subtract scores, and a number that float16 has.
 NEVER = -1e4
 

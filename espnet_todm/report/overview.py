@@ -1,0 +1,71 @@
+"""One table of the sizes of several experiments: what each costs, how well it does, its exported files and their speed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_todm.deploy.onnx_folder import PRECISIONS
+from espnet_todm.deploy.runtime import ONNXRUNTIME
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike
+from espnet_todm.report.experiment import SizeResult, load_experiment, read_optional
+from espnet_todm.report.measured import LATENCY
+from espnet_todm.report.tables import Table, rate_cell
+
+Measured = Mapping[tuple[str, str], Mapping[str, Any]]  # (size, precision) -> a result of bin.latency
+
+
+def overview(folders: Sequence[PathLike], split: str) -> Table:
+    """A row for each size of each experiment, the largest first; blank where something was not measured.
+
+    split: the set whose word error rates are shown. Speed is onnxruntime's on one thread, in ms of the processor's time per
+    second of speech: other work on the machine hardly changes it, another machine does.
+
+    Raises UserError when an experiment was not scored on that set.
+    """
+    loaded = [(load_experiment(folder), _measured(Path(folder))) for folder in folders]
+    for experiment, _ in loaded:
+        if split not in experiment.splits:
+            raise UserError(
+                f"set: {split!r} was not scored in {experiment.folder}; there are: {', '.join(experiment.splits)}"
+            )
+    there = {precision for _, measured in loaded for _, precision in measured}
+    precisions = [precision for precision in PRECISIONS if precision in there]
+    header = ["experiment", "size", "params (M)", "MFLOPs per s of speech", f"WER {split} [95%]"]
+    header += [f"{precision} (MiB)" for precision in precisions]
+    header += [f"{precision} (CPU ms per s of speech)" for precision in precisions]
+    rows = [
+        [experiment.tag, *_cells(size, split), *_speed([measured.get((size.name, each), {}) for each in precisions])]
+        for experiment, measured in loaded
+        for size in experiment.sizes
+    ]
+    return Table(header, rows)
+
+
+def _measured(experiment: Path) -> Measured:
+    """What bin.latency left there of onnxruntime on one thread."""
+    path = experiment / LATENCY
+    try:
+        return {
+            (result["size"], result["precision"]): result
+            for result in read_optional(path).get("results", [])
+            if result["runtime"] == ONNXRUNTIME and result["threads"] == 1
+        }
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: no file of bin.latency ({error!r}); make it again") from None
+
+
+def _cells(size: SizeResult, split: str) -> list[str]:
+    params = "" if size.params is None else f"{size.params / 1e6:.2f}"
+    flops = "" if size.flops_per_second is None else f"{size.flops_per_second / 1e6:.0f}"
+    return [size.name, params, flops, rate_cell(size.scores.get(split))]
+
+
+def _speed(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sizes of the files, then times, of each precision."""
+    columns = (("file_mib", 1.0, 1), ("cpu_seconds_per_second", 1000.0, 2))
+    return [
+        f"{unit * result[key]:.{digits}f}" if key in result else "" for key, unit, digits in columns for result in results
+    ]
