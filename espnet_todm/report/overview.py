@@ -67,5 +67,7 @@ def _speed(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sizes of the files, then times, of each precision."""
     columns = (("file_mib", 1.0, 1), ("cpu_seconds_per_second", 1000.0, 2))
     return [
-        f"{unit * result[key]:.{digits}f}" if key in result else "" for key, unit, digits in columns for result in results
+        f"{unit * result[key]:.{digits}f}" if key in result else ""
+        for key, unit, digits in columns
+        for result in results
     ]

@@ -50,7 +50,10 @@ def test_other_configurations_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoder": "rnn", "encoder_conf": {}}, r"encoder: rnn is no supernet; needed: model: todm, or a stock encoder"),
+        (
+            {"encoder": "rnn", "encoder_conf": {}},
+            r"encoder: rnn is no supernet; needed: model: todm, or a stock encoder",
+        ),
         ({"encoder_conf": {"rel_pos_type": "legacy"}}, r"rel_pos_type: 'legacy' is not possible in a supernet"),
     ],
 )

@@ -57,7 +57,9 @@ def test_even_sizes_are_stock_models_that_sherpa_and_plain_espnet_read(done: tup
     folder, printed = done
     names = list(read_table(folder / "data/test/wav.scp"))[:3]
     for size in ("full", "medium", "small", "tiny"):
-        assert yaml.safe_load((folder / f"exp/tutorial/subnets/{size}/config.yaml").read_text())["encoder"] == "conformer"
+        assert (
+            yaml.safe_load((folder / f"exp/tutorial/subnets/{size}/config.yaml").read_text())["encoder"] == "conformer"
+        )
     for reader in ("sherpa-onnx", "ESPnet"):
         assert [line.split()[1] for line in printed.splitlines() if line.startswith(f"{reader} ")] == names
 
