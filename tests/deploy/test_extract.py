@@ -215,9 +215,9 @@ def test_missing_statistics_are_named(experiment: Path, tmp_path) -> None:
 
 def test_a_model_that_is_no_supernet_is_refused(experiment: Path, tmp_path) -> None:
     supernet = supernet_of(experiment)
-    extract(supernet, supernet.encoder.find_subnet("small"), tmp_path / "small")
-    with pytest.raises(UserError, match="no supernet"):
-        load_supernet(tmp_path / "small/config.yaml", tmp_path / "small/model.pth")
+    extract(supernet, supernet.encoder.find_subnet("uneven"), tmp_path / "uneven")
+    with pytest.raises(UserError, match="model: 'espnet' with encoder: todm_conformer is no supernet"):
+        load_supernet(tmp_path / "uneven/config.yaml", tmp_path / "uneven/model.pth")
 
 
 def test_a_file_that_is_no_card_is_refused(tmp_path) -> None:
