@@ -16,7 +16,7 @@ from espnet_todm.bin._cli import Parser, run
 from espnet_todm.launch import add_launcher_arguments, launch, launcher_arguments
 
 if TYPE_CHECKING:
-    from espnet_todm.deploy.search_options import SearchOptions
+    from espnet_todm.deploy.decoding.options import SearchOptions
 
 
 def add_search_arguments(parser: argparse.ArgumentParser, default: str = "greedy") -> None:
@@ -37,7 +37,7 @@ def add_search_arguments(parser: argparse.ArgumentParser, default: str = "greedy
 
 def search_options(parsed: argparse.Namespace) -> SearchOptions:
     """What the arguments above say. Raises UserError for what is not allowed."""
-    from espnet_todm.deploy.search_options import SearchOptions
+    from espnet_todm.deploy.decoding.options import SearchOptions
 
     names = ("beam_size", "beam_threshold", "lm", "lexicon", "lm_weight", "word_score")
     return SearchOptions(parsed.search, **{name: getattr(parsed, name) for name in names})
@@ -60,9 +60,9 @@ def main(arguments: Sequence[str]) -> None:
     parsed = parser.parse_args(arguments)
 
     register()
-    from espnet_todm.deploy.decode import Work, decode_sets, input_table
-    from espnet_todm.deploy.scales import FOLDER, PRIOR, scaled
-    from espnet_todm.deploy.speed import subnet_folders
+    from espnet_todm.deploy.decoding.decode import Work, decode_sets, input_table
+    from espnet_todm.deploy.decoding.scales import FOLDER, PRIOR, scaled
+    from espnet_todm.deploy.folder import subnet_folders
 
     search = search_options(parsed)
     tables = {name: str(input_table(Path(parsed.data) / name)) for name in parsed.sets}

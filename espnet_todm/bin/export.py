@@ -20,7 +20,7 @@ from espnet_todm.bin._cli import Parser, run
 from espnet_todm.bin.parity import add_parity_arguments, read_parity_speech
 
 if TYPE_CHECKING:
-    from espnet_todm.deploy.speech import Speech
+    from espnet_todm.deploy.runtime.speech import Speech
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
 
     register()
-    from espnet_todm.deploy.onnx import OPSET, ExportOptions, export
-    from espnet_todm.deploy.streaming_onnx import export_streaming
+    from espnet_todm.deploy.onnx.export import OPSET, ExportOptions, export
+    from espnet_todm.deploy.onnx.streaming import export_streaming
 
     speech = read_parity_speech(options, ", or --no_parity to skip the gate")
     wanted = ExportOptions(
@@ -70,8 +70,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def parity_gate(subnet: str, options: argparse.Namespace, speech: list[Speech]) -> Callable[[Path], None]:
     """The gate for one subnet's files in their folder. It prints its table, also where it does not let them pass."""
-    from espnet_todm.deploy.parity import ParityError, check_parity, origin_at_hand
-    from espnet_todm.deploy.parity_report import Limits
+    from espnet_todm.deploy.parity.gate import ParityError, check_parity, origin_at_hand
+    from espnet_todm.deploy.parity.report import Limits
 
     precisions = list(dict.fromkeys(["fp32", *options.precision]))
     limits = Limits(wer_points=options.max_wer_points)

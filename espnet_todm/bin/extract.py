@@ -32,8 +32,8 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
 
     register()
+    from espnet_todm.deploy.decoding.features import read_features
     from espnet_todm.deploy.extract import extract, load_supernet, pick_subnets
-    from espnet_todm.deploy.features import read_features
     from espnet_todm.deploy.load import read_config
     from espnet_todm.overlay import best_model
 

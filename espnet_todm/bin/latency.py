@@ -18,11 +18,11 @@ from espnet_todm.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> None:
-    from espnet_todm.deploy.device import Process, find_targets, measure
-    from espnet_todm.deploy.device_inputs import read_utterances, write_inputs
-    from espnet_todm.deploy.device_table import FORMAT, describe_machine, load_average, results, table
-    from espnet_todm.deploy.onnx_folder import PRECISIONS
-    from espnet_todm.deploy.runtime import ONNXRUNTIME, RUNTIMES, SHERPA
+    from espnet_todm.deploy.device.inputs import read_utterances, write_inputs
+    from espnet_todm.deploy.device.measure import Process, find_targets, measure
+    from espnet_todm.deploy.device.table import FORMAT, describe_machine, load_average, results, table
+    from espnet_todm.deploy.onnx.folder import PRECISIONS
+    from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA
     from espnet_todm.files import write_json
 
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -15,7 +15,7 @@ from espnet_todm.bin._cli import Parser, run
 from espnet_todm.errors import UserError
 
 if TYPE_CHECKING:
-    from espnet_todm.deploy.speech import Speech
+    from espnet_todm.deploy.runtime.speech import Speech
 
 
 def add_parity_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def add_parity_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_parity_speech(options: argparse.Namespace, otherwise: str = "") -> list[Speech]:
     """The utterances that the arguments name; none with ``--no_parity``. Raises UserError when there is neither."""
-    from espnet_todm.deploy.speech import read_speech
+    from espnet_todm.deploy.runtime.speech import read_speech
 
     if getattr(options, "no_parity", False):
         return []
@@ -52,9 +52,9 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
 
     register()
-    from espnet_todm.deploy.parity import ParityError, check_parity, find_origin
-    from espnet_todm.deploy.parity_report import Limits
-    from espnet_todm.deploy.speed import subnet_folders
+    from espnet_todm.deploy.folder import subnet_folders
+    from espnet_todm.deploy.parity.gate import ParityError, check_parity, find_origin
+    from espnet_todm.deploy.parity.report import Limits
 
     speech = read_parity_speech(options)
     limits = Limits(wer_points=options.max_wer_points)

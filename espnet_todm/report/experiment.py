@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from espnet_todm.components import FULL
-from espnet_todm.deploy.search_options import SEARCH
+from espnet_todm.deploy.decoding.options import SEARCH
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_json
 from espnet_todm.report.scoring import Score, read_score, split_label

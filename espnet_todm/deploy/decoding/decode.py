@@ -1,0 +1,139 @@
+"""Decode sets of utterances into text, in batches of bounded length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Optional, TypeVar
+
+import numpy as np
+import torch
+from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.text.build_tokenizer import build_tokenizer
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_todm.deploy.decoding.features import read_features
+from espnet_todm.deploy.decoding.options import SEARCH, SearchOptions
+from espnet_todm.deploy.decoding.searches import make_search
+from espnet_todm.deploy.load import load_extracted
+from espnet_todm.errors import UserError
+from espnet_todm.files import write_json, write_table
+
+Utterance = tuple[str, Tensor]
+Result = TypeVar("Result")
+
+
+class Decoder:
+    """What a model hears, as text. Greedy by default: fast, the same everywhere, and what on-device runtimes do.
+
+    Raises UserError when the search does not fit the model.
+    """
+
+    def __init__(
+        self, model: ESPnetASRModel, config: Mapping[str, Any], search: Optional[SearchOptions] = None
+    ) -> None:
+        self.model = model.eval()
+        self.search = make_search(model, search or SearchOptions())
+        self.tokens = list(model.token_list)
+        self.tokenizer = build_tokenizer(token_type=config["token_type"], bpemodel=config.get("bpemodel"))
+        self.silent = {model.blank_id, model.sos, model.eos}
+
+    @torch.no_grad()
+    def __call__(self, batch: list[Tensor]) -> list[str]:
+        """Inputs (T, F) or (samples,) -> texts. An utterance too short for one frame gives an empty text."""
+        encoded = self._encode(batch)
+        if encoded is None:
+            return [""] * len(batch)
+        return [self.text(labels) for labels in self.search(*encoded)]
+
+    @torch.no_grad()
+    def log_posteriors(self, batch: list[Tensor]) -> list[np.ndarray]:
+        """Inputs as above -> CTC's log posteriors (T, V), float32; T is 0 for an utterance too short for one frame."""
+        encoded = self._encode(batch)
+        if encoded is None:
+            return [np.zeros((0, len(self.tokens)), dtype=np.float32)] * len(batch)
+        rows = self.model.ctc.log_softmax(encoded[0]).float().cpu().numpy()
+        return [row[:length].copy() for row, length in zip(rows, encoded[1].tolist())]
+
+    def _encode(self, batch: list[Tensor]) -> Optional[tuple[Tensor, Tensor]]:
+        """Encoded (B, T, D) and lengths (B,), or None where all are too short."""
+        lengths = torch.tensor([len(utterance) for utterance in batch])
+        try:
+            encoded, frames = self.model.encode(pad_sequence(batch, batch_first=True), lengths)
+        except TooShortUttError:
+            return None
+        return encoded, frames
+
+    def text(self, labels: Sequence[int]) -> str:
+        """What labels say."""
+        tokens = [self.tokens[i] for i in labels if i not in self.silent]
+        return str(self.tokenizer.tokens2text(tokens)).strip()
+
+
+@dataclass(frozen=True)
+class Work:
+    """One job: the folder of a model, and per set the table of its input and the file for its text.
+
+    Beside each text goes ``search.json``, the search's options.
+    """
+
+    model: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    batch_seconds: float
+    search: SearchOptions = field(default_factory=SearchOptions)
+
+
+def decode_sets(work: Work) -> None:
+    """Decode every set with one model; each text file (utterance and words per line) is whole or absent."""
+    decoder = Decoder(*load_extracted(work.model), work.search)
+    for name, scp in work.inputs.items():
+        write_table(work.outputs[name], dict(decode(decoder, read_features(scp), work.batch_seconds)))
+        write_json(Path(work.outputs[name]).parent / SEARCH, asdict(work.search))
+
+
+def decode(
+    decoder: Callable[[list[Tensor]], list[Result]], utterances: Iterable[Utterance], batch_seconds: float = 60
+) -> Iterator[tuple[str, Result]]:
+    """(utterance, text) of inputs (T, F) or (samples,), in batches of similar length and bounded padded length.
+
+    decoder: a Decoder, or another function of a batch.
+    """
+    for batch in batches(utterances, batch_seconds):
+        yield from zip((name for name, _ in batch), decoder([x for _, x in batch]))
+
+
+def batches(utterances: Iterable[Utterance], batch_seconds: float) -> Iterator[list[Utterance]]:
+    """Utterances of similar length together, up to a padded length in all; one that is longer stands alone."""
+    for group in _groups(utterances, 500):
+        batch: list[Utterance] = []
+        for utterance in sorted(group, key=lambda item: len(item[1])):
+            if batch and (len(batch) + 1) * seconds_of(utterance[1]) > batch_seconds:
+                yield batch
+                batch = []
+            batch.append(utterance)
+        yield batch
+
+
+def seconds_of(value: Tensor, sample_rate: float = 16000) -> float:
+    """Length of a model input: frames (T, F) of 10 ms, or samples."""
+    return len(value) * 0.01 if value.dim() == 2 else len(value) / sample_rate
+
+
+def input_table(folder: Path) -> Path:
+    """The feats.scp or wav.scp of a dumped set. Raises UserError when it has neither."""
+    for name in ("feats.scp", "wav.scp"):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder}: holds neither feats.scp nor wav.scp; run the feature stages first")
+
+
+def _groups(utterances: Iterable[Utterance], size: int) -> Iterator[list[Utterance]]:
+    """So many utterances at a time: sorting by length must not need the whole set in memory."""
+    iterator = iter(utterances)
+    while group := list(islice(iterator, size)):
+        yield group

@@ -1,0 +1,176 @@
+"""onnxruntime as a runtime: the graphs of an exported folder, and greedy search on numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+from espnet_todm.deploy.onnx.folder import BLANKS, CTC, OnnxFolder, join_tokens, read_onnx_folder
+from espnet_todm.deploy.optional import needed
+from espnet_todm.deploy.runtime.base import (
+    ONNXRUNTIME,
+    RECURRENT_SYMBOLS,
+    CtcRuntime,
+    StepRuntime,
+    TransducerRuntime,
+    log_softmax,
+)
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike
+
+_INTEGERS = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
+
+
+class Graph:
+    """One ONNX file in an onnxruntime session. Inputs and outputs go by position, as sherpa-onnx has it.
+
+    Raises UserError when the file cannot be loaded, such as for an operator set that the runtime lacks.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        runtime = needed("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        try:
+            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a class for each status, all of them below Exception only
+            raise UserError(f"{path}: onnxruntime cannot load it ({one_line(error)})") from None
+        self.path = path
+        self.inputs, self.outputs = self._session.get_inputs(), self._session.get_outputs()
+        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def __call__(self, *values: np.ndarray) -> list[np.ndarray]:
+        """Outputs for these inputs; integers are given in the width that the graph asks for.
+
+        Raises UserError where the graph refuses them.
+        """
+        feed = {i.name: v.astype(_INTEGERS.get(i.type, v.dtype), copy=False) for i, v in zip(self.inputs, values)}
+        try:
+            return list(self._session.run(None, feed))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
+            raise UserError(f"{self.path}: does not run on {shapes} ({one_line(error)})") from None
+
+
+class OnnxRuntime(StepRuntime):
+    """What both kinds of folder share. The first graph takes features (N, T, F) and lengths (N,)."""
+
+    kind = ONNXRUNTIME
+
+    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
+        self.graphs = {part: Graph(path, threads) for part, path in folder.parts.items()}
+        self.tokens = folder.tokens
+        self._first = next(iter(self.graphs.values()))
+        size = self._first.inputs[0].shape[-1]
+        self.mel_bins = size if isinstance(size, int) else 80
+
+    def spell(self, labels: Sequence[int]) -> str:
+        return join_tokens([self.tokens[i] for i in labels])
+
+    def run_first(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Features (T, F) each -> the first graph's output of each, (T', D), run as one padded batch."""
+        outputs, frames = self._first(*_padded(batch))[:2]
+        return [output[:count] for output, count in zip(outputs, frames.tolist())]
+
+
+class OnnxCtc(OnnxRuntime, CtcRuntime):
+    """model.onnx: features to log posteriors. The encoder's own output is not to be seen from outside."""
+
+    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
+        super().__init__(folder, threads)
+        self.blank = next((i for i, token in enumerate(self.tokens) if token in BLANKS), 0)
+
+    def encode(self, features: np.ndarray) -> None:
+        return None
+
+    def posteriors(self, features: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+        return self.run_first([features])[0]
+
+
+class OnnxTransducer(OnnxRuntime, TransducerRuntime):
+    """encoder.onnx, decoder.onnx of the last ``context_size`` labels, joiner.onnx: icefall's form, blank 0."""
+
+    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
+        super().__init__(folder, threads)
+        decoder = self.graphs["decoder"]
+        try:
+            self.context_size = int(decoder.metadata["context_size"])
+        except (KeyError, ValueError):
+            raise UserError(f"{decoder.path}: its metadata have no context_size, a number of labels") from None
+
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        return self.run_first([features])[0]
+
+    def predict(self, label: int, state: Any = None) -> tuple[np.ndarray, Any]:
+        """The state: the last labels; -1 where there is none yet, as sherpa-onnx begins."""
+        context = [*(state or [-1] * self.context_size), label][-self.context_size :]
+        return self.graphs["decoder"](np.array([context]))[0], context
+
+    def join(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        return log_softmax(self.graphs["joiner"](frame[None], predicted)[0][0].astype(np.float32))
+
+
+class OnnxNemo(OnnxRuntime, TransducerRuntime):
+    """NeMo's form: time last, a decoder with two states, and the blank as the last token.
+
+    Labels and posteriors are told in ESPnet's order all the same, with the blank as token 0.
+    """
+
+    max_symbols = RECURRENT_SYMBOLS
+
+    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
+        super().__init__(folder, threads)
+        self.tokens = [folder.tokens[-1], *folder.tokens[:-1]]
+        size = self._first.inputs[0].shape[1]
+        self.mel_bins = size if isinstance(size, int) else 80
+        layers, _, width = self.graphs["decoder"].inputs[2].shape
+        self._states = [np.zeros((layers, 1, width), dtype=np.float32)] * 2
+
+    def run_first(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+        padded, lengths = _padded(batch)
+        outputs, frames = self._first(padded.transpose(0, 2, 1), lengths)[:2]
+        return [output[:, :count].T for output, count in zip(outputs, frames.tolist())]
+
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        return self.run_first([features])[0]
+
+    def predict(self, label: int, state: Any = None) -> tuple[np.ndarray, Any]:
+        theirs = np.array([[(label - 1) % len(self.tokens)]])
+        output, _, *states = self.graphs["decoder"](theirs, np.array([1]), *(state or self._states))
+        return output, states
+
+    def join(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        logits = self.graphs["joiner"](frame[None, :, None], predicted)[0].reshape(-1)
+        return log_softmax(np.roll(logits, 1).astype(np.float32))
+
+
+def open_onnx(folder: PathLike, precision: str = "fp32", threads: int = 1) -> OnnxRuntime:
+    """Raises UserError when a file is missing or no such graph, or onnxruntime is not installed."""
+    exported = read_onnx_folder(folder, precision)
+    if exported.kind == CTC:
+        if "decode_chunk_len" in Graph(exported.parts["model"], threads).metadata:
+            from espnet_todm.deploy.runtime.streaming import StreamingOnnx
+
+            return StreamingOnnx(exported, threads)
+        return OnnxCtc(exported, threads)
+    handed_states = len(Graph(exported.parts["decoder"], threads).inputs) > 1
+    return (OnnxNemo if handed_states else OnnxTransducer)(exported, threads)
+
+
+def _padded(batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Features (T, F) each -> (N, T, F) float32 with zeros behind, and lengths (N,)."""
+    lengths = np.array([len(features) for features in batch])
+    padded = np.zeros((len(batch), lengths.max(), batch[0].shape[-1]), dtype=np.float32)
+    for row, features in zip(padded, batch):
+        row[: len(features)] = features
+    return padded, lengths
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """An error's message on one line of bounded length."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= limit else words[:limit] + " ..."
