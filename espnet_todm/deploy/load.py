@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from espnet_todm.deploy.card import WEIGHTS, check_weights
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike
 from espnet_todm.registry import register
 
@@ -31,7 +31,7 @@ def read_config(path: PathLike) -> dict[str, Any]:
     try:
         config = yaml.safe_load(source.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise UserError(f"{source}: not YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{source}: not YAML ({one_line(error)})") from None
     if not isinstance(config, dict) or "encoder" not in config:
         raise UserError(f"{source}: not a training config of ESPnet: it names no encoder")
     for section, key in FILE_OPTIONS:
@@ -77,7 +77,7 @@ def load_checkpoint(config_path: PathLike, checkpoint: PathLike) -> tuple[ESPnet
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{checkpoint}: not a readable checkpoint ({' '.join(str(error).split())[:120]})") from None
+        raise UserError(f"{checkpoint}: not a readable checkpoint ({one_line(error)})") from None
     if isinstance(state, dict) and "model" in state and "optimizers" in state:
         state = state["model"]  # ESPnet's checkpoint.pth
     return build_model(config, state, checkpoint), config
@@ -95,6 +95,6 @@ def load_extracted(directory: PathLike) -> tuple[ESPnetASRModel, dict[str, Any]]
     try:
         state = load_file(weights)
     except Exception as error:
-        raise UserError(f"{weights}: damaged or no safetensors file ({' '.join(str(error).split())[:120]})") from None
+        raise UserError(f"{weights}: damaged or no safetensors file ({one_line(error)})") from None
     check_weights(directory)
     return build_model(config, state, weights), config

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike, read_table
 
 
@@ -31,5 +31,5 @@ def read_features(scp: PathLike, limit: Optional[int] = None) -> Iterator[tuple[
             else:
                 value = kaldiio.load_mat(place)
         except Exception as error:
-            raise UserError(f"{scp}: {utterance} cannot be read from {place} ({str(error).splitlines()[0]})") from None
+            raise UserError(f"{scp}: {utterance} cannot be read from {place} ({one_line(error)})") from None
         yield utterance, torch.as_tensor(value.copy(), dtype=torch.float32)

@@ -25,7 +25,7 @@ from espnet_todm.deploy.card import read_card
 from espnet_todm.deploy.folder import subnet_folders
 from espnet_todm.deploy.onnx.folder import PRECISIONS, read_onnx_folder
 from espnet_todm.deploy.runtime.base import RUNTIMES, SHERPA, TORCH
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, last_line
 from espnet_todm.files import PathLike
 
 ONNX = "onnx"  # folder of a size's exported graphs, in its own
@@ -127,8 +127,8 @@ class Process:
     def _last_words(self) -> str:
         status = self.process.wait()
         self.errors.seek(0)
-        lines = [line.strip() for line in self.errors if line.strip()]
-        return f"the process ended with status {status} ({lines[-1] if lines else 'it said nothing'})"
+        last = last_line(self.errors.read()) or "it said nothing"
+        return f"the process ended with status {status} ({last})"
 
 
 Opener = Callable[[Target], Worker]

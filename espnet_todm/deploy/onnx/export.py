@@ -23,7 +23,7 @@ from espnet_todm.deploy.onnx.quantize import CALIBRATION_UTTERANCES, DYNAMIC, ST
 from espnet_todm.deploy.onnx.state_space import DOMAIN, as_scans, has_state_space
 from espnet_todm.deploy.onnx.tokens import tokens_text
 from espnet_todm.deploy.optional import needed
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike, atomic_directory, hash_file, write_json, write_text
 
 OPSET, OPSETS = 17, (14, 20)  # 17 has layer norm as one operator; what torch's exporter can write
@@ -174,10 +174,8 @@ def check_graph(graph: Graph, path: Path, opset: int) -> None:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"opset: {opset}: onnxruntime {onnxruntime.__version__} cannot load the result ({reason})"
-        ) from None
+        version = onnxruntime.__version__
+        raise UserError(f"opset: {opset}: onnxruntime {version} cannot load the result ({one_line(error)})") from None
     inputs = _other_lengths(graph)
     expected = graph.module(*inputs)
     computed = session.run(None, {name: value.numpy() for name, value in zip(graph.inputs, inputs)})

@@ -18,7 +18,7 @@ from espnet_todm.deploy.runtime.base import (
     TransducerRuntime,
     log_softmax,
 )
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike
 
 _INTEGERS = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
@@ -168,9 +168,3 @@ def _padded(batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     for row, features in zip(padded, batch):
         row[: len(features)] = features
     return padded, lengths
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """An error's message on one line of bounded length."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= limit else words[:limit] + " ..."

@@ -11,7 +11,7 @@ from typing import Any
 
 from espnet_todm.deploy.onnx.folder import BLANKS, CTC, TOKENS, OnnxFolder, read_onnx_folder
 from espnet_todm.deploy.optional import needed
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike
 
 ZIPFORMER_CTC, TRANSDUCER, NEMO = "zipformer_ctc", "transducer", "nemo_transducer"
@@ -60,7 +60,7 @@ class _Graph:
         try:
             model = onnx.load(str(path), load_external_data=False)
         except Exception as error:  # protobuf's, whose class differs between its versions
-            raise UserError(f"{path}: no ONNX file, or a damaged one ({' '.join(str(error).split())[:120]})") from None
+            raise UserError(f"{path}: no ONNX file, or a damaged one ({one_line(error)})") from None
         if not model.graph.output:
             raise UserError(f"{path}: no ONNX file, or an empty one: its graph has no output")
         if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
