@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from espnet_todm.deploy.card import CARD, WEIGHTS, read_card
-from espnet_todm.deploy.folder import CONFIG, write_config, write_weights
-from espnet_todm.deploy.load import load_checkpoint, load_extracted, read_config
+from espnet_todm.deploy.folder import write_config, write_weights
+from espnet_todm.deploy.load import CONFIG, load_checkpoint, load_extracted, read_config
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_directory, hash_file, read_json, write_json, write_text
 from espnet_todm.optim.options import check_number

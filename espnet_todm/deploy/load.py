@@ -18,6 +18,7 @@ from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike
 from espnet_todm.registry import register
 
+CONFIG = "config.yaml"
 # Options of a training config that name files. A bare name, or one that no longer lies as written, is looked for beside the
 # config.
 FILE_OPTIONS = (("normalize_conf", "stats_file"), (None, "bpemodel"), ("encoder_conf", "latency_table"))
@@ -89,7 +90,7 @@ def load_extracted(directory: PathLike) -> tuple[ESPnetASRModel, dict[str, Any]]
     Raises UserError as above, and when the weights are not those that the folder's card was written for.
     """
     weights = Path(directory) / WEIGHTS
-    config = read_config(Path(directory) / "config.yaml")
+    config = read_config(Path(directory) / CONFIG)
     if not weights.is_file():
         raise UserError(f"{weights}: no such file")
     try:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from espnet_todm import __version__
-from espnet_todm.deploy.card import hash_text, read_card
+from espnet_todm.deploy.card import CARD, hash_text, read_card
 from espnet_todm.deploy.decoding.features import read_features
 from espnet_todm.deploy.load import load_extracted
-from espnet_todm.deploy.onnx.folder import PRECISIONS, TOKENS
+from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, TOKENS
 from espnet_todm.deploy.onnx.forms import Form, Graph, runtime_form
 from espnet_todm.deploy.onnx.quantize import CALIBRATION_UTTERANCES, DYNAMIC, STATIC, check_method, to_fp16, to_int8
 from espnet_todm.deploy.onnx.state_space import DOMAIN, as_scans, has_state_space
@@ -27,7 +27,6 @@ from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike, atomic_directory, hash_file, write_json, write_text
 
 OPSET, OPSETS = 17, (14, 20)  # 17 has layer norm as one operator; what torch's exporter can write
-FOLDER = "onnx"  # where an export goes, inside the subnet's folder
 # Newer torch has a second exporter, by default, that needs more packages.
 _TRACING: dict[str, Any] = {"dynamo": False} if "dynamo" in signature(torch.onnx.export).parameters else {}
 # The file computes what the model computes, in other orders of sums.
@@ -90,7 +89,7 @@ def export(
     onnx, _ = needed("onnx"), needed("onnxruntime")
     source = Path(folder)
     target = Path(output) if output is not None else source / name
-    card = read_card(source / "card.json")
+    card = read_card(source / CARD)
     check_replaceable(target)
     calibration = read_calibration(options)
     model, config = load_extracted(source)
@@ -100,12 +99,12 @@ def export(
     about = {
         "todm_subnet": card["name"],
         "todm_encoder": card["encoder"],
-        "todm_card_sha256": hash_file(source / "card.json"),
+        "todm_card_sha256": hash_file(source / CARD),
         "todm_version": __version__,
     }
     with atomic_directory(target) as place:
         write_form(form, place, options, about, calibration, onnx)
-        write_json(place / "card.json", card)
+        write_json(place / CARD, card)
         if gate is not None:
             _pass(gate, place, target)
     logging.info("%s: written", target)

@@ -16,7 +16,7 @@ from typing import Optional
 
 import numpy as np
 
-from espnet_todm.deploy.card import read_card
+from espnet_todm.deploy.card import CARD, read_card
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.parity.report import JSON, PAGE, Limits, ParityReport, Step
 from espnet_todm.deploy.parity.steps import Arrays, Gate, Heard, hear
@@ -107,7 +107,7 @@ def find_origin(subnet: PathLike, experiment: Optional[PathLike] = None) -> Opti
 
     Raises UserError when the files are not there, or the checkpoint is not the one that the subnet was taken from.
     """
-    card = Path(subnet) / "card.json"
+    card = Path(subnet) / CARD
     source = read_card(card)["supernet"]
     if source.get("max_abs_difference") is None:
         return None
@@ -122,7 +122,7 @@ def find_origin(subnet: PathLike, experiment: Optional[PathLike] = None) -> Opti
 
 def origin_at_hand(subnet: PathLike) -> Optional[Origin]:
     """As :func:`find_origin`, but None, with a warning, where the supernet is not on this machine."""
-    source = read_card(Path(subnet) / "card.json")["supernet"]
+    source = read_card(Path(subnet) / CARD)["supernet"]
     away = [source[key] for key in ("config", "checkpoint") if not Path(source[key]).is_file()]
     if away:
         logging.warning("%s: %s is not here, so the supernet's slice is not compared", subnet, away[0])
