@@ -17,10 +17,11 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_todm.acoustics import FRAMES_PER_SECOND
 from espnet_todm.compat import autocasts_on_cpu, is_classifier
 from espnet_todm.components import FULL, ComponentTable, Cost, Subnet
 from espnet_todm.decoders.stateless import StatelessDecoder
-from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS, Drop, Front, Gates, SupernetEncoder
+from espnet_todm.encoders.supernet import REFERENCE_SECONDS, Drop, Front, Gates, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation

@@ -16,6 +16,7 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
 from espnet_todm.deploy.decoding.features import read_features
 from espnet_todm.deploy.decoding.options import SEARCH, SearchOptions
 from espnet_todm.deploy.decoding.searches import make_search
@@ -119,9 +120,9 @@ def batches(utterances: Iterable[Utterance], batch_seconds: float) -> Iterator[l
         yield batch
 
 
-def seconds_of(value: Tensor, sample_rate: float = 16000) -> float:
-    """Length of a model input: frames (T, F) of 10 ms, or samples."""
-    return len(value) * 0.01 if value.dim() == 2 else len(value) / sample_rate
+def seconds_of(value: Tensor) -> float:
+    """Length of a model input: feature frames (T, F), or samples."""
+    return len(value) / (FRAMES_PER_SECOND if value.dim() == 2 else SAMPLING_RATE)
 
 
 def input_table(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, SHERPA, TORCH, StepRuntime, open_runtime
 
@@ -68,8 +69,6 @@ class FromSamples:
         self.recognizer, self.inputs = recognizer, inputs
 
     def prepare(self, number: int) -> Any:
-        from espnet_todm.deploy.runtime.fbank import SAMPLING_RATE
-
         stream = self.recognizer.create_stream()
         stream.accept_waveform(SAMPLING_RATE, self.inputs[number])
         return stream

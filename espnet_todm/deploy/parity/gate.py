@@ -16,12 +16,12 @@ from typing import Optional
 
 import numpy as np
 
+from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.deploy.card import CARD, read_card
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.parity.report import JSON, PAGE, Limits, ParityReport, Step
 from espnet_todm.deploy.parity.steps import Arrays, Gate, Heard, hear
 from espnet_todm.deploy.parity.streaming import compare_streaming
-from espnet_todm.deploy.runtime.fbank import SAMPLING_RATE
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime, open_onnx
 from espnet_todm.deploy.runtime.sherpa_apart import features_apart, transcribe_apart
 from espnet_todm.deploy.runtime.sherpa_check import NEMO, STREAMING_CTC, Checked, check_for_sherpa

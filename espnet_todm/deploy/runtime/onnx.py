@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 import numpy as np
 
+from espnet_todm.acoustics import MEL_BINS
 from espnet_todm.deploy.onnx.folder import BLANKS, CTC, OnnxFolder, join_tokens, read_onnx_folder
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.runtime.base import (
@@ -60,13 +61,14 @@ class OnnxRuntime(StepRuntime):
     """What both kinds of folder share. The first graph takes features (N, T, F) and lengths (N,)."""
 
     kind = ONNXRUNTIME
+    features_axis: ClassVar[int] = 2  # of the first graph's input
 
     def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
         self.graphs = {part: Graph(path, threads) for part, path in folder.parts.items()}
         self.tokens = folder.tokens
         self._first = next(iter(self.graphs.values()))
-        size = self._first.inputs[0].shape[-1]
-        self.mel_bins = size if isinstance(size, int) else 80
+        size = self._first.inputs[0].shape[self.features_axis]
+        self.mel_bins = size if isinstance(size, int) else MEL_BINS
 
     def spell(self, labels: Sequence[int]) -> str:
         return join_tokens([self.tokens[i] for i in labels])
@@ -120,13 +122,12 @@ class OnnxNemo(OnnxRuntime, TransducerRuntime):
     Labels and posteriors are told in ESPnet's order all the same, with the blank as token 0.
     """
 
+    features_axis = 1
     max_symbols = RECURRENT_SYMBOLS
 
     def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
         super().__init__(folder, threads)
         self.tokens = [folder.tokens[-1], *folder.tokens[:-1]]
-        size = self._first.inputs[0].shape[1]
-        self.mel_bins = size if isinstance(size, int) else 80
         layers, _, width = self.graphs["decoder"].inputs[2].shape
         self._states = [np.zeros((layers, 1, width), dtype=np.float32)] * 2
 

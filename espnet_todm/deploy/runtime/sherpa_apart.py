@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 import espnet_todm
+from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.deploy.onnx.folder import TOKENS, find_parts
 from espnet_todm.deploy.optional import needed
-from espnet_todm.deploy.runtime.fbank import SAMPLING_RATE
 from espnet_todm.deploy.runtime.sherpa_check import NEMO, STREAMING_CTC, ZIPFORMER_CTC, Checked, check_for_sherpa
 from espnet_todm.deploy.runtime.sherpa_features import read_spelled, write_speller
 from espnet_todm.errors import UserError, last_line

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from espnet_todm.acoustics import MEL_BINS
 from espnet_todm.deploy.onnx.folder import BLANKS, CTC, TOKENS, OnnxFolder, read_onnx_folder
 from espnet_todm.deploy.optional import needed
 from espnet_todm.errors import UserError, one_line
@@ -16,7 +17,6 @@ from espnet_todm.files import PathLike
 
 ZIPFORMER_CTC, TRANSDUCER, NEMO = "zipformer_ctc", "transducer", "nemo_transducer"
 STREAMING_CTC = "zipformer2_ctc"  # of the online recognizer
-MEL_BINS = 80  # sherpa-onnx's default, for a graph that leaves it open
 STREAMING_NUMBERS = (
     "T", "decode_chunk_len", "num_encoder_layers", "num_heads", "query_head_dims", "value_head_dims", "encoder_dims",
     "cnn_module_kernels", "left_context_len",

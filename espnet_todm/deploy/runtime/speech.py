@@ -10,7 +10,7 @@ from typing import Optional
 import numpy as np
 import soundfile
 
-from espnet_todm.deploy.runtime.fbank import SAMPLING_RATE
+from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike, read_table
 

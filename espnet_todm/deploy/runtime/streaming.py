@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
+from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
 from espnet_todm.deploy.decoding.speed import torch_threads
 from espnet_todm.deploy.onnx.folder import OnnxFolder
 from espnet_todm.deploy.onnx.streaming import streaming_ctc
-from espnet_todm.deploy.runtime.fbank import SAMPLING_RATE
 from espnet_todm.deploy.runtime.onnx import OnnxCtc
 from espnet_todm.deploy.runtime.torch import TorchCtc
 from espnet_todm.errors import UserError
 
-FRAME = SAMPLING_RATE // 100  # samples from one feature frame to the next
+FRAME = SAMPLING_RATE // FRAMES_PER_SECOND  # samples from one feature frame to the next
 # A chunk's features (1, window, F) and caches -> log posteriors (1, C, V), caches for the next chunk.
 Step = Callable[[np.ndarray, Sequence[Any]], tuple[np.ndarray, Sequence[Any]]]
 
