@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Optional
 
 import numpy as np
 
 from espnet_todm.acoustics import MEL_BINS
-from espnet_todm.deploy.onnx.folder import BLANKS, CTC, OnnxFolder, join_tokens, read_onnx_folder
+from espnet_todm.deploy.onnx.folder import BLANKS, TRANSDUCER, join_tokens, read_onnx_folder
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.runtime.base import (
     ONNXRUNTIME,
@@ -58,15 +58,15 @@ class Graph:
 
 
 class OnnxRuntime(StepRuntime):
-    """What both kinds of folder share. The first graph takes features (N, T, F) and lengths (N,)."""
+    """What all kinds of folder share: graphs by the names of their parts, of which the first takes features (N, T, F) and
+    lengths (N,), and tokens by their ids."""
 
     kind = ONNXRUNTIME
     features_axis: ClassVar[int] = 2  # of the first graph's input
 
-    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
-        self.graphs = {part: Graph(path, threads) for part, path in folder.parts.items()}
-        self.tokens = folder.tokens
-        self._first = next(iter(self.graphs.values()))
+    def __init__(self, graphs: Mapping[str, Graph], tokens: Sequence[str]) -> None:
+        self.graphs, self.tokens = graphs, tokens
+        self._first = next(iter(graphs.values()))
         size = self._first.inputs[0].shape[self.features_axis]
         self.mel_bins = size if isinstance(size, int) else MEL_BINS
 
@@ -82,8 +82,8 @@ class OnnxRuntime(StepRuntime):
 class OnnxCtc(OnnxRuntime, CtcRuntime):
     """model.onnx: features to log posteriors. The encoder's own output is not to be seen from outside."""
 
-    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
-        super().__init__(folder, threads)
+    def __init__(self, graphs: Mapping[str, Graph], tokens: Sequence[str]) -> None:
+        super().__init__(graphs, tokens)
         self.blank = next((i for i, token in enumerate(self.tokens) if token in BLANKS), 0)
 
     def encode(self, features: np.ndarray) -> None:
@@ -96,8 +96,8 @@ class OnnxCtc(OnnxRuntime, CtcRuntime):
 class OnnxTransducer(OnnxRuntime, TransducerRuntime):
     """encoder.onnx, decoder.onnx of the last ``context_size`` labels, joiner.onnx: icefall's form, blank 0."""
 
-    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
-        super().__init__(folder, threads)
+    def __init__(self, graphs: Mapping[str, Graph], tokens: Sequence[str]) -> None:
+        super().__init__(graphs, tokens)
         decoder = self.graphs["decoder"]
         try:
             self.context_size = int(decoder.metadata["context_size"])
@@ -125,9 +125,8 @@ class OnnxNemo(OnnxRuntime, TransducerRuntime):
     features_axis = 1
     max_symbols = RECURRENT_SYMBOLS
 
-    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
-        super().__init__(folder, threads)
-        self.tokens = [folder.tokens[-1], *folder.tokens[:-1]]
+    def __init__(self, graphs: Mapping[str, Graph], tokens: Sequence[str]) -> None:
+        super().__init__(graphs, [tokens[-1], *tokens[:-1]])
         layers, _, width = self.graphs["decoder"].inputs[2].shape
         self._states = [np.zeros((layers, 1, width), dtype=np.float32)] * 2
 
@@ -152,14 +151,15 @@ class OnnxNemo(OnnxRuntime, TransducerRuntime):
 def open_onnx(folder: PathLike, precision: str = "fp32", threads: int = 1) -> OnnxRuntime:
     """Raises UserError when a file is missing or no such graph, or onnxruntime is not installed."""
     exported = read_onnx_folder(folder, precision)
-    if exported.kind == CTC:
-        if "decode_chunk_len" in Graph(exported.parts["model"], threads).metadata:
-            from espnet_todm.deploy.runtime.streaming import StreamingOnnx
+    graphs = {part: Graph(path, threads) for part, path in exported.parts.items()}
+    if exported.kind == TRANSDUCER:
+        handed_states = len(graphs["decoder"].inputs) > 1
+        return (OnnxNemo if handed_states else OnnxTransducer)(graphs, exported.tokens)
+    if "decode_chunk_len" not in graphs["model"].metadata:
+        return OnnxCtc(graphs, exported.tokens)
+    from espnet_todm.deploy.runtime.streaming import StreamingOnnx
 
-            return StreamingOnnx(exported, threads)
-        return OnnxCtc(exported, threads)
-    handed_states = len(Graph(exported.parts["decoder"], threads).inputs) > 1
-    return (OnnxNemo if handed_states else OnnxTransducer)(exported, threads)
+    return StreamingOnnx(graphs, exported.tokens)
 
 
 def _padded(batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

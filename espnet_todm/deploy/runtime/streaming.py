@@ -11,9 +11,8 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
 from espnet_todm.deploy.decoding.speed import torch_threads
-from espnet_todm.deploy.onnx.folder import OnnxFolder
 from espnet_todm.deploy.onnx.streaming import streaming_ctc
-from espnet_todm.deploy.runtime.onnx import OnnxCtc
+from espnet_todm.deploy.runtime.onnx import Graph, OnnxCtc
 from espnet_todm.deploy.runtime.torch import TorchCtc
 from espnet_todm.errors import UserError
 
@@ -79,8 +78,8 @@ class StreamingTorch(TorchCtc):
 class StreamingOnnx(OnnxCtc):
     """model.onnx of a streaming export: a chunk's features and the caches in, log posteriors and the caches out."""
 
-    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
-        super().__init__(folder, threads)
+    def __init__(self, graphs: Mapping[str, Graph], tokens: Sequence[str]) -> None:
+        super().__init__(graphs, tokens)
         about = self._first.metadata
         self.window, self.shift = int(about["T"]), int(about["decode_chunk_len"])
         self.chunk = int(about["todm_chunk_frames"]), int(about["todm_left_frames"])
