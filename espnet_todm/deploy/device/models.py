@@ -42,24 +42,7 @@ class FromFeatures:
         return self.inputs[number]
 
     def infer(self, prepared: np.ndarray) -> list[int]:
-        return self.runtime.labels(prepared)
-
-
-class Transducer(FromFeatures):
-    """A transducer in onnxruntime with no more work than its search needs: scores are compared, not normalised."""
-
-    runtime: Any
-
-    def infer(self, prepared: np.ndarray) -> list[int]:
-        blank, joiner = self.runtime.blank, self.runtime.graphs["joiner"]
-        predicted, state = self.runtime.predict(blank)
-        labels = []
-        for frame in self.runtime.encode(prepared)[:, None]:
-            label = int(joiner(frame, predicted)[0].argmax())
-            if label != blank:
-                labels.append(label)
-                predicted, state = self.runtime.predict(label, state)
-        return labels
+        return self.runtime.labels(self.runtime.path(self.runtime.encode(prepared)))
 
 
 class FromSamples:
@@ -92,5 +75,4 @@ def load_model(job: Mapping[str, Any], inputs: Sequence[np.ndarray]) -> Model:
 
         return FromSamples(recognizer(**job["order"]), inputs)
     opened = open_runtime(job["runtime"], job["folder"], job["precision"], job["threads"])
-    stateless = job["runtime"] == ONNXRUNTIME and hasattr(opened, "context_size")
-    return (Transducer if stateless else FromFeatures)(cast(StepRuntime, opened), inputs)
+    return FromFeatures(cast(StepRuntime, opened), inputs)

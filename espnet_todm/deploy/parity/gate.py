@@ -202,6 +202,4 @@ def _padding(gate: Gate, heard: Heard, onnx: OnnxRuntime, features: Arrays) -> N
     """The first graph's output of the shortest utterance, alone and beside the longest."""
     lengths = [len(one) for one in features]
     shortest, longest = lengths.index(min(lengths)), lengths.index(max(lengths))
-    together = onnx.run_first([features[shortest], features[longest]])[0]
-    alone = onnx.run_first([features[shortest]])[0]
-    gate.padded(heard, shortest, together, alone)
+    gate.padded(heard, shortest, onnx.encode_batch([features[shortest], features[longest]])[0])

@@ -17,7 +17,6 @@ from espnet_todm.deploy.runtime.base import (
     CtcRuntime,
     StepRuntime,
     TransducerRuntime,
-    log_softmax,
 )
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike
@@ -73,24 +72,26 @@ class OnnxRuntime(StepRuntime):
     def spell(self, labels: Sequence[int]) -> str:
         return join_tokens([self.tokens[i] for i in labels])
 
-    def run_first(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        return self.encode_batch([features])[0]
+
+    def encode_batch(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Features (T, F) each -> the first graph's output of each, (T', D), run as one padded batch."""
         outputs, frames = self._first(*_padded(batch))[:2]
         return [output[:count] for output, count in zip(outputs, frames.tolist())]
 
 
 class OnnxCtc(OnnxRuntime, CtcRuntime):
-    """model.onnx: features to log posteriors. The encoder's own output is not to be seen from outside."""
+    """model.onnx: features to log posteriors."""
+
+    shows_encoder = False
 
     def __init__(self, graphs: Mapping[str, Graph], tokens: Sequence[str]) -> None:
         super().__init__(graphs, tokens)
         self.blank = next((i for i, token in enumerate(self.tokens) if token in BLANKS), 0)
 
-    def encode(self, features: np.ndarray) -> None:
-        return None
-
-    def posteriors(self, features: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
-        return self.run_first([features])[0]
+    def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+        return encoded
 
 
 class OnnxTransducer(OnnxRuntime, TransducerRuntime):
@@ -104,16 +105,13 @@ class OnnxTransducer(OnnxRuntime, TransducerRuntime):
         except (KeyError, ValueError):
             raise UserError(f"{decoder.path}: its metadata have no context_size, a number of labels") from None
 
-    def encode(self, features: np.ndarray) -> np.ndarray:
-        return self.run_first([features])[0]
-
     def predict(self, label: int, state: Any = None) -> tuple[np.ndarray, Any]:
         """The state: the last labels; -1 where there is none yet, as sherpa-onnx begins."""
         context = [*(state or [-1] * self.context_size), label][-self.context_size :]
         return self.graphs["decoder"](np.array([context]))[0], context
 
     def join(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        return log_softmax(self.graphs["joiner"](frame[None], predicted)[0][0].astype(np.float32))
+        return self.graphs["joiner"](frame[None], predicted)[0][0]
 
 
 class OnnxNemo(OnnxRuntime, TransducerRuntime):
@@ -130,13 +128,10 @@ class OnnxNemo(OnnxRuntime, TransducerRuntime):
         layers, _, width = self.graphs["decoder"].inputs[2].shape
         self._states = [np.zeros((layers, 1, width), dtype=np.float32)] * 2
 
-    def run_first(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def encode_batch(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
         padded, lengths = _padded(batch)
         outputs, frames = self._first(padded.transpose(0, 2, 1), lengths)[:2]
         return [output[:, :count].T for output, count in zip(outputs, frames.tolist())]
-
-    def encode(self, features: np.ndarray) -> np.ndarray:
-        return self.run_first([features])[0]
 
     def predict(self, label: int, state: Any = None) -> tuple[np.ndarray, Any]:
         theirs = np.array([[(label - 1) % len(self.tokens)]])
@@ -144,8 +139,7 @@ class OnnxNemo(OnnxRuntime, TransducerRuntime):
         return output, states
 
     def join(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        logits = self.graphs["joiner"](frame[None, :, None], predicted)[0].reshape(-1)
-        return log_softmax(np.roll(logits, 1).astype(np.float32))
+        return np.roll(self.graphs["joiner"](frame[None, :, None], predicted)[0].reshape(-1), 1)
 
 
 def open_onnx(folder: PathLike, precision: str = "fp32", threads: int = 1) -> OnnxRuntime:

@@ -51,6 +51,8 @@ def run_chunks(step: Step, caches: Sequence[Any], features: np.ndarray, window: 
 class StreamingTorch(TorchCtc):
     """An extracted model in its streaming form. ``chunk``: frames and left context, default the model's ``decode_chunk``."""
 
+    shows_encoder = False
+
     def __init__(
         self,
         model: ESPnetASRModel,
@@ -61,13 +63,13 @@ class StreamingTorch(TorchCtc):
         super().__init__(model, config, threads)
         self.module = streaming_ctc(model, chunk)
 
-    def encode(self, features: np.ndarray) -> None:  # type: ignore[override]
-        return None
-
-    def posteriors(self, features: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+    def encode(self, features: np.ndarray) -> np.ndarray:
         with torch_threads(self.threads):
             stream = self.module.encoder
             return run_chunks(self._step, self.module.initial(1), features, stream.window, stream.shift)
+
+    def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+        return encoded
 
     @torch.no_grad()
     def _step(self, features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
@@ -93,7 +95,7 @@ class StreamingOnnx(OnnxCtc):
             for value in self._first.inputs[1:]
         ]
 
-    def posteriors(self, features: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+    def encode(self, features: np.ndarray) -> np.ndarray:
         return run_chunks(self._step, self.initial(), features, self.window, self.shift)
 
     def _step(self, features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:

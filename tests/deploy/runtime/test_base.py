@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +32,25 @@ def needs_onnx() -> None:
 class Rows(CtcRuntime):
     """CTC on given posteriors."""
 
-    def __init__(self, rows: np.ndarray) -> None:
-        self.rows = rows
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        return features
 
-    def posteriors(self, features: Any, path: Any = None) -> np.ndarray:
-        return self.rows
-
-    def encode(self, features: Any) -> None: ...
+    def posteriors(self, encoded: np.ndarray, path: Any = None) -> np.ndarray:
+        return encoded
 
     def spell(self, labels: Any) -> str: ...
 
 
-@given(st.lists(st.integers(0, 3), max_size=12))
-def test_best_path_of_ctc(path: list[int]) -> None:
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(0, 2)), max_size=6), st.integers(0, 2))
+def test_best_path_of_ctc(written: list[tuple[int, int, int]], blanks: int) -> None:
+    """Any path that writes labels: each some frames long, with blanks between, one at least between equal labels."""
+    labels = [label for label, _, _ in written]
+    path = [0] * blanks
+    for (label, frames, after), following in zip(written, [*labels[1:], 0]):
+        path += [label] * frames + [0] * max(after, label == following)
     rows = np.log(np.eye(4, dtype=np.float32)[path] * 0.9 + 0.025).reshape(-1, 4)
-    assert Rows(rows).labels(np.zeros(0)) == [label for label, _ in groupby(path) if label]
+    assert Rows().path(rows) == path
+    assert Rows().labels(path) == labels
 
 
 class Counting(TransducerRuntime):
@@ -78,9 +81,11 @@ def test_greedy_search_of_a_transducer_bounds_labels_in_a_frame(pace: int, most:
     runtime = Counting(pace, most)
     features = np.zeros((4, 1))
     assert runtime.text(features) == "a" * labels
-    path = runtime.path(features)
-    assert runtime.posteriors(features).shape == (len(path), 3)
-    assert np.array_equal(runtime.posteriors(features, path[:2]), runtime.posteriors(features)[:2])
+    encoded = runtime.encode(features)
+    path, posteriors = runtime.path(encoded), runtime.posteriors(encoded)
+    assert posteriors.shape == (len(path), 3) and np.allclose(np.exp(posteriors).sum(axis=-1), 1)
+    assert np.array_equal(runtime.posteriors(encoded, path[:2]), posteriors[:2])
+    assert runtime.posteriors(encoded[:0]).shape == (0, 3)
 
 
 def extracted(experiment: Path, size: str, output: Path) -> Path:
@@ -124,8 +129,9 @@ def test_slice_and_extracted_model_are_the_same(experiment: Path, tmp_path: Path
     for subnet in ("uneven", str(folder / "card.json")):
         whole = open_slice(experiment / "config.yaml", experiment / "model.pth", subnet)
         for features in FEATURES:
-            assert np.abs(small.encode(features) - whole.encode(features)).max() < 1e-5
-            assert np.abs(small.posteriors(features) - whole.posteriors(features)).max() < 1e-5
+            one, other = small.encode(features), whole.encode(features)
+            assert np.abs(one - other).max() < 1e-5
+            assert np.abs(small.posteriors(one) - whole.posteriors(other)).max() < 1e-5
     other = open_slice(experiment / "config.yaml", experiment / "model.pth", "small")
     assert np.abs(small.encode(FEATURES[0]) - other.encode(FEATURES[0])).max() > 1e-2
 
@@ -134,14 +140,14 @@ def test_features_stay_as_they_are(experiment: Path, tmp_path: Path) -> None:
     """ESPnet normalises in place: what a runtime is given may be another's input too."""
     runtime = open_runtime("torch", extracted(experiment, "small", tmp_path / "small"))
     before = FEATURES[0].copy()
-    first = runtime.posteriors(FEATURES[0])
+    first = runtime.encode(FEATURES[0])
     assert np.array_equal(FEATURES[0], before)
-    assert np.array_equal(runtime.posteriors(FEATURES[0]), first)
+    assert np.array_equal(runtime.encode(FEATURES[0]), first)
 
 
 def test_torch_never_writes_what_is_no_text(experiment: Path, tmp_path: Path) -> None:
     runtime = open_runtime("torch", extracted(experiment, "small", tmp_path / "small"))
-    probabilities = np.exp(runtime.posteriors(FEATURES[0]))
+    probabilities = np.exp(runtime.posteriors(runtime.encode(FEATURES[0])))
     assert probabilities[:, [1, len(runtime.tokens) - 1]].max() == 0
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert runtime.text(np.zeros((3, 20), dtype=np.float32)) == ""  # too short for a frame
@@ -175,8 +181,8 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
     needs_onnx()
     runtime = open_runtime("onnxruntime", write_toy_ctc(tmp_path))
     features = [runtime.features(wave) for wave in WAVES]
-    for together, one in zip(runtime.run_first(features), features):
-        assert np.abs(together - runtime.posteriors(one)).max() < 1e-5
+    for together, one in zip(runtime.encode_batch(features), features):
+        assert np.abs(together - runtime.encode(one)).max() < 1e-5
 
 
 def test_faults_are_told_in_words(tmp_path: Path) -> None:
@@ -198,7 +204,7 @@ def test_faults_are_told_in_words(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="precision: 'int4' is unknown"):
             open_runtime(kind, folder, "int4")
     with pytest.raises(UserError, match="does not run on x") as caught:
-        open_runtime("onnxruntime", folder).posteriors(np.zeros((3, 79), dtype=np.float32))
+        open_runtime("onnxruntime", folder).encode(np.zeros((3, 79), dtype=np.float32))
     assert "\n" not in str(caught.value)
 
 
