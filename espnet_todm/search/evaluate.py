@@ -22,6 +22,7 @@ from espnet_todm.deploy.decoding.decode import Decoder, Utterance, batches
 from espnet_todm.deploy.extract import Supernet, calibration_front, estimate_statistics, needs_calibration
 from espnet_todm.encoders.supernet import Front
 from espnet_todm.errors import UserError
+from espnet_todm.models.autocast import Autocast
 from espnet_todm.models.batch import Batch
 from espnet_todm.optim.options import check_number
 from espnet_todm.report.scoring import Score, score_tables
@@ -66,7 +67,7 @@ class Evaluator:
         self.supernet, self.model, self.split = supernet, supernet.model, split
         self.decoder = Decoder(supernet.model, supernet.config)
         self.model.error_calculator = None  # error rates are counted here
-        self.model.autocast_dtype = None
+        self.model.autocast = Autocast(None)
         self.model.step = _AFTER_WARM_UP
         self.references: dict[str, str] = {}
         self._batches: list[_Prepared] = []
