@@ -12,7 +12,8 @@ from espnet2.asr_transducer.joint_network import JointNetwork
 
 from espnet_todm.compat import autocasts_on_cpu
 from espnet_todm.decoders.stateless import StatelessDecoder
-from espnet_todm.deploy.decoding.searches import SearchOptions, make_search
+from espnet_todm.deploy.decoding.options import SearchOptions
+from espnet_todm.deploy.decoding.searches import make_search
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.todm import TodmModel

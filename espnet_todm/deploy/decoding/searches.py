@@ -13,8 +13,6 @@ from espnet_todm.deploy.decoding.options import GREEDY, PREFIX, TRANSDUCER_BEAM,
 from espnet_todm.errors import UserError
 from espnet_todm.models.transducer import search_each
 
-__all__ = ["GREEDY", "PREFIX", "TRANSDUCER_BEAM", "Search", "SearchOptions", "make_search"]
-
 Search = Callable[[Tensor, Tensor], list[list[int]]]  # encoded (B, T, D), lengths (B,) -> labels of each utterance
 
 

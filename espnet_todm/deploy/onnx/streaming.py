@@ -91,7 +91,7 @@ def export_streaming(
 ) -> Path:
     """Write the model of an extracted subnet's folder, by default to its subfolder ``streaming-onnx``: ``model.onnx`` with
     its other precisions, ``tokens.txt``, ``card.json``. Arguments and errors as those of :func:`streaming_form` and
-    :func:`espnet_todm.deploy.onnx.export`."""
+    :func:`espnet_todm.deploy.onnx.export.export`."""
     options = options or ExportOptions()
     if options.int8 == STATIC:
         raise UserError(
