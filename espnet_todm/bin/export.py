@@ -20,7 +20,7 @@ from espnet_todm.bin._cli import Parser, run
 from espnet_todm.bin.parity import add_parity_arguments, read_parity_speech
 
 if TYPE_CHECKING:
-    from espnet_todm.deploy.runtime.speech import Speech
+    from espnet_todm.deploy.parity.speech import Speech
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from espnet_todm.bin._cli import Parser, run
 from espnet_todm.errors import UserError
 
 if TYPE_CHECKING:
-    from espnet_todm.deploy.runtime.speech import Speech
+    from espnet_todm.deploy.parity.speech import Speech
 
 
 def add_parity_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def add_parity_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_parity_speech(options: argparse.Namespace, otherwise: str = "") -> list[Speech]:
     """The utterances that the arguments name; none with ``--no_parity``. Raises UserError when there is neither."""
-    from espnet_todm.deploy.runtime.speech import read_speech
+    from espnet_todm.deploy.parity.speech import read_speech
 
     if getattr(options, "no_parity", False):
         return []

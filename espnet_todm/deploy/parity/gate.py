@@ -20,12 +20,12 @@ from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.deploy.card import CARD, read_card
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.parity.report import JSON, PAGE, Limits, ParityReport, Step
+from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.parity.steps import Arrays, Gate, Heard, hear
 from espnet_todm.deploy.parity.streaming import compare_streaming
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime, open_onnx
 from espnet_todm.deploy.runtime.sherpa_apart import features_apart, transcribe_apart
 from espnet_todm.deploy.runtime.sherpa_check import NEMO, STREAMING_CTC, Checked, check_for_sherpa
-from espnet_todm.deploy.runtime.speech import Speech
 from espnet_todm.deploy.runtime.torch import TorchRuntime, open_slice, open_torch
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, hash_file, write_json, write_text

@@ -9,8 +9,8 @@ from typing import Optional
 import numpy as np
 
 from espnet_todm.deploy.parity.report import Limits, Rate, Step
+from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.runtime.base import StepRuntime
-from espnet_todm.deploy.runtime.speech import Speech
 from espnet_todm.report.scoring import score_tables
 
 Arrays = Sequence[np.ndarray]

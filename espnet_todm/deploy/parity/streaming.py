@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import cast
 
 from espnet_todm.deploy.load import load_extracted
+from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.parity.steps import Gate, hear
 from espnet_todm.deploy.runtime.onnx import open_onnx
 from espnet_todm.deploy.runtime.sherpa_apart import transcribe_apart
-from espnet_todm.deploy.runtime.speech import Speech
 from espnet_todm.deploy.runtime.streaming import StreamingOnnx, StreamingTorch, whole_chunks, with_tail
 from espnet_todm.deploy.runtime.torch import TorchCtc
 from espnet_todm.encoders.chunks import Chunk
