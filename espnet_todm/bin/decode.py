@@ -60,7 +60,8 @@ def main(arguments: Sequence[str]) -> None:
     parsed = parser.parse_args(arguments)
 
     register()
-    from espnet_todm.deploy.decoding.decode import Work, decode_sets, input_table
+    from espnet_todm.deploy.decoding.decode import Work, decode_sets
+    from espnet_todm.deploy.decoding.features import input_table
     from espnet_todm.deploy.decoding.scales import FOLDER, PRIOR, scaled
     from espnet_todm.deploy.folder import subnet_folders
 

@@ -110,8 +110,7 @@ def evaluator(
     limit: Optional[int] = None,
 ) -> Evaluator:
     """What scores on a set."""
-    from espnet_todm.deploy.decoding.decode import input_table
-    from espnet_todm.deploy.decoding.features import read_features
+    from espnet_todm.deploy.decoding.features import input_table, read_features
     from espnet_todm.files import read_table
     from espnet_todm.search.evaluate import Evaluator, spread
 

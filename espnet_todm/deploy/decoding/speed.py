@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from espnet_todm.deploy.decoding.decode import Decoder, seconds_of
+from espnet_todm.deploy.decoding.decode import Decoder
+from espnet_todm.deploy.decoding.features import seconds_of
 from espnet_todm.processor import cpu_model
 
 

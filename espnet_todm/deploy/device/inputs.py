@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_todm.deploy.decoding.decode import seconds_of
-from espnet_todm.deploy.decoding.features import read_features
+from espnet_todm.deploy.decoding.features import read_features, seconds_of
 from espnet_todm.deploy.runtime.fbank import fbank
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike

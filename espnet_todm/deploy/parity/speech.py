@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 
 from espnet_todm.acoustics import SAMPLING_RATE
+from espnet_todm.deploy.decoding.features import refuse_pipe
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike, read_table
 
@@ -56,8 +57,7 @@ def _samples(name: str, audio: Mapping[str, str], parts: Mapping[str, str], scp:
         if recording not in audio:
             raise UserError(f"{scp}: lacks recording {recording}, which {name} is a part of")
     place = audio[recording]
-    if place.endswith("|"):
-        raise UserError(f"{scp}: {recording} is a shell command ({place}); pipes are not run, write the audio out")
+    refuse_pipe(scp, recording, place)
     try:
         with soundfile.SoundFile(place) as file:
             if (file.samplerate, file.channels) != (SAMPLING_RATE, 1):
