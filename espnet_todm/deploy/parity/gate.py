@@ -21,7 +21,7 @@ from espnet_todm.deploy.card import CARD, read_card
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.parity.report import JSON, PAGE, Limits, ParityReport, Step
 from espnet_todm.deploy.parity.speech import Speech
-from espnet_todm.deploy.parity.steps import Arrays, Gate, Heard, hear
+from espnet_todm.deploy.parity.steps import FP32, Arrays, Gate, Heard, hear
 from espnet_todm.deploy.parity.streaming import compare_streaming
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime, open_onnx
 from espnet_todm.deploy.runtime.sherpa_apart import features_apart, transcribe_apart
@@ -32,7 +32,6 @@ from espnet_todm.files import PathLike, hash_file, write_json, write_text
 from espnet_todm.processor import cpu_model
 
 SLICE, PYTORCH = "supernet slice", "PyTorch"
-FP32 = "fp32"
 # Of so many utterances the features are read out of sherpa-onnx, at most so much: it takes time, for NEMO a lot of it.
 PROBED, PROBED_SECONDS, NEMO_SECONDS = 5, 10.0, 0.3
 SHORT_SECONDS = (0.01, 0.05, 0.1)  # one frame of an encoder that makes one of four takes 0.07 s
@@ -84,8 +83,17 @@ def check_parity(
         compare_streaming(gate, subnet, exported, speech, precisions, threads)
     else:
         _compare(gate, kinds[0], open_torch(subnet, threads), Path(exported), speech, precisions, origin, threads)
-    report = ParityReport(
-        model=str(subnet),
+    report = _report(str(subnet), speech, gate)
+    write_json(Path(exported) / JSON, report.to_json())
+    write_text(Path(exported) / PAGE, report.markdown())
+    if report.first_fault is not None:
+        raise ParityError(report, report.first_fault)
+    return report
+
+
+def _report(model: str, speech: Sequence[Speech], gate: Gate) -> ParityReport:
+    return ParityReport(
+        model=model,
         utterances=len(speech),
         words=sum(len(one.text.split()) for one in speech),
         seconds=sum(one.seconds for one in speech),
@@ -94,11 +102,6 @@ def check_parity(
         versions={name: version(name) for name in ("torch", "onnxruntime", "sherpa-onnx")},
         cpu=cpu_model(),
     )
-    write_json(Path(exported) / JSON, report.to_json())
-    write_text(Path(exported) / PAGE, report.markdown())
-    if report.first_fault is not None:
-        raise ParityError(report, report.first_fault)
-    return report
 
 
 def find_origin(subnet: PathLike, experiment: Optional[PathLike] = None) -> Optional[Origin]:
@@ -143,19 +146,22 @@ def _compare(
     """All steps, in the order of the computation and from the supernet to the device."""
     waves = [one.samples for one in speech]
     features = [runtime.features(samples) for samples in waves]
-    _compare_features(gate, kind, runtime, waves)
+    _features(gate, kind, runtime, waves)
     reference = hear(PYTORCH, runtime, features)
     gate.rate(PYTORCH, reference.texts)
     if origin is not None:
         whole = open_slice(origin.config, origin.checkpoint, str(origin.card), threads)
         gate.everything(reference, hear(SLICE, whole, features, reference.paths), exact=True)
     for precision in precisions:
-        _compare_exported(gate, exported, precision, threads, reference, waves, features)
+        onnx = open_onnx(exported, precision, threads)
+        heard = hear(f"onnxruntime {precision}", onnx, features, reference.paths)
+        gate.exported(precision, heard, reference, transcribe_apart(exported, precision, threads, waves))
         if precision == FP32:
-            _compare_short(gate, exported, runtime, waves[0], threads)
+            _padding(gate, heard, onnx, features)
+            _short(gate, exported, runtime, waves[0], threads)
 
 
-def _compare_features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: Arrays) -> None:
+def _features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: Arrays) -> None:
     """What sherpa-onnx computes for this kind of model against what training had, on the first utterances."""
     seconds = NEMO_SECONDS if kind.model_type == NEMO else PROBED_SECONDS
     begins = [samples[: round(seconds * SAMPLING_RATE)] for samples in waves[:PROBED]]
@@ -165,29 +171,7 @@ def _compare_features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: A
     gate.arrays("features", "sherpa-onnx", "training", theirs, ours, gate.limits.features, hint)
 
 
-def _compare_exported(
-    gate: Gate,
-    exported: PathLike,
-    precision: str,
-    threads: int,
-    reference: Heard,
-    waves: Arrays,
-    features: Arrays,
-) -> None:
-    """onnxruntime against PyTorch, and sherpa-onnx against onnxruntime, in one precision."""
-    exact = precision == FP32
-    onnx = open_onnx(exported, precision, threads)
-    heard = hear(f"onnxruntime {precision}", onnx, features, reference.paths)
-    gate.everything(heard, reference, exact)
-    if exact:
-        _padding(gate, heard, onnx, features)
-    gate.rate(heard.name, heard.texts, reference.texts, exact)
-    texts = transcribe_apart(exported, precision, threads, waves)
-    gate.texts(f"sherpa-onnx {precision}", heard.name, texts, heard.texts, exact)
-    gate.rate(f"sherpa-onnx {precision}", texts, reference.texts, exact)
-
-
-def _compare_short(gate: Gate, exported: PathLike, runtime: TorchRuntime, samples: np.ndarray, threads: int) -> None:
+def _short(gate: Gate, exported: PathLike, runtime: TorchRuntime, samples: np.ndarray, threads: int) -> None:
     """Beginnings of an utterance, some too short for one frame of the encoder: sherpa-onnx must survive them too."""
     begins = [samples[: round(seconds * SAMPLING_RATE)] for seconds in SHORT_SECONDS]
     try:

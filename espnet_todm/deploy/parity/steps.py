@@ -14,6 +14,7 @@ from espnet_todm.deploy.runtime.base import StepRuntime
 from espnet_todm.report.scoring import score_tables
 
 Arrays = Sequence[np.ndarray]
+FP32 = "fp32"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,17 @@ class Gate:
             self.arrays("encoder", *pair, heard.encoded, reference.encoded, limits[0])
         self.arrays("posteriors", *pair, heard.posteriors, reference.posteriors, limits[1])
         self.texts(*pair, heard.texts, reference.texts, exact)
+
+    def exported(self, precision: str, heard: Heard, reference: Heard, texts: Sequence[str]) -> None:
+        """An exported model in one precision: onnxruntime against PyTorch, and sherpa-onnx's texts against onnxruntime's.
+
+        fp32 must not differ beyond the limits; how far others do is told.
+        """
+        exact, sherpa = precision == FP32, f"sherpa-onnx {precision}"
+        self.everything(heard, reference, exact)
+        self.rate(heard.name, heard.texts, reference.texts, exact)
+        self.texts(sherpa, heard.name, texts, heard.texts, exact)
+        self.rate(sherpa, texts, reference.texts, exact)
 
     def arrays(
         self,
