@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from espnet_todm import register
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike
 
 if TYPE_CHECKING:
+    from espnet_todm.deploy.parity.gate import Origin
     from espnet_todm.deploy.parity.speech import Speech
 
 
@@ -40,6 +42,27 @@ def read_parity_speech(options: argparse.Namespace, otherwise: str = "") -> list
     return read_speech(options.scp, options.text, options.utterances)
 
 
+def print_parity(
+    subnet: PathLike,
+    exported: PathLike,
+    speech: Sequence[Speech],
+    precisions: Sequence[str],
+    origin: Optional[Origin],
+    options: argparse.Namespace,
+    threads: int = 1,
+) -> None:
+    """Compare one exported model and print its table, also where it does not hold; then that is raised."""
+    from espnet_todm.deploy.parity.gate import ParityError, check_parity
+    from espnet_todm.deploy.parity.report import Limits
+
+    limits = Limits(wer_points=options.max_wer_points)
+    try:
+        print(check_parity(subnet, exported, speech, precisions, origin, limits, threads).markdown())
+    except ParityError as error:
+        print(error.report.markdown())
+        raise
+
+
 def main(arguments: Sequence[str]) -> None:
     """Print one table for each size; the first fault ends it."""
     parser = Parser(description=__doc__)
@@ -53,23 +76,15 @@ def main(arguments: Sequence[str]) -> None:
 
     register()
     from espnet_todm.deploy.folder import subnet_folders
-    from espnet_todm.deploy.parity.gate import ParityError, check_parity, find_origin
-    from espnet_todm.deploy.parity.report import Limits
+    from espnet_todm.deploy.parity.gate import find_origin
 
     speech = read_parity_speech(options)
-    limits = Limits(wer_points=options.max_wer_points)
     folders = subnet_folders(options.experiment, options.sizes)
     if not folders:
         raise UserError(f"{options.experiment}/subnets: holds no extracted size")
     for subnet in folders:
         origin = find_origin(subnet, options.experiment)
-        exported = subnet / options.folder
-        try:
-            report = check_parity(subnet, exported, speech, options.precision, origin, limits, options.threads)
-        except ParityError as error:
-            print(error.report.markdown())
-            raise
-        print(report.markdown())
+        print_parity(subnet, subnet / options.folder, speech, options.precision, origin, options, options.threads)
 
 
 if __name__ == "__main__":
