@@ -146,7 +146,7 @@ def _compare(
     """All steps, in the order of the computation and from the supernet to the device."""
     waves = [one.samples for one in speech]
     features = [runtime.features(samples) for samples in waves]
-    _features(gate, kind, runtime, waves)
+    _compare_features(gate, kind, runtime, waves)
     reference = hear(PYTORCH, runtime, features)
     gate.rate(PYTORCH, reference.texts)
     if origin is not None:
@@ -157,11 +157,11 @@ def _compare(
         heard = hear(f"onnxruntime {precision}", onnx, features, reference.paths)
         gate.exported(precision, heard, reference, transcribe_apart(exported, precision, threads, waves))
         if precision == FP32:
-            _padding(gate, heard, onnx, features)
-            _short(gate, exported, runtime, waves[0], threads)
+            _compare_padded(gate, heard, onnx, features)
+            _compare_short(gate, exported, runtime, waves[0], threads)
 
 
-def _features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: Arrays) -> None:
+def _compare_features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: Arrays) -> None:
     """What sherpa-onnx computes for this kind of model against what training had, on the first utterances."""
     seconds = NEMO_SECONDS if kind.model_type == NEMO else PROBED_SECONDS
     begins = [samples[: round(seconds * SAMPLING_RATE)] for samples in waves[:PROBED]]
@@ -171,7 +171,7 @@ def _features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: Arrays) -
     gate.arrays("features", "sherpa-onnx", "training", theirs, ours, gate.limits.features, hint)
 
 
-def _short(gate: Gate, exported: PathLike, runtime: TorchRuntime, samples: np.ndarray, threads: int) -> None:
+def _compare_short(gate: Gate, exported: PathLike, runtime: TorchRuntime, samples: np.ndarray, threads: int) -> None:
     """Beginnings of an utterance, some too short for one frame of the encoder: sherpa-onnx must survive them too."""
     begins = [samples[: round(seconds * SAMPLING_RATE)] for seconds in SHORT_SECONDS]
     try:
@@ -182,7 +182,7 @@ def _short(gate: Gate, exported: PathLike, runtime: TorchRuntime, samples: np.nd
     gate.texts("sherpa-onnx fp32, short", PYTORCH, texts, [*map(runtime.transcribe, begins)], True, names)
 
 
-def _padding(gate: Gate, heard: Heard, onnx: OnnxRuntime, features: Arrays) -> None:
+def _compare_padded(gate: Gate, heard: Heard, onnx: OnnxRuntime, features: Arrays) -> None:
     """The first graph's output of the shortest utterance, alone and beside the longest."""
     lengths = [len(one) for one in features]
     shortest, longest = lengths.index(min(lengths)), lengths.index(max(lengths))

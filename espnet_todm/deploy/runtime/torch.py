@@ -112,7 +112,7 @@ class TorchTransducer(TorchRuntime, TransducerRuntime):
 
 def open_torch(folder: PathLike, threads: int = 1) -> TorchRuntime:
     """The model of an extracted subnet's folder."""
-    return torch_runtime(*load_extracted(folder), threads)
+    return _runtime(*load_extracted(folder), threads)
 
 
 def open_slice(config: PathLike, checkpoint: PathLike, subnet: str, threads: int = 1) -> TorchRuntime:
@@ -121,10 +121,10 @@ def open_slice(config: PathLike, checkpoint: PathLike, subnet: str, threads: int
     model, encoder = supernet.model, supernet.encoder
     encoder.subnet = encoder.find_subnet(subnet)
     model.load_state_dict({**model.state_dict(), **model.outer_state(encoder.subnet)})
-    return torch_runtime(model, supernet.config, threads)
+    return _runtime(model, supernet.config, threads)
 
 
-def torch_runtime(model: ESPnetASRModel, config: Mapping[str, Any], threads: int = 1) -> TorchRuntime:
+def _runtime(model: ESPnetASRModel, config: Mapping[str, Any], threads: int = 1) -> TorchRuntime:
     """The runtime for a kind of model. Raises UserError for one without a greedy search over frames."""
     if model.use_transducer_decoder:
         return TorchTransducer(model, config, threads)
