@@ -1,6 +1,6 @@
 """Extract small models from a trained supernet.
 
-Example: python -m espnet_todm.bin.extract --asr_train_config exp/supernet/config.yaml \
+Example: python -m espnet_todm.bin.extract --asr_train_config exp/supernet/config.yaml \\
     --output exp/supernet/subnets --sizes small --budget 10M
 """
 
