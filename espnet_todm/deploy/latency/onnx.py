@@ -14,7 +14,7 @@ from espnet_todm.deploy.onnx.export import OPSET, write_graph
 from espnet_todm.deploy.onnx.forms import Graph
 from espnet_todm.deploy.onnx.graph import exportable
 from espnet_todm.deploy.optional import needed
-from espnet_todm.deploy.runtime.onnx import Graph as Session
+from espnet_todm.deploy.runtime.onnx import Session
 from espnet_todm.encoders.supernet import SupernetEncoder
 
 

@@ -24,7 +24,7 @@ from espnet_todm.files import PathLike
 _INTEGERS = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 
 
-class Graph:
+class Session:
     """One ONNX file in an onnxruntime session. Inputs and outputs go by position, as sherpa-onnx has it.
 
     Raises UserError when the file cannot be loaded, such as for an operator set that the runtime lacks.
@@ -63,7 +63,7 @@ class OnnxRuntime(StepRuntime):
     kind = ONNXRUNTIME
     features_axis: ClassVar[int] = 2  # of the first graph's input
 
-    def __init__(self, graphs: Mapping[str, Graph], tokens: Sequence[str]) -> None:
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
         self.graphs, self.tokens = graphs, tokens
         self._first = next(iter(graphs.values()))
         size = self._first.inputs[0].shape[self.features_axis]
@@ -86,7 +86,7 @@ class OnnxCtc(OnnxRuntime, CtcRuntime):
 
     shows_encoder = False
 
-    def __init__(self, graphs: Mapping[str, Graph], tokens: Sequence[str]) -> None:
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
         super().__init__(graphs, tokens)
         self.blank = next((i for i, token in enumerate(self.tokens) if token in BLANKS), 0)
 
@@ -97,7 +97,7 @@ class OnnxCtc(OnnxRuntime, CtcRuntime):
 class OnnxTransducer(OnnxRuntime, TransducerRuntime):
     """encoder.onnx, decoder.onnx of the last ``context_size`` labels, joiner.onnx: icefall's form, blank 0."""
 
-    def __init__(self, graphs: Mapping[str, Graph], tokens: Sequence[str]) -> None:
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
         super().__init__(graphs, tokens)
         decoder = self.graphs["decoder"]
         try:
@@ -123,7 +123,7 @@ class OnnxNemo(OnnxRuntime, TransducerRuntime):
     features_axis = 1
     max_symbols = RECURRENT_SYMBOLS
 
-    def __init__(self, graphs: Mapping[str, Graph], tokens: Sequence[str]) -> None:
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
         super().__init__(graphs, [tokens[-1], *tokens[:-1]])
         layers, _, width = self.graphs["decoder"].inputs[2].shape
         self._states = [np.zeros((layers, 1, width), dtype=np.float32)] * 2
@@ -145,7 +145,7 @@ class OnnxNemo(OnnxRuntime, TransducerRuntime):
 def open_onnx(folder: PathLike, precision: str = "fp32", threads: int = 1) -> OnnxRuntime:
     """Raises UserError when a file is missing or no such graph, or onnxruntime is not installed."""
     exported = read_onnx_folder(folder, precision)
-    graphs = {part: Graph(path, threads) for part, path in exported.parts.items()}
+    graphs = {part: Session(path, threads) for part, path in exported.parts.items()}
     if exported.kind == TRANSDUCER:
         handed_states = len(graphs["decoder"].inputs) > 1
         return (OnnxNemo if handed_states else OnnxTransducer)(graphs, exported.tokens)

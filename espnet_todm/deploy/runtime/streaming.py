@@ -12,13 +12,13 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
 from espnet_todm.deploy.decoding.speed import torch_threads
 from espnet_todm.deploy.onnx.streaming import streaming_ctc
-from espnet_todm.deploy.runtime.onnx import Graph, OnnxCtc
+from espnet_todm.deploy.runtime.onnx import OnnxCtc, Session
 from espnet_todm.deploy.runtime.torch import TorchCtc
 from espnet_todm.errors import UserError
 
 FRAME = SAMPLING_RATE // FRAMES_PER_SECOND  # samples from one feature frame to the next
 # A chunk's features (1, window, F) and caches -> log posteriors (1, C, V), caches for the next chunk.
-Step = Callable[[np.ndarray, Sequence[Any]], tuple[np.ndarray, Sequence[Any]]]
+ChunkStep = Callable[[np.ndarray, Sequence[Any]], tuple[np.ndarray, Sequence[Any]]]
 
 
 def whole_chunks(frames: int, window: int, shift: int) -> int:
@@ -37,7 +37,7 @@ def with_tail(samples: np.ndarray, window: int) -> np.ndarray:
     return np.concatenate([samples, noise.astype(np.float32)])
 
 
-def run_chunks(step: Step, caches: Sequence[Any], features: np.ndarray, window: int, shift: int) -> np.ndarray:
+def run_chunks(step: ChunkStep, caches: Sequence[Any], features: np.ndarray, window: int, shift: int) -> np.ndarray:
     """Features (T, F) -> log posteriors (T', V) of their whole chunks. Raises UserError where they are too short for one."""
     outputs = []
     for start in range(0, len(features) - window + 1, shift):
@@ -80,7 +80,7 @@ class StreamingTorch(TorchCtc):
 class StreamingOnnx(OnnxCtc):
     """model.onnx of a streaming export: a chunk's features and the caches in, log posteriors and the caches out."""
 
-    def __init__(self, graphs: Mapping[str, Graph], tokens: Sequence[str]) -> None:
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
         super().__init__(graphs, tokens)
         about = self._first.metadata
         self.window, self.shift = int(about["T"]), int(about["decode_chunk_len"])

@@ -263,17 +263,17 @@ def test_a_graph_that_minds_padding_parts(
     subnet: Path, exported: Path, speech: list[Speech], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch tells the graph that its utterances are all as long as the longest."""
-    from espnet_todm.deploy.runtime.onnx import Graph
+    from espnet_todm.deploy.runtime.onnx import Session
 
-    run = Graph.__call__
+    run = Session.__call__
 
-    def all_of_one_length(graph: Graph, *values: np.ndarray) -> list[np.ndarray]:
+    def all_of_one_length(graph: Session, *values: np.ndarray) -> list[np.ndarray]:
         if values[0].ndim == 3 and len(values[0]) > 1:
             outputs = run(graph, values[0], np.full_like(values[1], values[1].max()))
             return [outputs[0], run(graph, *values)[1]]
         return run(graph, *values)
 
-    monkeypatch.setattr(Graph, "__call__", all_of_one_length)
+    monkeypatch.setattr(Session, "__call__", all_of_one_length)
     assert "of onnxruntime fp32 in a batch and of onnxruntime fp32 part at utterance utt1" in parted(
         subnet, exported, speech
     )
