@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from espnet_todm.acoustics import FRAMES_PER_SECOND, MEL_BINS
 from espnet_todm.components import FULL, Subnet
-from espnet_todm.deploy.decoding.speed import torch_threads
 from espnet_todm.deploy.latency.fit import FITTED, HELD_OUT, checked_subnets, correct, errors, summarise
 from espnet_todm.deploy.latency.parts import Probe, Shape, distinct_shapes, parts, torch_calls
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, TORCH
+from espnet_todm.deploy.threads import torch_threads
 from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SUPERNET_OPTIONS, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.latency import LatencyTable, Line, fingerprint

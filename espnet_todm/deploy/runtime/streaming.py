@@ -10,10 +10,10 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
-from espnet_todm.deploy.decoding.speed import torch_threads
 from espnet_todm.deploy.onnx.streaming import streaming_ctc
 from espnet_todm.deploy.runtime.onnx import OnnxCtc, Session
 from espnet_todm.deploy.runtime.torch import TorchCtc
+from espnet_todm.deploy.threads import torch_threads
 from espnet_todm.errors import UserError
 
 FRAME = SAMPLING_RATE // FRAMES_PER_SECOND  # samples from one feature frame to the next

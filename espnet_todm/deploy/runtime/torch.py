@@ -15,7 +15,6 @@ from torch import Tensor
 
 from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.deploy.decoding.decode import Decoder
-from espnet_todm.deploy.decoding.speed import torch_threads
 from espnet_todm.deploy.extract import load_supernet
 from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.onnx.forms import forbidden_tokens
@@ -28,6 +27,7 @@ from espnet_todm.deploy.runtime.base import (
     StepRuntime,
     TransducerRuntime,
 )
+from espnet_todm.deploy.threads import torch_threads
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
