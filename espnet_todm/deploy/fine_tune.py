@@ -36,6 +36,11 @@ DATA_OPTIONS = (
     *("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type"),
     *("train_shape_file", "valid_shape_file"),
 )
+# What the card says of the training.
+TOLD_OPTIONS = (
+    *("optim", "optim_conf", "scheduler", "scheduler_conf", "grad_clip"),
+    *("max_epoch", "num_iters_per_epoch", "seed"),
+)
 
 
 @dataclass(frozen=True)
@@ -138,19 +143,9 @@ def _finish(card: Mapping[str, Any], subnet: Path, output: Path, home: Path) -> 
     conf = read_config(home / CONFIG)
     checkpoint = home / best_model(conf)
     model, _ = load_checkpoint(home / CONFIG, checkpoint)
-    told = (
-        "optim",
-        "optim_conf",
-        "scheduler",
-        "scheduler_conf",
-        "grad_clip",
-        "max_epoch",
-        "num_iters_per_epoch",
-        "seed",
-    )
     made = {
         "from": {"name": card["name"], "sha256": hash_file(subnet / WEIGHTS)},
-        "training": {key: conf.get(key) for key in told},
+        "training": {key: conf.get(key) for key in TOLD_OPTIONS},
     }
     conf = {**conf, "init_param": [], "output_dir": str(output)}
     origin = {k: v for k, v in card["supernet"].items() if k != "max_abs_difference"}  # it is the slice's no longer

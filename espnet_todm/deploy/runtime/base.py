@@ -19,9 +19,9 @@ from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
 TORCH, ONNXRUNTIME, SHERPA = "torch", "onnxruntime", "sherpa-onnx"
+RUNTIMES = (TORCH, ONNXRUNTIME, SHERPA)
 # Labels in one frame at most: sherpa-onnx's limits for icefall's transducers and for NeMo's.
 STATELESS_SYMBOLS, RECURRENT_SYMBOLS = 1, 10
-RUNTIMES = (TORCH, ONNXRUNTIME, SHERPA)
 
 
 class Runtime(ABC):
