@@ -43,7 +43,7 @@ def search_options(parsed: argparse.Namespace) -> SearchOptions:
     return SearchOptions(parsed.search, **{name: getattr(parsed, name) for name in names})
 
 
-def main(arguments: Sequence[str]) -> None:
+def _parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument("--experiment", required=True, help="folder with subnets/<size>")
     parser.add_argument("--data", required=True, help="folder with <set>/feats.scp or <set>/wav.scp")
@@ -57,10 +57,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--prior_weight", type=float, default=0, help="prefix: weight of the prior that tune_lm wrote")
     parser.add_argument("--tuned", action="store_true", help="prefix: take all three scales from what tune_lm wrote")
     add_launcher_arguments(parser)
-    parsed = parser.parse_args(arguments)
+    return parser
 
+
+def main(arguments: Sequence[str]) -> None:
+    parsed = _parser().parse_args(arguments)
     register()
-    from espnet_todm.deploy.decoding.decode import Work, decode_sets, input_table
+    from espnet_todm.deploy.decoding.decode import Work, decode_sets
+    from espnet_todm.deploy.decoding.features import input_table
     from espnet_todm.deploy.decoding.scales import FOLDER, PRIOR, scaled
     from espnet_todm.deploy.folder import subnet_folders
 

@@ -74,16 +74,16 @@ def main(arguments: Sequence[str]) -> None:
     from espnet_todm.search.subnet_search import SearchPlan, SubnetSearch, parse_budgets
 
     plan = SearchPlan(
-        options.storage or f"sqlite:///{options.output / 'study.db'}",
-        options.objectives,
-        parse_budgets(options.budget),
-        [parse_amount(text) for text in options.compare_at],
-        options.trials,
-        options.baseline,
-        options.granularity,
-        options.population,
-        options.seed,
-        options.name,
+        storage=options.storage or f"sqlite:///{options.output / 'study.db'}",
+        objectives=options.objectives,
+        budgets=parse_budgets(options.budget),
+        compare_at=[parse_amount(text) for text in options.compare_at],
+        trials=options.trials,
+        baseline=options.baseline,
+        granularity=options.granularity,
+        population=options.population,
+        seed=options.seed,
+        name=options.name,
     )
     config = options.experiment / "config.yaml"
     supernet = load_supernet(config, options.checkpoint or options.experiment / best_model(read_config(config)))
@@ -110,8 +110,7 @@ def evaluator(
     limit: Optional[int] = None,
 ) -> Evaluator:
     """What scores on a set."""
-    from espnet_todm.deploy.decoding.decode import input_table
-    from espnet_todm.deploy.decoding.features import read_features
+    from espnet_todm.deploy.decoding.features import input_table, read_features
     from espnet_todm.files import read_table
     from espnet_todm.search.evaluate import Evaluator, spread
 

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     parsed = parser.parse_args(arguments)
 
     register()
-    from espnet_todm.deploy.decoding.decode import input_table
+    from espnet_todm.deploy.decoding.features import input_table
     from espnet_todm.deploy.decoding.scales import FOLDER, NAMES, Tuning, tune_scales
     from espnet_todm.deploy.folder import subnet_folders
     from espnet_todm.optim.options import check_number

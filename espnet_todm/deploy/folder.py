@@ -13,11 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from espnet_todm.deploy.card import CARD, WEIGHTS, identify_weights
-from espnet_todm.deploy.load import FILE_OPTIONS
+from espnet_todm.deploy.load import CONFIG, FILE_OPTIONS
 from espnet_todm.files import PathLike
 
 CHECKPOINT = "model.pth"  # the same weights for ESPnet, which reads no safetensors
-CONFIG = "config.yaml"
 
 
 def write_config(conf: Mapping[str, Any], folder: Path, final: Path) -> None:

@@ -19,9 +19,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_todm.components import Key, Subnet
 from espnet_todm.deploy.decoding.decode import Decoder, Utterance, batches
+from espnet_todm.deploy.decoding.searches import best_paths
 from espnet_todm.deploy.extract import Supernet, calibration_front, estimate_statistics, needs_calibration
 from espnet_todm.encoders.supernet import Front
 from espnet_todm.errors import UserError
+from espnet_todm.models.autocast import Autocast
 from espnet_todm.models.batch import Batch
 from espnet_todm.optim.options import check_number
 from espnet_todm.report.scoring import Score, score_tables
@@ -66,7 +68,7 @@ class Evaluator:
         self.supernet, self.model, self.split = supernet, supernet.model, split
         self.decoder = Decoder(supernet.model, supernet.config)
         self.model.error_calculator = None  # error rates are counted here
-        self.model.autocast_dtype = None
+        self.model.autocast = Autocast(None)
         self.model.step = _AFTER_WARM_UP
         self.references: dict[str, str] = {}
         self._batches: list[_Prepared] = []
@@ -144,8 +146,7 @@ class Evaluator:
     def _labels(self, encoded: Tensor, lengths: Tensor, size: str) -> Sequence[Sequence[int]]:
         if self.model.use_transducer_decoder:
             return self.model.transducer(size).greedy(encoded, lengths)
-        best = self.model.output_layer(size)(encoded).argmax(-1)
-        return [path[:length].unique_consecutive().tolist() for path, length in zip(best, lengths.tolist())]
+        return best_paths(self.model.output_layer(size)(encoded).argmax(-1), lengths)
 
     @torch.no_grad()
     def _prepare(self, group: Sequence[Utterance]) -> list[_Prepared]:

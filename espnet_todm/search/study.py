@@ -15,7 +15,7 @@ from optuna.samplers import NSGAIISampler
 from optuna.trial import FrozenTrial, TrialState
 
 from espnet_todm.components import Key, Subnet
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, one_line
 from espnet_todm.search.evolution import Parent, Proposal, Proposer, Trial
 
 RECORD = "espnet_todm.search/1"  # attribute of a study: what its trials depend on
@@ -103,7 +103,7 @@ class Study:
                 load_if_exists=True,
             )
         except Exception as error:  # each kind of storage has errors of its own
-            raise UserError(f"storage: {storage} cannot be opened ({' '.join(str(error).split())[:200]})") from None
+            raise UserError(f"storage: {storage} cannot be opened ({one_line(error)})") from None
         stored = self.study.user_attrs.get(RECORD)
         if stored is None:
             self.study.set_user_attr(RECORD, dict(record))

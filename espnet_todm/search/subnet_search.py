@@ -21,13 +21,8 @@ from espnet_todm.sizes import fit_budget
 if TYPE_CHECKING:
     from espnet_todm.search.study import Study
 
-SEARCH, RANDOM, STARTED, UNIFORM, NAMED = (
-    "search",
-    "random search",
-    "random search with the same starts",
-    "uniform scaling",
-    "named sizes",
-)
+SEARCH, RANDOM, STARTED = "search", "random search", "random search with the same starts"
+UNIFORM, NAMED = "uniform scaling", "named sizes"
 SHARES = (0.4, 0.5, 0.6, 0.8)  # of the full cost: budgets to compare at, where none are given
 
 
@@ -116,7 +111,7 @@ class SubnetSearch:
         encoder = evaluator.supernet.encoder
         self.sizes: Mapping[str, Subnet] = {FULL: encoder.sizes[FULL]} if encoder.pending else encoder.sizes
         self.starts = starting_points(self.table, self.sizes)
-        self.compare_at()
+        self.compare_at()  # what cannot be met is refused before anything is scored
         self._make_study = _optuna()
 
     def open(self) -> None:

@@ -16,7 +16,7 @@ from espnet_todm.bin.extract import main
 from espnet_todm.deploy.card import read_card
 from espnet_todm.deploy.decoding.decode import Decoder
 from espnet_todm.deploy.decoding.features import read_features
-from espnet_todm.deploy.decoding.searches import SearchOptions
+from espnet_todm.deploy.decoding.options import SearchOptions
 from espnet_todm.deploy.extract import extract, load_supernet, parse_amount, pick_subnets
 from espnet_todm.deploy.load import load_checkpoint, load_extracted
 from espnet_todm.errors import UserError

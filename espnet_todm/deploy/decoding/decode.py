@@ -16,11 +16,10 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_todm.deploy.decoding.features import read_features
+from espnet_todm.deploy.decoding.features import read_features, seconds_of
 from espnet_todm.deploy.decoding.options import SEARCH, SearchOptions
 from espnet_todm.deploy.decoding.searches import make_search
 from espnet_todm.deploy.load import load_extracted
-from espnet_todm.errors import UserError
 from espnet_todm.files import write_json, write_table
 
 Utterance = tuple[str, Tensor]
@@ -117,19 +116,6 @@ def batches(utterances: Iterable[Utterance], batch_seconds: float) -> Iterator[l
                 batch = []
             batch.append(utterance)
         yield batch
-
-
-def seconds_of(value: Tensor, sample_rate: float = 16000) -> float:
-    """Length of a model input: frames (T, F) of 10 ms, or samples."""
-    return len(value) * 0.01 if value.dim() == 2 else len(value) / sample_rate
-
-
-def input_table(folder: Path) -> Path:
-    """The feats.scp or wav.scp of a dumped set. Raises UserError when it has neither."""
-    for name in ("feats.scp", "wav.scp"):
-        if (folder / name).is_file():
-            return folder / name
-    raise UserError(f"{folder}: holds neither feats.scp nor wav.scp; run the feature stages first")
 
 
 def _groups(utterances: Iterable[Utterance], size: int) -> Iterator[list[Utterance]]:

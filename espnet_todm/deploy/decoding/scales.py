@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from espnet_todm.completion import atomic_stage
+from espnet_todm.deploy.card import WEIGHTS
 from espnet_todm.deploy.decoding.decode import Decoder, decode
 from espnet_todm.deploy.decoding.features import read_features
 from espnet_todm.deploy.decoding.options import PREFIX, SearchOptions
@@ -57,7 +58,7 @@ def tune_scales(work: Tuning) -> dict[str, Any]:
     """
     if work.search.kind != PREFIX:
         raise UserError(f"search: {work.search.kind!r} has no scales to tune; allowed: {PREFIX}")
-    files = (work.scp, work.text, Path(work.model) / "model.safetensors", work.search.lm, work.search.lexicon)
+    files = (work.scp, work.text, Path(work.model) / WEIGHTS, work.search.lm, work.search.lexicon)
     digests = [hash_file(path) if path else None for path in files]
     options = {"stage": "scales", "utterances": work.utterances, "search": asdict(work.search), "input": digests}
     with atomic_stage(work.output, options) as folder:

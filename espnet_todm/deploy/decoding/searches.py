@@ -13,8 +13,6 @@ from espnet_todm.deploy.decoding.options import GREEDY, PREFIX, TRANSDUCER_BEAM,
 from espnet_todm.errors import UserError
 from espnet_todm.models.transducer import search_each
 
-__all__ = ["GREEDY", "PREFIX", "TRANSDUCER_BEAM", "Search", "SearchOptions", "make_search"]
-
 Search = Callable[[Tensor, Tensor], list[list[int]]]  # encoded (B, T, D), lengths (B,) -> labels of each utterance
 
 
@@ -31,11 +29,12 @@ def make_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
     if options.kind == PREFIX:
         return _prefix_search(model, options)
 
-    def search(encoded: Tensor, lengths: Tensor) -> list[list[int]]:
-        best = model.ctc.argmax(encoded)
-        return [path[:length].unique_consecutive().tolist() for path, length in zip(best, lengths.tolist())]
+    return lambda encoded, lengths: best_paths(model.ctc.argmax(encoded), lengths)
 
-    return search
+
+def best_paths(likeliest: Tensor, lengths: Tensor) -> list[list[int]]:
+    """The likeliest label of each frame (B, T), lengths (B,) -> those of each utterance, repeats once; blanks stay."""
+    return [path[:length].unique_consecutive().tolist() for path, length in zip(likeliest, lengths.tolist())]
 
 
 def _prefix_search(model: ESPnetASRModel, options: SearchOptions) -> Search:

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from espnet_todm.deploy.decoding.decode import Decoder, seconds_of
+from espnet_todm.deploy.decoding.decode import Decoder
+from espnet_todm.deploy.decoding.features import seconds_of
+from espnet_todm.deploy.threads import torch_threads
 from espnet_todm.processor import cpu_model
-
-
-@contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """torch computes with so many threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def measure_rtf(

@@ -13,7 +13,7 @@ from flashlight.lib.text.dictionary import Dictionary
 from espnet_todm.data.arpa import read_vocabulary
 from espnet_todm.data.spelling import read_spellings, word_parts
 from espnet_todm.data.tokens import SPACE, UNKNOWN
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, last_line
 
 FORBIDDEN = -1e4  # what cannot be written; not -inf, from which sums of probabilities become NaN
 _LN10 = math.log(10)
@@ -165,5 +165,5 @@ def _load(path: str, words: Sequence[str]) -> KenLM:
     try:
         return KenLM(path, dictionary)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines() or ["no reason given"]
-        raise UserError(f"lm: {path}: KenLM cannot read it ({reason[-1]})") from None
+        reason = last_line(str(error)) or "no reason given"
+        raise UserError(f"lm: {path}: KenLM cannot read it ({reason})") from None

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_todm.deploy.decoding.decode import seconds_of
-from espnet_todm.deploy.decoding.features import read_features
-from espnet_todm.deploy.runtime.fbank import SAMPLING_RATE, fbank
+from espnet_todm.deploy.decoding.features import read_features, seconds_of
+from espnet_todm.deploy.runtime.fbank import fbank
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
@@ -28,7 +27,7 @@ def read_utterances(scp: PathLike, limit: int, audio: bool) -> Utterances:
     if limit < 1:
         raise UserError(f"utterances: {limit} is not possible; allowed: 1 or more")
     values = [value for _, value in read_features(scp, limit)]
-    seconds = [seconds_of(value, SAMPLING_RATE) for value in values]
+    seconds = [seconds_of(value) for value in values]
     if values[0].dim() == 2:
         if audio:
             raise UserError(

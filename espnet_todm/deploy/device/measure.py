@@ -21,14 +21,12 @@ from typing import Any, Callable, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from espnet_todm.deploy.card import read_card
+from espnet_todm.deploy.card import CARD, WEIGHTS, read_card
 from espnet_todm.deploy.folder import subnet_folders
-from espnet_todm.deploy.onnx.folder import PRECISIONS, read_onnx_folder
+from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, read_onnx_folder
 from espnet_todm.deploy.runtime.base import RUNTIMES, SHERPA, TORCH
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, last_line
 from espnet_todm.files import PathLike
-
-ONNX = "onnx"  # folder of a size's exported graphs, in its own
 
 
 @dataclass(frozen=True)
@@ -127,8 +125,8 @@ class Process:
     def _last_words(self) -> str:
         status = self.process.wait()
         self.errors.seek(0)
-        lines = [line.strip() for line in self.errors if line.strip()]
-        return f"the process ended with status {status} ({lines[-1] if lines else 'it said nothing'})"
+        last = last_line(self.errors.read()) or "it said nothing"
+        return f"the process ended with status {status} ({last})"
 
 
 Opener = Callable[[Target], Worker]
@@ -161,7 +159,7 @@ def find_targets(
     folders = subnet_folders(experiment, sizes)
     if not folders:
         raise UserError(f"{experiment}: has no subnets/<size>; write them with python -m espnet_todm.bin.extract")
-    cards = {folder: read_card(folder / "card.json") for folder in folders}
+    cards = {folder: read_card(folder / CARD) for folder in folders}
     ordered = sorted(folders, key=lambda folder: -cards[folder]["cost"]["flops_per_second"])
     return [
         _target(folder, cards[folder], runtime, precision, count)
@@ -174,9 +172,9 @@ def find_targets(
 
 def _target(folder: Path, card: Mapping[str, Any], runtime: str, precision: str, threads: int) -> Target:
     if runtime == TORCH:
-        place, files = folder, [folder / "model.safetensors"]
+        place, files = folder, [folder / WEIGHTS]
     else:
-        place = folder / ONNX
+        place = folder / FOLDER
         files = list(read_onnx_folder(place, precision).parts.values())
     found = Target(folder.name, runtime, precision, threads, place, tuple(files), card["cost"]["flops_per_second"])
     make_job(found)  # faults are told before anything is measured

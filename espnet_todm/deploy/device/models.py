@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, SHERPA, TORCH, StepRuntime, open_runtime
 
@@ -41,24 +42,7 @@ class FromFeatures:
         return self.inputs[number]
 
     def infer(self, prepared: np.ndarray) -> list[int]:
-        return self.runtime.labels(prepared)
-
-
-class Transducer(FromFeatures):
-    """A transducer in onnxruntime with no more work than its search needs: scores are compared, not normalised."""
-
-    runtime: Any
-
-    def infer(self, prepared: np.ndarray) -> list[int]:
-        blank, joiner = self.runtime.blank, self.runtime.graphs["joiner"]
-        predicted, state = self.runtime.predict(blank)
-        labels = []
-        for frame in self.runtime.encode(prepared)[:, None]:
-            label = int(joiner(frame, predicted)[0].argmax())
-            if label != blank:
-                labels.append(label)
-                predicted, state = self.runtime.predict(label, state)
-        return labels
+        return self.runtime.labels(self.runtime.path(self.runtime.encode(prepared)))
 
 
 class FromSamples:
@@ -68,8 +52,6 @@ class FromSamples:
         self.recognizer, self.inputs = recognizer, inputs
 
     def prepare(self, number: int) -> Any:
-        from espnet_todm.deploy.runtime.fbank import SAMPLING_RATE
-
         stream = self.recognizer.create_stream()
         stream.accept_waveform(SAMPLING_RATE, self.inputs[number])
         return stream
@@ -93,5 +75,4 @@ def load_model(job: Mapping[str, Any], inputs: Sequence[np.ndarray]) -> Model:
 
         return FromSamples(recognizer(**job["order"]), inputs)
     opened = open_runtime(job["runtime"], job["folder"], job["precision"], job["threads"])
-    stateless = job["runtime"] == ONNXRUNTIME and hasattr(opened, "context_size")
-    return (Transducer if stateless else FromFeatures)(cast(StepRuntime, opened), inputs)
+    return FromFeatures(cast(StepRuntime, opened), inputs)

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 
 from espnet_todm.deploy.device.measure import Target, Times
-from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, read_json
 from espnet_todm.memory import MIB
 from espnet_todm.processor import cpu_model
 from espnet_todm.report.tables import markdown_table
@@ -124,16 +122,6 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
             ]
         )
     return markdown_table(HEADER, rows)
-
-
-def read_measurements(path: PathLike) -> dict[str, Any]:
-    """The file that ``bin.latency`` writes. Raises UserError when it is another."""
-    stored = read_json(path)
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: holds no measurements of format {FORMAT}; make it with python -m espnet_todm.bin.latency"
-        )
-    return stored
 
 
 def _version(package: str) -> str:

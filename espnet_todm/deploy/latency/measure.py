@@ -20,19 +20,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from espnet_todm.acoustics import FRAMES_PER_SECOND, MEL_BINS
 from espnet_todm.components import FULL, Subnet
-from espnet_todm.deploy.decoding.speed import torch_threads
 from espnet_todm.deploy.latency.fit import FITTED, HELD_OUT, checked_subnets, correct, errors, summarise
 from espnet_todm.deploy.latency.parts import Probe, Shape, distinct_shapes, parts, torch_calls
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, TORCH
-from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS, SUPERNET_OPTIONS, SupernetEncoder
+from espnet_todm.deploy.threads import torch_threads
+from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SUPERNET_OPTIONS, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.latency import LatencyTable, Line, fingerprint
 from espnet_todm.optim.options import check_number
 from espnet_todm.options import check_part
 from espnet_todm.processor import cpu_model
 
-INPUT_SIZE = 80  # features of a frame where a config does not say
 RUNTIMES = (TORCH, ONNXRUNTIME)
 
 K = TypeVar("K", bound=Hashable)
@@ -70,7 +70,7 @@ def build_encoder(config: Mapping[str, Any], input_size: Optional[int] = None) -
             f"encoder: {name!r} is no supernet, so it has no components to measure; use another, like todm_conformer"
         )
     options = {key: value for key, value in conf.items() if key not in SUPERNET_OPTIONS}
-    encoder: SupernetEncoder = encoder_class(input_size or config.get("input_size") or INPUT_SIZE, **options)
+    encoder: SupernetEncoder = encoder_class(input_size or config.get("input_size") or MEL_BINS, **options)
     return encoder.eval()
 
 

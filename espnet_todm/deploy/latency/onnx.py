@@ -14,7 +14,7 @@ from espnet_todm.deploy.onnx.export import OPSET, write_graph
 from espnet_todm.deploy.onnx.forms import Graph
 from espnet_todm.deploy.onnx.graph import exportable
 from espnet_todm.deploy.optional import needed
-from espnet_todm.deploy.runtime.onnx import Graph as Session
+from espnet_todm.deploy.runtime.onnx import Session
 from espnet_todm.encoders.supernet import SupernetEncoder
 
 
@@ -32,9 +32,8 @@ def onnx_calls(timed: Mapping[Probe, Part], threads: int) -> dict[Probe, Callabl
         for probe, part in tqdm(timed.items(), desc="export", unit="graph", disable=None):
             write_graph(_graph(part), path, OPSET, {}, onnx)
             session, values = Session(path, threads), dict(zip(_names(part), part.inputs))
-            inputs = [
-                values[entry.name].numpy() for entry in session.inputs
-            ]  # the exporter leaves out what has no effect
+            # Only what the session asks for: the exporter leaves out inputs that have no effect.
+            inputs = [values[entry.name].numpy() for entry in session.inputs]
             calls[probe] = lambda session=session, inputs=inputs: session(*inputs)  # type: ignore[misc]
     return calls
 

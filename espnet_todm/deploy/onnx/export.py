@@ -14,20 +14,19 @@ import torch
 from torch import Tensor
 
 from espnet_todm import __version__
-from espnet_todm.deploy.card import hash_text, read_card
+from espnet_todm.deploy.card import CARD, hash_text, read_card
 from espnet_todm.deploy.decoding.features import read_features
-from espnet_todm.deploy.load import load_extracted
-from espnet_todm.deploy.onnx.folder import PRECISIONS, TOKENS
+from espnet_todm.deploy.load import CONFIG, load_extracted
+from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, TOKENS
 from espnet_todm.deploy.onnx.forms import Form, Graph, runtime_form
 from espnet_todm.deploy.onnx.quantize import CALIBRATION_UTTERANCES, DYNAMIC, STATIC, check_method, to_fp16, to_int8
 from espnet_todm.deploy.onnx.state_space import DOMAIN, as_scans, has_state_space
 from espnet_todm.deploy.onnx.tokens import tokens_text
 from espnet_todm.deploy.optional import needed
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike, atomic_directory, hash_file, write_json, write_text
 
 OPSET, OPSETS = 17, (14, 20)  # 17 has layer norm as one operator; what torch's exporter can write
-FOLDER = "onnx"  # where an export goes, inside the subnet's folder
 # Newer torch has a second exporter, by default, that needs more packages.
 _TRACING: dict[str, Any] = {"dynamo": False} if "dynamo" in signature(torch.onnx.export).parameters else {}
 # The file computes what the model computes, in other orders of sums.
@@ -90,26 +89,30 @@ def export(
     onnx, _ = needed("onnx"), needed("onnxruntime")
     source = Path(folder)
     target = Path(output) if output is not None else source / name
-    card = read_card(source / "card.json")
-    check_replaceable(target)
-    calibration = read_calibration(options)
+    card = read_card(source / CARD)
+    _check_replaceable(target)
+    calibration = _read_calibration(options)
     model, config = load_extracted(source)
     if hash_text("\n".join(config["token_list"])) != card["vocabulary"]["sha256"]:
-        raise UserError(f"token_list: {source / 'config.yaml'} has another one than card.json was written for")
-    form = form_of(model, config)
-    about = {
-        "todm_subnet": card["name"],
-        "todm_encoder": card["encoder"],
-        "todm_card_sha256": hash_file(source / "card.json"),
-        "todm_version": __version__,
-    }
+        raise UserError(f"token_list: {source / CONFIG} has another one than {CARD} was written for")
+    form, about = form_of(model, config), _origin(source, card)
     with atomic_directory(target) as place:
-        write_form(form, place, options, about, calibration, onnx)
-        write_json(place / "card.json", card)
+        _write_form(form, place, options, about, calibration, onnx)
+        write_json(place / CARD, card)
         if gate is not None:
             _pass(gate, place, target)
     logging.info("%s: written", target)
     return target
+
+
+def _origin(source: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata that say which subnet a file is of."""
+    return {
+        "todm_subnet": card["name"],
+        "todm_encoder": card["encoder"],
+        "todm_card_sha256": hash_file(source / CARD),
+        "todm_version": __version__,
+    }
 
 
 def _pass(gate: Callable[[Path], Any], place: Path, target: Path) -> None:
@@ -121,7 +124,7 @@ def _pass(gate: Callable[[Path], Any], place: Path, target: Path) -> None:
         raise
 
 
-def write_form(
+def _write_form(
     form: Form,
     place: Path,
     options: ExportOptions,
@@ -133,7 +136,7 @@ def write_form(
     for graph in form.graphs:
         path = place / f"{graph.name}{PRECISIONS['fp32']}"
         write_graph(graph, path, options.opset, about, onnx)
-        check_graph(graph, path, options.opset)
+        _check_graph(graph, path, options.opset)
         if "int8" in options.precisions:
             data = [graph.lay_out(value) for value in calibration] if calibration and graph.features else None
             to_int8(path, place / f"{graph.name}{PRECISIONS['int8']}", data)
@@ -166,7 +169,7 @@ def write_graph(graph: Graph, path: Path, opset: int, about: Mapping[str, Any], 
 
 
 @torch.no_grad()
-def check_graph(graph: Graph, path: Path, opset: int) -> None:
+def _check_graph(graph: Graph, path: Path, opset: int) -> None:
     """Run a file on other lengths than it was recorded on. Raises UserError where the installed runtime cannot load it, and
     RuntimeError where it computes something else."""
     import onnxruntime
@@ -174,10 +177,8 @@ def check_graph(graph: Graph, path: Path, opset: int) -> None:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"opset: {opset}: onnxruntime {onnxruntime.__version__} cannot load the result ({reason})"
-        ) from None
+        version = onnxruntime.__version__
+        raise UserError(f"opset: {opset}: onnxruntime {version} cannot load the result ({one_line(error)})") from None
     inputs = _other_lengths(graph)
     expected = graph.module(*inputs)
     computed = session.run(None, {name: value.numpy() for name, value in zip(graph.inputs, inputs)})
@@ -187,7 +188,7 @@ def check_graph(graph: Graph, path: Path, opset: int) -> None:
             raise RuntimeError(f"{path.name}: output {name} differs from the model's by {difference:.3g}")
 
 
-def read_calibration(options: ExportOptions) -> Optional[list[Tensor]]:
+def _read_calibration(options: ExportOptions) -> Optional[list[Tensor]]:
     """Features (T, F) for static int8, else None. Raises UserError when the table has something else."""
     if options.int8 != STATIC or options.calibrate is None:
         return None
@@ -197,7 +198,7 @@ def read_calibration(options: ExportOptions) -> Optional[list[Tensor]]:
     return features
 
 
-def check_replaceable(target: Path) -> None:
+def _check_replaceable(target: Path) -> None:
     """Raises UserError when ``target`` is there and is no former export."""
     if target.exists() and not (target.is_dir() and (target / TOKENS).is_file() and any(target.glob("*.onnx"))):
         raise UserError(f"output: {target} exists and is no former export; name another folder or remove it")

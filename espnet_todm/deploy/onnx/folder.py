@@ -13,6 +13,7 @@ CTC, TRANSDUCER = "ctc", "transducer"
 PARTS = {CTC: ("model",), TRANSDUCER: ("encoder", "decoder", "joiner")}
 PRECISIONS = {"fp32": ".onnx", "int8": ".int8.onnx", "fp16": ".fp16.onnx"}
 TOKENS = "tokens.txt"
+FOLDER = "onnx"  # where an export goes, inside the folder of its size
 BLANKS = ("<blk>", "<eps>", "<blank>")  # names by which sherpa-onnx knows a blank
 
 

@@ -89,7 +89,7 @@ def _ctc(model: Any, config: Mapping[str, Any]) -> Graph:
     return Graph(
         "model",
         OnnxCtc(encoder, model.ctc.ctc_lo, forbidden_tokens(model)).eval(),
-        example_features(encoder.features),
+        _example_features(encoder.features),
         {"x": {0: "N", 1: "T"}, "x_lens": {0: "N"}},
         {"log_probs": {0: "N", 1: "T_out"}, "log_probs_len": {0: "N"}},
         {
@@ -110,7 +110,7 @@ def _icefall(model: Any, config: Mapping[str, Any]) -> list[Graph]:
         Graph(
             "encoder",
             ProjectedEncoder(encoder, joint.lin_enc).eval(),
-            example_features(encoder.features),
+            _example_features(encoder.features),
             {"x": {0: "N", 1: "T"}, "x_lens": {0: "N"}},
             {"encoder_out": {0: "N", 1: "T_out"}, "encoder_out_lens": {0: "N"}},
             {"model_type": "conformer", **about, "subsampling_factor": subsampling_factor(encoder.encoder)},
@@ -155,7 +155,7 @@ def _nemo(model: Any, config: Mapping[str, Any]) -> list[Graph]:
 
 
 def _nemo_encoder(encoder: OnnxEncoder, joint: Any, about: Mapping[str, Any]) -> Graph:
-    features, lengths = example_features(encoder.features)
+    features, lengths = _example_features(encoder.features)
     return Graph(
         "encoder",
         NemoEncoder(ProjectedEncoder(encoder, joint.lin_enc)).eval(),
@@ -203,7 +203,7 @@ def forbidden_tokens(model: Any) -> list[int]:
     return sorted({*named, model.sos, model.eos} - {model.blank_id})
 
 
-def example_features(size: int) -> tuple[Tensor, Tensor]:
+def _example_features(size: int) -> tuple[Tensor, Tensor]:
     """Noise (2, T, F) and lengths (2,) int64."""
     noise = torch.randn(2, TRACED_FRAMES[0], size, generator=torch.Generator().manual_seed(0))
     return noise, torch.tensor(TRACED_FRAMES)

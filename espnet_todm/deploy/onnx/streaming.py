@@ -91,7 +91,7 @@ def export_streaming(
 ) -> Path:
     """Write the model of an extracted subnet's folder, by default to its subfolder ``streaming-onnx``: ``model.onnx`` with
     its other precisions, ``tokens.txt``, ``card.json``. Arguments and errors as those of :func:`streaming_form` and
-    :func:`espnet_todm.deploy.onnx.export`."""
+    :func:`espnet_todm.deploy.onnx.export.export`."""
     options = options or ExportOptions()
     if options.int8 == STATIC:
         raise UserError(
@@ -119,7 +119,7 @@ def streaming_form(model: Any, config: Mapping[str, Any], chunk: Optional[Sequen
         "todm_chunk_frames": module.encoder.chunk.frames,
         "todm_left_frames": module.encoder.chunk.left,
     }
-    graph = Graph("model", module, example_inputs(module), inputs, outputs, about)
+    graph = Graph("model", module, _example_inputs(module), inputs, outputs, about)
     return Form([graph], runtime_tokens(model.token_list, model.blank_id))
 
 
@@ -143,7 +143,7 @@ def streaming_ctc(model: Any, chunk: Optional[Sequence[int]] = None) -> Streamin
     return StreamingCtc(StreamingEncoder(model.encoder, given), model.normalize, output).eval()
 
 
-def example_inputs(module: StreamingCtc) -> tuple[Tensor, ...]:
+def _example_inputs(module: StreamingCtc) -> tuple[Tensor, ...]:
     """Noise for two streams, of which one has seen no frame yet."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, module.encoder.window, module.encoder.encoder.input_size, generator=generator)

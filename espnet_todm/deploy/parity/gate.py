@@ -16,23 +16,22 @@ from typing import Optional
 
 import numpy as np
 
-from espnet_todm.deploy.card import read_card
+from espnet_todm.acoustics import SAMPLING_RATE
+from espnet_todm.deploy.card import CARD, read_card
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.parity.report import JSON, PAGE, Limits, ParityReport, Step
-from espnet_todm.deploy.parity.steps import Arrays, Gate, Heard, hear
+from espnet_todm.deploy.parity.speech import Speech
+from espnet_todm.deploy.parity.steps import FP32, Arrays, Gate, Heard, hear
 from espnet_todm.deploy.parity.streaming import compare_streaming
-from espnet_todm.deploy.runtime.fbank import SAMPLING_RATE
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime, open_onnx
 from espnet_todm.deploy.runtime.sherpa_apart import features_apart, transcribe_apart
 from espnet_todm.deploy.runtime.sherpa_check import NEMO, STREAMING_CTC, Checked, check_for_sherpa
-from espnet_todm.deploy.runtime.speech import Speech
 from espnet_todm.deploy.runtime.torch import TorchRuntime, open_slice, open_torch
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, hash_file, write_json, write_text
 from espnet_todm.processor import cpu_model
 
 SLICE, PYTORCH = "supernet slice", "PyTorch"
-FP32 = "fp32"
 # Of so many utterances the features are read out of sherpa-onnx, at most so much: it takes time, for NEMO a lot of it.
 PROBED, PROBED_SECONDS, NEMO_SECONDS = 5, 10.0, 0.3
 SHORT_SECONDS = (0.01, 0.05, 0.1)  # one frame of an encoder that makes one of four takes 0.07 s
@@ -84,8 +83,17 @@ def check_parity(
         compare_streaming(gate, subnet, exported, speech, precisions, threads)
     else:
         _compare(gate, kinds[0], open_torch(subnet, threads), Path(exported), speech, precisions, origin, threads)
-    report = ParityReport(
-        model=str(subnet),
+    report = _report(str(subnet), speech, gate)
+    write_json(Path(exported) / JSON, report.to_json())
+    write_text(Path(exported) / PAGE, report.markdown())
+    if report.first_fault is not None:
+        raise ParityError(report, report.first_fault)
+    return report
+
+
+def _report(model: str, speech: Sequence[Speech], gate: Gate) -> ParityReport:
+    return ParityReport(
+        model=model,
         utterances=len(speech),
         words=sum(len(one.text.split()) for one in speech),
         seconds=sum(one.seconds for one in speech),
@@ -94,11 +102,6 @@ def check_parity(
         versions={name: version(name) for name in ("torch", "onnxruntime", "sherpa-onnx")},
         cpu=cpu_model(),
     )
-    write_json(Path(exported) / JSON, report.to_json())
-    write_text(Path(exported) / PAGE, report.markdown())
-    if report.first_fault is not None:
-        raise ParityError(report, report.first_fault)
-    return report
 
 
 def find_origin(subnet: PathLike, experiment: Optional[PathLike] = None) -> Optional[Origin]:
@@ -107,7 +110,7 @@ def find_origin(subnet: PathLike, experiment: Optional[PathLike] = None) -> Opti
 
     Raises UserError when the files are not there, or the checkpoint is not the one that the subnet was taken from.
     """
-    card = Path(subnet) / "card.json"
+    card = Path(subnet) / CARD
     source = read_card(card)["supernet"]
     if source.get("max_abs_difference") is None:
         return None
@@ -122,7 +125,7 @@ def find_origin(subnet: PathLike, experiment: Optional[PathLike] = None) -> Opti
 
 def origin_at_hand(subnet: PathLike) -> Optional[Origin]:
     """As :func:`find_origin`, but None, with a warning, where the supernet is not on this machine."""
-    source = read_card(Path(subnet) / "card.json")["supernet"]
+    source = read_card(Path(subnet) / CARD)["supernet"]
     away = [source[key] for key in ("config", "checkpoint") if not Path(source[key]).is_file()]
     if away:
         logging.warning("%s: %s is not here, so the supernet's slice is not compared", subnet, away[0])
@@ -150,8 +153,11 @@ def _compare(
         whole = open_slice(origin.config, origin.checkpoint, str(origin.card), threads)
         gate.everything(reference, hear(SLICE, whole, features, reference.paths), exact=True)
     for precision in precisions:
-        _compare_exported(gate, exported, precision, threads, reference, waves, features)
+        onnx = open_onnx(exported, precision, threads)
+        heard = hear(f"onnxruntime {precision}", onnx, features, reference.paths)
+        gate.exported(precision, heard, reference, transcribe_apart(exported, precision, threads, waves))
         if precision == FP32:
+            _compare_padded(gate, heard, onnx, features)
             _compare_short(gate, exported, runtime, waves[0], threads)
 
 
@@ -165,28 +171,6 @@ def _compare_features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: A
     gate.arrays("features", "sherpa-onnx", "training", theirs, ours, gate.limits.features, hint)
 
 
-def _compare_exported(
-    gate: Gate,
-    exported: PathLike,
-    precision: str,
-    threads: int,
-    reference: Heard,
-    waves: Arrays,
-    features: Arrays,
-) -> None:
-    """onnxruntime against PyTorch, and sherpa-onnx against onnxruntime, in one precision."""
-    exact = precision == FP32
-    onnx = open_onnx(exported, precision, threads)
-    heard = hear(f"onnxruntime {precision}", onnx, features, reference.paths)
-    gate.everything(heard, reference, exact)
-    if exact:
-        _padding(gate, heard, onnx, features)
-    gate.rate(heard.name, heard.texts, reference.texts, exact)
-    texts = transcribe_apart(exported, precision, threads, waves)
-    gate.texts(f"sherpa-onnx {precision}", heard.name, texts, heard.texts, exact)
-    gate.rate(f"sherpa-onnx {precision}", texts, reference.texts, exact)
-
-
 def _compare_short(gate: Gate, exported: PathLike, runtime: TorchRuntime, samples: np.ndarray, threads: int) -> None:
     """Beginnings of an utterance, some too short for one frame of the encoder: sherpa-onnx must survive them too."""
     begins = [samples[: round(seconds * SAMPLING_RATE)] for seconds in SHORT_SECONDS]
@@ -198,10 +182,8 @@ def _compare_short(gate: Gate, exported: PathLike, runtime: TorchRuntime, sample
     gate.texts("sherpa-onnx fp32, short", PYTORCH, texts, [*map(runtime.transcribe, begins)], True, names)
 
 
-def _padding(gate: Gate, heard: Heard, onnx: OnnxRuntime, features: Arrays) -> None:
+def _compare_padded(gate: Gate, heard: Heard, onnx: OnnxRuntime, features: Arrays) -> None:
     """The first graph's output of the shortest utterance, alone and beside the longest."""
     lengths = [len(one) for one in features]
     shortest, longest = lengths.index(min(lengths)), lengths.index(max(lengths))
-    together = onnx.run_first([features[shortest], features[longest]])[0]
-    alone = onnx.run_first([features[shortest]])[0]
-    gate.padded(heard, shortest, together, alone)
+    gate.padded(heard, shortest, onnx.encode_batch([features[shortest], features[longest]])[0])

@@ -9,36 +9,41 @@ from typing import Optional
 import numpy as np
 
 from espnet_todm.deploy.parity.report import Limits, Rate, Step
+from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.runtime.base import StepRuntime
-from espnet_todm.deploy.runtime.speech import Speech
 from espnet_todm.report.scoring import score_tables
 
 Arrays = Sequence[np.ndarray]
+FP32 = "fp32"
 
 
 @dataclass(frozen=True)
 class Heard:
     """What a runtime made of all utterances.
 
-    encoded: outputs of the encoder, None where they cannot be seen. posteriors: probabilities (T', V), of transducers along
-    ``paths``.
+    encoded: what :meth:`StepRuntime.encode` gave, with ``shows_encoder`` the encoder's outputs. posteriors: probabilities
+    (T', V), of transducers along ``paths``.
     """
 
     name: str
-    encoded: Optional[Arrays]
+    shows_encoder: bool
+    encoded: Arrays
     posteriors: Arrays
     paths: Sequence[Sequence[int]]
     texts: Sequence[str]
 
 
 def hear(name: str, runtime: StepRuntime, features: Arrays, paths: Optional[Sequence[Sequence[int]]] = None) -> Heard:
-    """Run every step on features (T, F) of each utterance. ``paths``: another runtime's, to compare posteriors on."""
-    own = [runtime.path(one) for one in features]
+    """Run every step on features (T, F) of each utterance, the encoder once.
+
+    ``paths``: another runtime's, to compare posteriors on; texts are of the runtime's own.
+    """
+    encoded = [runtime.encode(one) for one in features]
+    own = [runtime.path(one) for one in encoded]
     along = own if paths is None else paths
-    encoded = [output for output in map(runtime.encode, features) if output is not None]
-    posteriors = [np.exp(runtime.posteriors(one, path)) for one, path in zip(features, along)]
-    texts = [runtime.text(one) for one in features]
-    return Heard(name, encoded if len(encoded) == len(features) else None, posteriors, along, texts)
+    posteriors = [np.exp(runtime.posteriors(one, path)) for one, path in zip(encoded, along)]
+    texts = [runtime.spell(runtime.labels(path)) for path in own]
+    return Heard(name, runtime.shows_encoder, encoded, posteriors, along, texts)
 
 
 class Gate:
@@ -55,10 +60,21 @@ class Gate:
         """Encoder, posteriors and transcripts. Not ``exact``: differences are only told."""
         limits = (self.limits.encoder, self.limits.posteriors) if exact else (None, None)
         pair = heard.name, reference.name
-        if heard.encoded is not None and reference.encoded is not None:
+        if heard.shows_encoder and reference.shows_encoder:
             self.arrays("encoder", *pair, heard.encoded, reference.encoded, limits[0])
         self.arrays("posteriors", *pair, heard.posteriors, reference.posteriors, limits[1])
         self.texts(*pair, heard.texts, reference.texts, exact)
+
+    def exported(self, precision: str, heard: Heard, reference: Heard, texts: Sequence[str]) -> None:
+        """An exported model in one precision: onnxruntime against PyTorch, and sherpa-onnx's texts against onnxruntime's.
+
+        fp32 must not differ beyond the limits; how far others do is told.
+        """
+        exact, sherpa = precision == FP32, f"sherpa-onnx {precision}"
+        self.everything(heard, reference, exact)
+        self.rate(heard.name, heard.texts, reference.texts, exact)
+        self.texts(sherpa, heard.name, texts, heard.texts, exact)
+        self.rate(sherpa, texts, reference.texts, exact)
 
     def arrays(
         self,
@@ -77,12 +93,12 @@ class Gate:
         where = self.names[worst] if difference else ""
         self.steps.append(Step(step, of, against, difference, limit, where, detail or hint))
 
-    def padded(self, heard: Heard, utterance: int, together: np.ndarray, alone: np.ndarray) -> None:
-        """The first graph's output for an utterance in a padded batch and alone, where padding must not matter."""
-        step, limit, shown = "encoder", self.limits.encoder, (together, alone)
-        if heard.encoded is None:  # CTC's graph ends in log probabilities
-            step, limit, shown = "posteriors", self.limits.posteriors, (np.exp(together), np.exp(alone))
-        difference, detail = _difference(*shown)
+    def padded(self, heard: Heard, utterance: int, together: np.ndarray) -> None:
+        """An utterance as a runtime encoded it in a padded batch, and as it heard it alone: padding must not matter."""
+        step, limit, alone = "encoder", self.limits.encoder, heard.encoded[utterance]
+        if not heard.shows_encoder:
+            step, limit, together, alone = "posteriors", self.limits.posteriors, np.exp(together), np.exp(alone)
+        difference, detail = _difference(together, alone)
         names = f"{heard.name} in a batch", heard.name
         self.steps.append(Step(step, *names, difference, limit, self.names[utterance], detail))
 

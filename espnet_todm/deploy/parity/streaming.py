@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import cast
 
 from espnet_todm.deploy.load import load_extracted
+from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.parity.steps import Gate, hear
 from espnet_todm.deploy.runtime.onnx import open_onnx
 from espnet_todm.deploy.runtime.sherpa_apart import transcribe_apart
-from espnet_todm.deploy.runtime.speech import Speech
 from espnet_todm.deploy.runtime.streaming import StreamingOnnx, StreamingTorch, whole_chunks, with_tail
 from espnet_todm.deploy.runtime.torch import TorchCtc
 from espnet_todm.encoders.chunks import Chunk
@@ -40,12 +40,7 @@ def compare_streaming(
     gate.rate(MASKED, reference.texts)
     gate.everything(hear(STREAMED, streamed, features), reference, exact=True)
     for precision, runtime in runtimes.items():
-        exact = precision == "fp32"
         heard = hear(f"onnxruntime {precision}", runtime, features)
-        gate.everything(heard, reference, exact)
-        gate.rate(heard.name, heard.texts, reference.texts, exact)
-        texts = transcribe_apart(exported, precision, threads, waves)
-        gate.texts(f"sherpa-onnx {precision}", heard.name, texts, heard.texts, exact)
-        gate.rate(f"sherpa-onnx {precision}", texts, reference.texts, exact)
+        gate.exported(precision, heard, reference, transcribe_apart(exported, precision, threads, waves))
     encoder.decode_chunk = None
     gate.rate(FULL, [masked.text(one) for one in features], reference.texts)

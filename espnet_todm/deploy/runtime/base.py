@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any, ClassVar, Optional
 
 import numpy as np
@@ -18,9 +19,9 @@ from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
 TORCH, ONNXRUNTIME, SHERPA = "torch", "onnxruntime", "sherpa-onnx"
+RUNTIMES = (TORCH, ONNXRUNTIME, SHERPA)
 # Labels in one frame at most: sherpa-onnx's limits for icefall's transducers and for NeMo's.
 STATELESS_SYMBOLS, RECURRENT_SYMBOLS = 1, 10
-RUNTIMES = (TORCH, ONNXRUNTIME, SHERPA)
 
 
 class Runtime(ABC):
@@ -42,40 +43,43 @@ class Runtime(ABC):
 
 
 class StepRuntime(Runtime):
-    """A runtime whose steps can be looked at, each with features (T, mel_bins) as its input.
+    """A runtime whose steps can be looked at, each from what the step before gave; the encoder runs in the first.
 
-    ``tokens`` are by their ids; ``blank`` is one of these.
+    ``tokens`` are by their ids; ``blank`` is one of these. ``shows_encoder``: False where the encoder's output cannot be
+    seen, because one graph goes from features to log posteriors.
     """
 
     tokens: Sequence[str]
     blank: int = 0
+    shows_encoder: ClassVar[bool] = True
 
     @abstractmethod
-    def encode(self, features: np.ndarray) -> Optional[np.ndarray]:
-        """Output of the encoder (T', D), float32, of transducers projected for the joiner; None where it cannot be seen."""
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        """Features (T, mel_bins) -> the encoder's output (T', D) float32, of transducers projected for the joiner; log
+        posteriors (T', V) where it is not shown."""
 
     @abstractmethod
-    def posteriors(self, features: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+    def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
         """Log posteriors (T', V), float32. Tokens that are no text are next to impossible.
 
         Of a transducer the rows are the joiner's outputs along ``path``, by default what :meth:`path` finds.
         """
 
     @abstractmethod
-    def path(self, features: np.ndarray) -> list[int]:
-        """The best label, or the blank, of each row of the posteriors."""
+    def path(self, encoded: np.ndarray) -> list[int]:
+        """What greedy search takes: the best label, or the blank, of each row of the posteriors."""
 
     @abstractmethod
-    def labels(self, features: np.ndarray) -> list[int]:
-        """What greedy search finds."""
+    def labels(self, path: Sequence[int]) -> list[int]:
+        """The labels of a path."""
 
     @abstractmethod
     def spell(self, labels: Sequence[int]) -> str:
         """What labels say, with single spaces between words."""
 
     def text(self, features: np.ndarray) -> str:
-        """What greedy search finds, as text."""
-        return self.spell(self.labels(features))
+        """What greedy search finds on features (T, mel_bins)."""
+        return self.spell(self.labels(self.path(self.encode(features))))
 
     def transcribe(self, samples: np.ndarray) -> str:
         return self.text(self.features(samples))
@@ -84,12 +88,11 @@ class StepRuntime(Runtime):
 class CtcRuntime(StepRuntime):
     """The best path of CTC: repeats count once, blanks are left out."""
 
-    def path(self, features: np.ndarray) -> list[int]:
-        return [int(i) for i in self.posteriors(features).argmax(axis=-1)]
+    def path(self, encoded: np.ndarray) -> list[int]:
+        return [int(label) for label in self.posteriors(encoded).argmax(axis=-1)]
 
-    def labels(self, features: np.ndarray) -> list[int]:
-        path = self.path(features)
-        return [i for before, i in zip([self.blank, *path], path) if i not in (before, self.blank)]
+    def labels(self, path: Sequence[int]) -> list[int]:
+        return [label for label, _ in groupby(path) if label != self.blank]
 
 
 class TransducerRuntime(StepRuntime):
@@ -101,37 +104,37 @@ class TransducerRuntime(StepRuntime):
     max_symbols: int = STATELESS_SYMBOLS
 
     @abstractmethod
-    def encode(self, features: np.ndarray) -> np.ndarray: ...
-
-    @abstractmethod
     def predict(self, label: int, state: Any = None) -> tuple[Any, Any]:
         """A label (at first the blank, without a state) -> the predictor's output and state after it."""
 
     @abstractmethod
     def join(self, frame: np.ndarray, predicted: Any) -> np.ndarray:
-        """A frame of the encoder (D,) and the predictor's output -> log posteriors (V,) float32."""
+        """A frame of the encoder (D,) and the predictor's output -> logits (V,) float32."""
 
-    def posteriors(self, features: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
-        rows = [row for row, _ in self._walk(features, path)]
-        return np.stack(rows) if rows else np.zeros((0, len(self.tokens)), dtype=np.float32)
+    def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+        # Imported here, since no search needs it, and its memory would count as that of a model that is measured.
+        from scipy.special import log_softmax
 
-    def path(self, features: np.ndarray) -> list[int]:
-        return [label for _, label in self._walk(features)]
+        rows = [logits for logits, _ in self._walk(encoded, path)]
+        return log_softmax(np.reshape(rows, (-1, len(self.tokens))).astype(np.float32), axis=-1)
 
-    def labels(self, features: np.ndarray) -> list[int]:
-        return [label for label in self.path(features) if label != self.blank]
+    def path(self, encoded: np.ndarray) -> list[int]:
+        return [label for _, label in self._walk(encoded)]
 
-    def _walk(self, features: np.ndarray, path: Optional[Sequence[int]] = None) -> Iterator[tuple[np.ndarray, int]]:
-        """Log posteriors (V,) and the label taken: the best one, or the next of ``path``, until that ends."""
+    def labels(self, path: Sequence[int]) -> list[int]:
+        return [label for label in path if label != self.blank]
+
+    def _walk(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> Iterator[tuple[np.ndarray, int]]:
+        """Logits (V,) and the label taken: the best one, or the next of ``path``, until that ends."""
         given = None if path is None else iter(path)
         predicted, state = self.predict(self.blank)
-        for frame in self.encode(features):
+        for frame in encoded:
             for _ in range(self.max_symbols):
-                row = self.join(frame, predicted)
-                label = int(row.argmax()) if given is None else next(given, None)
+                logits = self.join(frame, predicted)
+                label = int(logits.argmax()) if given is None else next(given, None)
                 if label is None:
                     return
-                yield row, label
+                yield logits, label
                 if label == self.blank:
                     break
                 predicted, state = self.predict(label, state)
@@ -165,9 +168,3 @@ def open_runtime(kind: str, folder: PathLike, precision: str = "fp32", threads: 
 
         return SherpaRuntime(folder, precision, threads)
     raise UserError(f"runtime: {kind!r} is unknown; allowed: {', '.join(RUNTIMES)}")
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logits (..., V) -> log probabilities, float32."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), dtype=np.float32)

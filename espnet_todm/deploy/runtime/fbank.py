@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from espnet_todm.acoustics import MEL_BINS, SAMPLING_RATE
+
 if TYPE_CHECKING:
     from lhotse import Fbank
 
-SAMPLING_RATE = 16000
 
-
-def fbank(samples: np.ndarray, mel_bins: int = 80) -> np.ndarray:
+def fbank(samples: np.ndarray, mel_bins: int = MEL_BINS) -> np.ndarray:
     """samples (N,) float32 in [-1, 1] at 16 kHz -> log energies (T, mel_bins), float32, in frames of 10 ms.
 
     lhotse's Fbank with its default options: no dither, snip_edges false. Nothing (0, mel_bins) below one window.

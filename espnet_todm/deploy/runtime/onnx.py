@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 import numpy as np
 
-from espnet_todm.deploy.onnx.folder import BLANKS, CTC, OnnxFolder, join_tokens, read_onnx_folder
+from espnet_todm.acoustics import MEL_BINS
+from espnet_todm.deploy.onnx.folder import BLANKS, TRANSDUCER, join_tokens, read_onnx_folder
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.runtime.base import (
     ONNXRUNTIME,
@@ -16,15 +17,14 @@ from espnet_todm.deploy.runtime.base import (
     CtcRuntime,
     StepRuntime,
     TransducerRuntime,
-    log_softmax,
 )
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike
 
 _INTEGERS = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 
 
-class Graph:
+class Session:
     """One ONNX file in an onnxruntime session. Inputs and outputs go by position, as sherpa-onnx has it.
 
     Raises UserError when the file cannot be loaded, such as for an operator set that the runtime lacks.
@@ -57,53 +57,53 @@ class Graph:
 
 
 class OnnxRuntime(StepRuntime):
-    """What both kinds of folder share. The first graph takes features (N, T, F) and lengths (N,)."""
+    """What all kinds of folder share: graphs by the names of their parts, of which the first takes features (N, T, F) and
+    lengths (N,), and tokens by their ids."""
 
     kind = ONNXRUNTIME
+    features_axis: ClassVar[int] = 2  # of the first graph's input
 
-    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
-        self.graphs = {part: Graph(path, threads) for part, path in folder.parts.items()}
-        self.tokens = folder.tokens
-        self._first = next(iter(self.graphs.values()))
-        size = self._first.inputs[0].shape[-1]
-        self.mel_bins = size if isinstance(size, int) else 80
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
+        self.graphs, self.tokens = graphs, tokens
+        self._first = next(iter(graphs.values()))
+        size = self._first.inputs[0].shape[self.features_axis]
+        self.mel_bins = size if isinstance(size, int) else MEL_BINS
 
     def spell(self, labels: Sequence[int]) -> str:
         return join_tokens([self.tokens[i] for i in labels])
 
-    def run_first(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        return self.encode_batch([features])[0]
+
+    def encode_batch(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Features (T, F) each -> the first graph's output of each, (T', D), run as one padded batch."""
         outputs, frames = self._first(*_padded(batch))[:2]
         return [output[:count] for output, count in zip(outputs, frames.tolist())]
 
 
 class OnnxCtc(OnnxRuntime, CtcRuntime):
-    """model.onnx: features to log posteriors. The encoder's own output is not to be seen from outside."""
+    """model.onnx: features to log posteriors."""
 
-    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
-        super().__init__(folder, threads)
+    shows_encoder = False
+
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
+        super().__init__(graphs, tokens)
         self.blank = next((i for i, token in enumerate(self.tokens) if token in BLANKS), 0)
 
-    def encode(self, features: np.ndarray) -> None:
-        return None
-
-    def posteriors(self, features: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
-        return self.run_first([features])[0]
+    def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+        return encoded
 
 
 class OnnxTransducer(OnnxRuntime, TransducerRuntime):
     """encoder.onnx, decoder.onnx of the last ``context_size`` labels, joiner.onnx: icefall's form, blank 0."""
 
-    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
-        super().__init__(folder, threads)
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
+        super().__init__(graphs, tokens)
         decoder = self.graphs["decoder"]
         try:
             self.context_size = int(decoder.metadata["context_size"])
         except (KeyError, ValueError):
             raise UserError(f"{decoder.path}: its metadata have no context_size, a number of labels") from None
-
-    def encode(self, features: np.ndarray) -> np.ndarray:
-        return self.run_first([features])[0]
 
     def predict(self, label: int, state: Any = None) -> tuple[np.ndarray, Any]:
         """The state: the last labels; -1 where there is none yet, as sherpa-onnx begins."""
@@ -111,7 +111,7 @@ class OnnxTransducer(OnnxRuntime, TransducerRuntime):
         return self.graphs["decoder"](np.array([context]))[0], context
 
     def join(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        return log_softmax(self.graphs["joiner"](frame[None], predicted)[0][0].astype(np.float32))
+        return self.graphs["joiner"](frame[None], predicted)[0][0]
 
 
 class OnnxNemo(OnnxRuntime, TransducerRuntime):
@@ -120,23 +120,18 @@ class OnnxNemo(OnnxRuntime, TransducerRuntime):
     Labels and posteriors are told in ESPnet's order all the same, with the blank as token 0.
     """
 
+    features_axis = 1
     max_symbols = RECURRENT_SYMBOLS
 
-    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
-        super().__init__(folder, threads)
-        self.tokens = [folder.tokens[-1], *folder.tokens[:-1]]
-        size = self._first.inputs[0].shape[1]
-        self.mel_bins = size if isinstance(size, int) else 80
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
+        super().__init__(graphs, [tokens[-1], *tokens[:-1]])
         layers, _, width = self.graphs["decoder"].inputs[2].shape
         self._states = [np.zeros((layers, 1, width), dtype=np.float32)] * 2
 
-    def run_first(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def encode_batch(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
         padded, lengths = _padded(batch)
         outputs, frames = self._first(padded.transpose(0, 2, 1), lengths)[:2]
         return [output[:, :count].T for output, count in zip(outputs, frames.tolist())]
-
-    def encode(self, features: np.ndarray) -> np.ndarray:
-        return self.run_first([features])[0]
 
     def predict(self, label: int, state: Any = None) -> tuple[np.ndarray, Any]:
         theirs = np.array([[(label - 1) % len(self.tokens)]])
@@ -144,21 +139,21 @@ class OnnxNemo(OnnxRuntime, TransducerRuntime):
         return output, states
 
     def join(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        logits = self.graphs["joiner"](frame[None, :, None], predicted)[0].reshape(-1)
-        return log_softmax(np.roll(logits, 1).astype(np.float32))
+        return np.roll(self.graphs["joiner"](frame[None, :, None], predicted)[0].reshape(-1), 1)
 
 
 def open_onnx(folder: PathLike, precision: str = "fp32", threads: int = 1) -> OnnxRuntime:
     """Raises UserError when a file is missing or no such graph, or onnxruntime is not installed."""
     exported = read_onnx_folder(folder, precision)
-    if exported.kind == CTC:
-        if "decode_chunk_len" in Graph(exported.parts["model"], threads).metadata:
-            from espnet_todm.deploy.runtime.streaming import StreamingOnnx
+    graphs = {part: Session(path, threads) for part, path in exported.parts.items()}
+    if exported.kind == TRANSDUCER:
+        handed_states = len(graphs["decoder"].inputs) > 1
+        return (OnnxNemo if handed_states else OnnxTransducer)(graphs, exported.tokens)
+    if "decode_chunk_len" not in graphs["model"].metadata:
+        return OnnxCtc(graphs, exported.tokens)
+    from espnet_todm.deploy.runtime.streaming import StreamingOnnx
 
-            return StreamingOnnx(exported, threads)
-        return OnnxCtc(exported, threads)
-    handed_states = len(Graph(exported.parts["decoder"], threads).inputs) > 1
-    return (OnnxNemo if handed_states else OnnxTransducer)(exported, threads)
+    return StreamingOnnx(graphs, exported.tokens)
 
 
 def _padded(batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -168,9 +163,3 @@ def _padded(batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     for row, features in zip(padded, batch):
         row[: len(features)] = features
     return padded, lengths
-
-
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """An error's message on one line of bounded length."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= limit else words[:limit] + " ..."

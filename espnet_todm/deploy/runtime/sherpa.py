@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.deploy.runtime.base import SHERPA, Runtime
-from espnet_todm.deploy.runtime.fbank import SAMPLING_RATE
 from espnet_todm.deploy.runtime.sherpa_apart import decode, features_apart, make_order, recognizer, transcribe_apart
 from espnet_todm.deploy.runtime.sherpa_check import check_for_sherpa
 from espnet_todm.files import PathLike

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 import espnet_todm
+from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.deploy.onnx.folder import TOKENS, find_parts
 from espnet_todm.deploy.optional import needed
-from espnet_todm.deploy.runtime.fbank import SAMPLING_RATE
 from espnet_todm.deploy.runtime.sherpa_check import NEMO, STREAMING_CTC, ZIPFORMER_CTC, Checked, check_for_sherpa
 from espnet_todm.deploy.runtime.sherpa_features import read_spelled, write_speller
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, last_line
 from espnet_todm.files import PathLike
 
 _LIMIT = 3600.0  # seconds
@@ -115,9 +115,8 @@ def _run(place: Path, seconds: float) -> str:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return f"took longer than {seconds:g} s"
-    lines = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-    last = f" ({lines[-1][:300]})" if lines else ""
-    return f"ended its process with status {done.returncode}{last}"
+    last = last_line(done.stderr + done.stdout)
+    return f"ended its process with status {done.returncode}" + (f" ({last})" if last else "")
 
 
 def _main(place: Path) -> None:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from espnet_todm.acoustics import MEL_BINS
 from espnet_todm.deploy.onnx.folder import BLANKS, CTC, TOKENS, OnnxFolder, read_onnx_folder
 from espnet_todm.deploy.optional import needed
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike
 
 ZIPFORMER_CTC, TRANSDUCER, NEMO = "zipformer_ctc", "transducer", "nemo_transducer"
 STREAMING_CTC = "zipformer2_ctc"  # of the online recognizer
-MEL_BINS = 80  # sherpa-onnx's default, for a graph that leaves it open
 STREAMING_NUMBERS = (
     "T", "decode_chunk_len", "num_encoder_layers", "num_heads", "query_head_dims", "value_head_dims", "encoder_dims",
     "cnn_module_kernels", "left_context_len",
@@ -28,8 +28,7 @@ _NAMES = {_FLOAT: "float32", _INT32: "int32", _INT64: "int64"}
 
 @dataclass(frozen=True)
 class Checked:
-    """What a folder's model is to sherpa-onnx: ZIPFORMER_CTC, STREAMING_CTC, TRANSDUCER or NEMO, and the mel bins that it
-    takes."""
+    """What a folder's model is to sherpa-onnx (ZIPFORMER_CTC, STREAMING_CTC, TRANSDUCER or NEMO), and its mel bins."""
 
     model_type: str
     mel_bins: int
@@ -39,17 +38,13 @@ def check_for_sherpa(folder: PathLike, precision: str = "fp32") -> Checked:
     """Raises UserError, in one line, for the first fault found."""
     exported = read_onnx_folder(folder, precision)
     graphs = {part: _Graph(path) for part, path in exported.parts.items()}
-    if exported.kind == CTC and "decode_chunk_len" in graphs["model"].metadata:
-        _check_streaming(exported, graphs["model"])
-        return Checked(STREAMING_CTC, _shape(graphs["model"].inputs[0])[2] or MEL_BINS)
     if exported.kind == CTC:
-        _check_ctc(exported, graphs["model"])
-        return Checked(ZIPFORMER_CTC, _shape(graphs["model"].inputs[0])[2] or MEL_BINS)
-    if len(graphs["decoder"].inputs) > 1:  # it is handed states
-        _check_nemo(exported, graphs)
-        return Checked(NEMO, _shape(graphs["encoder"].inputs[0])[1] or MEL_BINS)
-    _check_transducer(exported, graphs)
-    return Checked(TRANSDUCER, _shape(graphs["encoder"].inputs[0])[2] or MEL_BINS)
+        kind = STREAMING_CTC if "decode_chunk_len" in graphs["model"].metadata else ZIPFORMER_CTC
+    else:
+        kind = NEMO if len(graphs["decoder"].inputs) > 1 else TRANSDUCER  # NeMo's is handed states
+    _CHECKS[kind](exported, graphs)
+    features = _shape(next(iter(graphs.values())).inputs[0])
+    return Checked(kind, features[1 if kind == NEMO else 2] or MEL_BINS)
 
 
 class _Graph:
@@ -60,7 +55,7 @@ class _Graph:
         try:
             model = onnx.load(str(path), load_external_data=False)
         except Exception as error:  # protobuf's, whose class differs between its versions
-            raise UserError(f"{path}: no ONNX file, or a damaged one ({' '.join(str(error).split())[:120]})") from None
+            raise UserError(f"{path}: no ONNX file, or a damaged one ({one_line(error)})") from None
         if not model.graph.output:
             raise UserError(f"{path}: no ONNX file, or an empty one: its graph has no output")
         if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
@@ -97,8 +92,9 @@ class _Graph:
         return int(text)
 
 
-def _check_streaming(folder: OnnxFolder, model: _Graph) -> None:
+def _check_streaming(folder: OnnxFolder, graphs: dict[str, _Graph]) -> None:
     """Caches as the runtime makes them of the metadata, for one layer (online-zipformer2-ctc-model.cc)."""
+    model = graphs["model"]
     numbers = {key: model.number(key) for key in STREAMING_NUMBERS}
     left, width = numbers["left_context_len"], numbers["encoder_dims"]
     heads, filters = numbers["num_heads"], numbers["cnn_module_kernels"] // 2
@@ -120,9 +116,9 @@ def _check_streaming(folder: OnnxFolder, model: _Graph) -> None:
     _check_outputs(folder, model)
 
 
-def _check_ctc(folder: OnnxFolder, model: _Graph) -> None:
-    _check_encoder(model, "log_probs")
-    _check_outputs(folder, model)
+def _check_ctc(folder: OnnxFolder, graphs: dict[str, _Graph]) -> None:
+    _check_encoder(graphs["model"], "log_probs")
+    _check_outputs(folder, graphs["model"])
 
 
 def _check_outputs(folder: OnnxFolder, model: _Graph) -> None:
@@ -186,6 +182,14 @@ def _check_nemo(folder: OnnxFolder, graphs: dict[str, _Graph]) -> None:
         raise UserError(
             f"{folder.path / TOKENS}: the last token is {folder.tokens[-1]!r}, but NeMo's form has <blk> there"
         )
+
+
+_CHECKS = {
+    ZIPFORMER_CTC: _check_ctc,
+    STREAMING_CTC: _check_streaming,
+    TRANSDUCER: _check_transducer,
+    NEMO: _check_nemo,
+}
 
 
 def _check_encoder(graph: _Graph, output: str) -> None:

@@ -9,17 +9,16 @@ import numpy as np
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_todm.deploy.decoding.speed import torch_threads
-from espnet_todm.deploy.onnx.folder import OnnxFolder
+from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
 from espnet_todm.deploy.onnx.streaming import streaming_ctc
-from espnet_todm.deploy.runtime.fbank import SAMPLING_RATE
-from espnet_todm.deploy.runtime.onnx import OnnxCtc
+from espnet_todm.deploy.runtime.onnx import OnnxCtc, Session
 from espnet_todm.deploy.runtime.torch import TorchCtc
+from espnet_todm.deploy.threads import torch_threads
 from espnet_todm.errors import UserError
 
-FRAME = SAMPLING_RATE // 100  # samples from one feature frame to the next
+FRAME = SAMPLING_RATE // FRAMES_PER_SECOND  # samples from one feature frame to the next
 # A chunk's features (1, window, F) and caches -> log posteriors (1, C, V), caches for the next chunk.
-Step = Callable[[np.ndarray, Sequence[Any]], tuple[np.ndarray, Sequence[Any]]]
+ChunkStep = Callable[[np.ndarray, Sequence[Any]], tuple[np.ndarray, Sequence[Any]]]
 
 
 def whole_chunks(frames: int, window: int, shift: int) -> int:
@@ -38,7 +37,7 @@ def with_tail(samples: np.ndarray, window: int) -> np.ndarray:
     return np.concatenate([samples, noise.astype(np.float32)])
 
 
-def run_chunks(step: Step, caches: Sequence[Any], features: np.ndarray, window: int, shift: int) -> np.ndarray:
+def run_chunks(step: ChunkStep, caches: Sequence[Any], features: np.ndarray, window: int, shift: int) -> np.ndarray:
     """Features (T, F) -> log posteriors (T', V) of their whole chunks. Raises UserError where they are too short for one."""
     outputs = []
     for start in range(0, len(features) - window + 1, shift):
@@ -52,6 +51,8 @@ def run_chunks(step: Step, caches: Sequence[Any], features: np.ndarray, window: 
 class StreamingTorch(TorchCtc):
     """An extracted model in its streaming form. ``chunk``: frames and left context, default the model's ``decode_chunk``."""
 
+    shows_encoder = False
+
     def __init__(
         self,
         model: ESPnetASRModel,
@@ -62,13 +63,13 @@ class StreamingTorch(TorchCtc):
         super().__init__(model, config, threads)
         self.module = streaming_ctc(model, chunk)
 
-    def encode(self, features: np.ndarray) -> None:  # type: ignore[override]
-        return None
-
-    def posteriors(self, features: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+    def encode(self, features: np.ndarray) -> np.ndarray:
         with torch_threads(self.threads):
             stream = self.module.encoder
             return run_chunks(self._step, self.module.initial(1), features, stream.window, stream.shift)
+
+    def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+        return encoded
 
     @torch.no_grad()
     def _step(self, features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
@@ -79,8 +80,8 @@ class StreamingTorch(TorchCtc):
 class StreamingOnnx(OnnxCtc):
     """model.onnx of a streaming export: a chunk's features and the caches in, log posteriors and the caches out."""
 
-    def __init__(self, folder: OnnxFolder, threads: int = 1) -> None:
-        super().__init__(folder, threads)
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
+        super().__init__(graphs, tokens)
         about = self._first.metadata
         self.window, self.shift = int(about["T"]), int(about["decode_chunk_len"])
         self.chunk = int(about["todm_chunk_frames"]), int(about["todm_left_frames"])
@@ -94,7 +95,7 @@ class StreamingOnnx(OnnxCtc):
             for value in self._first.inputs[1:]
         ]
 
-    def posteriors(self, features: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+    def encode(self, features: np.ndarray) -> np.ndarray:
         return run_chunks(self._step, self.initial(), features, self.window, self.shift)
 
     def _step(self, features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:

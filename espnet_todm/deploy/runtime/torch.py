@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, Optional
 
@@ -14,7 +15,6 @@ from torch import Tensor
 
 from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.deploy.decoding.decode import Decoder
-from espnet_todm.deploy.decoding.speed import torch_threads
 from espnet_todm.deploy.extract import load_supernet
 from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.onnx.forms import forbidden_tokens
@@ -27,12 +27,13 @@ from espnet_todm.deploy.runtime.base import (
     StepRuntime,
     TransducerRuntime,
 )
+from espnet_todm.deploy.threads import torch_threads
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
 
 class TorchRuntime(StepRuntime):
-    """What both kinds of model share. Logits of tokens that are no text are NEVER, as in exported models."""
+    """What both kinds of model share."""
 
     kind = TORCH
 
@@ -53,23 +54,20 @@ class TorchRuntime(StepRuntime):
 
     def _encoded(self, features: np.ndarray) -> Tensor:
         """Features (T, F) -> (T', D); nothing where they are too short for one frame."""
-        lengths = torch.tensor([len(features)])
-        if not len(features):  # ESPnet fails on nothing before it finds it too short
-            return torch.zeros(0, self.model.encoder.output_size())
-        try:
-            return self.model.encode(torch.tensor(features).unsqueeze(0), lengths)[0][
-                0
-            ]  # a copy: GlobalMVN works in place
-        except TooShortUttError:
-            return torch.zeros(0, self.model.encoder.output_size())
+        speech = torch.tensor(features).unsqueeze(0)  # a copy: GlobalMVN works in place
+        if speech.size(1):  # ESPnet fails on nothing before it finds it too short
+            with suppress(TooShortUttError):
+                return self.model.encode(speech, torch.tensor([speech.size(1)]))[0][0]
+        return torch.zeros(0, self.model.encoder.output_size())
 
-    def _log_softmax(self, logits: Tensor) -> np.ndarray:
+    def _text_logits(self, logits: Tensor) -> Tensor:
+        """Logits (..., V), changed in place: what is no text is never the likeliest, as in exported models."""
         logits[..., self.no_text] = NEVER
-        return logits.log_softmax(dim=-1).numpy()
+        return logits
 
 
 class TorchCtc(TorchRuntime, CtcRuntime):
-    """CTC: the whole model from features to log posteriors."""
+    """The encoder, and CTC's output layer."""
 
     @torch.no_grad()
     def encode(self, features: np.ndarray) -> np.ndarray:
@@ -77,9 +75,9 @@ class TorchCtc(TorchRuntime, CtcRuntime):
             return self._encoded(features).numpy()
 
     @torch.no_grad()
-    def posteriors(self, features: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+    def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
         with torch_threads(self.threads):
-            return self._log_softmax(self.model.ctc.ctc_lo(self._encoded(features)))
+            return self._text_logits(self.model.ctc.ctc_lo(torch.from_numpy(encoded))).log_softmax(dim=-1).numpy()
 
 
 class TorchTransducer(TorchRuntime, TransducerRuntime):
@@ -108,13 +106,13 @@ class TorchTransducer(TorchRuntime, TransducerRuntime):
     @torch.no_grad()
     def join(self, frame: np.ndarray, predicted: Tensor) -> np.ndarray:
         with torch_threads(self.threads):
-            logits = self.model.joint_network(torch.as_tensor(frame), predicted, no_projection=True)
-            return self._log_softmax(logits)
+            logits = self.model.joint_network(torch.from_numpy(frame), predicted, no_projection=True)
+            return self._text_logits(logits).numpy()
 
 
 def open_torch(folder: PathLike, threads: int = 1) -> TorchRuntime:
     """The model of an extracted subnet's folder."""
-    return torch_runtime(*load_extracted(folder), threads)
+    return _runtime(*load_extracted(folder), threads)
 
 
 def open_slice(config: PathLike, checkpoint: PathLike, subnet: str, threads: int = 1) -> TorchRuntime:
@@ -123,10 +121,10 @@ def open_slice(config: PathLike, checkpoint: PathLike, subnet: str, threads: int
     model, encoder = supernet.model, supernet.encoder
     encoder.subnet = encoder.find_subnet(subnet)
     model.load_state_dict({**model.state_dict(), **model.outer_state(encoder.subnet)})
-    return torch_runtime(model, supernet.config, threads)
+    return _runtime(model, supernet.config, threads)
 
 
-def torch_runtime(model: ESPnetASRModel, config: Mapping[str, Any], threads: int = 1) -> TorchRuntime:
+def _runtime(model: ESPnetASRModel, config: Mapping[str, Any], threads: int = 1) -> TorchRuntime:
     """The runtime for a kind of model. Raises UserError for one without a greedy search over frames."""
     if model.use_transducer_decoder:
         return TorchTransducer(model, config, threads)

@@ -11,8 +11,8 @@ import torch
 
 from espnet_todm.bin.decode import main as decode_main
 from espnet_todm.bin.measure_rtf import main as rtf_main
-from espnet_todm.deploy.decoding.decode import Decoder, decode, input_table
-from espnet_todm.deploy.decoding.features import read_features
+from espnet_todm.deploy.decoding.decode import Decoder, decode
+from espnet_todm.deploy.decoding.features import input_table, read_features
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.load import load_checkpoint
 from espnet_todm.errors import UserError

@@ -17,8 +17,8 @@ from espnet_todm.bin.tune_lm import main as tune_main
 from espnet_todm.data.ngram import estimate, write_arpa
 from espnet_todm.deploy.decoding.decode import Decoder
 from espnet_todm.deploy.decoding.features import read_features
+from espnet_todm.deploy.decoding.options import SearchOptions
 from espnet_todm.deploy.decoding.scales import NAMES, Tuning, log_prior, lowest, scaled, tune_scales
-from espnet_todm.deploy.decoding.searches import SearchOptions
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.load import load_extracted
 from espnet_todm.errors import UserError

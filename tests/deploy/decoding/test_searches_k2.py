@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_todm.deploy.decoding.searches import SearchOptions, make_search
+from espnet_todm.deploy.decoding.options import SearchOptions
+from espnet_todm.deploy.decoding.searches import make_search
 from tests.tiny_model import TOKENS, tiny_model
 
 k2 = pytest.importorskip("k2")

@@ -22,9 +22,9 @@ from espnet_todm.deploy.onnx.export import export
 from espnet_todm.deploy.parity import gate
 from espnet_todm.deploy.parity.gate import Origin, ParityError, check_parity, find_origin
 from espnet_todm.deploy.parity.report import Limits
+from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.runtime.base import StepRuntime, open_runtime
 from espnet_todm.deploy.runtime.fbank import fbank
-from espnet_todm.deploy.runtime.speech import Speech, read_speech
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_json, write_table
 from tests.deploy.conftest import TRANSDUCER, change_weights, write_experiment
@@ -249,10 +249,11 @@ def test_nemos_form_is_right_but_gets_other_features(tmp_path: Path) -> None:
     assert isinstance(torch_, StepRuntime) and isinstance(onnx, StepRuntime) and torch_.tokens[3:] == onnx.tokens[3:]
     for wave in WAVES:
         features = torch_.features(wave)
-        path = torch_.path(features)
-        assert len(path) > len(torch_.encode(features)) - 1
-        assert onnx.path(features) == path and onnx.text(features) == torch_.text(features) != ""
-        assert np.abs(np.exp(onnx.posteriors(features, path)) - np.exp(torch_.posteriors(features))).max() < 1e-4
+        ours, theirs = torch_.encode(features), onnx.encode(features)
+        path = torch_.path(ours)
+        assert len(path) > len(ours) - 1
+        assert onnx.path(theirs) == path and onnx.text(features) == torch_.text(features) != ""
+        assert np.abs(np.exp(onnx.posteriors(theirs, path)) - np.exp(torch_.posteriors(ours))).max() < 1e-4
     speech = [Speech(f"utt{n}", wave, "A B") for n, wave in enumerate(WAVES)]
     complaint = parted(small, small / "onnx", speech)
     assert "the features of sherpa-onnx and of training part" in complaint and "NeMo's features" in complaint
@@ -262,17 +263,17 @@ def test_a_graph_that_minds_padding_parts(
     subnet: Path, exported: Path, speech: list[Speech], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch tells the graph that its utterances are all as long as the longest."""
-    from espnet_todm.deploy.runtime.onnx import Graph
+    from espnet_todm.deploy.runtime.onnx import Session
 
-    run = Graph.__call__
+    run = Session.__call__
 
-    def all_of_one_length(graph: Graph, *values: np.ndarray) -> list[np.ndarray]:
+    def all_of_one_length(graph: Session, *values: np.ndarray) -> list[np.ndarray]:
         if values[0].ndim == 3 and len(values[0]) > 1:
             outputs = run(graph, values[0], np.full_like(values[1], values[1].max()))
             return [outputs[0], run(graph, *values)[1]]
         return run(graph, *values)
 
-    monkeypatch.setattr(Graph, "__call__", all_of_one_length)
+    monkeypatch.setattr(Session, "__call__", all_of_one_length)
     assert "of onnxruntime fp32 in a batch and of onnxruntime fp32 part at utterance utt1" in parted(
         subnet, exported, speech
     )
@@ -293,33 +294,7 @@ def test_a_slice_is_looked_for_where_the_card_says(subnet: Path, tmp_path: Path)
     assert find_origin(tmp_path) is None
 
 
-def test_speech_is_spread_over_the_speakers_and_checked(tmp_path: Path) -> None:
-    for number in range(6):
-        soundfile.write(tmp_path / f"{number}.wav", noise(0.5, number), 16000)
-    write_table(tmp_path / "wav.scp", {f"u{n}": str(tmp_path / f"{n}.wav") for n in range(6)})
-    write_table(tmp_path / "text", {f"u{n}": f"WORD {n}" for n in range(6)})
-    tables = tmp_path / "wav.scp", tmp_path / "text"
-    assert [one.name for one in read_speech(*tables, 3)] == ["u0", "u2", "u4"]
-    assert len(read_speech(*tables)) == len(read_speech(*tables, 100)) == 6
-    assert read_speech(*tables, 1)[0].seconds == 0.5
-    write_table(tmp_path / "segments", {"part": "u3 0.1 0.35"})
-    write_table(tmp_path / "text", {"part": "A"})
-    (part,) = read_speech(*tables)
-    assert np.array_equal(part.samples, soundfile.read(tmp_path / "3.wav", dtype="float32")[0][1600:5600])
-    (tmp_path / "segments").unlink()
-    soundfile.write(tmp_path / "3.wav", noise(0.5), 8000)
-    write_table(tmp_path / "text", {"u3": "A"})
-    for change, words in (
-        (lambda: None, "u3 has 1 channel.* of 8000 Hz"),
-        (lambda: (tmp_path / "3.wav").write_bytes(b"no audio"), "u3 cannot be read"),
-        (lambda: write_table(tmp_path / "wav.scp", {"u3": "cat x |"}), "u3 is a shell command"),
-        (lambda: write_table(tmp_path / "text", {"v": "A"}), "none of its 1 utterances"),
-    ):
-        change()
-        with pytest.raises(UserError, match=words):
-            read_speech(*tables)
-    with pytest.raises(UserError, match="utterances: 0"):
-        read_speech(*tables, 0)
+def test_a_limit_is_no_negative_number() -> None:
     with pytest.raises(UserError, match="limit of posteriors: -1"):
         Limits(posteriors=-1)
 

@@ -10,8 +10,9 @@ from typing import Optional
 import numpy as np
 import soundfile
 
-from espnet_todm.deploy.runtime.fbank import SAMPLING_RATE
-from espnet_todm.errors import UserError
+from espnet_todm.acoustics import SAMPLING_RATE
+from espnet_todm.deploy.decoding.features import refuse_pipe
+from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike, read_table
 
 
@@ -56,8 +57,7 @@ def _samples(name: str, audio: Mapping[str, str], parts: Mapping[str, str], scp:
         if recording not in audio:
             raise UserError(f"{scp}: lacks recording {recording}, which {name} is a part of")
     place = audio[recording]
-    if place.endswith("|"):
-        raise UserError(f"{scp}: {recording} is a shell command ({place}); pipes are not run, write the audio out")
+    refuse_pipe(scp, recording, place)
     try:
         with soundfile.SoundFile(place) as file:
             if (file.samplerate, file.channels) != (SAMPLING_RATE, 1):
@@ -69,4 +69,4 @@ def _samples(name: str, audio: Mapping[str, str], parts: Mapping[str, str], scp:
             frames = -1 if end is None else round((end - start) * SAMPLING_RATE)
             return np.asarray(file.read(frames, dtype="float32"))
     except (OSError, RuntimeError) as error:  # soundfile's own are of RuntimeError
-        raise UserError(f"{scp}: {recording} cannot be read from {place} ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{scp}: {recording} cannot be read from {place} ({one_line(error)})") from None
