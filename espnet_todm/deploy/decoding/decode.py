@@ -16,6 +16,7 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet_todm.deploy.decoding.context import Context
 from espnet_todm.deploy.decoding.features import read_features
 from espnet_todm.deploy.decoding.options import SEARCH, SearchOptions
 from espnet_todm.deploy.decoding.searches import make_search
@@ -78,7 +79,7 @@ class Decoder:
 class Work:
     """One job: the folder of a model, and per set the table of its input and the file for its text.
 
-    Beside each text goes ``search.json``, the search's options.
+    context: None for the model's own. Beside each text goes ``search.json``, the search's options with that of the context.
     """
 
     model: str
@@ -86,14 +87,20 @@ class Work:
     outputs: Mapping[str, str]
     batch_seconds: float
     search: SearchOptions = field(default_factory=SearchOptions)
+    context: Optional[Context] = None
 
 
 def decode_sets(work: Work) -> None:
     """Decode every set with one model; each text file (utterance and words per line) is whole or absent."""
-    decoder = Decoder(*load_extracted(work.model), work.search)
+    model, config = load_extracted(work.model)
+    told = asdict(work.search)
+    if work.context is not None:
+        work.context.apply(model)
+        told["chunk"] = work.context.name
+    decoder = Decoder(model, config, work.search)
     for name, scp in work.inputs.items():
         write_table(work.outputs[name], dict(decode(decoder, read_features(scp), work.batch_seconds)))
-        write_json(Path(work.outputs[name]).parent / SEARCH, asdict(work.search))
+        write_json(Path(work.outputs[name]).parent / SEARCH, told)
 
 
 def decode(
