@@ -1,9 +1,10 @@
 """Train an extracted size on by itself for a while: what sharing its weights cost it, it can win back.
 
 The training is ESPnet's own, from the extracted weights, with the data and the model of the size's config. It has one
-optimizer for all recipes, AdamW, whose rate rises for a tenth of the updates and then falls to zero. A transducer, which is
-``model: todm``, computes in the precision of the supernet's ``autocast``; other sizes are ESPnet's own model, which computes in
-float32 except on GPUs with ``use_amp``.
+optimizer for all recipes, AdamW, whose rate rises for a tenth of the updates and then falls to zero.
+
+A transducer, which is ``model: todm``, computes in the precision of the supernet's ``autocast``. Other sizes are ESPnet's
+own model, which computes in float32, except on GPUs with ``use_amp``.
 """
 
 from __future__ import annotations
