@@ -21,6 +21,7 @@ from espnet_todm.deploy.decoding.features import read_features
 from espnet_todm.deploy.decoding.options import SEARCH, SearchOptions
 from espnet_todm.deploy.decoding.searches import make_search
 from espnet_todm.deploy.load import load_extracted
+from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json, write_table
 
@@ -30,6 +31,9 @@ Result = TypeVar("Result")
 
 class Decoder:
     """What a model hears, as text. Greedy by default: fast, the same everywhere, and what on-device runtimes do.
+
+    What it writes does not depend on which utterances stand in a batch: behind ESPnet's own encoders, whose convolutions see
+    the padding and whose lengths count some of it, only those of one length are padded together, that is not at all.
 
     Raises UserError when the search does not fit the model.
     """
@@ -46,28 +50,41 @@ class Decoder:
     @torch.no_grad()
     def __call__(self, batch: list[Tensor]) -> list[str]:
         """Inputs (T, F) or (samples,) -> texts. An utterance too short for one frame gives an empty text."""
-        encoded = self._encode(batch)
-        if encoded is None:
-            return [""] * len(batch)
-        return [self.text(labels) for labels in self.search(*encoded)]
+        texts = [""] * len(batch)
+        for places, encoded, frames in self._encode(batch):
+            for place, labels in zip(places, self.search(encoded, frames)):
+                texts[place] = self.text(labels)
+        return texts
 
     @torch.no_grad()
     def log_posteriors(self, batch: list[Tensor]) -> list[np.ndarray]:
         """Inputs as above -> CTC's log posteriors (T, V), float32; T is 0 for an utterance too short for one frame."""
-        encoded = self._encode(batch)
-        if encoded is None:
-            return [np.zeros((0, len(self.tokens)), dtype=np.float32)] * len(batch)
-        rows = self.model.ctc.log_softmax(encoded[0]).float().cpu().numpy()
-        return [row[:length].copy() for row, length in zip(rows, encoded[1].tolist())]
+        posteriors = [np.zeros((0, len(self.tokens)), dtype=np.float32)] * len(batch)
+        for places, encoded, frames in self._encode(batch):
+            rows = self.model.ctc.log_softmax(encoded).float().cpu().numpy()
+            for place, row, length in zip(places, rows, frames.tolist()):
+                posteriors[place] = row[:length].copy()
+        return posteriors
 
-    def _encode(self, batch: list[Tensor]) -> Optional[tuple[Tensor, Tensor]]:
-        """Encoded (B, T, D) and lengths (B,), or None where all are too short."""
-        lengths = torch.tensor([len(utterance) for utterance in batch])
-        try:
-            encoded, frames = self.model.encode(pad_sequence(batch, batch_first=True), lengths)
-        except TooShortUttError:
-            return None
-        return encoded, frames
+    def _encode(self, batch: list[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Places in the batch, their encoded (B, T, D) and lengths (B,). Those that are all too short are left out."""
+        for places in self._together(batch):
+            lengths = torch.tensor([len(batch[place]) for place in places])
+            try:
+                padded = pad_sequence([batch[place] for place in places], batch_first=True)
+                encoded, frames = self.model.encode(padded, lengths)
+            except TooShortUttError:
+                continue
+            yield places, encoded, frames
+
+    def _together(self, batch: list[Tensor]) -> list[list[int]]:
+        """Places of utterances that may be padded to one length."""
+        if isinstance(self.model.encoder, SupernetEncoder):
+            return [list(range(len(batch)))]
+        by_length: dict[int, list[int]] = {}
+        for place, utterance in enumerate(batch):
+            by_length.setdefault(len(utterance), []).append(place)
+        return list(by_length.values())
 
     def text(self, labels: Sequence[int]) -> str:
         """What labels say."""
