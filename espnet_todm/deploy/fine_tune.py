@@ -2,6 +2,9 @@
 
 The training is ESPnet's own, from the extracted weights, with the data and the model of the size's config. It has one
 optimizer for all recipes, AdamW, whose rate rises for a tenth of the updates and then falls to zero.
+
+A transducer, which is ``model: todm``, computes in the precision of the supernet's ``autocast``. Other sizes are ESPnet's
+own model, which computes in float32, except on GPUs with ``use_amp``.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ DATA_OPTIONS = (
 # What the card says of the training.
 TOLD_OPTIONS = (
     *("optim", "optim_conf", "scheduler", "scheduler_conf", "grad_clip"),
-    *("max_epoch", "num_iters_per_epoch", "seed"),
+    *("max_epoch", "num_iters_per_epoch", "seed", "use_amp", "model_conf"),
 )
 
 

@@ -16,10 +16,12 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet_todm.deploy.decoding.context import Context
 from espnet_todm.deploy.decoding.features import read_features, seconds_of
 from espnet_todm.deploy.decoding.options import SEARCH, SearchOptions
 from espnet_todm.deploy.decoding.searches import make_search
 from espnet_todm.deploy.load import load_extracted
+from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.files import write_json, write_table
 
 Utterance = tuple[str, Tensor]
@@ -28,6 +30,9 @@ Result = TypeVar("Result")
 
 class Decoder:
     """What a model hears, as text. Greedy by default: fast, the same everywhere, and what on-device runtimes do.
+
+    What it writes does not depend on which utterances stand in a batch: behind ESPnet's own encoders, whose convolutions see
+    the padding and whose lengths count some of it, only those of one length are padded together, that is not at all.
 
     Raises UserError when the search does not fit the model.
     """
@@ -44,28 +49,41 @@ class Decoder:
     @torch.no_grad()
     def __call__(self, batch: list[Tensor]) -> list[str]:
         """Inputs (T, F) or (samples,) -> texts. An utterance too short for one frame gives an empty text."""
-        encoded = self._encode(batch)
-        if encoded is None:
-            return [""] * len(batch)
-        return [self.text(labels) for labels in self.search(*encoded)]
+        texts = [""] * len(batch)
+        for places, encoded, frames in self._encode(batch):
+            for place, labels in zip(places, self.search(encoded, frames)):
+                texts[place] = self.text(labels)
+        return texts
 
     @torch.no_grad()
     def log_posteriors(self, batch: list[Tensor]) -> list[np.ndarray]:
         """Inputs as above -> CTC's log posteriors (T, V), float32; T is 0 for an utterance too short for one frame."""
-        encoded = self._encode(batch)
-        if encoded is None:
-            return [np.zeros((0, len(self.tokens)), dtype=np.float32)] * len(batch)
-        rows = self.model.ctc.log_softmax(encoded[0]).float().cpu().numpy()
-        return [row[:length].copy() for row, length in zip(rows, encoded[1].tolist())]
+        posteriors = [np.zeros((0, len(self.tokens)), dtype=np.float32)] * len(batch)
+        for places, encoded, frames in self._encode(batch):
+            rows = self.model.ctc.log_softmax(encoded).float().cpu().numpy()
+            for place, row, length in zip(places, rows, frames.tolist()):
+                posteriors[place] = row[:length].copy()
+        return posteriors
 
-    def _encode(self, batch: list[Tensor]) -> Optional[tuple[Tensor, Tensor]]:
-        """Encoded (B, T, D) and lengths (B,), or None where all are too short."""
-        lengths = torch.tensor([len(utterance) for utterance in batch])
-        try:
-            encoded, frames = self.model.encode(pad_sequence(batch, batch_first=True), lengths)
-        except TooShortUttError:
-            return None
-        return encoded, frames
+    def _encode(self, batch: list[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Places in the batch, their encoded (B, T, D) and lengths (B,). Those that are all too short are left out."""
+        for places in self._together(batch):
+            lengths = torch.tensor([len(batch[place]) for place in places])
+            try:
+                padded = pad_sequence([batch[place] for place in places], batch_first=True)
+                encoded, frames = self.model.encode(padded, lengths)
+            except TooShortUttError:
+                continue
+            yield places, encoded, frames
+
+    def _together(self, batch: list[Tensor]) -> list[list[int]]:
+        """Places of utterances that may be padded to one length."""
+        if isinstance(self.model.encoder, SupernetEncoder):
+            return [list(range(len(batch)))]
+        by_length: dict[int, list[int]] = {}
+        for place, utterance in enumerate(batch):
+            by_length.setdefault(len(utterance), []).append(place)
+        return list(by_length.values())
 
     def text(self, labels: Sequence[int]) -> str:
         """What labels say."""
@@ -77,7 +95,7 @@ class Decoder:
 class Work:
     """One job: the folder of a model, and per set the table of its input and the file for its text.
 
-    Beside each text goes ``search.json``, the search's options.
+    context: None for the model's own. Beside each text goes ``search.json``, the search's options with that of the context.
     """
 
     model: str
@@ -85,14 +103,20 @@ class Work:
     outputs: Mapping[str, str]
     batch_seconds: float
     search: SearchOptions = field(default_factory=SearchOptions)
+    context: Optional[Context] = None
 
 
 def decode_sets(work: Work) -> None:
     """Decode every set with one model; each text file (utterance and words per line) is whole or absent."""
-    decoder = Decoder(*load_extracted(work.model), work.search)
+    model, config = load_extracted(work.model)
+    told = asdict(work.search)
+    if work.context is not None:
+        work.context.apply(model)
+        told["chunk"] = work.context.name
+    decoder = Decoder(model, config, work.search)
     for name, scp in work.inputs.items():
         write_table(work.outputs[name], dict(decode(decoder, read_features(scp), work.batch_seconds)))
-        write_json(Path(work.outputs[name]).parent / SEARCH, asdict(work.search))
+        write_json(Path(work.outputs[name]).parent / SEARCH, told)
 
 
 def decode(
