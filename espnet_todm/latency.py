@@ -1,7 +1,7 @@
 """Measured latency of an encoder's components: what a measurement says, as a file, and the costs that it gives.
 
 A module of k components takes ``fixed + per_component * k`` seconds of compute per second of speech on the machine that it
-was measured on. :mod:`espnet_todm.deploy.latency` measures it.
+was measured on. :mod:`espnet_todm.deploy.latency.measure` measures it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any, Union
 
 import yaml
 
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, one_line
 
 KEY = "base"
 
@@ -42,7 +42,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: is no YAML: {one_line(error)}") from None
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,20 +126,22 @@ fine_tune() {
   }
 }
 
-# Folder of the texts in the experiment: decode, or decode_<search>.
+# Folder of the texts in the experiment: decode, decode_<search>, and behind it _chunk_<frames>_<left> or _chunk_full.
 decode_name() {
   case $search in
     greedy) printf decode ;;
     prefix) if has_lm; then printf decode_prefix_lm; else printf decode_prefix; fi ;;
     *) printf 'decode_%s' "$search" ;;
   esac
+  [ -z "$decode_chunk" ] || printf '_chunk_%s' "${decode_chunk// /_}"
 }
 
 stage_13() {
-  local names searching scales
+  local names searching scales chunk
   set_names
   set_evaluation
   searching=(--search "$search" --beam_size "$beam_size")
+  read -ra chunk <<<"$decode_chunk"
   if [ "$search" = prefix ] && has_lm; then
     searching+=(--lm "$(lm_file)")
     [ "$lm_vocabulary" = open ] || searching+=(--lexicon "$(lm_lexicon_dir)/lexicon.txt")
@@ -155,7 +157,8 @@ stage_13() {
   fi
   set_launcher_arguments decoding
   python -m espnet_todm.bin.decode --experiment "$(experiment)" --data "$(dump_dir)" --sets "${evaluation[@]}" \
-    --output "$(decode_name)" "${searching[@]}" ${names[@]+--sizes "${names[@]}"} "${launcher_arguments[@]}"
+    --output "$(decode_name)" "${searching[@]}" ${chunk[@]+--chunk "${chunk[@]}"} ${names[@]+--sizes "${names[@]}"} \
+    "${launcher_arguments[@]}"
 }
 
 stage_14() {

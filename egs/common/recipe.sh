@@ -41,6 +41,7 @@ lm_vocabulary=open  # with it, open (any words are written) or closed (only its 
 lm_scales=tuned  # its scales: tuned (on valid_set), or in one pair of quotes the numbers lm_weight and word_score
 search=greedy  # how to decode: greedy, prefix (CTC, with the language model if there is one), or for transducers ESPnet's default, maes, tsd, alsd or nsc
 beam_size=5  # hypotheses that a beam search keeps
+decode_chunk=  # for models trained on chunks: encoder frames of a chunk and of its left context to decode with, in one pair of quotes, or full (empty: as the configuration says)
 label=  # what the report says the data are (empty: the names of the test sets)
 results=  # file for the report, with a folder of the same name for its plots (empty: RESULTS.md in the experiment's folder)
 report_with=  # folders of other experiments to put into the same report, in one pair of quotes

@@ -22,9 +22,9 @@ class Parser(argparse.ArgumentParser):
     Texts keep their lines, and of a description that is a command's docstring the example comes after the options.
     """
 
-    def __init__(self, description: Optional[str] = None, epilog: Optional[str] = None, **options: Any) -> None:
+    def __init__(self, description: Optional[str] = None, **options: Any) -> None:
         told, mark, example = (description or "").partition(EXAMPLE)
-        texts = {"description": told.strip(), "epilog": (mark + example).strip() or epilog}
+        texts = {"description": told.strip(), "epilog": (mark + example).strip()}
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options, **texts})
 
     def error(self, message: str) -> NoReturn:

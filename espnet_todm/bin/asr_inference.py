@@ -1,6 +1,6 @@
 """ESPnet's asr_inference with this package registered; --subnet decodes one subnet of a supernet.
 
-Example: python -m espnet_todm.bin.asr_inference --subnet small --asr_train_config exp/supernet/config.yaml \
+Example: python -m espnet_todm.bin.asr_inference --subnet small --asr_train_config exp/supernet/config.yaml \\
     --asr_model_file exp/supernet/valid.loss.ave.pth --output_dir exp/supernet/decode_small ...
 All other options are ESPnet's (see --help).
 """

@@ -1,7 +1,7 @@
 """Stage 10: collect ESPnet's training statistics by many jobs. Arguments after -- are the training command's.
 
-Example: python -m espnet_todm.bin.collect_stats --train_scp dump/fbank/train/feats.scp \
-    --valid_scp dump/fbank/dev/feats.scp \
+Example: python -m espnet_todm.bin.collect_stats --train_scp dump/fbank/train/feats.scp \\
+    --valid_scp dump/fbank/dev/feats.scp \\
     --tokens data/token_list/char/tokens.txt --output exp/stats --jobs 4 -- --config conf/train_todm.yaml ...
 """
 

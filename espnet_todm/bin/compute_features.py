@@ -1,4 +1,7 @@
-"""Stage 3: data folders -> filterbank archives (or raw audio) and a measure of every utterance."""
+"""Stage 3: data folders -> filterbank archives (or raw audio) and a measure of every utterance.
+
+Example: python -m espnet_todm.bin.compute_features --splits train_sp dev test --output dump/fbank --jobs 8
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,10 @@ from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.features import COMPRESSIONS, FEATS_TYPES, FeatureOptions, compute_features
 from espnet_todm.launch import add_launcher_arguments, launcher_arguments
 
-EXAMPLE = "Example: python -m espnet_todm.bin.compute_features --splits train_sp dev test --output dump/fbank --jobs 8"
-
 
 def main(arguments: Sequence[str]) -> None:
     default = FeatureOptions()
-    parser = Parser(description=__doc__, epilog=EXAMPLE)
+    parser = Parser(description=__doc__)
     parser.add_argument("--data", default="data", help="folder that holds the data folders (default data)")
     parser.add_argument("--splits", nargs="+", required=True, help="names of data folders")
     parser.add_argument("--output", required=True, help="e.g. dump/fbank; results go to its org/<split>")

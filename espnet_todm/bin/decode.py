@@ -1,5 +1,7 @@
 """Stage 13: decode sets with an experiment's extracted models, one job per size.
 
+A supernet trained on chunks of speech decodes as its decode_chunk says, or with --chunk otherwise, into a folder of its own.
+
 Example: python -m espnet_todm.bin.decode --experiment exp/supernet --data dump/fbank --sets dev test --jobs 2
 """
 
@@ -16,7 +18,7 @@ from espnet_todm.bin._cli import Parser, run
 from espnet_todm.launch import add_launcher_arguments, launch, launcher_arguments
 
 if TYPE_CHECKING:
-    from espnet_todm.deploy.search_options import SearchOptions
+    from espnet_todm.deploy.decoding.options import SearchOptions
 
 
 def add_search_arguments(parser: argparse.ArgumentParser, default: str = "greedy") -> None:
@@ -37,13 +39,13 @@ def add_search_arguments(parser: argparse.ArgumentParser, default: str = "greedy
 
 def search_options(parsed: argparse.Namespace) -> SearchOptions:
     """What the arguments above say. Raises UserError for what is not allowed."""
-    from espnet_todm.deploy.search_options import SearchOptions
+    from espnet_todm.deploy.decoding.options import SearchOptions
 
     names = ("beam_size", "beam_threshold", "lm", "lexicon", "lm_weight", "word_score")
     return SearchOptions(parsed.search, **{name: getattr(parsed, name) for name in names})
 
 
-def main(arguments: Sequence[str]) -> None:
+def _parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument("--experiment", required=True, help="folder with subnets/<size>")
     parser.add_argument("--data", required=True, help="folder with <set>/feats.scp or <set>/wav.scp")
@@ -51,20 +53,34 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--sizes", nargs="*", default=[], help="sizes to decode with; default all that were extracted")
     parser.add_argument("--batch_seconds", type=float, default=60, help="padded seconds of speech in a batch")
     parser.add_argument(
-        "--output", default="decode", help="texts go to OUTPUT/<set>/<size> in the experiment (default decode)"
+        "--output",
+        help="texts go to OUTPUT/<set>/<size> in the experiment (default decode; with --chunk decode_chunk_...)",
+    )
+    parser.add_argument(
+        "--chunk",
+        nargs="+",
+        metavar="FRAMES LEFT",
+        help="encoder frames of a chunk and of its left context, or full for whole utterances (default: as the model's"
+        " decode_chunk says)",
     )
     add_search_arguments(parser)
     parser.add_argument("--prior_weight", type=float, default=0, help="prefix: weight of the prior that tune_lm wrote")
     parser.add_argument("--tuned", action="store_true", help="prefix: take all three scales from what tune_lm wrote")
     add_launcher_arguments(parser)
-    parsed = parser.parse_args(arguments)
+    return parser
 
+
+def main(arguments: Sequence[str]) -> None:
+    parsed = _parser().parse_args(arguments)
     register()
-    from espnet_todm.deploy.decode import Work, decode_sets, input_table
-    from espnet_todm.deploy.scales import FOLDER, PRIOR, scaled
-    from espnet_todm.deploy.speed import subnet_folders
+    from espnet_todm.deploy.decoding.context import parse_context
+    from espnet_todm.deploy.decoding.decode import Work, decode_sets
+    from espnet_todm.deploy.decoding.features import input_table
+    from espnet_todm.deploy.decoding.scales import FOLDER, PRIOR, scaled
+    from espnet_todm.deploy.folder import subnet_folders
 
-    search = search_options(parsed)
+    search, context = search_options(parsed), parse_context(parsed.chunk)
+    output = parsed.output or ("decode" if context is None else f"decode_chunk_{context.name}")
     tables = {name: str(input_table(Path(parsed.data) / name)) for name in parsed.sets}
     root = Path(parsed.experiment)
 
@@ -78,9 +94,10 @@ def main(arguments: Sequence[str]) -> None:
         Work(
             str(folder),
             tables,
-            {name: str(root / parsed.output / name / folder.name / "text") for name in tables},
+            {name: str(root / output / name / folder.name / "text") for name in tables},
             parsed.batch_seconds,
             search_of(folder.name),
+            context,
         )
         for folder in subnet_folders(parsed.experiment, parsed.sizes)
     ]

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 
 from espnet_todm import hook, register
+from espnet_todm.acoustics import MEL_BINS
 from espnet_todm.bin._cli import Parser, run
 
 hook.install()
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="training configuration")
     parser.add_argument("--vocabulary", type=int, default=500, help="tokens in all, the special ones included")
-    parser.add_argument("--input_size", type=int, default=80, help="features of a frame; 0 for audio")
+    parser.add_argument("--input_size", type=int, default=MEL_BINS, help="features of a frame; 0 for audio")
     parser.add_argument("--utterances", type=int, default=2, help="in the batch")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each utterance")
     given, training = parser.parse_known_args(arguments)

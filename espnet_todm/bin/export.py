@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Callable
 
 from espnet_todm import register
 from espnet_todm.bin._cli import Parser, run
-from espnet_todm.bin.parity import add_parity_arguments, read_parity_speech
+from espnet_todm.bin.parity import add_parity_arguments, print_parity, read_parity_speech
 
 if TYPE_CHECKING:
-    from espnet_todm.deploy.speech import Speech
+    from espnet_todm.deploy.parity.speech import Speech
 
 
-def main(arguments: Sequence[str]) -> None:
+def _parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument("subnets", nargs="+", metavar="SUBNET_FOLDER", help="folder that extract wrote")
     parser.add_argument(
@@ -50,11 +50,14 @@ def main(arguments: Sequence[str]) -> None:
     )
     add_parity_arguments(parser)
     parser.add_argument("--no_parity", action="store_true", help="skip the parity gate: nothing is tried on speech")
-    options = parser.parse_args(arguments)
+    return parser
 
+
+def main(arguments: Sequence[str]) -> None:
+    options = _parser().parse_args(arguments)
     register()
-    from espnet_todm.deploy.onnx import OPSET, ExportOptions, export
-    from espnet_todm.deploy.streaming_onnx import export_streaming
+    from espnet_todm.deploy.onnx.export import OPSET, ExportOptions, export
+    from espnet_todm.deploy.onnx.streaming import export_streaming
 
     speech = read_parity_speech(options, ", or --no_parity to skip the gate")
     wanted = ExportOptions(
@@ -64,26 +67,16 @@ def main(arguments: Sequence[str]) -> None:
     for folder in options.subnets:
         several = len(options.subnets) > 1 and options.output is not None
         output = options.output / Path(folder).resolve().name if several else options.output
-        gate = parity_gate(folder, options, speech) if speech else None
+        gate = _gate(folder, options, speech) if speech else None
         print(f"{folder}: {write(folder, output, wanted, gate)}")
 
 
-def parity_gate(subnet: str, options: argparse.Namespace, speech: list[Speech]) -> Callable[[Path], None]:
-    """The gate for one subnet's files in their folder. It prints its table, also where it does not let them pass."""
-    from espnet_todm.deploy.parity import ParityError, check_parity, origin_at_hand
-    from espnet_todm.deploy.parity_report import Limits
+def _gate(subnet: str, options: argparse.Namespace, speech: list[Speech]) -> Callable[[Path], None]:
+    """The parity gate for one subnet's files in their folder."""
+    from espnet_todm.deploy.parity.gate import origin_at_hand
 
     precisions = list(dict.fromkeys(["fp32", *options.precision]))
-    limits = Limits(wer_points=options.max_wer_points)
-
-    def gate(folder: Path) -> None:
-        try:
-            print(check_parity(subnet, folder, speech, precisions, origin_at_hand(subnet), limits).markdown())
-        except ParityError as error:
-            print(error.report.markdown())
-            raise
-
-    return gate
+    return lambda folder: print_parity(subnet, folder, speech, precisions, origin_at_hand(subnet), options)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Extract small models from a trained supernet.
 
-Example: python -m espnet_todm.bin.extract --asr_train_config exp/supernet/config.yaml \
+Example: python -m espnet_todm.bin.extract --asr_train_config exp/supernet/config.yaml \\
     --output exp/supernet/subnets --sizes small --budget 10M
 """
 
@@ -13,7 +13,7 @@ from espnet_todm import register
 from espnet_todm.bin._cli import Parser, run
 
 
-def main(arguments: Sequence[str]) -> None:
+def _parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument("--asr_train_config", "--config", required=True, help="config.yaml of the supernet's training")
     parser.add_argument(
@@ -29,11 +29,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--latency_table", help="file of measure_latency, where the training had none")
     parser.add_argument("--calibrate", help="feats.scp to estimate batch norm statistics on, where a subnet needs it")
     parser.add_argument("--calibrate_utterances", type=int, default=200, help="how many of its utterances to use")
-    options = parser.parse_args(arguments)
+    return parser
 
+
+def main(arguments: Sequence[str]) -> None:
+    options = _parser().parse_args(arguments)
     register()
+    from espnet_todm.deploy.decoding.features import read_features
     from espnet_todm.deploy.extract import extract, load_supernet, pick_subnets
-    from espnet_todm.deploy.features import read_features
     from espnet_todm.deploy.load import read_config
     from espnet_todm.overlay import best_model
 

@@ -1,4 +1,7 @@
-"""Stage 4: audio check and length filter. Utterances that do not pass go to quarantine.tsv with the reason."""
+"""Stage 4: audio check and length filter. Utterances that do not pass go to quarantine.tsv with the reason.
+
+Example: python -m espnet_todm.bin.filter_data --features dump/fbank --train train_sp --evaluation dev test
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,10 @@ from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.checks import Limits, filter_split
 from espnet_todm.errors import UserError
 
-EXAMPLE = "Example: python -m espnet_todm.bin.filter_data --features dump/fbank --train train_sp --evaluation dev test"
-
 
 def main(arguments: Sequence[str]) -> None:
     default = Limits()
-    parser = Parser(description=__doc__, epilog=EXAMPLE)
+    parser = Parser(description=__doc__)
     parser.add_argument("--data", default="data", help="folder that holds the data folders (default data)")
     parser.add_argument("--features", required=True, help="e.g. dump/fbank; org/<split> is read, <split> is written")
     parser.add_argument("--train", nargs="*", default=[], help="splits to train on: all limits apply")

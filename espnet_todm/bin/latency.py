@@ -14,17 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_todm.bin._cli import Parser, run
+from espnet_todm.deploy.onnx.folder import PRECISIONS
+from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA
 from espnet_todm.errors import UserError
+from espnet_todm.files import write_json
 
 
-def main(arguments: Sequence[str]) -> None:
-    from espnet_todm.deploy.device import Process, find_targets, measure
-    from espnet_todm.deploy.device_inputs import read_utterances, write_inputs
-    from espnet_todm.deploy.device_table import FORMAT, describe_machine, load_average, results, table
-    from espnet_todm.deploy.onnx_folder import PRECISIONS
-    from espnet_todm.deploy.runtime import ONNXRUNTIME, RUNTIMES, SHERPA
-    from espnet_todm.files import write_json
-
+def _parser() -> Parser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", required=True, help="folder with subnets/<size> and subnets/<size>/onnx")
     parser.add_argument(
@@ -40,7 +36,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--utterances", type=int, default=10, help="how many utterances (default 10)")
     parser.add_argument("--rounds", type=int, default=20, help="how often all are timed (default 20)")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    from espnet_todm.deploy.device.inputs import read_utterances, write_inputs
+    from espnet_todm.deploy.device.measure import Process, find_targets, measure
+    from espnet_todm.deploy.device.table import FORMAT, describe_machine, load_average, results, table
+
+    options = _parser().parse_args(arguments)
     if Path(options.output).exists() and not options.overwrite:
         raise UserError(f"--output: {options.output} exists; give another name or --overwrite")
 

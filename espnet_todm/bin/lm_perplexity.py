@@ -1,4 +1,8 @@
-"""Stage 8: perplexity of a language model on the validation and test sets."""
+"""Stage 8: perplexity of a language model on the validation and test sets.
+
+Example: python -m espnet_todm.bin.lm_perplexity --lm data/lm/3gram/lm.arpa --data data --sets dev test \\
+    --output data/lm/3gram_perplexity
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,9 @@ from collections.abc import Sequence
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.lm_text import report_perplexity
 
-EXAMPLE = (
-    "Example: python -m espnet_todm.bin.lm_perplexity --lm data/lm/3gram/lm.arpa --data data --sets dev test "
-    "--output data/lm/3gram_perplexity"
-)
-
 
 def main(arguments: Sequence[str]) -> None:
-    parser = Parser(description=__doc__, epilog=EXAMPLE)
+    parser = Parser(description=__doc__)
     parser.add_argument("--lm", required=True, help="ARPA file, plain or .gz")
     parser.add_argument("--data", required=True, help="folder with <set>/text")
     parser.add_argument("--sets", nargs="+", required=True, help="sets to measure on")

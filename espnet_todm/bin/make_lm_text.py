@@ -1,4 +1,7 @@
-"""Stage 6: transcripts and more text -> the sentences that the language model is estimated from."""
+"""Stage 6: transcripts and more text -> the sentences that the language model is estimated from.
+
+Example: python -m espnet_todm.bin.make_lm_text --transcripts data/train/text --output data/lm/text
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,9 @@ from collections.abc import Sequence
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.lm_text import make_lm_text
 
-EXAMPLE = "Example: python -m espnet_todm.bin.make_lm_text --transcripts data/train/text --output data/lm/text"
-
 
 def main(arguments: Sequence[str]) -> None:
-    parser = Parser(description=__doc__, epilog=EXAMPLE)
+    parser = Parser(description=__doc__)
     parser.add_argument("--transcripts", nargs="*", default=[], help="Kaldi text tables, plain or .gz")
     parser.add_argument("--text", nargs="*", default=[], help="files with one sentence a line, plain or .gz")
     parser.add_argument("--lexicon", help="for models of phonemes: a table of words and their phonemes")

@@ -1,4 +1,7 @@
-"""Stage 1 of egs/mini: make a corpus of synthesised speech in LibriSpeech's layout."""
+"""Stage 1 of egs/mini: make a corpus of synthesised speech in LibriSpeech's layout.
+
+Example: python -m espnet_todm.bin.make_mini_corpus --output downloads --train_minutes 33 --nj 2
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,7 @@ HELP = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = Parser(
-        description=__doc__,
-        epilog="Example: python -m espnet_todm.bin.make_mini_corpus --output downloads --train_minutes 33 --nj 2",
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--output", required=True, help="folder in which the corpus LibriSpeech/ is made")
     parser.add_argument("--nj", type=int, default=1, help="speakers synthesised at the same time (default: 1)")
     for field in fields(MiniOptions):

@@ -1,4 +1,8 @@
-"""Stage 5 for phoneme targets: a lexicon and the splits' words -> token list and the splits' text in phonemes."""
+"""Stage 5 for phoneme targets: a lexicon and the splits' words -> token list and the splits' text in phonemes.
+
+Example: python -m espnet_todm.bin.make_phonemes --lexicon TEDLIUM_release2/TEDLIUM.152k.dic --data dump/fbank \\
+    --splits train_sp dev test --output data/token_list/phone
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,9 @@ from collections.abc import Sequence
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.lexicon import make_phonemes
 
-EXAMPLE = (
-    "Example: python -m espnet_todm.bin.make_phonemes --lexicon TEDLIUM_release2/TEDLIUM.152k.dic --data dump/fbank "
-    "--splits train_sp dev test --output data/token_list/phone"
-)
-
 
 def main(arguments: Sequence[str]) -> None:
-    parser = Parser(description=__doc__, epilog=EXAMPLE)
+    parser = Parser(description=__doc__)
     parser.add_argument("--lexicon", required=True, help="words and their phonemes, one word a line")
     parser.add_argument("--data", required=True, help="folder of the filtered splits, e.g. dump/fbank")
     parser.add_argument("--splits", nargs="+", required=True, help="names of filtered splits")

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> None:
         )
 
     register()
-    from espnet_todm.deploy.latency import build_encoder, measure_latency, summary
+    from espnet_todm.deploy.latency.measure import build_encoder, measure_latency, summary
     from espnet_todm.latency import save_latency
     from espnet_todm.overlay import read_config
 

@@ -21,10 +21,11 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
 
     register()
-    from espnet_todm.deploy.decode import Decoder
-    from espnet_todm.deploy.features import read_features
+    from espnet_todm.deploy.decoding.decode import Decoder
+    from espnet_todm.deploy.decoding.features import read_features
+    from espnet_todm.deploy.decoding.speed import measure_rtf
+    from espnet_todm.deploy.folder import subnet_folders
     from espnet_todm.deploy.load import load_extracted
-    from espnet_todm.deploy.speed import measure_rtf, subnet_folders
     from espnet_todm.files import write_json
 
     inputs = [x for _, x in read_features(options.scp, options.utterances)]

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from espnet_todm import register
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike
 
 if TYPE_CHECKING:
-    from espnet_todm.deploy.speech import Speech
+    from espnet_todm.deploy.parity.gate import Origin
+    from espnet_todm.deploy.parity.speech import Speech
 
 
 def add_parity_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +32,7 @@ def add_parity_arguments(parser: argparse.ArgumentParser) -> None:
 
 def read_parity_speech(options: argparse.Namespace, otherwise: str = "") -> list[Speech]:
     """The utterances that the arguments name; none with ``--no_parity``. Raises UserError when there is neither."""
-    from espnet_todm.deploy.speech import read_speech
+    from espnet_todm.deploy.parity.speech import read_speech
 
     if getattr(options, "no_parity", False):
         return []
@@ -38,6 +40,27 @@ def read_parity_speech(options: argparse.Namespace, otherwise: str = "") -> list
         if getattr(options, name) is None:
             raise UserError(f"--{name} is missing: parity is compared on real speech; give --scp and --text{otherwise}")
     return read_speech(options.scp, options.text, options.utterances)
+
+
+def print_parity(
+    subnet: PathLike,
+    exported: PathLike,
+    speech: Sequence[Speech],
+    precisions: Sequence[str],
+    origin: Optional[Origin],
+    options: argparse.Namespace,
+    threads: int = 1,
+) -> None:
+    """Compare one exported model and print its table, also where it does not hold; then that is raised."""
+    from espnet_todm.deploy.parity.gate import ParityError, check_parity
+    from espnet_todm.deploy.parity.report import Limits
+
+    limits = Limits(wer_points=options.max_wer_points)
+    try:
+        print(check_parity(subnet, exported, speech, precisions, origin, limits, threads).markdown())
+    except ParityError as error:
+        print(error.report.markdown())
+        raise
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -52,24 +75,16 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
 
     register()
-    from espnet_todm.deploy.parity import ParityError, check_parity, find_origin
-    from espnet_todm.deploy.parity_report import Limits
-    from espnet_todm.deploy.speed import subnet_folders
+    from espnet_todm.deploy.folder import subnet_folders
+    from espnet_todm.deploy.parity.gate import find_origin
 
     speech = read_parity_speech(options)
-    limits = Limits(wer_points=options.max_wer_points)
     folders = subnet_folders(options.experiment, options.sizes)
     if not folders:
         raise UserError(f"{options.experiment}/subnets: holds no extracted size")
     for subnet in folders:
         origin = find_origin(subnet, options.experiment)
-        exported = subnet / options.folder
-        try:
-            report = check_parity(subnet, exported, speech, options.precision, origin, limits, options.threads)
-        except ParityError as error:
-            print(error.report.markdown())
-            raise
-        print(report.markdown())
+        print_parity(subnet, subnet / options.folder, speech, options.precision, origin, options, options.threads)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Stage 1: a corpus in LibriSpeech's or TED-LIUM 2's layout -> data folders (lhotse cuts and Kaldi tables)."""
+"""Stage 1: a corpus in LibriSpeech's or TED-LIUM 2's layout -> data folders (lhotse cuts and Kaldi tables).
+
+Example: python -m espnet_todm.bin.prepare_data --corpus /corpora --splits train-clean-100 dev-clean test-clean
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,6 @@ from espnet_todm.errors import UserError
 from espnet_todm.files import read_table
 from espnet_todm.report.scoring import OFFICIAL_SIZES, official_note
 
-EXAMPLE = (
-    "Example: python -m espnet_todm.bin.prepare_data --corpus /corpora --splits train-clean-100 dev-clean test-clean"
-)
 LAYOUTS = ("librispeech", "tedlium2")
 Layout = tuple[Path, dict[str, tuple[str, ...]], Reader]  # the folder of the splits, their parts, what lists them
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _parser() -> Parser:
     default = tedlium.TedliumOptions()
-    parser = Parser(description=__doc__, epilog=EXAMPLE)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--corpus", required=True, help="folder that holds LibriSpeech/ or TEDLIUM_release2/ (or the splits)"
     )

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Optional
 
 from espnet_todm import register
 from espnet_todm.bin._cli import Parser, run
-from espnet_todm.selection.space import GRANULARITIES
+from espnet_todm.search.space import GRANULARITIES
 
 if TYPE_CHECKING:
-    from espnet_todm.deploy.evaluate import Evaluator
     from espnet_todm.deploy.extract import Supernet
-    from espnet_todm.deploy.subnet_search import SubnetSearch
+    from espnet_todm.search.evaluate import Evaluator
+    from espnet_todm.search.subnet_search import SubnetSearch
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -70,20 +70,20 @@ def main(arguments: Sequence[str]) -> None:
     register()
     from espnet_todm.deploy.extract import load_supernet, parse_amount
     from espnet_todm.deploy.load import read_config
-    from espnet_todm.deploy.subnet_search import SearchPlan, SubnetSearch, parse_budgets
     from espnet_todm.overlay import best_model
+    from espnet_todm.search.subnet_search import SearchPlan, SubnetSearch, parse_budgets
 
     plan = SearchPlan(
-        options.storage or f"sqlite:///{options.output / 'study.db'}",
-        options.objectives,
-        parse_budgets(options.budget),
-        [parse_amount(text) for text in options.compare_at],
-        options.trials,
-        options.baseline,
-        options.granularity,
-        options.population,
-        options.seed,
-        options.name,
+        storage=options.storage or f"sqlite:///{options.output / 'study.db'}",
+        objectives=options.objectives,
+        budgets=parse_budgets(options.budget),
+        compare_at=[parse_amount(text) for text in options.compare_at],
+        trials=options.trials,
+        baseline=options.baseline,
+        granularity=options.granularity,
+        population=options.population,
+        seed=options.seed,
+        name=options.name,
     )
     config = options.experiment / "config.yaml"
     supernet = load_supernet(config, options.checkpoint or options.experiment / best_model(read_config(config)))
@@ -110,10 +110,9 @@ def evaluator(
     limit: Optional[int] = None,
 ) -> Evaluator:
     """What scores on a set."""
-    from espnet_todm.deploy.decode import input_table
-    from espnet_todm.deploy.evaluate import Evaluator, spread
-    from espnet_todm.deploy.features import read_features
+    from espnet_todm.deploy.decoding.features import input_table, read_features
     from espnet_todm.files import read_table
+    from espnet_todm.search.evaluate import Evaluator, spread
 
     references = spread(read_table(text or options.data / split / "text"), limit)
     calibration = None
@@ -125,8 +124,8 @@ def evaluator(
 
 def write(search: SubnetSearch, options: argparse.Namespace, others: dict[str, Evaluator]) -> str:
     """Write cards and report; returns the report's text."""
-    from espnet_todm.deploy.found import write_cards
     from espnet_todm.report.search import write_report
+    from espnet_todm.search.found import write_cards
 
     settings = {"experiment": options.experiment, "budget": " ".join(options.budget) or "none", "seed": options.seed}
     report = search.report(settings, others)

@@ -17,6 +17,7 @@ from typing import Optional
 
 from tqdm import tqdm
 
+from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.completion import MARKER, atomic_stage, fingerprint
 from espnet_todm.data.audio import Measure
 from espnet_todm.data.features import read_measures
@@ -38,7 +39,7 @@ class Limits:
     max_quarantine_share: the stage stops when a larger share of a split's utterances has faults (lengths do not count).
     """
 
-    sampling_rate: int = 16000
+    sampling_rate: int = SAMPLING_RATE
     min_seconds: float = 0.1
     max_seconds: float = 30.0
     max_clipped: float = 0.01

@@ -26,6 +26,7 @@ import soundfile
 from lhotse import CutSet, Fbank, FbankConfig
 from lhotse.cut import MonoCut
 
+from espnet_todm.acoustics import MEL_BINS, SAMPLING_RATE
 from espnet_todm.completion import MARKER, exclusive, fingerprint, is_complete, mark_complete
 from espnet_todm.data.audio import Measure, libsndfile, read
 from espnet_todm.data.tables import CUTS, is_whole
@@ -52,8 +53,8 @@ class FeatureOptions:
     """
 
     feats_type: str = "fbank"
-    sampling_rate: int = 16000
-    mel_bins: int = 80
+    sampling_rate: int = SAMPLING_RATE
+    mel_bins: int = MEL_BINS
     compression: str = "two-byte"
     shard: int = 500
 

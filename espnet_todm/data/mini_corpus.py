@@ -19,6 +19,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.data import mini_speech as speech
 from espnet_todm.data.mini_text import SPLITS, make_sentences
 from espnet_todm.errors import UserError
@@ -223,7 +224,7 @@ def speak(plan: SpeakerPlan, folder: Path) -> list[Utterance]:
                 break
             name = f"{plan.speaker}-{chapter}-{number:04d}"
             samples, facts = _utterance(sentence, plan, synthesizer, murmur, rng)
-            soundfile.write(place / f"{name}.flac", samples, speech.SAMPLE_RATE, subtype="PCM_16")
+            soundfile.write(place / f"{name}.flac", samples, SAMPLING_RATE, subtype="PCM_16")
             who = (name, plan.split, plan.voice.name, plan.voice.sex)
             utterances.append(Utterance(*who, **facts, text=sentence.upper()))
     lines = "".join(f"{utterance.utterance} {utterance.text}\n" for utterance in utterances)
@@ -251,13 +252,13 @@ def _utterance(
     rate, pitch = voice.words_per_minute + int(rng.integers(-12, 13)), voice.pitch + int(rng.integers(-6, 7))
     speed = round(rng.uniform(0.95, 1.05) * speech.SPEED_STEPS) / speech.SPEED_STEPS
     clean = speech.resample(synthesizer.speak(sentence, voice, rate, pitch, int(rng.integers(35, 66))), speed)
-    lead, tail = (int(speech.SAMPLE_RATE * seconds) for seconds in rng.uniform(0.05, 0.25, size=2))
+    lead, tail = (int(SAMPLING_RATE * seconds) for seconds in rng.uniform(0.05, 0.25, size=2))
     length = lead + len(clean) + tail
     kind = speech.NOISES[rng.integers(len(speech.NOISES))]
     noise = speech.babble(murmur, length, rng) if kind == "babble" else speech.coloured_noise(kind, length, rng)
     snr, level = round(float(rng.uniform(*plan.snr)), 2), round(float(rng.uniform(-32, -20)), 2)
     samples = speech.mix(clean, noise, snr, level, lead)
-    seconds = round(length / speech.SAMPLE_RATE, 3)
+    seconds = round(length / SAMPLING_RATE, 3)
     return samples, {"noise": kind, "snr": snr, "level": level, "speed": round(speed, 3), "seconds": seconds}
 
 

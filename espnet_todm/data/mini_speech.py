@@ -21,9 +21,9 @@ import numpy as np
 from scipy.fft import next_fast_len
 from scipy.signal import resample_poly
 
+from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.errors import UserError
 
-SAMPLE_RATE = 16000
 PEAK = 0.95
 # Names of espeak-ng's voice files of English; "en" is its British voice.
 ACCENTS = ("en-us", "en")
@@ -177,14 +177,14 @@ def trim(samples: np.ndarray, threshold: float = 0.002) -> np.ndarray:
 
 def resample(samples: np.ndarray, speed: float) -> np.ndarray:
     """From 22050 Hz to 16 kHz, played ``speed`` times as fast (pitch changes too; in steps of 1/SPEED_STEPS)."""
-    return resample_poly(samples, SPEED_STEPS * SAMPLE_RATE // _LIBRARY_RATE, round(SPEED_STEPS * speed))
+    return resample_poly(samples, SPEED_STEPS * SAMPLING_RATE // _LIBRARY_RATE, round(SPEED_STEPS * speed))
 
 
 def coloured_noise(kind: str, length: int, rng: np.random.Generator) -> np.ndarray:
     """Noise (length,) float64 of unit power: white, pink (1/f), brown (1/f^2) or band (one to three octaves)."""
     longer = next_fast_len(length, real=True)
     spectrum = np.fft.rfft(rng.standard_normal(longer))
-    hertz = np.fft.rfftfreq(longer, 1 / SAMPLE_RATE)
+    hertz = np.fft.rfftfreq(longer, 1 / SAMPLING_RATE)
     if kind == "band":
         low = np.exp(rng.uniform(np.log(100), np.log(2000)))
         outside = (hertz < low) | (hertz > low * 2 ** rng.uniform(1, 3))

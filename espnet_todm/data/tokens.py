@@ -19,7 +19,7 @@ from typing import Optional
 import sentencepiece
 
 from espnet_todm.completion import atomic_stage
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, last_line
 from espnet_todm.files import PathLike, open_text, write_text
 
 TOKEN_TYPES = ("unigram", "bpe", "char")
@@ -125,4 +125,4 @@ def _size_error(token_type: str, size: int, message: str) -> UserError:
         return UserError(
             f"token_size: {size} is too small for this text's characters; at least {too_small[1]} is needed"
         )
-    return UserError(f"token_size: {size}: sentencepiece says: {message.splitlines()[-1] if message else 'nothing'}")
+    return UserError(f"token_size: {size}: sentencepiece says: {last_line(message) or 'nothing'}")

@@ -182,7 +182,9 @@ def _small_config(supernet: Supernet, subnet: Subnet, final: Path) -> dict[str, 
     conf["model"] = "todm" if transducer else "espnet"
     if transducer:
         conf["subnet_trainer"] = "single"
-    conf["model_conf"] = {k: v for k, v in supernet.config.get("model_conf", {}).items() if k not in OPTIONS}
+    kept = ("autocast",) if transducer else ()  # for fine-tuning; ESPnet's own model knows no such option
+    model_conf = supernet.config.get("model_conf", {})
+    conf["model_conf"] = {key: value for key, value in model_conf.items() if key not in OPTIONS or key in kept}
     conf["output_dir"] = str(final)
     return conf
 

@@ -2,6 +2,9 @@
 
 The training is ESPnet's own, from the extracted weights, with the data and the model of the size's config. It has one
 optimizer for all recipes, AdamW, whose rate rises for a tenth of the updates and then falls to zero.
+
+A transducer, which is ``model: todm``, computes in the precision of the supernet's ``autocast``. Other sizes are ESPnet's
+own model, which computes in float32, except on GPUs with ``use_amp``.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ import torch
 import yaml
 
 from espnet_todm.deploy.card import CARD, WEIGHTS, read_card
-from espnet_todm.deploy.folder import CONFIG, write_config, write_weights
-from espnet_todm.deploy.load import load_checkpoint, load_extracted, read_config
+from espnet_todm.deploy.folder import write_config, write_weights
+from espnet_todm.deploy.load import CONFIG, load_checkpoint, load_extracted, read_config
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_directory, hash_file, read_json, write_json, write_text
 from espnet_todm.optim.options import check_number
@@ -35,6 +38,11 @@ RUN_OPTIONS = (
 DATA_OPTIONS = (
     *("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type"),
     *("train_shape_file", "valid_shape_file"),
+)
+# What the card says of the training.
+TOLD_OPTIONS = (
+    *("optim", "optim_conf", "scheduler", "scheduler_conf", "grad_clip"),
+    *("max_epoch", "num_iters_per_epoch", "seed", "use_amp", "model_conf"),
 )
 
 
@@ -138,19 +146,9 @@ def _finish(card: Mapping[str, Any], subnet: Path, output: Path, home: Path) -> 
     conf = read_config(home / CONFIG)
     checkpoint = home / best_model(conf)
     model, _ = load_checkpoint(home / CONFIG, checkpoint)
-    told = (
-        "optim",
-        "optim_conf",
-        "scheduler",
-        "scheduler_conf",
-        "grad_clip",
-        "max_epoch",
-        "num_iters_per_epoch",
-        "seed",
-    )
     made = {
         "from": {"name": card["name"], "sha256": hash_file(subnet / WEIGHTS)},
-        "training": {key: conf.get(key) for key in told},
+        "training": {key: conf.get(key) for key in TOLD_OPTIONS},
     }
     conf = {**conf, "init_param": [], "output_dir": str(output)}
     origin = {k: v for k, v in card["supernet"].items() if k != "max_abs_difference"}  # it is the slice's no longer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from espnet_todm.deploy.card import WEIGHTS, identify_weights
-from espnet_todm.deploy.load import FILE_OPTIONS
+from espnet_todm.deploy.card import CARD, WEIGHTS, identify_weights
+from espnet_todm.deploy.load import CONFIG, FILE_OPTIONS
+from espnet_todm.files import PathLike
 
 CHECKPOINT = "model.pth"  # the same weights for ESPnet, which reads no safetensors
-CONFIG = "config.yaml"
 
 
 def write_config(conf: Mapping[str, Any], folder: Path, final: Path) -> None:
@@ -41,3 +41,9 @@ def write_weights(state: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
     save_file(contiguous, folder / WEIGHTS)
     torch.save(contiguous, folder / CHECKPOINT)
     return identify_weights(folder / WEIGHTS)
+
+
+def subnet_folders(experiment: PathLike, sizes: Sequence[str] = ()) -> list[Path]:
+    """Folders of the extracted models of an experiment, those named or all."""
+    root = Path(experiment) / "subnets"
+    return [root / size for size in sizes] if sizes else sorted(path.parent for path in root.glob(f"*/{CARD}"))

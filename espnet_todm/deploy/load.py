@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from espnet_todm.deploy.card import WEIGHTS, check_weights
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike
 from espnet_todm.registry import register
 
+CONFIG = "config.yaml"
 # Options of a training config that name files. A bare name, or one that no longer lies as written, is looked for beside the
 # config.
 FILE_OPTIONS = (("normalize_conf", "stats_file"), (None, "bpemodel"), ("encoder_conf", "latency_table"))
@@ -31,7 +32,7 @@ def read_config(path: PathLike) -> dict[str, Any]:
     try:
         config = yaml.safe_load(source.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise UserError(f"{source}: not YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"{source}: not YAML ({one_line(error)})") from None
     if not isinstance(config, dict) or "encoder" not in config:
         raise UserError(f"{source}: not a training config of ESPnet: it names no encoder")
     for section, key in FILE_OPTIONS:
@@ -82,7 +83,7 @@ def read_weights(checkpoint: PathLike) -> dict[str, Tensor]:
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{checkpoint}: not a readable checkpoint ({' '.join(str(error).split())[:120]})") from None
+        raise UserError(f"{checkpoint}: not a readable checkpoint ({one_line(error)})") from None
     if isinstance(state, dict) and "model" in state and "optimizers" in state:
         state = state["model"]  # ESPnet's checkpoint.pth
     return dict(state)
@@ -94,12 +95,12 @@ def load_extracted(directory: PathLike) -> tuple[ESPnetASRModel, dict[str, Any]]
     Raises UserError as above, and when the weights are not those that the folder's card was written for.
     """
     weights = Path(directory) / WEIGHTS
-    config = read_config(Path(directory) / "config.yaml")
+    config = read_config(Path(directory) / CONFIG)
     if not weights.is_file():
         raise UserError(f"{weights}: no such file")
     try:
         state = load_file(weights)
     except Exception as error:
-        raise UserError(f"{weights}: damaged or no safetensors file ({' '.join(str(error).split())[:120]})") from None
+        raise UserError(f"{weights}: damaged or no safetensors file ({one_line(error)})") from None
     check_weights(directory)
     return build_model(config, state, weights), config

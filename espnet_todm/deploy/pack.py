@@ -17,14 +17,14 @@ from typing import NamedTuple
 import torch
 
 from espnet_todm.deploy.card import CARD, WEIGHTS
-from espnet_todm.deploy.folder import CHECKPOINT, CONFIG, write_config
-from espnet_todm.deploy.load import load_extracted
+from espnet_todm.deploy.folder import CHECKPOINT, write_config
+from espnet_todm.deploy.load import CONFIG, load_extracted
+from espnet_todm.deploy.onnx.folder import FOLDER as ONNX
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_directory, atomic_path
 
 README = "README.md"
 TOKENS = "tokens.txt"
-ONNX = "onnx"  # folder of an export, taken along when there is one
 
 
 class Packed(NamedTuple):

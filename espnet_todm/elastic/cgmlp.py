@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, last_linear, share_of
 from espnet_todm.elastic.block import LAYER_NORM_EPS
-from espnet_todm.elastic.convolution import channel_norm, depthwise
+from espnet_todm.elastic.convolution import channel_norm, check_kernel, depthwise
 from espnet_todm.errors import UserError
 
 
@@ -46,8 +46,7 @@ class ElasticCgMlp(ElasticModule):
         activation: nn.Module,
         adaptive_dropout: bool = True,
     ) -> None:
-        if kernel % 2 == 0:
-            raise UserError(f"cgmlp_conv_kernel: {kernel} is even; an odd kernel is needed to keep the length")
+        check_kernel("cgmlp_conv_kernel", kernel)
         if groups < 1 or units % (2 * groups):
             raise UserError(
                 f"cgmlp_groups: {groups} cannot cut cgmlp_linear_units: {units}, whose halves they must divide"

@@ -48,8 +48,7 @@ class ElasticConvolution(ElasticModule):
         sizes: tuple[str, ...] = (),
         causal: bool = False,
     ) -> None:
-        if kernel % 2 == 0:
-            raise UserError(f"cnn_module_kernel: {kernel} is even; an odd kernel is needed to keep the length")
+        check_kernel("cnn_module_kernel", kernel)
         if norm not in NORMS:
             raise UserError(f"conv_norm: {norm!r} is unknown; allowed: {', '.join(NORMS)}")
         if groups < 1 or channels % groups:
@@ -139,6 +138,12 @@ class ElasticConvolution(ElasticModule):
 
 def _moments(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+
+
+def check_kernel(name: str, kernel: int) -> None:
+    """Raises UserError where the option ``name`` is an even number of frames."""
+    if kernel % 2 == 0:
+        raise UserError(f"{name}: {kernel} is even; an odd kernel is needed to keep the length")
 
 
 def depthwise(

@@ -20,7 +20,7 @@ from espnet_todm.elastic.attention import ElasticAttention
 from espnet_todm.elastic.base import Context, ElasticModule, any_open
 from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, LayerChoice, Slot
 from espnet_todm.elastic.cgmlp import ElasticCgMlp
-from espnet_todm.elastic.convolution import depthwise
+from espnet_todm.elastic.convolution import check_kernel, depthwise
 from espnet_todm.elastic.feed_forward import ElasticFeedForward
 from espnet_todm.encoders.stack import (
     StackedEncoder,
@@ -54,7 +54,8 @@ CGMLP = Slot("cgmlp", "cgmlp", "norm_mlp")
 FEED_FORWARD = Slot("feed_forward", "ffn", "norm_ff")
 MACARON = Slot("feed_forward_macaron", "ffn", "norm_ff_macaron")
 ORDER = tuple(slot.name for slot in (MACARON, ATTENTION, CGMLP, FEED_FORWARD))
-MERGE = ("depthwise_conv_fusion.weight", "depthwise_conv_fusion.bias", "merge_proj.weight")
+# Parameters of the merge -> the axis along which the branches' parts lie.
+MERGE = {"depthwise_conv_fusion.weight": 0, "depthwise_conv_fusion.bias": 0, "merge_proj.weight": 1}
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,8 @@ class ElasticEBranchformerBlock(ElasticBlock):
 
     def _part(self, parameter: str, branch: str) -> Tensor:
         """What belongs to a branch of one of the MERGE parameters."""
-        dim = 1 if parameter == "merge_proj.weight" else 0
-        return self.get_parameter(parameter).narrow(dim, self.branches.index(branch) * self.size, self.size)
+        start = self.branches.index(branch) * self.size
+        return self.get_parameter(parameter).narrow(MERGE[parameter], start, self.size)
 
     def module_costs(self, frames: int, per_second: float) -> dict[str, Cost]:
         costs = super().module_costs(frames, per_second)
@@ -154,9 +155,8 @@ class ElasticEBranchformerBlock(ElasticBlock):
     def extracted_state(self, modules: Mapping[str, tuple[int, ...]], size: str) -> dict[str, Tensor]:
         state = super().extracted_state(modules, size)
         kept = [branch for branch in self.branches if modules.get(branch)]
-        for parameter in MERGE if kept else ():
-            dim = 1 if parameter == "merge_proj.weight" else 0
-            state[parameter] = torch.cat([self._part(parameter, branch) for branch in kept], dim).detach().clone()
+        for parameter, axis in MERGE.items() if kept else ():
+            state[parameter] = torch.cat([self._part(parameter, branch) for branch in kept], axis).detach().clone()
         if CGMLP.name in kept:
             state["merge_proj.bias"] = self.merge_proj.bias.detach().clone()
         return state
@@ -262,9 +262,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
     allowed = ("identity", *ACTIVATIONS)
     if options["gate_activation"] not in allowed:
         raise UserError(f"gate_activation: {options['gate_activation']!r} is unknown; allowed: {', '.join(allowed)}")
-    if options["merge_conv_kernel"] % 2 == 0:
-        kernel = options["merge_conv_kernel"]
-        raise UserError(f"merge_conv_kernel: {kernel} is even; an odd kernel is needed to keep the length")
+    check_kernel("merge_conv_kernel", options["merge_conv_kernel"])
 
 
 def _has_macaron(options: Mapping[str, Any]) -> bool:

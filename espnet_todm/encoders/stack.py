@@ -12,12 +12,12 @@ from typing import Any, Callable, ClassVar, Optional, TypeVar, cast
 from espnet.nets.pytorch_backend.transformer.embedding import PositionalEncoding, RelPositionalEncoding
 from torch import Tensor, nn
 
+from espnet_todm.acoustics import FRAMES_PER_SECOND
 from espnet_todm.components import Cost, Subnet
 from espnet_todm.elastic.block import ACTIVATIONS, LAYER_NORM_EPS, ElasticBlock, count_parameters
 from espnet_todm.encoders.chunks import Chunk, ChunkOptions, parse_chunk, parse_chunk_options
 from espnet_todm.encoders.frontends import INPUT_LAYERS, InputLayer, subsampling_cost
 from espnet_todm.encoders.supernet import (
-    FRAMES_PER_SECOND,
     REFERENCE_SECONDS,
     SUPERNET_OPTIONS,
     Front,

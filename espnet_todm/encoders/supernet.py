@@ -11,6 +11,7 @@ import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import Tensor, nn
 
+from espnet_todm.acoustics import FRAMES_PER_SECOND
 from espnet_todm.components import FULL, Component, ComponentTable, Cost, Subnet
 from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.errors import UserError
@@ -20,7 +21,6 @@ from espnet_todm.sizes import SizeSpec, resolve_sizes
 
 # Attention costs grow with the square of the length, so FLOPs per second need a length to be measured at.
 REFERENCE_SECONDS = 10.0
-FRAMES_PER_SECOND = 100
 
 # Options of every supernet encoder that say what its subnets are, not what it is: no small model has them.
 SUPERNET_OPTIONS = ("sizes", "subnet", "criterion", "latency_table")

@@ -6,13 +6,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, Optional
 
-import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
+from espnet_todm.models.autocast import DTYPES
 
-AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 OUTPUT_LAYERS = ("shared", "per_size")
 # Options of ESPnet's ASR model that would need work for which the subnets have no place.
 UNSUPPORTED = ("preencoder", "postencoder")
@@ -36,7 +35,7 @@ def check_options(autocast: Optional[str], output_layers: str, espnet: Mapping[s
         raise UserError(f"interctc_weight: {espnet['interctc_weight']} is not possible in model: todm; allowed: 0")
     if espnet.get("transducer_multi_blank_durations"):
         raise UserError("transducer_multi_blank_durations: model: todm cannot have them")
-    if autocast is not None and autocast not in AUTOCAST:
-        raise UserError(f"autocast: {autocast!r} is unknown; allowed: {', '.join(AUTOCAST)} or leave it out")
+    if autocast is not None and autocast not in DTYPES:
+        raise UserError(f"autocast: {autocast!r} is unknown; allowed: {', '.join(DTYPES)} or leave it out")
     if output_layers not in OUTPUT_LAYERS:
         raise UserError(f"output_layers: {output_layers!r} is unknown; allowed: {', '.join(OUTPUT_LAYERS)}")

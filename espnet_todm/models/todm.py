@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Callable, Optional, cast
 
@@ -17,17 +15,18 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espnet_todm.compat import autocasts_on_cpu, is_classifier
+from espnet_todm.acoustics import FRAMES_PER_SECOND
+from espnet_todm.compat import is_classifier
 from espnet_todm.components import FULL, ComponentTable, Cost, Subnet
 from espnet_todm.decoders.stateless import StatelessDecoder
-from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS, Drop, Front, Gates, SupernetEncoder
+from espnet_todm.encoders.supernet import REFERENCE_SECONDS, Drop, Front, Gates, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation
+from espnet_todm.models.autocast import Autocast
 from espnet_todm.models.batch import Batch, Posteriors, SubnetOutput
-from espnet_todm.models.options import AUTOCAST, check_options
+from espnet_todm.models.options import check_options
 from espnet_todm.models.transducer import Lattice, SimpleJoint, TransducerOptions, TransducerTask, error_rate
-from espnet_todm.processor import cpu_has
 from espnet_todm.trainers.base import Stats, SubnetTrainer, build
 
 # Parts that a model of one size has in another form, or not at all.
@@ -42,9 +41,8 @@ class TodmModel(ESPnetASRModel):
     Args:
         output_layers: "shared", or "per_size": each named size has a CTC output layer and a joiner of its own.
         transducer_conf: options of :class:`espnet_todm.models.transducer.TransducerOptions`.
-        autocast: "bfloat16" runs training and validation in mixed precision on any device, CPUs too, for which
-            ESPnet's own use_amp does nothing. Leave it out where use_amp is on. On a CPU without instructions for it,
-            where it would be many times slower than float32, or with a torch that lacks it there, it is not used.
+        autocast: "bfloat16" runs training and validation in mixed precision, see :mod:`espnet_todm.models.autocast`.
+            Leave it out where use_amp is on.
         **espnet: as ESPnet's model takes them.
 
     Raises:
@@ -86,10 +84,7 @@ class TodmModel(ESPnetASRModel):
         if transducer:
             self.use_transducer_decoder = True
             self.join(self.make_joint({}) if joint is None else joint)
-        self.autocast_dtype = AUTOCAST[autocast] if autocast else None
-        self.not_on_cpu = autocast is not None and not (cpu_has(autocast) and autocasts_on_cpu(AUTOCAST[autocast]))
-        if self.not_on_cpu:
-            logging.warning("autocast: %s is emulated on this CPU, or not in this torch: float32 there", autocast)
+        self.autocast = Autocast(autocast)
         self.subnet_trainer: Optional[SubnetTrainer] = None
         self.step = 0  # set by the trainer before each batch; 0-based
         self.register_load_state_dict_post_hook(_after_loading)
@@ -134,7 +129,7 @@ class TodmModel(ESPnetASRModel):
                 features, lengths = self.specaug(features, lengths)
             if self.normalize is not None:
                 features, lengths = self.normalize(features, lengths)
-        with self._autocast():
+        with self.autocast(features.device):
             return self.encoder.front(features, lengths, self.step if self.training else None)
 
     def run_subnet(
@@ -161,7 +156,7 @@ class TodmModel(ESPnetASRModel):
         exits: Sequence[int] = (),
     ) -> Tensor:
         """:meth:`SupernetEncoder.blocks` in this model's precision."""
-        with self._autocast():
+        with self.autocast(front.hidden.device):
             return self.encoder.blocks(front, subnet, gates, drop, exits)
 
     def task(
@@ -179,7 +174,7 @@ class TodmModel(ESPnetASRModel):
             return SubnetOutput(loss, Posteriors(logits, lattice), stats)
         loss_att = None
         if self.decoder is not None:
-            with self._autocast():
+            with self.autocast(encoded.device):
                 loss_att, stats["acc"], stats["cer"], stats["wer"] = self._calc_att_loss(
                     encoded, front.lengths, batch.text, batch.text_lengths.clone()
                 )
@@ -193,7 +188,7 @@ class TodmModel(ESPnetASRModel):
         """CTC loss and logits (B, T, V) in float32, both None without CTC. Adds the error rate in validation."""
         if self.ctc is None:
             return None, None
-        with self._autocast():
+        with self.autocast(encoded.device):
             # Log probabilities of whole utterances in bfloat16 would be wrong in the third digit.
             logits = self.output_layer(size)(F.dropout(encoded, self.ctc.dropout_rate, self.training)).float()
         labels = torch.cat([row[:length] for row, length in zip(batch.text, batch.text_lengths)])
@@ -207,7 +202,7 @@ class TodmModel(ESPnetASRModel):
     ) -> tuple[Tensor, Lattice]:
         task = self.transducer(size)
         text = batch.text, batch.text_lengths
-        with self._autocast():
+        with self.autocast(encoded.device):
             loss, lattice = task(encoded, front.lengths, *text, self.step, teacher.lattice if teacher else None)
         if not self.training and self.error_calculator is not None:
             stats["cer_transducer"] = error_rate(task.greedy(encoded, front.lengths), *text)
@@ -285,12 +280,6 @@ class TodmModel(ESPnetASRModel):
             stats[f"loss_{subnet.name}"] = losses[-1]
             stats.update({f"{key}_{subnet.name}": value for key, value in output.stats.items() if value is not None})
         return torch.stack(losses).mean(), stats
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        device = next(self.parameters()).device.type
-        if self.autocast_dtype is None or (self.not_on_cpu and device == "cpu"):
-            return nullcontext()
-        return torch.autocast(device, dtype=self.autocast_dtype)
 
 
 def _after_loading(model: TodmModel, _keys: Any) -> None:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
+from espnet_todm.deploy.card import WEIGHTS
+from espnet_todm.deploy.onnx.folder import FOLDER, PARTS, PRECISIONS
 from espnet_todm.files import PathLike, link
 
-_STEMS = ("model", "encoder", "decoder", "joiner")
-"""Of the ONNX files: one for CTC, three for a transducer."""
-
-ONNX = {"ONNX fp32": ".onnx", "ONNX int8": ".int8.onnx", "ONNX fp16": ".fp16.onnx"}
+ONNX = {f"ONNX {precision}": suffix for precision, suffix in PRECISIONS.items()}
 
 
 class File(NamedTuple):
@@ -40,10 +39,10 @@ def downloads(subnet: PathLike, home: PathLike) -> dict[str, Download]:
     home: the page's folder.
     """
     folder = Path(subnet)
-    onnx = folder / "onnx"
-    found = {"extracted": _download([folder / "model.safetensors"], home)}
+    graphs = [name for names in PARTS.values() for name in names]
+    found = {"extracted": _download([folder / WEIGHTS], home)}
     for kind, suffix in ONNX.items():
-        found[kind] = _download([onnx / f"{stem}{suffix}" for stem in _STEMS], home)
+        found[kind] = _download([folder / FOLDER / f"{graph}{suffix}" for graph in graphs], home)
     found["packed"] = _download(sorted(folder.glob("*.zip")), home)
     return {kind: download for kind, download in found.items() if download.files}
 

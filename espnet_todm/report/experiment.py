@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from espnet_todm.components import FULL
-from espnet_todm.deploy.search_options import SEARCH
+from espnet_todm.deploy.card import CARD, WEIGHTS
+from espnet_todm.deploy.decoding.options import SEARCH
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_json
 from espnet_todm.report.scoring import Score, read_score, split_label
@@ -85,15 +86,16 @@ def load_experiment(folder: PathLike) -> Experiment:
 
 
 def _load_size(folder: Path, scores: dict[str, Score]) -> SizeResult:
-    weights = folder / "model.safetensors"
-    cost = read_optional(folder / "card.json").get("cost", {})
+    weights = folder / WEIGHTS
+    card = folder / CARD
+    cost = read_optional(card).get("cost", {})
     if not isinstance(cost, dict):
-        raise UserError(f"{folder / 'card.json'}: cost is {cost!r}, but it must be an object with params and more")
+        raise UserError(f"{card}: cost is {cost!r}, but it must be an object with params and more")
     return SizeResult(
         folder.name,
-        _number(cost, "params", folder / "card.json"),
-        _number(cost, "flops_per_second", folder / "card.json"),
-        _number(cost, "share_of_params", folder / "card.json"),
+        _number(cost, "params", card),
+        _number(cost, "flops_per_second", card),
+        _number(cost, "share_of_params", card),
         dict(cost.get("encoder_shares", {})),
         read_optional(folder / "rtf.json"),
         scores,

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from espnet_todm.deploy.card import CARD, WEIGHTS, read_card
-from espnet_todm.deploy.folder import CONFIG
-from espnet_todm.deploy.load import read_config
+from espnet_todm.deploy.load import CONFIG, read_config
 from espnet_todm.files import PathLike, read_json
 from espnet_todm.report.experiment import Experiment, load_experiment
 from espnet_todm.report.tables import markdown_table, rate_cell

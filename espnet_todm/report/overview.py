@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from espnet_todm.deploy.onnx_folder import PRECISIONS
-from espnet_todm.deploy.runtime import ONNXRUNTIME
+from espnet_todm.deploy.onnx.folder import PRECISIONS
+from espnet_todm.deploy.runtime.base import ONNXRUNTIME
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 from espnet_todm.report.experiment import SizeResult, load_experiment, read_optional

@@ -15,7 +15,7 @@ from espnet_todm.files import PathLike, atomic_path, write_text
 from espnet_todm.report.scoring import Score
 from espnet_todm.report.significance import paired_difference
 from espnet_todm.report.tables import markdown_table, rate_cell
-from espnet_todm.selection.search import Trial, hypervolume, pareto_front
+from espnet_todm.search.evolution import Trial, hypervolume, pareto_front
 
 FORMAT = "espnet_todm.search/1"
 UNITS = {

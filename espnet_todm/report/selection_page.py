@@ -72,7 +72,7 @@ def selection_section(experiment: PathLike, plots: PathLike, home: PathLike) -> 
 
 def _encoder(folder: Path) -> tuple[SupernetEncoder, str]:
     """The experiment's supernet encoder with fresh weights, and what its selection chooses among."""
-    from espnet_todm.deploy.latency import build_encoder
+    from espnet_todm.deploy.latency.measure import build_encoder
     from espnet_todm.deploy.load import read_config
 
     register()

@@ -23,7 +23,7 @@ print(recogniser(speech)[0][0])
 """
 _PLAIN = """import torch
 
-from espnet_todm.deploy.decode import Decoder
+from espnet_todm.deploy.decoding.decode import Decoder
 from espnet_todm.deploy.load import load_extracted
 
 decoder = Decoder(*load_extracted("{name}"))  # checks the weights against card.json

@@ -25,6 +25,7 @@ from unittest import mock
 
 import torch
 
+from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
 from espnet_todm.errors import UserError
 from espnet_todm.memory import peak_memory as peak_of_process
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from espnet_todm.components import Key, Subnet
     from espnet_todm.models.todm import Batch, TodmModel
 
-SAMPLE_RATE = 16000
-FRAMES_PER_SECOND = 100
 TOKENS_PER_SECOND = 3  # of English in BPE units, roughly
 SINGLE, SUPERNET = "single", "supernet"
 
@@ -92,7 +91,7 @@ def random_batch(
     from espnet_todm.models.todm import Batch
 
     generator = torch.Generator().manual_seed(0)
-    frames = int(seconds * (FRAMES_PER_SECOND if input_size else SAMPLE_RATE))
+    frames = int(seconds * (FRAMES_PER_SECOND if input_size else SAMPLING_RATE))
     tokens = max(1, int(seconds * TOKENS_PER_SECOND))
     speech = torch.randn(utterances, frames, *([input_size] if input_size else []), generator=generator)
     text = torch.randint(1, vocabulary - 1, (utterances, tokens), generator=generator)

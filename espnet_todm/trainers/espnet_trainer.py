@@ -1,11 +1,11 @@
-"""ESPnet's Trainer with three things more: the model knows its step, schedules know their epoch, checkpoints are atomic."""
+"""ESPnet's Trainer with more: the model knows its step, schedules know their epoch, a killed run leaves nothing broken."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Optional
 from unittest import mock
 
 import torch
@@ -20,23 +20,37 @@ from espnet_todm.trainers.base import RunState
 class TodmTrainer(Trainer):
     """Trains any ESPnet ASR model as the stock trainer does; a supernet is told its step before each batch."""
 
+    criteria: ClassVar[Optional[Sequence[Sequence[str]]]] = (
+        None  # best_model_criterion, in the process that writes files
+    )
+
     @classmethod
     def run(cls, **kwargs: Any) -> None:
         """As ESPnet's, which passes everything by name."""
-        if kwargs["distributed_option"].dist_rank in (None, 0):
-            for part in Path(kwargs["trainer_options"].output_dir).glob(".*.pth.*.part"):
+        options, first = kwargs["trainer_options"], kwargs["distributed_option"].dist_rank in (None, 0)
+        cls.criteria = options.best_model_criterion if first else None
+        if first:
+            for part in Path(options.output_dir).glob(".*.pth.*.part"):
                 part.unlink()  # what a killed run was writing
         with atomic_checkpoints():
             super().run(**kwargs)
 
-    @staticmethod
-    def resume(**kwargs: Any) -> None:
+    @classmethod
+    def resume(cls, **kwargs: Any) -> None:
         """As ESPnet's, which passes everything by name. A run killed right after it wrote the checkpoint lacks the model of
-        that epoch, for which ESPnet would look in the end: it is what the checkpoint holds."""
+        that epoch, for which ESPnet would look in the end, or the links to it, which ESPnet would never make again for the
+        best one: the model is what the checkpoint holds, and the reporter in it knows which is the best."""
         Trainer.resume(**kwargs)
-        last = Path(kwargs["checkpoint"]).parent / f"{kwargs['reporter'].get_epoch()}epoch.pth"
+        if cls.criteria is None:
+            return
+        folder, reporter = Path(kwargs["checkpoint"]).parent, kwargs["reporter"]
+        last = folder / f"{reporter.get_epoch()}epoch.pth"
         if not last.exists():
             torch.save(kwargs["model"].state_dict(), last)
+        _link(folder / "latest.pth", last.name)
+        for phase, key, mode in cls.criteria:
+            if reporter.has(phase, key):
+                _link(folder / f"{phase}.{key}.best.pth", f"{reporter.get_best_epoch(phase, key, mode)}epoch.pth")
 
     @classmethod
     def train_one_epoch(cls, **kwargs: Any) -> bool:
@@ -50,6 +64,13 @@ class TodmTrainer(Trainer):
             inner.loss_scale = scaler.get_scale if scaler is not None else lambda: 1.0
             kwargs["iterator"] = _TellStep(kwargs["iterator"], inner, reporter, _run_state(**kwargs))
         return bool(super().train_one_epoch(**kwargs))
+
+
+def _link(path: Path, target: str) -> None:
+    """Make ``path`` a link to a file beside it, if that is there: the user may have removed it."""
+    if (path.parent / target).exists():
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
 
 
 class _TellStep:

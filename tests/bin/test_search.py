@@ -12,9 +12,9 @@ import pytest
 from espnet_todm.bin.extract import main as extract_main
 from espnet_todm.bin.search import main
 from espnet_todm.components import Subnet
-from espnet_todm.deploy.evaluate import Evaluator
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_json, write_table
+from espnet_todm.search.evaluate import Evaluator
 from tests.deploy.conftest import write_experiment
 
 
@@ -123,7 +123,7 @@ def test_without_optuna_the_extra_is_named(exp: Path, tmp_path: Path, monkeypatc
             raise ImportError("No module named 'optuna'")
         return original(name, *rest)
 
-    monkeypatch.delitem(sys.modules, "espnet_todm.selection.study", raising=False)
+    monkeypatch.delitem(sys.modules, "espnet_todm.search.study", raising=False)
     monkeypatch.setattr(builtins, "__import__", importing)
     with pytest.raises(UserError, match=r"search needs optuna .*pip install 'espnet_todm\[search\]'"):
         main(arguments(exp, tmp_path / "out"))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.data import mini_speech as speech
 from espnet_todm.errors import UserError
 
@@ -52,7 +53,7 @@ def test_a_mixture_has_the_ratio_and_the_level_asked_for_and_never_clips(seed, s
 def test_coloured_noise_falls_by_so_many_decibels_per_octave(kind, slope):
     noise = speech.coloured_noise(kind, 2**18, np.random.default_rng(0))
     spectrum = np.abs(np.fft.rfft(noise)) ** 2
-    hertz = np.fft.rfftfreq(len(noise), 1 / speech.SAMPLE_RATE)
+    hertz = np.fft.rfftfreq(len(noise), 1 / SAMPLING_RATE)
     density = [10 * np.log10(spectrum[(hertz >= low) & (hertz < 2 * low)].mean()) for low in (250, 500, 1000, 2000)]
     assert np.diff(density) == pytest.approx([slope] * 3, abs=0.5)
     assert power(noise) == pytest.approx(1.0)
@@ -70,7 +71,7 @@ def test_resampling_keeps_the_amplitude_and_scales_the_frequency(speed):
     time = np.arange(22050) / 22050
     tone = speech.resample(np.sin(2 * np.pi * 1000 * time), speed)
     assert len(tone) == math.ceil(16000 / speed)
-    peak = np.argmax(np.abs(np.fft.rfft(tone))) * speech.SAMPLE_RATE / len(tone)
+    peak = np.argmax(np.abs(np.fft.rfft(tone))) * SAMPLING_RATE / len(tone)
     assert peak == pytest.approx(1000 * speed, abs=2)
     assert np.abs(tone[1000:-1000]).max() == pytest.approx(1.0, abs=0.01)
 

@@ -80,7 +80,7 @@ def test_discounts_are_those_of_the_counts_of_counts() -> None:
 
 def test_kenlm_reads_the_same_scores(arpa: Path) -> None:
     pytest.importorskip("flashlight.lib.text.decoder.kenlm")
-    from espnet_todm.deploy.word_model import WordModel
+    from espnet_todm.deploy.decoding.word_model import WordModel
 
     kenlm, ours = WordModel(["<blank>", "a"], (), str(arpa)), Arpa(arpa)
     for sentence in [*zipf(20, seed=1), "w1 never w2 w3 w4 heard", "heard"]:

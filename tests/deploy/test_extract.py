@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 from espnet_todm.bin.extract import main
 from espnet_todm.deploy.card import read_card
-from espnet_todm.deploy.decode import Decoder
+from espnet_todm.deploy.decoding.decode import Decoder
+from espnet_todm.deploy.decoding.features import read_features
+from espnet_todm.deploy.decoding.options import SearchOptions
 from espnet_todm.deploy.extract import extract, load_supernet, parse_amount, pick_subnets
-from espnet_todm.deploy.features import read_features
 from espnet_todm.deploy.load import load_checkpoint, load_extracted
-from espnet_todm.deploy.search import SearchOptions
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json
 from tests.deploy.conftest import write_experiment

@@ -83,12 +83,15 @@ def test_a_stock_size_gets_better_on_its_data_and_stays_a_size(tmp_path: Path) -
     training = after["fine_tuned"]["training"]
     assert training["num_iters_per_epoch"] == 30 and training["optim"] == "adamw" and training["seed"] == 3
     assert training["optim_conf"]["lr"] == 0.01
+    assert training["model_conf"] == {"ctc_weight": 1.0}  # ESPnet's own model: float32
     assert (tmp_path / "exp/fine_tune/small_ft/config.yaml").is_file()
     check_output(tuned, ENTRY)  # an earlier result may be replaced
 
 
-def test_a_transducer_starts_from_the_extracted_weights(tmp_path: Path) -> None:
-    small = extracted(tmp_path, **TRANSDUCER)
+def test_a_transducer_starts_from_the_extracted_weights_in_the_supernets_precision(tmp_path: Path) -> None:
+    model_conf = {**TRANSDUCER["model_conf"], "autocast": "bfloat16"}
+    small = extracted(tmp_path, **{**TRANSDUCER, "model_conf": model_conf})
+    assert load_extracted(small)[0].autocast_dtype is torch.bfloat16
     options = FineTuning(steps=2, lr=1e-7, processes=1)
     card = fine_tune(small, tmp_path / "tuned", tmp_path / "work", options)
     before, after = load_file(small / "model.safetensors"), load_file(tmp_path / "tuned/model.safetensors")
@@ -97,6 +100,7 @@ def test_a_transducer_starts_from_the_extracted_weights(tmp_path: Path) -> None:
         if "running_" not in name and "num_batches" not in name:  # batch norm sees the data whatever the rate
             torch.testing.assert_close(after[name], value, atol=1e-5, rtol=0)
     assert any(not torch.equal(after[name], value) for name, value in before.items())
+    assert card["fine_tuned"]["training"]["model_conf"] == {"ctc_weight": 0.3, "autocast": "bfloat16"}
     assert card["supernet"]["checkpoint"] and "max_abs_difference" not in card["supernet"]
     load_extracted(tmp_path / "tuned")
 

@@ -13,9 +13,9 @@ import torch
 
 from espnet_todm.bin.pack import main
 from espnet_todm.deploy.card import read_card
-from espnet_todm.deploy.decode import Decoder
+from espnet_todm.deploy.decoding.decode import Decoder
+from espnet_todm.deploy.decoding.features import read_features
 from espnet_todm.deploy.extract import extract, load_supernet
-from espnet_todm.deploy.features import read_features
 from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.pack import pack
 from espnet_todm.errors import UserError

@@ -10,7 +10,7 @@ import yaml
 
 from espnet_todm.deploy.card import read_card
 from espnet_todm.deploy.extract import extract, load_supernet, pick_subnets
-from espnet_todm.deploy.parity import find_origin
+from espnet_todm.deploy.parity.gate import find_origin
 from espnet_todm.deploy.stock import as_supernet
 from espnet_todm.errors import UserError
 from tests.deploy.conftest import write_experiment

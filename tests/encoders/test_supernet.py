@@ -11,9 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from espnet_todm.acoustics import FRAMES_PER_SECOND
 from espnet_todm.compat import autocasts_on_cpu
 from espnet_todm.components import Key, Subnet
-from espnet_todm.encoders.supernet import FRAMES_PER_SECOND, REFERENCE_SECONDS, SupernetEncoder
+from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SupernetEncoder
 from espnet_todm.sizes import fit_budget, uniform
 from tests.conftest import flop_counter, random_subnet, speech
 

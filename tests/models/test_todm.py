@@ -172,7 +172,7 @@ def test_other_ctc_types_are_refused() -> None:
 
 
 def test_autocast_that_the_cpu_would_emulate_is_left_out_and_said(monkeypatch, caplog) -> None:
-    monkeypatch.setattr("espnet_todm.models.todm.cpu_has", lambda dtype: False)
+    monkeypatch.setattr("espnet_todm.models.autocast.cpu_has", lambda dtype: False)
     model = tiny_model(model={"autocast": "bfloat16"}).eval()
     assert "float32" in caplog.text
     assert float(run(model, batch())[0]) == float(run(tiny_model().eval(), batch())[0])

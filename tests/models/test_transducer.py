@@ -12,7 +12,8 @@ from espnet2.asr_transducer.joint_network import JointNetwork
 
 from espnet_todm.compat import autocasts_on_cpu
 from espnet_todm.decoders.stateless import StatelessDecoder
-from espnet_todm.deploy.search import SearchOptions, make_search
+from espnet_todm.deploy.decoding.options import SearchOptions
+from espnet_todm.deploy.decoding.searches import make_search
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.todm import TodmModel
@@ -186,7 +187,7 @@ def test_padding_and_other_utterances_do_not_matter() -> None:
 
 @pytest.mark.skipif(not autocasts_on_cpu(torch.bfloat16), reason="this torch cannot autocast norms on a CPU")
 def test_autocast_trains_and_validates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("espnet_todm.models.todm.cpu_has", lambda dtype: True)
+    monkeypatch.setattr("espnet_todm.models.autocast.cpu_has", lambda dtype: True)
     for predictor, prune_range in ((LSTM, 0), (STATELESS, 2)):
         options = {"autocast": "bfloat16", "transducer_conf": {"prune_range": prune_range}}
         model = transducer(predictor, ctc_weight=0.3, model=options)

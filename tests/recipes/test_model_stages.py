@@ -144,3 +144,10 @@ def test_raw_audio_goes_through_the_model_stages(done: Recipe, tmp_path: Path) -
     corpus = done.folder.parents[1]
     done.good("--corpus", corpus, *DATA, "--feats_type", "raw", "--asr_tag", "raw", "--stop_stage", 13)
     assert len(read_table(done.folder / "exp/raw/decode/test-tiny/small/text")) == 6
+
+
+def test_a_chunk_for_a_model_that_was_not_trained_on_chunks(done: Recipe) -> None:
+    stage = [*DATA, "--stage", 13, "--stop_stage", 13, "--decode_chunk"]
+    assert "chunk: 16 64 is for models trained with encoder_conf: chunk" in done.error(*stage, "16 64")
+    assert "chunk: 'sixteen' is not possible" in done.error(*stage, "sixteen")
+    assert not list((done.folder / "exp/tiny").glob("decode_chunk*"))

@@ -216,7 +216,7 @@ def test_earlier_subnets_are_forgotten_before_the_next_runs() -> None:
 
 @pytest.mark.skipif(not autocasts_on_cpu(torch.bfloat16), reason="this torch cannot autocast norms on a CPU")
 def test_bfloat16_autocast_is_near_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("espnet_todm.models.todm.cpu_has", lambda dtype: True)
+    monkeypatch.setattr("espnet_todm.models.autocast.cpu_has", lambda dtype: True)
     results = []
     for autocast in (None, "bfloat16"):
         model = tiny_model(model={"autocast": autocast}).train()

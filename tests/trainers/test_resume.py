@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from espnet2.train.reporter import Reporter
 
-from espnet_todm.trainers.espnet_trainer import atomic_checkpoints
+from espnet_todm.trainers.espnet_trainer import TodmTrainer, atomic_checkpoints
 from tests.tiny_training import arguments, python, write_data
 
 COMMAND = ["-m", "espnet_todm.bin.asr_train"]
@@ -74,10 +75,39 @@ def test_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None
 def test_a_run_killed_between_checkpoint_and_model_goes_on(tmp_path: Path) -> None:
     data, output = write_data(tmp_path / "data"), tmp_path / "exp"
     first = _train(data, output, "--max_epoch", "1")
-    (output / "1epoch.pth").unlink()
+    for name in ("1epoch.pth", "latest.pth", "valid.loss.best.pth"):
+        (output / name).unlink()
+    _train(data, output, "--max_epoch", "1")
+    assert (output / "valid.loss.best.pth").readlink().name == (output / "latest.pth").readlink().name == "1epoch.pth"
     _train(data, output, "--max_epoch", "2", "--keep_nbest_models", "2")
     again = torch.load(output / "1epoch.pth", weights_only=True)
     assert [name for name in first if not torch.equal(again[name], first[name])] == []
+
+
+@pytest.mark.parametrize("best", [1, 2])
+def test_a_resumed_run_has_the_models_and_links_of_its_checkpoint(tmp_path: Path, monkeypatch, best: int) -> None:
+    """Killed behind checkpoint.pth of epoch 2, with or without the links of epoch 1."""
+    reporter, model = Reporter(), torch.nn.Linear(2, 2)
+    for epoch in (1, 2):
+        reporter.set_epoch(epoch)
+        with reporter.observe("valid") as part:
+            part.register({"loss": 1.0 if epoch == best else 2.0})
+            part.next()
+    states = {"model": model.state_dict(), "reporter": reporter.state_dict(), "optimizers": [], "schedulers": []}
+    torch.save({**states, "scaler": None}, tmp_path / "checkpoint.pth")
+    torch.save({"older": torch.zeros(1)}, tmp_path / "1epoch.pth")
+    if best == 2:
+        for name in ("latest.pth", "valid.loss.best.pth"):
+            (tmp_path / name).symlink_to("1epoch.pth")
+    found = {"model": torch.nn.Linear(2, 2), "optimizers": [], "schedulers": [], "scaler": None}
+    resume = {"checkpoint": tmp_path / "checkpoint.pth", "reporter": Reporter(), **found}
+    TodmTrainer.resume(**resume)  # another rank than the first
+    assert not (tmp_path / "2epoch.pth").exists()
+    monkeypatch.setattr(TodmTrainer, "criteria", [["valid", "loss", "min"], ["valid", "acc", "max"]])
+    TodmTrainer.resume(**resume)
+    assert torch.equal(torch.load(tmp_path / "2epoch.pth", weights_only=True)["weight"], model.weight)
+    links = {path.name: path.readlink().name for path in tmp_path.iterdir() if path.is_symlink()}
+    assert links == {"latest.pth": "2epoch.pth", "valid.loss.best.pth": f"{best}epoch.pth"}
 
 
 class _Breaks:

@@ -1,0 +1,7 @@
+"""The sound and the features that models here are made for: what sherpa-onnx computes on a device too."""
+
+from __future__ import annotations
+
+SAMPLING_RATE = 16000  # Hz
+FRAMES_PER_SECOND = 100  # of features, before an encoder's subsampling
+MEL_BINS = 80  # of a frame, where nothing else is said

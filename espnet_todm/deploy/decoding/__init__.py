@@ -1,0 +1,1 @@
+"""From features to texts, and what decoding takes."""

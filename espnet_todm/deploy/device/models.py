@@ -1,0 +1,78 @@
+"""Models as they are timed: what is done to an utterance before the model runs apart from the model itself.
+
+Used inside :mod:`espnet_todm.deploy.device.worker`; a runtime is imported where it is needed, since its memory counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from espnet_todm.acoustics import SAMPLING_RATE
+from espnet_todm.deploy.optional import needed
+from espnet_todm.deploy.runtime.base import ONNXRUNTIME, SHERPA, TORCH, StepRuntime, open_runtime
+
+# What is imported before a model is loaded, and so counts as the runtime's.
+MODULES = {
+    ONNXRUNTIME: ("onnxruntime", "espnet_todm.deploy.runtime.onnx"),
+    SHERPA: ("sherpa_onnx", "espnet_todm.deploy.runtime.sherpa_apart"),
+    TORCH: ("torch", "espnet_todm.deploy.runtime.torch"),
+}
+
+
+class Model(Protocol):
+    """A model with the utterances that it is timed on."""
+
+    def prepare(self, number: int) -> Any:
+        """What is done to utterance ``number`` before the model runs: its features, where the runtime computes them."""
+
+    def infer(self, prepared: Any) -> object:
+        """From there to labels or text."""
+
+
+class FromFeatures:
+    """onnxruntime and PyTorch, from features (T, F) to labels."""
+
+    def __init__(self, runtime: StepRuntime, inputs: Sequence[np.ndarray]) -> None:
+        self.runtime, self.inputs = runtime, inputs
+
+    def prepare(self, number: int) -> np.ndarray:
+        return self.inputs[number]
+
+    def infer(self, prepared: np.ndarray) -> list[int]:
+        return self.runtime.labels(self.runtime.path(self.runtime.encode(prepared)))
+
+
+class FromSamples:
+    """sherpa-onnx's recognizer, from samples (S,) to text; features are computed as it accepts samples."""
+
+    def __init__(self, recognizer: Any, inputs: Sequence[np.ndarray]) -> None:
+        self.recognizer, self.inputs = recognizer, inputs
+
+    def prepare(self, number: int) -> Any:
+        stream = self.recognizer.create_stream()
+        stream.accept_waveform(SAMPLING_RATE, self.inputs[number])
+        return stream
+
+    def infer(self, prepared: Any) -> str:
+        self.recognizer.decode_stream(prepared)
+        return str(prepared.result.text)
+
+
+def import_runtime(runtime: str) -> None:
+    """Import a runtime and what runs models in it. Raises UserError where it is not installed."""
+    for module in MODULES[runtime]:
+        needed(module)
+
+
+def load_model(job: Mapping[str, Any], inputs: Sequence[np.ndarray]) -> Model:
+    """The model of a job (:func:`~espnet_todm.deploy.device.measure.make_job`) with its utterances, float32: features (T, F)
+    each, samples (S,) for sherpa-onnx. Raises UserError when it cannot run."""
+    if job["runtime"] == SHERPA:
+        from espnet_todm.deploy.runtime.sherpa_apart import recognizer
+
+        return FromSamples(recognizer(**job["order"]), inputs)
+    opened = open_runtime(job["runtime"], job["folder"], job["precision"], job["threads"])
+    return FromFeatures(cast(StepRuntime, opened), inputs)

@@ -1,0 +1,1 @@
+"""Measured time of single components, and what it predicts for a subnet."""

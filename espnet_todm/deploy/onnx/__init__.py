@@ -1,0 +1,1 @@
+"""Extracted models as ONNX graphs, in the forms that sherpa-onnx reads."""

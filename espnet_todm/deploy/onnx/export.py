@@ -1,0 +1,219 @@
+"""Write small models as ONNX, in the forms that sherpa-onnx runs as they are."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import torch
+from torch import Tensor
+
+from espnet_todm import __version__
+from espnet_todm.deploy.card import CARD, hash_text, read_card
+from espnet_todm.deploy.decoding.features import read_features
+from espnet_todm.deploy.load import CONFIG, load_extracted
+from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, TOKENS
+from espnet_todm.deploy.onnx.forms import Form, Graph, runtime_form
+from espnet_todm.deploy.onnx.quantize import CALIBRATION_UTTERANCES, DYNAMIC, STATIC, check_method, to_fp16, to_int8
+from espnet_todm.deploy.onnx.state_space import DOMAIN, as_scans, has_state_space
+from espnet_todm.deploy.onnx.tokens import tokens_text
+from espnet_todm.deploy.optional import needed
+from espnet_todm.errors import UserError, one_line
+from espnet_todm.files import PathLike, atomic_directory, hash_file, write_json, write_text
+
+OPSET, OPSETS = 17, (14, 20)  # 17 has layer norm as one operator; what torch's exporter can write
+# Newer torch has a second exporter, by default, that needs more packages.
+_TRACING: dict[str, Any] = {"dynamo": False} if "dynamo" in signature(torch.onnx.export).parameters else {}
+# The file computes what the model computes, in other orders of sums.
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to write.
+
+    Args:
+        precisions: of PRECISIONS; fp32 is always written, since the others are made from it.
+        int8: "dynamic" or "static".
+        calibrate: feats.scp that static int8 measures activations on.
+        opset: version of ONNX's operators.
+
+    Raises:
+        UserError: a value is not allowed.
+    """
+
+    precisions: Sequence[str] = ("fp32", "int8")
+    int8: str = DYNAMIC
+    calibrate: Optional[str] = None
+    opset: int = OPSET
+
+    def __post_init__(self) -> None:
+        for precision in self.precisions:
+            if precision not in PRECISIONS:
+                raise UserError(f"precision: {precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
+        check_method(self.int8, self.calibrate)
+        least, most = OPSETS
+        if not least <= self.opset <= most:
+            raise UserError(f"opset: {self.opset} cannot be written; allowed: {least} to {most}")
+
+
+def export(
+    folder: PathLike,
+    output: Optional[PathLike] = None,
+    options: Optional[ExportOptions] = None,
+    gate: Optional[Callable[[Path], Any]] = None,
+    form_of: Callable[[Any, Mapping[str, Any]], Form] = runtime_form,
+    name: str = FOLDER,
+) -> Path:
+    """Write the model of an extracted subnet's folder to ``output``, by default its subfolder ``name``, in the form that
+    ``form_of`` makes of the model and its config.
+
+    A CTC model becomes ``model.onnx``, a transducer ``encoder.onnx``, ``decoder.onnx`` and ``joiner.onnx``; other precisions
+    stand beside them as ``*.int8.onnx`` and ``*.fp16.onnx``, with ``tokens.txt`` and the subnet's ``card.json``.
+
+    Args:
+        gate: called with the complete folder before it is moved to its place; what it raises leaves nothing behind. See
+            :func:`espnet_todm.deploy.parity.gate.check_parity`.
+
+    Raises:
+        UserError: the folder is none of ours, the model has a part without an ONNX form, a package is missing, the runtime
+            lacks the opset, or ``output`` is there and was not written by this function.
+        RuntimeError: the file does not compute what the model computes (a defect of this package).
+    """
+    options = options or ExportOptions()
+    onnx, _ = needed("onnx"), needed("onnxruntime")
+    source = Path(folder)
+    target = Path(output) if output is not None else source / name
+    card = read_card(source / CARD)
+    _check_replaceable(target)
+    calibration = _read_calibration(options)
+    model, config = load_extracted(source)
+    if hash_text("\n".join(config["token_list"])) != card["vocabulary"]["sha256"]:
+        raise UserError(f"token_list: {source / CONFIG} has another one than {CARD} was written for")
+    form, about = form_of(model, config), _origin(source, card)
+    with atomic_directory(target) as place:
+        _write_form(form, place, options, about, calibration, onnx)
+        write_json(place / CARD, card)
+        if gate is not None:
+            _pass(gate, place, target)
+    logging.info("%s: written", target)
+    return target
+
+
+def _origin(source: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata that say which subnet a file is of."""
+    return {
+        "todm_subnet": card["name"],
+        "todm_encoder": card["encoder"],
+        "todm_card_sha256": hash_file(source / CARD),
+        "todm_version": __version__,
+    }
+
+
+def _pass(gate: Callable[[Path], Any], place: Path, target: Path) -> None:
+    """Call the gate; its complaint names the folder as it would have been."""
+    try:
+        gate(place)
+    except UserError as error:
+        error.args = (str(error).replace(str(place), str(target)),)
+        raise
+
+
+def _write_form(
+    form: Form,
+    place: Path,
+    options: ExportOptions,
+    about: Mapping[str, Any],
+    calibration: Optional[Sequence[Tensor]],
+    onnx: Any,
+) -> None:
+    """Write all graphs in all precisions, and the tokens."""
+    for graph in form.graphs:
+        path = place / f"{graph.name}{PRECISIONS['fp32']}"
+        write_graph(graph, path, options.opset, about, onnx)
+        _check_graph(graph, path, options.opset)
+        if "int8" in options.precisions:
+            data = [graph.lay_out(value) for value in calibration] if calibration and graph.features else None
+            to_int8(path, place / f"{graph.name}{PRECISIONS['int8']}", data)
+        if "fp16" in options.precisions:
+            to_fp16(path, place / f"{graph.name}{PRECISIONS['fp16']}", onnx)
+    write_text(place / TOKENS, tokens_text(form.tokens))
+
+
+def write_graph(graph: Graph, path: Path, opset: int, about: Mapping[str, Any], onnx: Any) -> None:
+    """Record a graph and write it in float32, with its metadata."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracer's, of shapes that checks of options look at
+        torch.onnx.export(
+            graph.module,
+            graph.example,
+            str(path),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_axes={name: dict(axes) for name, axes in (*graph.inputs.items(), *graph.outputs.items())},
+            opset_version=opset,
+            custom_opsets={DOMAIN: 1} if has_state_space(graph.module) else None,
+            **_TRACING,
+        )
+    model = onnx.load(str(path))
+    as_scans(model, onnx)
+    model.producer_name, model.producer_version = "espnet_todm", __version__
+    onnx.helper.set_model_props(model, {key: str(value) for key, value in {**graph.metadata, **about}.items()})
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+@torch.no_grad()
+def _check_graph(graph: Graph, path: Path, opset: int) -> None:
+    """Run a file on other lengths than it was recorded on. Raises UserError where the installed runtime cannot load it, and
+    RuntimeError where it computes something else."""
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        version = onnxruntime.__version__
+        raise UserError(f"opset: {opset}: onnxruntime {version} cannot load the result ({one_line(error)})") from None
+    inputs = _other_lengths(graph)
+    expected = graph.module(*inputs)
+    computed = session.run(None, {name: value.numpy() for name, value in zip(graph.inputs, inputs)})
+    for name, one, other in zip(graph.outputs, expected if isinstance(expected, tuple) else (expected,), computed):
+        difference = float((one - torch.from_numpy(other)).abs().max()) if one.shape == other.shape else float("inf")
+        if not difference <= TOLERANCE:
+            raise RuntimeError(f"{path.name}: output {name} differs from the model's by {difference:.3g}")
+
+
+def _read_calibration(options: ExportOptions) -> Optional[list[Tensor]]:
+    """Features (T, F) for static int8, else None. Raises UserError when the table has something else."""
+    if options.int8 != STATIC or options.calibrate is None:
+        return None
+    features = [value for _, value in read_features(options.calibrate, CALIBRATION_UTTERANCES)]
+    if any(value.dim() != 2 for value in features):
+        raise UserError(f"calibrate: {options.calibrate} holds audio; needed: features, as in feats.scp")
+    return features
+
+
+def _check_replaceable(target: Path) -> None:
+    """Raises UserError when ``target`` is there and is no former export."""
+    if target.exists() and not (target.is_dir() and (target / TOKENS).is_file() and any(target.glob("*.onnx"))):
+        raise UserError(f"output: {target} exists and is no former export; name another folder or remove it")
+
+
+def _other_lengths(graph: Graph) -> list[Tensor]:
+    """Inputs like those that a graph was recorded on: three instead of two utterances, and speech of other lengths."""
+    longer = []
+    for value, axes in zip(graph.example, graph.inputs.values()):
+        for axis, name in axes.items():
+            if name == "N":
+                value = torch.cat([value, value.narrow(axis, 0, 1)], axis)
+            elif name == "T" and graph.features:
+                value = torch.cat([value, value, value], axis)
+        longer.append(value)
+    if graph.features:
+        longer[1] = torch.tensor([longer[0].size(graph.time_axis), 5, 130])
+    return longer

@@ -1,0 +1,225 @@
+"""Which graphs a model becomes: names, inputs, outputs and metadata as sherpa-onnx asks for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
+from torch import Tensor, nn
+
+from espnet_todm.deploy.onnx.graph import OnnxCtc, OnnxEncoder
+from espnet_todm.deploy.onnx.tokens import runtime_tokens
+from espnet_todm.deploy.onnx.transducer import (
+    Joiner,
+    LastLabels,
+    NemoDecoder,
+    NemoEncoder,
+    NemoJoiner,
+    ProjectedEncoder,
+    blank_last,
+)
+from espnet_todm.encoders.supernet import SupernetEncoder
+from espnet_todm.errors import UserError
+
+TRACED_FRAMES = (96, 77)  # of the utterances that a graph is recorded on
+UNKNOWN_TOKEN = "<unk>"
+RUNTIME_FACTOR = 4  # sherpa-onnx's time stamps presume it
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One file to be written: its name without suffix, the module, inputs to record it on, and what goes in and out.
+
+    ``inputs`` and ``outputs``: name -> names of the dimensions that vary, by number. ``metadata`` is for the runtime.
+    """
+
+    name: str
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    inputs: Mapping[str, Mapping[int, str]]
+    outputs: Mapping[str, Mapping[int, str]]
+    metadata: Mapping[str, Any]
+
+    @property
+    def features(self) -> bool:
+        """Whether it takes features and their lengths."""
+        return len(self.example) == 2 and self.example[1].dim() == 1 and self.example[0].is_floating_point()
+
+    @property
+    def time_axis(self) -> int:
+        """Of its features."""
+        return next(axis for axis, name in next(iter(self.inputs.values())).items() if name == "T")
+
+    def lay_out(self, utterance: Tensor) -> Tensor:
+        """Features (T, F) as it takes them, without the dimension of utterances."""
+        return utterance if self.time_axis == 1 else utterance.t()
+
+
+@dataclass(frozen=True)
+class Form:
+    """A model's graphs, and its tokens as the runtime names and orders them."""
+
+    graphs: Sequence[Graph]
+    tokens: Sequence[str]
+
+
+def runtime_form(model: Any, config: Mapping[str, Any]) -> Form:
+    """The form that fits a model. Raises UserError when there is none."""
+    if model.blank_id != 0:
+        raise UserError(f"token_list: the blank is token {model.blank_id}; runtimes ask for token 0")
+    tokens = runtime_tokens(model.token_list, model.blank_id)
+    if model.use_transducer_decoder:
+        if isinstance(model.decoder, TransducerDecoder):
+            return Form(_nemo(model, config), blank_last(tokens))
+        return Form(_icefall(model, config), tokens)
+    if model.ctc is None:
+        raise UserError("ctc_weight: 0 leaves no CTC output to export; allowed: above 0, or a transducer")
+    if model.decoder is not None:
+        logging.info("decoder: %s is left out: CTC alone is exported", type(model.decoder).__name__)
+    return Form([_ctc(model, config)], tokens)
+
+
+def _ctc(model: Any, config: Mapping[str, Any]) -> Graph:
+    """As ``OfflineRecognizer.from_zipformer_ctc`` takes it."""
+    encoder = _encoder(model, config)
+    return Graph(
+        "model",
+        OnnxCtc(encoder, model.ctc.ctc_lo, forbidden_tokens(model)).eval(),
+        _example_features(encoder.features),
+        {"x": {0: "N", 1: "T"}, "x_lens": {0: "N"}},
+        {"log_probs": {0: "N", 1: "T_out"}, "log_probs_len": {0: "N"}},
+        {
+            "model_type": "zipformer2_ctc",
+            "vocab_size": model.vocab_size,
+            "subsampling_factor": subsampling_factor(encoder.encoder),
+        },
+    )
+
+
+def _icefall(model: Any, config: Mapping[str, Any]) -> list[Graph]:
+    """As ``OfflineRecognizer.from_transducer`` takes it."""
+    encoder, joint, decoder = _encoder(model, config), model.joint_network, model.decoder
+    about = {"vocab_size": model.vocab_size, "context_size": decoder.context_size}
+    width = joint.lin_out.in_features
+    frame = torch.zeros(2, width)
+    return [
+        Graph(
+            "encoder",
+            ProjectedEncoder(encoder, joint.lin_enc).eval(),
+            _example_features(encoder.features),
+            {"x": {0: "N", 1: "T"}, "x_lens": {0: "N"}},
+            {"encoder_out": {0: "N", 1: "T_out"}, "encoder_out_lens": {0: "N"}},
+            {"model_type": "conformer", **about, "subsampling_factor": subsampling_factor(encoder.encoder)},
+        ),
+        Graph(
+            "decoder",
+            LastLabels(decoder, joint.lin_dec).eval(),
+            (torch.ones(2, decoder.context_size, dtype=torch.int64),),
+            {"y": {0: "N"}},
+            {"decoder_out": {0: "N"}},
+            about,
+        ),
+        Graph(
+            "joiner",
+            Joiner(joint, forbidden_tokens(model)).eval(),
+            (frame, frame),
+            {"encoder_out": {0: "N"}, "decoder_out": {0: "N"}},
+            {"logit": {0: "N"}},
+            {"joiner_dim": width},
+        ),
+    ]
+
+
+def _nemo(model: Any, config: Mapping[str, Any]) -> list[Graph]:
+    """As ``OfflineRecognizer.from_transducer(model_type="nemo_transducer")`` takes it."""
+    encoder, joint, decoder = _encoder(model, config), model.joint_network, model.decoder
+    about = {
+        "model_type": "EncDecRNNTBPEModel",
+        "vocab_size": model.vocab_size - 1,  # NeMo does not count the blank
+        "normalize_type": "NA",
+        "pred_rnn_layers": decoder.dlayers,
+        "pred_hidden": decoder.dunits,
+        "feat_dim": encoder.features,
+        "subsampling_factor": subsampling_factor(encoder.encoder),
+    }
+    logging.warning(
+        "decoder: %s is recurrent, and for such models sherpa-onnx computes NeMo's features, not Kaldi's that this one was"
+        " trained on: its texts will differ; todm_stateless has no such limit",
+        type(decoder).__name__,
+    )
+    return [_nemo_encoder(encoder, joint, about), *_nemo_step(model, about)]
+
+
+def _nemo_encoder(encoder: OnnxEncoder, joint: Any, about: Mapping[str, Any]) -> Graph:
+    features, lengths = _example_features(encoder.features)
+    return Graph(
+        "encoder",
+        NemoEncoder(ProjectedEncoder(encoder, joint.lin_enc)).eval(),
+        (features.transpose(1, 2).contiguous(), lengths),
+        {"audio_signal": {0: "N", 2: "T"}, "length": {0: "N"}},
+        {"outputs": {0: "N", 2: "T_out"}, "encoded_lengths": {0: "N"}},
+        about,
+    )
+
+
+def _nemo_step(model: Any, about: Mapping[str, Any]) -> list[Graph]:
+    """What runs for each label, and for each frame and label."""
+    joint, decoder = model.joint_network, model.decoder
+    state = torch.zeros(decoder.dlayers, 2, decoder.dunits)
+    labels = torch.ones(2, 1, dtype=torch.int32), torch.ones(2, dtype=torch.int32)
+    frame = torch.zeros(2, joint.lin_out.in_features, 1)
+    return [
+        Graph(
+            "decoder",
+            NemoDecoder(decoder, joint.lin_dec).eval(),
+            (*labels, state, state),
+            {"targets": {0: "N", 1: "U"}, "target_length": {0: "N"}, "states.1": {1: "N"}, "states.2": {1: "N"}},
+            {
+                "decoder_outputs": {0: "N", 2: "U"},
+                "prednet_lengths": {0: "N"},
+                "next_states.1": {1: "N"},
+                "next_states.2": {1: "N"},
+            },
+            about,
+        ),
+        Graph(
+            "joiner",
+            NemoJoiner(joint, forbidden_tokens(model)).eval(),
+            (frame, frame),
+            {"encoder_outputs": {0: "N", 2: "T"}, "decoder_outputs": {0: "N", 2: "U"}},
+            {"logits": {0: "N", 1: "T", 2: "U"}},
+            about,
+        ),
+    ]
+
+
+def forbidden_tokens(model: Any) -> list[int]:
+    """Tokens that are no text: ``<unk>`` and ``<sos/eos>``. Runtimes would write them out."""
+    named = [number for number, token in enumerate(model.token_list) if token == UNKNOWN_TOKEN]
+    return sorted({*named, model.sos, model.eos} - {model.blank_id})
+
+
+def _example_features(size: int) -> tuple[Tensor, Tensor]:
+    """Noise (2, T, F) and lengths (2,) int64."""
+    noise = torch.randn(2, TRACED_FRAMES[0], size, generator=torch.Generator().manual_seed(0))
+    return noise, torch.tensor(TRACED_FRAMES)
+
+
+def _encoder(model: Any, config: Mapping[str, Any]) -> OnnxEncoder:
+    conf = {"input_size": config["input_size"], **(config.get("encoder_conf") or {})}
+    return OnnxEncoder(model, config["encoder"], conf).eval()
+
+
+def subsampling_factor(encoder: SupernetEncoder) -> int:
+    """How many input frames make one, for the metadata."""
+    frames = 2520
+    factor = round(frames / encoder.subsampled(frames))
+    if factor != RUNTIME_FACTOR:
+        logging.warning(
+            "input_layer: makes one frame of %d, but sherpa-onnx's time stamps presume %d", factor, RUNTIME_FACTOR
+        )
+    return factor

@@ -1,0 +1,161 @@
+"""What goes into an ONNX graph, as torch modules: an encoder between raw features and posteriors, free of Python decisions.
+
+The exporter records one run (``torch.onnx`` by tracing), so everything that depends on an utterance's length must be an
+operation on tensors. Encoders are traced as they are, with two parts in another form: position encodings are computed for
+the length at hand instead of being cut from a table, and state space layers run without Fourier transforms
+(:mod:`espnet_todm.deploy.onnx.state_space`).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Union
+
+import torch
+from espnet.nets.pytorch_backend.transformer.embedding import PositionalEncoding, RelPositionalEncoding
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.layers.global_mvn import GlobalMVN
+from torch import Tensor, nn
+
+from espnet_todm.deploy.onnx.state_space import replace
+from espnet_todm.deploy.stock import STOCK
+from espnet_todm.encoders.supernet import SupernetEncoder, length_mask
+from espnet_todm.errors import UserError
+
+# A logit that no search picks. Finite, since beam searches subtract scores, and a number that float16 has.
+NEVER = -1e4
+
+
+class OnnxEncoder(nn.Module):
+    """Features as the runtime computes them -> encoded frames: global mean and variance normalisation, and the encoder.
+
+    Args:
+        model: in eval mode; it stays as it is.
+        encoder, conf: its name and its options, ``input_size`` among them.
+
+    Raises:
+        UserError: a part has no form in ONNX.
+    """
+
+    def __init__(self, model: ESPnetASRModel, encoder: str, conf: Mapping[str, Any]) -> None:
+        super().__init__()
+        check_parts(model)
+        self.encoder = exportable(model.encoder, encoder, conf)
+        self.features = self.encoder.input_size
+        self.shortest = self.encoder.shortest()
+        shift, scale = mean_and_scale(model.normalize)
+        self.register_buffer("shift", shift)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """x (N, T, F) float32, lengths (N,) int64 -> encoded (N, T', D), lengths (N,) int64."""
+        normalised = (x - self.get_buffer("shift")) * self.get_buffer("scale")
+        normalised = normalised.masked_fill(~length_mask(lengths, x.size(1)).transpose(1, 2), 0.0)
+        # What is too short for one frame becomes one, of length 0.
+        frames = torch._shape_as_tensor(x)[1].clamp(min=self.shortest)
+        normalised = nn.functional.pad(normalised, (0, 0, 0, self.shortest))[:, :frames]
+        front = self.encoder.front(normalised, lengths)
+        return self.encoder.blocks(front), front.lengths
+
+
+class OnnxCtc(nn.Module):
+    """A whole CTC model, from features to log probabilities; tokens that are no text are never the likeliest."""
+
+    def __init__(self, encoder: OnnxEncoder, output: nn.Linear, forbidden: Sequence[int]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.output = without(output, forbidden)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """x (N, T, F), lengths (N,) -> log_probs (N, T', V), lengths (N,) int64."""
+        encoded, lengths = self.encoder(x, lengths)
+        return torch.log_softmax(self.output(encoded), dim=-1), lengths
+
+
+class ComputedPositions(nn.Module):
+    """ESPnet's (Rel)PositionalEncoding for any length: sines are computed, so no table limits it or fills the file."""
+
+    def __init__(self, table: Union[PositionalEncoding, RelPositionalEncoding]) -> None:
+        super().__init__()
+        self.relative = isinstance(table, RelPositionalEncoding)
+        self.root = float(table.xscale)
+        size = int(table.d_model)
+        steps = torch.arange(0, size, 2, dtype=torch.float32) * -(math.log(10000.0) / size)
+        self.register_buffer("rates", torch.exp(steps))
+
+    def forward(self, x: Tensor) -> Union[Tensor, tuple[Tensor, Tensor]]:
+        """x (B, T, D) -> x with absolute positions added, or x and relative ones, (1, 2T-1, D) for T-1 .. -(T-1)."""
+        frames = x.size(1)
+        if self.relative:
+            places = torch.arange(2 * frames - 1, device=x.device)
+            return x * self.root, self._waves(frames - 1 - places)
+        return x * self.root + self._waves(torch.arange(frames, device=x.device))
+
+    def _waves(self, places: Tensor) -> Tensor:
+        """Places (P,) -> (1, P, D): sine and cosine of each rate, one beside the other."""
+        angles = places.to(torch.float32).unsqueeze(1) * self.get_buffer("rates")
+        return torch.stack([torch.sin(angles), torch.cos(angles)], dim=-1).flatten(1).unsqueeze(0)
+
+
+def exportable(encoder: nn.Module, name: str, conf: Mapping[str, Any]) -> SupernetEncoder:
+    """A copy of an encoder whose every operation ONNX has. Raises UserError for one that is neither ours nor can be."""
+    if isinstance(encoder, SupernetEncoder):
+        ours = copy.deepcopy(encoder)
+    elif name in STOCK:
+        ours = _as_ours(encoder, name, conf)
+    else:
+        known = sorted({"todm_conformer", "todm_e_branchformer", "todm_mh_ssm", *STOCK})
+        raise UserError(f"encoder: {name!r} cannot be exported; allowed: {', '.join(known)}")
+    for module in list(ours.modules()):
+        for child, part in list(module.named_children()):
+            if isinstance(part, (PositionalEncoding, RelPositionalEncoding)):
+                setattr(module, child, ComputedPositions(part))
+    replace(ours)
+    return ours.eval()
+
+
+def check_parts(model: ESPnetASRModel) -> None:
+    """Raises UserError for a part between features and posteriors that ONNX graphs here do not have."""
+    if model.frontend is not None:
+        name = type(model.frontend).__name__
+        raise UserError(
+            f"frontend: {name} cannot be exported: on-device runtimes compute Kaldi's fbank features; train on them"
+            " (feats_type fbank, frontend: null)"
+        )
+    for part in ("preencoder", "postencoder"):
+        if getattr(model, part, None) is not None:
+            raise UserError(f"{part}: {type(getattr(model, part)).__name__} cannot be exported; allowed: null")
+    if not isinstance(model.normalize, GlobalMVN):
+        name = "null" if model.normalize is None else type(model.normalize).__name__
+        raise UserError(f"normalize: {name} cannot be exported; needed: global_mvn, whose statistics go into the graph")
+
+
+def mean_and_scale(normalize: nn.Module) -> tuple[Tensor, Tensor]:
+    """What ESPnet's GlobalMVN subtracts from features, and what it multiplies them with, (F,) float32 each."""
+    mean, deviation = normalize.get_buffer("mean").float(), normalize.get_buffer("std").float()
+    shift = mean if normalize.norm_means else torch.zeros_like(mean)
+    scale = 1 / deviation if normalize.norm_vars else torch.ones_like(deviation)
+    return shift.clone(), scale.clone()
+
+
+def without(layer: nn.Linear, forbidden: Sequence[int]) -> nn.Linear:
+    """A copy of an output layer (D, V) whose logits of some tokens are NEVER, at no cost when it runs."""
+    masked = copy.deepcopy(layer)
+    if masked.bias is None:
+        masked.bias = nn.Parameter(torch.zeros(masked.out_features))
+    with torch.no_grad():
+        masked.weight[list(forbidden)] = 0.0
+        masked.bias[list(forbidden)] = NEVER
+    return masked
+
+
+def _as_ours(encoder: nn.Module, name: str, conf: Mapping[str, Any]) -> SupernetEncoder:
+    """ESPnet's encoder as ours. Raises UserError where its options mean another function than ours can be."""
+    try:
+        ours = STOCK[name](**conf)
+    except UserError as error:
+        raise UserError(f"encoder: {name!r} with these options cannot be exported: {error}") from None
+    ours.load_state_dict(encoder.state_dict())
+    return ours

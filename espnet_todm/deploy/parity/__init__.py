@@ -1,0 +1,1 @@
+"""The gate: that every runtime computes what the supernet's slice computes."""

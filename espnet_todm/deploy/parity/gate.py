@@ -1,0 +1,189 @@
+"""The parity gate: an exported model must hear in its runtime what it heard in training.
+
+Real utterances go through the supernet's slice, the extracted model, onnxruntime and sherpa-onnx itself. Features, encoder
+outputs, posteriors, transcripts and word error rates are compared between neighbours in that row, so that the first step
+that is further apart than allowed says where to look.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from espnet_todm.acoustics import SAMPLING_RATE
+from espnet_todm.deploy.card import CARD, read_card
+from espnet_todm.deploy.optional import needed
+from espnet_todm.deploy.parity.report import JSON, PAGE, Limits, ParityReport, Step
+from espnet_todm.deploy.parity.speech import Speech
+from espnet_todm.deploy.parity.steps import FP32, Arrays, Gate, Heard, hear
+from espnet_todm.deploy.parity.streaming import compare_streaming
+from espnet_todm.deploy.runtime.onnx import OnnxRuntime, open_onnx
+from espnet_todm.deploy.runtime.sherpa_apart import features_apart, transcribe_apart
+from espnet_todm.deploy.runtime.sherpa_check import NEMO, STREAMING_CTC, Checked, check_for_sherpa
+from espnet_todm.deploy.runtime.torch import TorchRuntime, open_slice, open_torch
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, hash_file, write_json, write_text
+from espnet_todm.processor import cpu_model
+
+SLICE, PYTORCH = "supernet slice", "PyTorch"
+# Of so many utterances the features are read out of sherpa-onnx, at most so much: it takes time, for NEMO a lot of it.
+PROBED, PROBED_SECONDS, NEMO_SECONDS = 5, 10.0, 0.3
+SHORT_SECONDS = (0.01, 0.05, 0.1)  # one frame of an encoder that makes one of four takes 0.07 s
+
+
+class ParityError(UserError):
+    """A step parted. The message is one line: which step, for which utterance, by how much. ``report`` has all."""
+
+    def __init__(self, report: ParityReport, fault: Step) -> None:
+        super().__init__(f"{report.model}: {fault.complaint()}")
+        self.report = report
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The trained supernet that a subnet was taken from: its config, its checkpoint, and the subnet's card."""
+
+    config: Path
+    checkpoint: Path
+    card: Path
+
+
+def check_parity(
+    subnet: PathLike,
+    exported: PathLike,
+    speech: Sequence[Speech],
+    precisions: Sequence[str] = (FP32,),
+    origin: Optional[Origin] = None,
+    limits: Optional[Limits] = None,
+    threads: int = 1,
+) -> ParityReport:
+    """Compare all runtimes of one model on real utterances; writes parity.json and parity.md into ``exported``.
+
+    Args:
+        subnet: folder of the extracted model. exported: of its ONNX files.
+        precisions: of these files. fp32 must not differ beyond ``limits``; how far others do is told.
+        origin: where the supernet's slice can be run; None leaves its steps out.
+
+    Raises:
+        ParityError: a step is further apart than its limit; the table is written all the same.
+        UserError: a file is missing or wrong, sherpa-onnx does not survive the model, or a package is missing.
+    """
+    needed("onnxruntime")
+    if not speech:
+        raise UserError("parity: there are no utterances to compare on")
+    kinds = [check_for_sherpa(exported, precision) for precision in precisions]
+    gate = Gate(speech, limits or Limits())
+    if kinds[0].model_type == STREAMING_CTC:
+        compare_streaming(gate, subnet, exported, speech, precisions, threads)
+    else:
+        _compare(gate, kinds[0], open_torch(subnet, threads), Path(exported), speech, precisions, origin, threads)
+    report = _report(str(subnet), speech, gate)
+    write_json(Path(exported) / JSON, report.to_json())
+    write_text(Path(exported) / PAGE, report.markdown())
+    if report.first_fault is not None:
+        raise ParityError(report, report.first_fault)
+    return report
+
+
+def _report(model: str, speech: Sequence[Speech], gate: Gate) -> ParityReport:
+    return ParityReport(
+        model=model,
+        utterances=len(speech),
+        words=sum(len(one.text.split()) for one in speech),
+        seconds=sum(one.seconds for one in speech),
+        steps=gate.steps,
+        rates=gate.rates,
+        versions={name: version(name) for name in ("torch", "onnxruntime", "sherpa-onnx")},
+        cpu=cpu_model(),
+    )
+
+
+def find_origin(subnet: PathLike, experiment: Optional[PathLike] = None) -> Optional[Origin]:
+    """Where a subnet's card says it came from, or the same files in the folder ``experiment``. None when the slice is not
+    what the subnet computes: its statistics were recalibrated.
+
+    Raises UserError when the files are not there, or the checkpoint is not the one that the subnet was taken from.
+    """
+    card = Path(subnet) / CARD
+    source = read_card(card)["supernet"]
+    if source.get("max_abs_difference") is None:
+        return None
+    config, checkpoint = Path(source["config"]), Path(source["checkpoint"])
+    if experiment is not None:
+        config, checkpoint = Path(experiment) / config.name, Path(experiment) / checkpoint.name
+    digest = hash_file(checkpoint.resolve())
+    if digest != source["checkpoint_sha256"]:
+        raise UserError(f"{checkpoint}: not the checkpoint that {subnet} was taken from; extract it again")
+    return Origin(config, checkpoint, card)
+
+
+def origin_at_hand(subnet: PathLike) -> Optional[Origin]:
+    """As :func:`find_origin`, but None, with a warning, where the supernet is not on this machine."""
+    source = read_card(Path(subnet) / CARD)["supernet"]
+    away = [source[key] for key in ("config", "checkpoint") if not Path(source[key]).is_file()]
+    if away:
+        logging.warning("%s: %s is not here, so the supernet's slice is not compared", subnet, away[0])
+        return None
+    return find_origin(subnet)
+
+
+def _compare(
+    gate: Gate,
+    kind: Checked,
+    runtime: TorchRuntime,
+    exported: Path,
+    speech: Sequence[Speech],
+    precisions: Sequence[str],
+    origin: Optional[Origin],
+    threads: int,
+) -> None:
+    """All steps, in the order of the computation and from the supernet to the device."""
+    waves = [one.samples for one in speech]
+    features = [runtime.features(samples) for samples in waves]
+    _compare_features(gate, kind, runtime, waves)
+    reference = hear(PYTORCH, runtime, features)
+    gate.rate(PYTORCH, reference.texts)
+    if origin is not None:
+        whole = open_slice(origin.config, origin.checkpoint, str(origin.card), threads)
+        gate.everything(reference, hear(SLICE, whole, features, reference.paths), exact=True)
+    for precision in precisions:
+        onnx = open_onnx(exported, precision, threads)
+        heard = hear(f"onnxruntime {precision}", onnx, features, reference.paths)
+        gate.exported(precision, heard, reference, transcribe_apart(exported, precision, threads, waves))
+        if precision == FP32:
+            _compare_padded(gate, heard, onnx, features)
+            _compare_short(gate, exported, runtime, waves[0], threads)
+
+
+def _compare_features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: Arrays) -> None:
+    """What sherpa-onnx computes for this kind of model against what training had, on the first utterances."""
+    seconds = NEMO_SECONDS if kind.model_type == NEMO else PROBED_SECONDS
+    begins = [samples[: round(seconds * SAMPLING_RATE)] for samples in waves[:PROBED]]
+    theirs = features_apart(begins, kind)
+    hint = "for models of NeMo's form it computes NeMo's features" if kind.model_type == NEMO else ""
+    ours = [runtime.features(samples) for samples in begins]
+    gate.arrays("features", "sherpa-onnx", "training", theirs, ours, gate.limits.features, hint)
+
+
+def _compare_short(gate: Gate, exported: PathLike, runtime: TorchRuntime, samples: np.ndarray, threads: int) -> None:
+    """Beginnings of an utterance, some too short for one frame of the encoder: sherpa-onnx must survive them too."""
+    begins = [samples[: round(seconds * SAMPLING_RATE)] for seconds in SHORT_SECONDS]
+    try:
+        texts = transcribe_apart(exported, FP32, threads, begins)
+    except UserError as error:
+        raise UserError(f"speech of {', '.join(f'{s:g}' for s in SHORT_SECONDS)} s: {error}") from None
+    names = [f"{gate.names[0]}, first {seconds:g} s" for seconds in SHORT_SECONDS]
+    gate.texts("sherpa-onnx fp32, short", PYTORCH, texts, [*map(runtime.transcribe, begins)], True, names)
+
+
+def _compare_padded(gate: Gate, heard: Heard, onnx: OnnxRuntime, features: Arrays) -> None:
+    """The first graph's output of the shortest utterance, alone and beside the longest."""
+    lengths = [len(one) for one in features]
+    shortest, longest = lengths.index(min(lengths)), lengths.index(max(lengths))
+    gate.padded(heard, shortest, onnx.encode_batch([features[shortest], features[longest]])[0])

@@ -1,0 +1,72 @@
+"""Real utterances with their text, for what must be tried on speech: from a data folder's wav.scp and text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+import soundfile
+
+from espnet_todm.acoustics import SAMPLING_RATE
+from espnet_todm.deploy.decoding.features import refuse_pipe
+from espnet_todm.errors import UserError, one_line
+from espnet_todm.files import PathLike, read_table
+
+
+@dataclass(frozen=True)
+class Speech:
+    """samples (N,) float32 in [-1, 1] at 16 kHz, and what is said."""
+
+    name: str
+    samples: np.ndarray
+    text: str
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / SAMPLING_RATE
+
+
+def read_speech(scp: PathLike, text: PathLike, utterances: Optional[int] = None) -> list[Speech]:
+    """So many utterances (all, if None), evenly spread over ``text``: neighbours are often of one speaker.
+
+    Where Kaldi's ``segments`` lies beside wav.scp, utterances are parts of its recordings.
+
+    Raises UserError when a file is missing or wrong, or the audio is not mono of 16 kHz.
+    """
+    if utterances is not None and utterances < 1:
+        raise UserError(f"utterances: {utterances}, but at least 1 is needed")
+    audio, texts = read_table(scp), read_table(text)
+    segments = Path(scp).parent / "segments"
+    parts = read_table(segments) if segments.is_file() else {}
+    names = [name for name in texts if name in (parts or audio)]
+    if not names:
+        raise UserError(f"{text}: none of its {len(texts)} utterances is in {segments if parts else scp}")
+    count = len(names) if utterances is None else min(utterances, len(names))
+    picked = [names[i * len(names) // count] for i in range(count)]
+    return [Speech(name, _samples(name, audio, parts, scp), texts[name]) for name in picked]
+
+
+def _samples(name: str, audio: Mapping[str, str], parts: Mapping[str, str], scp: PathLike) -> np.ndarray:
+    recording, start, end = name, 0.0, None
+    if parts:
+        recording, begins, ends = parts[name].split()
+        start, end = float(begins), float(ends)
+        if recording not in audio:
+            raise UserError(f"{scp}: lacks recording {recording}, which {name} is a part of")
+    place = audio[recording]
+    refuse_pipe(scp, recording, place)
+    try:
+        with soundfile.SoundFile(place) as file:
+            if (file.samplerate, file.channels) != (SAMPLING_RATE, 1):
+                raise UserError(
+                    f"{scp}: {recording} has {file.channels} channel(s) of {file.samplerate} Hz, but 1 of"
+                    f" {SAMPLING_RATE} Hz is needed"
+                )
+            file.seek(round(start * SAMPLING_RATE))
+            frames = -1 if end is None else round((end - start) * SAMPLING_RATE)
+            return np.asarray(file.read(frames, dtype="float32"))
+    except (OSError, RuntimeError) as error:  # soundfile's own are of RuntimeError
+        raise UserError(f"{scp}: {recording} cannot be read from {place} ({one_line(error)})") from None

@@ -1,0 +1,142 @@
+"""The comparisons of the parity gate: of arrays, of transcripts, of word error rates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+
+from espnet_todm.deploy.parity.report import Limits, Rate, Step
+from espnet_todm.deploy.parity.speech import Speech
+from espnet_todm.deploy.runtime.base import StepRuntime
+from espnet_todm.report.scoring import score_tables
+
+Arrays = Sequence[np.ndarray]
+FP32 = "fp32"
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a runtime made of all utterances.
+
+    encoded: what :meth:`StepRuntime.encode` gave, with ``shows_encoder`` the encoder's outputs. posteriors: probabilities
+    (T', V), of transducers along ``paths``.
+    """
+
+    name: str
+    shows_encoder: bool
+    encoded: Arrays
+    posteriors: Arrays
+    paths: Sequence[Sequence[int]]
+    texts: Sequence[str]
+
+
+def hear(name: str, runtime: StepRuntime, features: Arrays, paths: Optional[Sequence[Sequence[int]]] = None) -> Heard:
+    """Run every step on features (T, F) of each utterance, the encoder once.
+
+    ``paths``: another runtime's, to compare posteriors on; texts are of the runtime's own.
+    """
+    encoded = [runtime.encode(one) for one in features]
+    own = [runtime.path(one) for one in encoded]
+    along = own if paths is None else paths
+    posteriors = [np.exp(runtime.posteriors(one, path)) for one, path in zip(encoded, along)]
+    texts = [runtime.spell(runtime.labels(path)) for path in own]
+    return Heard(name, runtime.shows_encoder, encoded, posteriors, along, texts)
+
+
+class Gate:
+    """Gathers steps, in the order in which they are compared, and word error rates."""
+
+    def __init__(self, speech: Sequence[Speech], limits: Limits) -> None:
+        self.names = [one.name for one in speech]
+        self.references = {one.name: one.text for one in speech}
+        self.limits = limits
+        self.steps: list[Step] = []
+        self.rates: list[Rate] = []
+
+    def everything(self, heard: Heard, reference: Heard, exact: bool) -> None:
+        """Encoder, posteriors and transcripts. Not ``exact``: differences are only told."""
+        limits = (self.limits.encoder, self.limits.posteriors) if exact else (None, None)
+        pair = heard.name, reference.name
+        if heard.shows_encoder and reference.shows_encoder:
+            self.arrays("encoder", *pair, heard.encoded, reference.encoded, limits[0])
+        self.arrays("posteriors", *pair, heard.posteriors, reference.posteriors, limits[1])
+        self.texts(*pair, heard.texts, reference.texts, exact)
+
+    def exported(self, precision: str, heard: Heard, reference: Heard, texts: Sequence[str]) -> None:
+        """An exported model in one precision: onnxruntime against PyTorch, and sherpa-onnx's texts against onnxruntime's.
+
+        fp32 must not differ beyond the limits; how far others do is told.
+        """
+        exact, sherpa = precision == FP32, f"sherpa-onnx {precision}"
+        self.everything(heard, reference, exact)
+        self.rate(heard.name, heard.texts, reference.texts, exact)
+        self.texts(sherpa, heard.name, texts, heard.texts, exact)
+        self.rate(sherpa, texts, reference.texts, exact)
+
+    def arrays(
+        self,
+        step: str,
+        of: str,
+        against: str,
+        ours: Arrays,
+        theirs: Arrays,
+        limit: Optional[float],
+        hint: str = "",
+    ) -> None:
+        """The utterance with the largest absolute difference; infinite where shapes differ or a value is no number."""
+        found = [_difference(one, other) for one, other in zip(ours, theirs)]
+        worst = int(np.argmax([difference for difference, _ in found]))
+        difference, detail = found[worst]
+        where = self.names[worst] if difference else ""
+        self.steps.append(Step(step, of, against, difference, limit, where, detail or hint))
+
+    def padded(self, heard: Heard, utterance: int, together: np.ndarray) -> None:
+        """An utterance as a runtime encoded it in a padded batch, and as it heard it alone: padding must not matter."""
+        step, limit, alone = "encoder", self.limits.encoder, heard.encoded[utterance]
+        if not heard.shows_encoder:
+            step, limit, together, alone = "posteriors", self.limits.posteriors, np.exp(together), np.exp(alone)
+        difference, detail = _difference(together, alone)
+        names = f"{heard.name} in a batch", heard.name
+        self.steps.append(Step(step, *names, difference, limit, self.names[utterance], detail))
+
+    def texts(
+        self,
+        of: str,
+        against: str,
+        ours: Sequence[str],
+        theirs: Sequence[str],
+        exact: bool,
+        names: Optional[Sequence[str]] = None,
+    ) -> None:
+        """How many transcripts differ, and the first of them. ``names``: of the utterances, if not the gate's own."""
+        apart = [i for i, (one, other) in enumerate(zip(ours, theirs)) if one != other]
+        first = apart[0] if apart else None
+        name = (names or self.names)[first] if first is not None else ""
+        detail = f"{ours[first]!r} and {theirs[first]!r}" if first is not None else ""
+        limit = 0.0 if exact else None
+        self.steps.append(Step("transcripts", of, against, float(len(apart)), limit, name, detail))
+
+    def rate(
+        self, of: str, texts: Sequence[str], reference: Optional[Sequence[str]] = None, exact: bool = True
+    ) -> None:
+        """The word error rate. With the ``reference``'s texts, also how far it is above theirs, unless ``exact``."""
+        changed = sum(one != other for one, other in zip(texts, reference or texts))
+        rate = self._wer(texts)
+        self.rates.append(Rate(of, rate, changed))
+        if reference is not None and not exact:
+            points = rate - self._wer(reference)
+            self.steps.append(Step("WER", of, self.rates[0].of, points, self.limits.wer_points))
+
+    def _wer(self, texts: Sequence[str]) -> float:
+        return score_tables(self.references, dict(zip(self.names, texts)), "parity").total().error_rate
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> tuple[float, str]:
+    """Largest absolute difference, and what is to be said of it."""
+    if one.shape != other.shape:
+        return np.inf, f"shape {list(one.shape)} against {list(other.shape)}"
+    difference = float(np.abs(one - other).max(initial=0.0))
+    return (difference, "") if np.isfinite(difference) else (np.inf, "values that are no numbers")

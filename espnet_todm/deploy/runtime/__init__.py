@@ -1,0 +1,1 @@
+"""What runs a model: PyTorch, onnxruntime and sherpa-onnx, behind one interface."""

@@ -1,0 +1,165 @@
+"""onnxruntime as a runtime: the graphs of an exported folder, and greedy search on numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Optional
+
+import numpy as np
+
+from espnet_todm.acoustics import MEL_BINS
+from espnet_todm.deploy.onnx.folder import BLANKS, TRANSDUCER, join_tokens, read_onnx_folder
+from espnet_todm.deploy.optional import needed
+from espnet_todm.deploy.runtime.base import (
+    ONNXRUNTIME,
+    RECURRENT_SYMBOLS,
+    CtcRuntime,
+    StepRuntime,
+    TransducerRuntime,
+)
+from espnet_todm.errors import UserError, one_line
+from espnet_todm.files import PathLike
+
+_INTEGERS = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
+
+
+class Session:
+    """One ONNX file in an onnxruntime session. Inputs and outputs go by position, as sherpa-onnx has it.
+
+    Raises UserError when the file cannot be loaded, such as for an operator set that the runtime lacks.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        runtime = needed("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        try:
+            self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a class for each status, all of them below Exception only
+            raise UserError(f"{path}: onnxruntime cannot load it ({one_line(error)})") from None
+        self.path = path
+        self.inputs, self.outputs = self._session.get_inputs(), self._session.get_outputs()
+        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def __call__(self, *values: np.ndarray) -> list[np.ndarray]:
+        """Outputs for these inputs; integers are given in the width that the graph asks for.
+
+        Raises UserError where the graph refuses them.
+        """
+        feed = {i.name: v.astype(_INTEGERS.get(i.type, v.dtype), copy=False) for i, v in zip(self.inputs, values)}
+        try:
+            return list(self._session.run(None, feed))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
+            raise UserError(f"{self.path}: does not run on {shapes} ({one_line(error)})") from None
+
+
+class OnnxRuntime(StepRuntime):
+    """What all kinds of folder share: graphs by the names of their parts, of which the first takes features (N, T, F) and
+    lengths (N,), and tokens by their ids."""
+
+    kind = ONNXRUNTIME
+    features_axis: ClassVar[int] = 2  # of the first graph's input
+
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
+        self.graphs, self.tokens = graphs, tokens
+        self._first = next(iter(graphs.values()))
+        size = self._first.inputs[0].shape[self.features_axis]
+        self.mel_bins = size if isinstance(size, int) else MEL_BINS
+
+    def spell(self, labels: Sequence[int]) -> str:
+        return join_tokens([self.tokens[i] for i in labels])
+
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        return self.encode_batch([features])[0]
+
+    def encode_batch(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Features (T, F) each -> the first graph's output of each, (T', D), run as one padded batch."""
+        outputs, frames = self._first(*_padded(batch))[:2]
+        return [output[:count] for output, count in zip(outputs, frames.tolist())]
+
+
+class OnnxCtc(OnnxRuntime, CtcRuntime):
+    """model.onnx: features to log posteriors."""
+
+    shows_encoder = False
+
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
+        super().__init__(graphs, tokens)
+        self.blank = next((i for i, token in enumerate(self.tokens) if token in BLANKS), 0)
+
+    def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+        return encoded
+
+
+class OnnxTransducer(OnnxRuntime, TransducerRuntime):
+    """encoder.onnx, decoder.onnx of the last ``context_size`` labels, joiner.onnx: icefall's form, blank 0."""
+
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
+        super().__init__(graphs, tokens)
+        decoder = self.graphs["decoder"]
+        try:
+            self.context_size = int(decoder.metadata["context_size"])
+        except (KeyError, ValueError):
+            raise UserError(f"{decoder.path}: its metadata have no context_size, a number of labels") from None
+
+    def predict(self, label: int, state: Any = None) -> tuple[np.ndarray, Any]:
+        """The state: the last labels; -1 where there is none yet, as sherpa-onnx begins."""
+        context = [*(state or [-1] * self.context_size), label][-self.context_size :]
+        return self.graphs["decoder"](np.array([context]))[0], context
+
+    def join(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        return self.graphs["joiner"](frame[None], predicted)[0][0]
+
+
+class OnnxNemo(OnnxRuntime, TransducerRuntime):
+    """NeMo's form: time last, a decoder with two states, and the blank as the last token.
+
+    Labels and posteriors are told in ESPnet's order all the same, with the blank as token 0.
+    """
+
+    features_axis = 1
+    max_symbols = RECURRENT_SYMBOLS
+
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
+        super().__init__(graphs, [tokens[-1], *tokens[:-1]])
+        layers, _, width = self.graphs["decoder"].inputs[2].shape
+        self._states = [np.zeros((layers, 1, width), dtype=np.float32)] * 2
+
+    def encode_batch(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+        padded, lengths = _padded(batch)
+        outputs, frames = self._first(padded.transpose(0, 2, 1), lengths)[:2]
+        return [output[:, :count].T for output, count in zip(outputs, frames.tolist())]
+
+    def predict(self, label: int, state: Any = None) -> tuple[np.ndarray, Any]:
+        theirs = np.array([[(label - 1) % len(self.tokens)]])
+        output, _, *states = self.graphs["decoder"](theirs, np.array([1]), *(state or self._states))
+        return output, states
+
+    def join(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        return np.roll(self.graphs["joiner"](frame[None, :, None], predicted)[0].reshape(-1), 1)
+
+
+def open_onnx(folder: PathLike, precision: str = "fp32", threads: int = 1) -> OnnxRuntime:
+    """Raises UserError when a file is missing or no such graph, or onnxruntime is not installed."""
+    exported = read_onnx_folder(folder, precision)
+    graphs = {part: Session(path, threads) for part, path in exported.parts.items()}
+    if exported.kind == TRANSDUCER:
+        handed_states = len(graphs["decoder"].inputs) > 1
+        return (OnnxNemo if handed_states else OnnxTransducer)(graphs, exported.tokens)
+    if "decode_chunk_len" not in graphs["model"].metadata:
+        return OnnxCtc(graphs, exported.tokens)
+    from espnet_todm.deploy.runtime.streaming import StreamingOnnx
+
+    return StreamingOnnx(graphs, exported.tokens)
+
+
+def _padded(batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Features (T, F) each -> (N, T, F) float32 with zeros behind, and lengths (N,)."""
+    lengths = np.array([len(features) for features in batch])
+    padded = np.zeros((len(batch), lengths.max(), batch[0].shape[-1]), dtype=np.float32)
+    for row, features in zip(padded, batch):
+        row[: len(features)] = features
+    return padded, lengths

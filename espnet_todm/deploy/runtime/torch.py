@@ -1,0 +1,133 @@
+"""PyTorch as a runtime: an extracted model, or a supernet that runs one of its subnets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+from espnet2.asr.espnet_model import ESPnetASRModel
+from torch import Tensor
+
+from espnet_todm.decoders.stateless import StatelessDecoder
+from espnet_todm.deploy.decoding.decode import Decoder
+from espnet_todm.deploy.extract import load_supernet
+from espnet_todm.deploy.load import load_extracted
+from espnet_todm.deploy.onnx.forms import forbidden_tokens
+from espnet_todm.deploy.onnx.graph import NEVER
+from espnet_todm.deploy.runtime.base import (
+    RECURRENT_SYMBOLS,
+    STATELESS_SYMBOLS,
+    TORCH,
+    CtcRuntime,
+    StepRuntime,
+    TransducerRuntime,
+)
+from espnet_todm.deploy.threads import torch_threads
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike
+
+
+class TorchRuntime(StepRuntime):
+    """What both kinds of model share."""
+
+    kind = TORCH
+
+    def __init__(self, model: ESPnetASRModel, config: Mapping[str, Any], threads: int = 1) -> None:
+        if model.frontend is not None:
+            name = type(model.frontend).__name__
+            raise UserError(f"frontend: {name}: runtimes take Kaldi's fbank features; train with feats_type fbank")
+        self.model = model.eval()
+        self.threads = threads
+        self.mel_bins = int(config["input_size"])
+        self.tokens = list(model.token_list)
+        self.blank = int(model.blank_id)
+        self.no_text = forbidden_tokens(model)
+        self._decoder = Decoder(model, config)
+
+    def spell(self, labels: Sequence[int]) -> str:
+        return " ".join(self._decoder.text(labels).split())
+
+    def _encoded(self, features: np.ndarray) -> Tensor:
+        """Features (T, F) -> (T', D); nothing where they are too short for one frame."""
+        speech = torch.tensor(features).unsqueeze(0)  # a copy: GlobalMVN works in place
+        if speech.size(1):  # ESPnet fails on nothing before it finds it too short
+            with suppress(TooShortUttError):
+                return self.model.encode(speech, torch.tensor([speech.size(1)]))[0][0]
+        return torch.zeros(0, self.model.encoder.output_size())
+
+    def _text_logits(self, logits: Tensor) -> Tensor:
+        """Logits (..., V), changed in place: what is no text is never the likeliest, as in exported models."""
+        logits[..., self.no_text] = NEVER
+        return logits
+
+
+class TorchCtc(TorchRuntime, CtcRuntime):
+    """The encoder, and CTC's output layer."""
+
+    @torch.no_grad()
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        with torch_threads(self.threads):
+            return self._encoded(features).numpy()
+
+    @torch.no_grad()
+    def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+        with torch_threads(self.threads):
+            return self._text_logits(self.model.ctc.ctc_lo(torch.from_numpy(encoded))).log_softmax(dim=-1).numpy()
+
+
+class TorchTransducer(TorchRuntime, TransducerRuntime):
+    """ESPnet's predictor and joiner, with the joiner's two projections taken once for each frame and label."""
+
+    def __init__(self, model: ESPnetASRModel, config: Mapping[str, Any], threads: int = 1) -> None:
+        super().__init__(model, config, threads)
+        stateless = isinstance(model.decoder, StatelessDecoder)
+        self.max_symbols = STATELESS_SYMBOLS if stateless else RECURRENT_SYMBOLS
+
+    @torch.no_grad()
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        with torch_threads(self.threads):
+            return self.model.joint_network.lin_enc(self._encoded(features)).numpy()
+
+    @torch.no_grad()
+    def predict(self, label: int, state: Any = None) -> tuple[Tensor, Any]:
+        """The state: labels so far and what the predictor carries; ESPnet's ``score`` wants both."""
+        decoder = self.model.decoder
+        labels, carried = state or ([], decoder.init_state(1))
+        labels = [*labels, label]
+        with torch_threads(self.threads):
+            output, carried, _ = decoder.score(SimpleNamespace(yseq=labels, dec_state=carried), {})
+            return self.model.joint_network.lin_dec(output), (labels, carried)
+
+    @torch.no_grad()
+    def join(self, frame: np.ndarray, predicted: Tensor) -> np.ndarray:
+        with torch_threads(self.threads):
+            logits = self.model.joint_network(torch.from_numpy(frame), predicted, no_projection=True)
+            return self._text_logits(logits).numpy()
+
+
+def open_torch(folder: PathLike, threads: int = 1) -> TorchRuntime:
+    """The model of an extracted subnet's folder."""
+    return _runtime(*load_extracted(folder), threads)
+
+
+def open_slice(config: PathLike, checkpoint: PathLike, subnet: str, threads: int = 1) -> TorchRuntime:
+    """A supernet that runs one subnet: a size's name, or the file of a card. Raises UserError when it has none such."""
+    supernet = load_supernet(config, checkpoint)
+    model, encoder = supernet.model, supernet.encoder
+    encoder.subnet = encoder.find_subnet(subnet)
+    model.load_state_dict({**model.state_dict(), **model.outer_state(encoder.subnet)})
+    return _runtime(model, supernet.config, threads)
+
+
+def _runtime(model: ESPnetASRModel, config: Mapping[str, Any], threads: int = 1) -> TorchRuntime:
+    """The runtime for a kind of model. Raises UserError for one without a greedy search over frames."""
+    if model.use_transducer_decoder:
+        return TorchTransducer(model, config, threads)
+    if model.ctc is None:
+        raise UserError("ctc_weight: 0 leaves only an attention decoder; runtimes here are for CTC and transducers")
+    return TorchCtc(model, config, threads)

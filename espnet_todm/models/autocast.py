@@ -1,0 +1,32 @@
+"""Mixed precision on any device, CPUs too, for which ESPnet's own ``use_amp`` does nothing."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Optional
+
+import torch
+
+from espnet_todm.compat import autocasts_on_cpu
+from espnet_todm.processor import cpu_has
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Autocast:
+    """``with autocast(device)`` runs what is inside in a type of DTYPES; None is float32.
+
+    So is a CPU without instructions for the type, where it would be many times slower, or with a torch that lacks it there.
+    """
+
+    def __init__(self, dtype: Optional[str]) -> None:
+        self.dtype = DTYPES[dtype] if dtype is not None else None
+        self.on_cpu = dtype is not None and cpu_has(dtype) and autocasts_on_cpu(DTYPES[dtype])
+        if dtype is not None and not self.on_cpu:
+            logging.warning("autocast: %s is emulated on this CPU, or not in this torch: float32 there", dtype)
+
+    def __call__(self, device: torch.device) -> AbstractContextManager[Any]:
+        if self.dtype is None or (device.type == "cpu" and not self.on_cpu):
+            return nullcontext()
+        return torch.autocast(device.type, dtype=self.dtype)

@@ -1,0 +1,198 @@
+"""Score subnets of a trained supernet on one set without extracting them: all of them share its weights.
+
+What no subnet changes, normalisation and subsampling, runs once when the set is read; its output stays in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple, Optional
+
+import torch
+from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+from espnet2.text.token_id_converter import TokenIDConverter
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_todm.components import Key, Subnet
+from espnet_todm.deploy.decoding.decode import Decoder, Utterance, batches
+from espnet_todm.deploy.decoding.searches import best_paths
+from espnet_todm.deploy.extract import Supernet, calibration_front, estimate_statistics, needs_calibration
+from espnet_todm.encoders.supernet import Front
+from espnet_todm.errors import UserError
+from espnet_todm.models.autocast import Autocast
+from espnet_todm.models.batch import Batch
+from espnet_todm.optim.options import check_number
+from espnet_todm.report.scoring import Score, score_tables
+
+SCORES = ("wer", "cer", "loss")
+_UNITS = {"wer": "words", "cer": "characters"}
+_AFTER_WARM_UP = 10**9  # a step at which no loss is warming up any more
+
+
+class _Prepared(NamedTuple):
+    """A batch as the blocks get it, and its transcripts as labels."""
+
+    names: tuple[str, ...]
+    front: Front
+    batch: Batch
+
+
+class Evaluator:
+    """Scores of subnets on a set, in float32 and greedily decoded as extracted models are.
+
+    Args:
+        supernet: its model is this object's from now on.
+        utterances: names and inputs, (T, F) or (samples,).
+        references: transcripts, words separated by spaces; utterances without one are left out.
+        split: the set's name.
+        calibration: feature tensors (T, F) on which a subnet's batch norm statistics are estimated. Needed when the
+            convolutions have batch norm, unless only named sizes are scored.
+
+    Raises:
+        UserError: no utterance has a transcript, or calibration is needed and not given.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        utterances: Iterable[Utterance],
+        references: Mapping[str, str],
+        split: str = "",
+        batch_seconds: float = 60.0,
+        calibration: Optional[Iterable[Tensor]] = None,
+    ) -> None:
+        self.supernet, self.model, self.split = supernet, supernet.model, split
+        self.decoder = Decoder(supernet.model, supernet.config)
+        self.model.error_calculator = None  # error rates are counted here
+        self.model.autocast = Autocast(None)
+        self.model.step = _AFTER_WARM_UP
+        self.references: dict[str, str] = {}
+        self._batches: list[_Prepared] = []
+        known = (utterance for utterance in utterances if utterance[0] in references)
+        for group in batches(known, batch_seconds):
+            self.references.update((name, references[name]) for name, _ in group)
+            self._batches += self._prepare(group)
+        if not self._batches:
+            raise UserError(f"set {split}: no utterance is long enough for a frame and has a transcript")
+        with torch.no_grad():
+            encoder = supernet.encoder
+            self._calibration = [calibration_front(self.model, encoder, x) for x in calibration or ()]
+
+    @property
+    def utterances(self) -> tuple[str, ...]:
+        """Names of the utterances that are scored."""
+        return tuple(self.references)
+
+    def scores(self, subnet: Subnet, score: str) -> dict[str, float]:
+        """The score of this name, and what is known with it: WER and CER in percent, or the loss in nats per token.
+
+        Raises UserError for an unknown score.
+        """
+        if score not in SCORES:
+            raise UserError(f"score: {score!r} is unknown; allowed: {', '.join(SCORES)}")
+        if score == "loss":
+            return {"loss": self.loss(subnet)}
+        counted = self.errors(subnet)
+        return {name: counted.total(unit).error_rate for name, unit in _UNITS.items()}
+
+    def errors(self, subnet: Subnet) -> Score:
+        """Word and character errors of each utterance."""
+        return score_tables(self.references, self.transcribe(subnet), self.split, subnet.name)
+
+    @torch.no_grad()
+    def transcribe(self, subnet: Subnet) -> dict[str, str]:
+        """What a subnet hears, by utterance; an utterance too short for one frame gives an empty text."""
+        texts = dict.fromkeys(self.references, "")
+        named = self.named(subnet)
+        for part, encoded in self._encode(named):
+            found = self._labels(encoded, part.front.lengths, named.name)
+            texts.update(zip(part.names, map(self.decoder.text, found)))
+        return texts
+
+    @torch.no_grad()
+    def loss(self, subnet: Subnet) -> float:
+        """The training's task loss (CTC, attention, transducer, as the config weighs them), in nats per reference token.
+
+        Infinite where it is no number.
+        """
+        total, tokens, named = 0.0, 0, self.named(subnet)
+        for part, encoded in self._encode(named):
+            output = self.model.task(encoded, part.front, part.batch, named.name)
+            total += float(output.loss) * len(part.names)
+            tokens += int(part.batch.text_lengths.sum())
+        return total / tokens if math.isfinite(total) else math.inf
+
+    def named(self, subnet: Subnet) -> Subnet:
+        """The named size of the same set, whose own output layer and statistics count, or else the subnet itself."""
+        sizes = {size.components: size for size in self.supernet.encoder.sizes.values()}
+        return sizes.get(subnet.components, subnet)
+
+    def _encode(self, subnet: Subnet) -> Iterator[tuple[_Prepared, Tensor]]:
+        """Batches and a subnet's output (B, T, D) on them."""
+        encoder, chosen = self.supernet.encoder, subnet
+        if needs_calibration(self.supernet, subnet):
+            if not self._calibration:
+                raise UserError("batch norm needs data to be recalibrated on for each subnet; give --calibrate SCP")
+            encoder = encoder.extract(subnet)
+            estimate_statistics(encoder, self._calibration)
+            chosen = encoder.subnet
+        for part in self._batches:
+            yield part, encoder.blocks(part.front, chosen)
+
+    def _labels(self, encoded: Tensor, lengths: Tensor, size: str) -> Sequence[Sequence[int]]:
+        if self.model.use_transducer_decoder:
+            return self.model.transducer(size).greedy(encoded, lengths)
+        return best_paths(self.model.output_layer(size)(encoded).argmax(-1), lengths)
+
+    @torch.no_grad()
+    def _prepare(self, group: Sequence[Utterance]) -> list[_Prepared]:
+        """The batch, or nothing where all its utterances are too short."""
+        names = tuple(name for name, _ in group)
+        converter = TokenIDConverter(self.decoder.tokens)
+        text = [
+            torch.tensor(
+                converter.tokens2ids(self.decoder.tokenizer.text2tokens(self.references[name])), dtype=torch.long
+            )
+            for name in names
+        ]
+        batch = Batch(
+            pad_sequence([x for _, x in group], batch_first=True),
+            torch.tensor([len(x) for _, x in group]),
+            pad_sequence(text, batch_first=True, padding_value=-1),
+            torch.tensor([len(labels) for labels in text]),
+        )
+        try:
+            front = self.model.run_front(batch)
+        except TooShortUttError:
+            logging.warning("%s: %d utterances are too short for a frame", self.split or "the set", len(names))
+            return []
+        unused = batch.speech.new_empty(0)  # nobody asks for the features again
+        return [_Prepared(names, front, replace(batch, speech=unused))]
+
+
+class Cached:
+    """Calls ``evaluate`` once for each set of components, however often and under whatever name it is asked for."""
+
+    def __init__(self, evaluate: Evaluator, score: str) -> None:
+        self.evaluator, self.score = evaluate, score
+        self.known: dict[frozenset[Key], Mapping[str, float]] = {}
+        self.calls = 0
+
+    def __call__(self, subnet: Subnet) -> Mapping[str, float]:
+        if subnet.components not in self.known:
+            self.calls += 1
+            self.known[subnet.components] = self.evaluator.scores(subnet, self.score)
+        return self.known[subnet.components]
+
+
+def spread(references: Mapping[str, str], limit: Optional[int]) -> dict[str, str]:
+    """At most ``limit`` of the references, at even distances: neighbours are of one speaker. Raises UserError below 1."""
+    if limit is None or limit >= len(references):
+        return dict(references)
+    check_number("utterances", limit, at_least=1, whole=True)
+    names = list(references)
+    return {name: references[name] for name in (names[i * len(names) // limit] for i in range(limit))}

@@ -1,0 +1,27 @@
+"""Write what a search found: a card for each subnet of its Pareto set, from which it can be extracted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from espnet_todm.deploy.card import make_card
+from espnet_todm.deploy.extract import Supernet
+from espnet_todm.files import PathLike, atomic_directory, write_json
+from espnet_todm.search.evolution import Trial
+
+
+def write_cards(supernet: Supernet, trials: Iterable[Trial], split: str, folder: PathLike) -> list[str]:
+    """Make ``folder`` anew with <name>.json for each trial; returns the names of the files.
+
+    bin.extract --sizes and the option ``subnet`` of encoders take these files. The card's ``search`` has the scores on the
+    set ``split``, by which it was picked.
+    """
+    table, alone, names = supernet.model.component_table(), supernet.encoder.component_table(), []
+    with atomic_directory(folder) as new:
+        for trial in trials:
+            conf, tokens = supernet.encoder.extracted_conf(trial.subnet), list(supernet.model.token_list)
+            card = make_card(trial.subnet, table, supernet.encoder.name, conf, tokens, supernet.origin(), alone)
+            found = {"set": split, "scores": dict(trial.scores), "proposed_by": trial.by}
+            names.append(f"{trial.subnet.name}.json")
+            write_json(new / names[-1], {**card, "search": found})
+    return names

@@ -1,0 +1,89 @@
+"""Greedy decoding, and reading its input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet_todm.bin.decode import main as decode_main
+from espnet_todm.bin.measure_rtf import main as rtf_main
+from espnet_todm.deploy.decoding.decode import Decoder, decode
+from espnet_todm.deploy.decoding.features import input_table, read_features
+from espnet_todm.deploy.extract import extract, load_supernet
+from espnet_todm.deploy.load import load_checkpoint
+from espnet_todm.errors import UserError
+from espnet_todm.files import read_json, read_table
+from tests.deploy.conftest import TOKENS
+
+
+@pytest.fixture(scope="module")
+def decoder(experiment: Path) -> Decoder:
+    return Decoder(*load_checkpoint(experiment / "config.yaml", experiment / "model.pth"))
+
+
+def test_repeats_and_blanks_collapse_and_special_tokens_are_silent(decoder: Decoder, monkeypatch) -> None:
+    path = [TOKENS.index(t) for t in ["<blank>", "A", "A", "<blank>", "A", "<space>", "B", "B", "<sos/eos>"]]
+    monkeypatch.setattr(decoder.model.ctc, "argmax", lambda encoded: torch.tensor([path]))
+    monkeypatch.setattr(decoder.model, "encode", lambda speech, lengths: (speech, torch.tensor([len(path)])))
+    assert decoder([torch.randn(60, 20)]) == ["AA B"]
+
+
+def test_batches_decode_as_single_utterances(decoder: Decoder, experiment: Path) -> None:
+    utterances = list(read_features(experiment / "feats.scp"))
+    together = dict(decode(decoder, utterances, batch_seconds=100))
+    assert together == dict(decode(decoder, utterances, batch_seconds=0.1))
+    assert any(together.values())  # an untrained model says something, if nonsense
+
+
+def test_an_utterance_below_one_frame_gives_an_empty_text(decoder: Decoder) -> None:
+    assert decoder([torch.randn(3, 20)]) == [""]
+    assert decoder([torch.randn(3, 20), torch.randn(40, 20)])[0] == ""
+
+
+def test_stages_13_and_14_write_texts_and_real_time_factors(experiment: Path, tmp_path) -> None:
+    supernet = load_supernet(experiment / "config.yaml", experiment / "model.pth")
+    for size in ("small", "full"):
+        extract(supernet, supernet.encoder.find_subnet(size), tmp_path / "exp/subnets" / size)
+    data = tmp_path / "dump/test"
+    data.mkdir(parents=True)
+    (data / "feats.scp").write_text((experiment / "feats.scp").read_text())
+    exp = str(tmp_path / "exp")
+    decode_main(
+        ["--experiment", exp, "--data", str(tmp_path / "dump"), "--sets", "test", "--logs", str(tmp_path / "logs")]
+    )
+    for size in ("small", "full"):
+        assert list(read_table(tmp_path / f"exp/decode/test/{size}/text")) == ["utt0", "utt1", "utt2"]
+    rtf_main(["--experiment", exp, "--scp", str(data / "feats.scp")])
+    figures = read_json(tmp_path / "exp/subnets/small/rtf.json")
+    assert figures["utterances"] == 3 and figures["threads"] == 1 and 0 < figures["rtf_median"] <= figures["rtf_p95"]
+
+
+def test_audio_tables_are_read(tmp_path) -> None:
+    soundfile.write(tmp_path / "a.flac", np.linspace(-0.5, 0.5, 800), 16000)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.flac\n")
+    ((name, samples),) = read_features(tmp_path / "wav.scp")
+    assert name == "a" and samples.shape == (800,) and samples.dtype == torch.float32
+    assert input_table(tmp_path) == tmp_path / "wav.scp"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("a touch /tmp/never |", "pipes are not run"), ("a gone.ark:5", "cannot be read"), ("a gone.flac", "gone.flac")],
+)
+def test_unreadable_input_is_named(tmp_path, line: str, words: str) -> None:
+    (tmp_path / "wav.scp").write_text(line + "\n")
+    with pytest.raises(UserError, match=words):
+        list(read_features(tmp_path / "wav.scp"))
+
+
+def test_an_empty_set_is_refused(tmp_path) -> None:
+    (tmp_path / "feats.scp").write_text("")
+    with pytest.raises(UserError, match="empty"):
+        list(read_features(tmp_path / "feats.scp"))
+    (tmp_path / "feats.scp").unlink()
+    with pytest.raises(UserError, match="neither"):
+        input_table(tmp_path)

@@ -1,0 +1,82 @@
+"""PyTorch as a runtime: it writes what recipes decode, of an extracted model and of a slice alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from espnet_todm.deploy.decoding.decode import Decoder
+from espnet_todm.deploy.extract import extract, load_supernet
+from espnet_todm.deploy.load import load_extracted
+from espnet_todm.deploy.runtime.base import open_runtime
+from espnet_todm.deploy.runtime.torch import TorchTransducer, open_slice
+from tests.deploy.conftest import TRANSDUCER, write_experiment
+
+FEATURES = [np.random.default_rng(seed).normal(size=(60 + 9 * seed, 20)).astype(np.float32) for seed in range(3)]
+
+
+def extracted(experiment: Path, size: str, output: Path) -> Path:
+    supernet = load_supernet(experiment / "config.yaml", experiment / "model.pth")
+    extract(supernet, supernet.encoder.find_subnet(size), output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def quiet_transducer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained transducer's subnet whose joiner does not favour tokens that are no text, nor the blank."""
+    import torch
+    import yaml
+
+    folder = write_experiment(tmp_path_factory.mktemp("quiet"), changes=TRANSDUCER, conv_norm="layer_norm")
+    state = torch.load(folder / "model.pth", weights_only=True)
+    tokens = yaml.safe_load((folder / "config.yaml").read_text())["token_list"]
+    state["joint_network.lin_out.weight"] *= 5
+    for token in ("<unk>", "<sos/eos>"):
+        state["joint_network.lin_out.bias"][tokens.index(token)] = -100.0
+    torch.save(state, folder / "model.pth")
+    return extracted(folder, "small", folder / "small")
+
+
+def test_torch_writes_what_the_recipe_decodes(quiet_transducer: Path) -> None:
+    """One label a frame, as ESPnet's greedy search."""
+    import torch
+
+    runtime = open_runtime("torch", quiet_transducer)
+    assert isinstance(runtime, TorchTransducer)
+    decoder = Decoder(*load_extracted(quiet_transducer))
+    texts = [runtime.text(features) for features in FEATURES]
+    assert texts == [" ".join(decoder([torch.tensor(features)])[0].split()) for features in FEATURES]
+    assert len(set(texts)) > 1
+
+
+def test_slice_and_extracted_model_are_the_same(experiment: Path, tmp_path: Path) -> None:
+    """Also of a subnet that is no named size: its card says what it is."""
+    folder = extracted(experiment, "uneven", tmp_path / "uneven")
+    small = open_runtime("torch", folder)
+    for subnet in ("uneven", str(folder / "card.json")):
+        whole = open_slice(experiment / "config.yaml", experiment / "model.pth", subnet)
+        for features in FEATURES:
+            one, other = small.encode(features), whole.encode(features)
+            assert np.abs(one - other).max() < 1e-5
+            assert np.abs(small.posteriors(one) - whole.posteriors(other)).max() < 1e-5
+    other = open_slice(experiment / "config.yaml", experiment / "model.pth", "small")
+    assert np.abs(small.encode(FEATURES[0]) - other.encode(FEATURES[0])).max() > 1e-2
+
+
+def test_features_stay_as_they_are(experiment: Path, tmp_path: Path) -> None:
+    """ESPnet normalises in place: what a runtime is given may be another's input too."""
+    runtime = open_runtime("torch", extracted(experiment, "small", tmp_path / "small"))
+    before = FEATURES[0].copy()
+    first = runtime.encode(FEATURES[0])
+    assert np.array_equal(FEATURES[0], before)
+    assert np.array_equal(runtime.encode(FEATURES[0]), first)
+
+
+def test_torch_never_writes_what_is_no_text(experiment: Path, tmp_path: Path) -> None:
+    runtime = open_runtime("torch", extracted(experiment, "small", tmp_path / "small"))
+    probabilities = np.exp(runtime.posteriors(runtime.encode(FEATURES[0])))
+    assert probabilities[:, [1, len(runtime.tokens) - 1]].max() == 0
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    assert runtime.text(np.zeros((3, 20), dtype=np.float32)) == ""  # too short for a frame
