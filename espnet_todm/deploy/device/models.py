@@ -5,6 +5,7 @@ Used inside :mod:`espnet_todm.deploy.device.worker`; a runtime is imported where
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -79,6 +80,62 @@ class FromSamples:
         return str(prepared.result.text)
 
 
+class StreamOfFeatures(FromFeatures):
+    """A streaming model in onnxruntime, from features (T, F) to the best label of each frame, chunk by chunk.
+
+    ``chunks``: seconds from a chunk's features to its labels, of all chunks that were run.
+    """
+
+    runtime: Any
+
+    def __init__(self, runtime: Any, inputs: Sequence[np.ndarray]) -> None:
+        super().__init__(runtime, inputs)
+        self.chunks: list[float] = []
+
+    def infer(self, prepared: np.ndarray) -> list[int]:
+        from espnet_todm.deploy.runtime.streaming import run_chunks
+
+        def timed(features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
+            start = time.perf_counter()
+            posteriors, after = self.runtime.step(features, caches)
+            best = posteriors.argmax(-1)
+            self.chunks.append(time.perf_counter() - start)
+            return best, after
+
+        best: list[int] = run_chunks(
+            timed, self.runtime.initial(), prepared, self.runtime.window, self.runtime.shift
+        ).tolist()
+        return best
+
+
+class StreamOfSamples:
+    """sherpa-onnx's online recognizer, from samples (S,) to text. It gets as many at a time as a chunk moves on.
+
+    ``chunks``: seconds from handing over a chunk's last samples to having its text, the features computed in between.
+    """
+
+    def __init__(self, recognizer: Any, inputs: Sequence[np.ndarray], shift: int) -> None:
+        from espnet_todm.deploy.runtime.fbank import SAMPLING_RATE
+
+        self.recognizer, self.inputs, self.rate = recognizer, inputs, SAMPLING_RATE
+        self.piece = shift * SAMPLING_RATE // 100
+        self.chunks: list[float] = []
+
+    def prepare(self, number: int) -> np.ndarray:
+        return self.inputs[number]
+
+    def infer(self, prepared: np.ndarray) -> str:
+        stream = self.recognizer.create_stream()
+        for begin in range(0, len(prepared), self.piece):
+            start = time.perf_counter()
+            stream.accept_waveform(self.rate, prepared[begin : begin + self.piece])
+            while self.recognizer.is_ready(stream):
+                self.recognizer.decode_stream(stream)
+                self.chunks.append(time.perf_counter() - start)
+                start = time.perf_counter()
+        return str(self.recognizer.get_result(stream))
+
+
 def import_runtime(runtime: str) -> None:
     """Import a runtime and what runs models in it. Raises UserError where it is not installed."""
     for module in MODULES[runtime]:
@@ -91,7 +148,10 @@ def load_model(job: Mapping[str, Any], inputs: Sequence[np.ndarray]) -> Model:
     if job["runtime"] == SHERPA:
         from espnet_todm.deploy.runtime.sherpa_apart import recognizer
 
-        return FromSamples(recognizer(**job["order"]), inputs)
+        heard, shift = recognizer(**job["order"]), job.get("shift")
+        return StreamOfSamples(heard, inputs, shift) if shift else FromSamples(heard, inputs)
     opened = open_runtime(job["runtime"], job["folder"], job["precision"], job["threads"])
+    if job.get("shift"):
+        return StreamOfFeatures(opened, inputs)
     stateless = job["runtime"] == ONNXRUNTIME and hasattr(opened, "context_size")
     return (Transducer if stateless else FromFeatures)(cast(StepRuntime, opened), inputs)

@@ -95,8 +95,9 @@ class StreamingOnnx(OnnxCtc):
         ]
 
     def posteriors(self, features: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
-        return run_chunks(self._step, self.initial(), features, self.window, self.shift)
+        return run_chunks(self.step, self.initial(), features, self.window, self.shift)
 
-    def _step(self, features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
+    def step(self, features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
+        """One chunk, see :data:`Step`."""
         output, *after = self._first(features, *caches)
         return output, after
