@@ -1,20 +1,15 @@
-"""Streaming models as runtimes: chunk by chunk in PyTorch and in onnxruntime, as sherpa-onnx's online recognizer has it."""
+"""Streaming models chunk by chunk in onnxruntime, as in sherpa-onnx's online recognizer. Nothing here imports PyTorch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
 import numpy as np
-import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_todm.deploy.decoding.speed import torch_threads
 from espnet_todm.deploy.onnx.folder import OnnxFolder
-from espnet_todm.deploy.onnx.streaming import streaming_ctc
 from espnet_todm.deploy.runtime.fbank import SAMPLING_RATE
 from espnet_todm.deploy.runtime.onnx import OnnxCtc
-from espnet_todm.deploy.runtime.torch import TorchCtc
 from espnet_todm.errors import UserError
 
 FRAME = SAMPLING_RATE // 100  # samples from one feature frame to the next
@@ -47,33 +42,6 @@ def run_chunks(step: Step, caches: Sequence[Any], features: np.ndarray, window: 
     if not outputs:
         raise UserError(f"speech: {len(features)} feature frames are too few for one chunk, which takes {window}")
     return np.concatenate(outputs)
-
-
-class StreamingTorch(TorchCtc):
-    """An extracted model in its streaming form. ``chunk``: frames and left context, default the model's ``decode_chunk``."""
-
-    def __init__(
-        self,
-        model: ESPnetASRModel,
-        config: Mapping[str, Any],
-        threads: int = 1,
-        chunk: Optional[Sequence[int]] = None,
-    ) -> None:
-        super().__init__(model, config, threads)
-        self.module = streaming_ctc(model, chunk)
-
-    def encode(self, features: np.ndarray) -> None:  # type: ignore[override]
-        return None
-
-    def posteriors(self, features: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
-        with torch_threads(self.threads):
-            stream = self.module.encoder
-            return run_chunks(self._step, self.module.initial(1), features, stream.window, stream.shift)
-
-    @torch.no_grad()
-    def _step(self, features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
-        output, *after = self.module(torch.from_numpy(features), *caches)
-        return output.numpy(), after
 
 
 class StreamingOnnx(OnnxCtc):
