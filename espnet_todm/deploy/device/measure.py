@@ -196,7 +196,7 @@ def _target(folder: Path, card: Mapping[str, Any], runtime: str, precision: str,
 
 def _shift(folder: Path, precision: str) -> int:
     """Feature frames from chunk to chunk. Raises UserError where the graph is no streaming one."""
-    from espnet_todm.deploy.runtime.onnx import open_onnx
+    from espnet_todm.deploy.runtime.opening import open_onnx
 
     shift = getattr(open_onnx(folder, precision), "shift", None)
     if shift is None:

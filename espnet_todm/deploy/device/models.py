@@ -13,7 +13,8 @@ import numpy as np
 
 from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
 from espnet_todm.deploy.optional import needed
-from espnet_todm.deploy.runtime.base import ONNXRUNTIME, SHERPA, TORCH, StepRuntime, open_runtime
+from espnet_todm.deploy.runtime.base import ONNXRUNTIME, SHERPA, TORCH, StepRuntime
+from espnet_todm.deploy.runtime.opening import open_runtime
 
 # What is imported before a model is loaded, and so counts as the runtime's.
 MODULES = {
