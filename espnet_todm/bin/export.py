@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Callable
 from espnet_todm import register
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.bin.parity import add_parity_arguments, print_parity, read_parity_speech
+from espnet_todm.deploy.onnx.folder import FOLDER, STREAMING_FOLDER
 
 if TYPE_CHECKING:
     from espnet_todm.deploy.parity.speech import Speech
@@ -28,8 +29,8 @@ def _parser() -> Parser:
     parser.add_argument("subnets", nargs="+", metavar="SUBNET_FOLDER", help="folder that extract wrote")
     parser.add_argument(
         "--format",
-        choices=("onnx", "streaming-onnx"),
-        default="onnx",
+        choices=(FOLDER, STREAMING_FOLDER),
+        default=FOLDER,
         help="onnx takes whole utterances, streaming-onnx chunks of speech (CTC models trained with encoder_conf: chunk)",
     )
     parser.add_argument(
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str]) -> None:
     wanted = ExportOptions(
         precisions=options.precision, int8=options.int8, calibrate=options.calibrate, opset=options.opset or OPSET
     )
-    write = partial(export_streaming, chunk=options.chunk) if options.format == "streaming-onnx" else export
+    write = partial(export_streaming, chunk=options.chunk) if options.format == STREAMING_FOLDER else export
     for folder in options.subnets:
         several = len(options.subnets) > 1 and options.output is not None
         output = options.output / Path(folder).resolve().name if several else options.output

@@ -1,7 +1,8 @@
 """Measure an experiment's exported models on this machine: real-time factor, latency, peak memory, file size.
 
 Every size of an experiment takes turns with the others in each runtime; PyTorch runs in fp32 alone. sherpa-onnx computes
-features itself, so its times hold them; those of the other runtimes do not.
+features itself, so its times hold them; those of the other runtimes do not. Streaming exports are timed chunk by chunk with
+--format streaming-onnx.
 
 Example: python -m espnet_todm.bin.latency --experiment exp/supernet --scp data/test/wav.scp --output latency.json
 """
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_todm.bin._cli import Parser, run
-from espnet_todm.deploy.onnx.folder import PRECISIONS
+from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, STREAMING_FOLDER
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json
@@ -33,6 +34,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--threads", nargs="+", type=int, default=[1], help="numbers of threads, such as 1 2 (default 1)"
     )
+    parser.add_argument(
+        "--format",
+        choices=(FOLDER, STREAMING_FOLDER),
+        default=FOLDER,
+        help="which exports: of whole utterances (onnx, default), or streaming-onnx, whose chunks are timed too",
+    )
     parser.add_argument("--utterances", type=int, default=10, help="how many utterances (default 10)")
     parser.add_argument("--rounds", type=int, default=20, help="how often all are timed (default 20)")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
@@ -48,7 +55,8 @@ def main(arguments: Sequence[str]) -> None:
     if Path(options.output).exists() and not options.overwrite:
         raise UserError(f"--output: {options.output} exists; give another name or --overwrite")
 
-    targets = find_targets(options.experiment, options.sizes, options.runtimes, options.precisions, options.threads)
+    settings = options.runtimes, options.precisions, options.threads
+    targets = find_targets(options.experiment, options.sizes, *settings, options.format)
     utterances = read_utterances(options.scp, options.utterances, audio=SHERPA in options.runtimes)
     load = load_average()
     with tempfile.TemporaryDirectory() as folder:

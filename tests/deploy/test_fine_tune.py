@@ -91,7 +91,7 @@ def test_a_stock_size_gets_better_on_its_data_and_stays_a_size(tmp_path: Path) -
 def test_a_transducer_starts_from_the_extracted_weights_in_the_supernets_precision(tmp_path: Path) -> None:
     model_conf = {**TRANSDUCER["model_conf"], "autocast": "bfloat16"}
     small = extracted(tmp_path, **{**TRANSDUCER, "model_conf": model_conf})
-    assert load_extracted(small)[0].autocast_dtype is torch.bfloat16
+    assert load_extracted(small)[0].autocast.dtype is torch.bfloat16
     options = FineTuning(steps=2, lr=1e-7, processes=1)
     card = fine_tune(small, tmp_path / "tuned", tmp_path / "work", options)
     before, after = load_file(small / "model.safetensors"), load_file(tmp_path / "tuned/model.safetensors")

@@ -16,22 +16,25 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Protocol
+from typing import Any, Callable, Optional, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from espnet_todm.deploy.card import CARD, WEIGHTS, read_card
 from espnet_todm.deploy.folder import subnet_folders
-from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, read_onnx_folder
-from espnet_todm.deploy.runtime.base import RUNTIMES, SHERPA, TORCH
+from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, STREAMING_FOLDER, read_onnx_folder
+from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA, TORCH
 from espnet_todm.errors import UserError, last_line
 from espnet_todm.files import PathLike
 
 
 @dataclass(frozen=True)
 class Target:
-    """One model in one runtime: files of ``folder`` in a precision, with so many threads."""
+    """One model in one runtime: files of ``folder`` in a precision, with so many threads.
+
+    shift: feature frames of 10 ms from one chunk of a streaming model to the next; 0 for whole utterances.
+    """
 
     size: str
     runtime: str
@@ -40,6 +43,7 @@ class Target:
     folder: Path
     files: tuple[Path, ...]
     flops_per_second: float
+    shift: int = 0
 
     @property
     def input(self) -> str:
@@ -55,12 +59,14 @@ class Target:
 @dataclass(frozen=True)
 class Times:
     """What was measured of one target: seconds (rounds, utterances, 2), before the model and in the model, by the wall clock
-    and of the processor; and memory in MiB, of the runtime alone and the most of all."""
+    and of the processor; and memory in MiB, of the runtime alone and the most of all. Of a streaming model also the seconds
+    of each chunk (rounds, chunks) by the wall clock."""
 
     elapsed: np.ndarray
     cpu: np.ndarray
     runtime_mib: float
     peak_mib: float
+    chunks: Optional[np.ndarray] = None
 
 
 class Worker(Protocol):
@@ -135,6 +141,7 @@ Opener = Callable[[Target], Worker]
 def make_job(target: Target) -> dict[str, Any]:
     """What a worker has to know of a target. Raises UserError where sherpa-onnx would not survive the model."""
     job: dict[str, Any] = {"runtime": target.runtime, "precision": target.precision, "threads": target.threads}
+    job["shift"] = target.shift
     if target.runtime == SHERPA:  # looked at here: what that takes is not the model's memory
         from espnet_todm.deploy.runtime.sherpa_apart import make_order
         from espnet_todm.deploy.runtime.sherpa_check import check_for_sherpa
@@ -150,19 +157,24 @@ def find_targets(
     runtimes: Sequence[str] = RUNTIMES,
     precisions: Sequence[str] = ("fp32", "int8"),
     threads: Sequence[int] = (1,),
+    graphs: str = FOLDER,
 ) -> list[Target]:
     """What can be measured of an experiment, largest size first within each setting; PyTorch runs in fp32 alone.
+
+    graphs: their folder, FOLDER or STREAMING_FOLDER, which PyTorch is not measured in.
 
     Raises UserError for a size or a graph that is not there, for an unknown name, and for less than one thread.
     """
     _check(runtimes, precisions, threads)
+    if graphs == STREAMING_FOLDER and TORCH in runtimes:
+        raise UserError(f"runtimes: {TORCH} is not measured in chunks; allowed: {ONNXRUNTIME}, {SHERPA}")
     folders = subnet_folders(experiment, sizes)
     if not folders:
         raise UserError(f"{experiment}: has no subnets/<size>; write them with python -m espnet_todm.bin.extract")
     cards = {folder: read_card(folder / CARD) for folder in folders}
     ordered = sorted(folders, key=lambda folder: -cards[folder]["cost"]["flops_per_second"])
     return [
-        _target(folder, cards[folder], runtime, precision, count)
+        _target(folder, cards[folder], runtime, precision, count, graphs)
         for runtime in runtimes
         for precision in (precisions if runtime != TORCH else ("fp32",))
         for count in threads
@@ -170,15 +182,26 @@ def find_targets(
     ]
 
 
-def _target(folder: Path, card: Mapping[str, Any], runtime: str, precision: str, threads: int) -> Target:
+def _target(folder: Path, card: Mapping[str, Any], runtime: str, precision: str, threads: int, graphs: str) -> Target:
     if runtime == TORCH:
         place, files = folder, [folder / WEIGHTS]
     else:
-        place = folder / FOLDER
+        place = folder / graphs
         files = list(read_onnx_folder(place, precision).parts.values())
-    found = Target(folder.name, runtime, precision, threads, place, tuple(files), card["cost"]["flops_per_second"])
+    flops, shift = card["cost"]["flops_per_second"], _shift(place, precision) if graphs == STREAMING_FOLDER else 0
+    found = Target(folder.name, runtime, precision, threads, place, tuple(files), flops, shift)
     make_job(found)  # faults are told before anything is measured
     return found
+
+
+def _shift(folder: Path, precision: str) -> int:
+    """Feature frames from chunk to chunk. Raises UserError where the graph is no streaming one."""
+    from espnet_todm.deploy.runtime.opening import open_onnx
+
+    shift = getattr(open_onnx(folder, precision), "shift", None)
+    if shift is None:
+        raise UserError(f"{folder}: holds no streaming model; make it with bin.export --format {STREAMING_FOLDER}")
+    return int(shift)
 
 
 def measure(targets: Sequence[Target], open_worker: Opener, rounds: int) -> dict[Target, Times]:
@@ -211,7 +234,8 @@ def _take_turns(group: Sequence[Target], open_worker: Opener, rounds: int, label
 
 def _times(ready: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> Times:
     elapsed, cpu = (np.array([answer[clock] for answer in answers], dtype=float) for clock in ("elapsed", "cpu"))
-    return Times(elapsed, cpu, float(ready["runtime"]), max(float(answer["peak"]) for answer in answers))
+    chunks = np.array([answer["chunks"] for answer in answers], dtype=float) if "chunks" in answers[0] else None
+    return Times(elapsed, cpu, float(ready["runtime"]), max(float(answer["peak"]) for answer in answers), chunks)
 
 
 def _check(runtimes: Sequence[str], precisions: Sequence[str], threads: Sequence[int]) -> None:

@@ -5,14 +5,16 @@ Used inside :mod:`espnet_todm.deploy.device.worker`; a runtime is imported where
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
 
-from espnet_todm.acoustics import SAMPLING_RATE
+from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
 from espnet_todm.deploy.optional import needed
-from espnet_todm.deploy.runtime.base import ONNXRUNTIME, SHERPA, TORCH, StepRuntime, open_runtime
+from espnet_todm.deploy.runtime.base import ONNXRUNTIME, SHERPA, TORCH, StepRuntime
+from espnet_todm.deploy.runtime.opening import open_runtime
 
 # What is imported before a model is loaded, and so counts as the runtime's.
 MODULES = {
@@ -61,6 +63,60 @@ class FromSamples:
         return str(prepared.result.text)
 
 
+class StreamOfFeatures(FromFeatures):
+    """A streaming model in onnxruntime, from features (T, F) to the best label of each frame, chunk by chunk.
+
+    ``chunks``: seconds from a chunk's features to its labels, of all chunks that were run.
+    """
+
+    runtime: Any
+
+    def __init__(self, runtime: Any, inputs: Sequence[np.ndarray]) -> None:
+        super().__init__(runtime, inputs)
+        self.chunks: list[float] = []
+
+    def infer(self, prepared: np.ndarray) -> list[int]:
+        from espnet_todm.deploy.runtime.streaming import run_chunks
+
+        def timed(features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
+            start = time.perf_counter()
+            posteriors, after = self.runtime.step(features, caches)
+            best = posteriors.argmax(-1)
+            self.chunks.append(time.perf_counter() - start)
+            return best, after
+
+        best: list[int] = run_chunks(
+            timed, self.runtime.initial(), prepared, self.runtime.window, self.runtime.shift
+        ).tolist()
+        return best
+
+
+class StreamOfSamples:
+    """sherpa-onnx's online recognizer, from samples (S,) to text. It gets as many at a time as a chunk moves on.
+
+    ``chunks``: seconds from handing over a chunk's last samples to having its text, the features computed in between.
+    """
+
+    def __init__(self, recognizer: Any, inputs: Sequence[np.ndarray], shift: int) -> None:
+        self.recognizer, self.inputs = recognizer, inputs
+        self.piece = shift * SAMPLING_RATE // FRAMES_PER_SECOND
+        self.chunks: list[float] = []
+
+    def prepare(self, number: int) -> np.ndarray:
+        return self.inputs[number]
+
+    def infer(self, prepared: np.ndarray) -> str:
+        stream = self.recognizer.create_stream()
+        for begin in range(0, len(prepared), self.piece):
+            start = time.perf_counter()
+            stream.accept_waveform(SAMPLING_RATE, prepared[begin : begin + self.piece])
+            while self.recognizer.is_ready(stream):
+                self.recognizer.decode_stream(stream)
+                self.chunks.append(time.perf_counter() - start)
+                start = time.perf_counter()
+        return str(self.recognizer.get_result(stream))
+
+
 def import_runtime(runtime: str) -> None:
     """Import a runtime and what runs models in it. Raises UserError where it is not installed."""
     for module in MODULES[runtime]:
@@ -73,6 +129,9 @@ def load_model(job: Mapping[str, Any], inputs: Sequence[np.ndarray]) -> Model:
     if job["runtime"] == SHERPA:
         from espnet_todm.deploy.runtime.sherpa_apart import recognizer
 
-        return FromSamples(recognizer(**job["order"]), inputs)
+        heard, shift = recognizer(**job["order"]), job.get("shift")
+        return StreamOfSamples(heard, inputs, shift) if shift else FromSamples(heard, inputs)
     opened = open_runtime(job["runtime"], job["folder"], job["precision"], job["threads"])
+    if job.get("shift"):
+        return StreamOfFeatures(opened, inputs)
     return FromFeatures(cast(StepRuntime, opened), inputs)

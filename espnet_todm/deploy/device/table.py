@@ -22,6 +22,11 @@ HEADER = [
     *("RTF", "CPU s per s", "p50 (ms)", "p95 (ms)", "speed-up [95%]", "ideal (FLOPs)", "of ideal"),
     "of ideal without features",
 ]
+CHUNK = {
+    "chunk_seconds": "chunk (s)",
+    "chunk_p50_ms": "chunk p50 (ms)",
+    "chunk_p95_ms": "chunk p95 (ms)",
+}  # of streaming
 
 
 def results(times: Mapping[Target, Times], seconds: Sequence[float]) -> list[dict[str, Any]]:
@@ -30,6 +35,9 @@ def results(times: Mapping[Target, Times], seconds: Sequence[float]) -> list[dic
     ``rtf``: seconds of computing per second of speech, median over rounds; latencies are percentiles over utterances of
     each one's median over rounds. ``clock`` is the one that speed-ups are of: the processor's for one thread, which other
     work on the machine hardly changes, else the wall's. ``ideal`` is the ratio of FLOPs, which holds no features.
+
+    Of streaming models the seconds of speech are those of their chunks, and ``chunk_p50_ms`` and ``chunk_p95_ms`` are
+    percentiles over chunks of ``chunk_seconds``, each one's median over rounds.
     """
     largest: dict[tuple[str, str, int], Target] = {}
     for target in times:
@@ -44,6 +52,12 @@ def results(times: Mapping[Target, Times], seconds: Sequence[float]) -> list[dic
 
 def _figures(target: Target, measured: Times, seconds: float) -> dict[str, Any]:
     elapsed = measured.elapsed.sum(2)  # (rounds, utterances)
+    streamed: dict[str, float] = {}
+    if measured.chunks is not None:
+        each = 1000.0 * np.median(measured.chunks, axis=0)
+        streamed = {f"chunk_p{percent}_ms": float(np.percentile(each, percent)) for percent in (50, 95)}
+        streamed["chunk_seconds"] = target.shift / 100
+        seconds = len(each) * streamed["chunk_seconds"]
     latency = 1000.0 * np.median(elapsed, axis=0)
     return {
         "size": target.size,
@@ -59,6 +73,7 @@ def _figures(target: Target, measured: Times, seconds: float) -> dict[str, Any]:
         "latency_p50_ms": float(np.percentile(latency, 50)),
         "latency_p95_ms": float(np.percentile(latency, 95)),
         "flops_per_second": target.flops_per_second,
+        **streamed,
     }
 
 
@@ -119,9 +134,11 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
                 *(f"{entry[key]:.1f}" for key in ("latency_p50_ms", "latency_p95_ms")),
                 f"{entry['speedup']:.2f} [{low:.2f}, {high:.2f}]",
                 *(f"{entry[key]:.2f}" for key in ("ideal", "of_ideal", "of_ideal_without_features")),
+                *(f"{entry[key]:.2f}" for key in CHUNK if key in entry),
             ]
         )
-    return markdown_table(HEADER, rows)
+    streamed = any(key in entry for entry in measured for key in CHUNK)
+    return markdown_table([*HEADER, *(CHUNK.values() if streamed else ())], rows)
 
 
 def _version(package: str) -> str:

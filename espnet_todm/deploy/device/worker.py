@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from espnet_todm.deploy.device.models import Model, import_runtime, load_model
+from espnet_todm.deploy.device.models import Model, StreamOfFeatures, StreamOfSamples, import_runtime, load_model
 from espnet_todm.errors import UserError
 from espnet_todm.memory import peak_memory, reset_peak, resident_memory
 
@@ -47,9 +47,9 @@ def serve(job: dict[str, Any], requests: TextIO) -> Iterator[dict[str, Any]]:
         yield {**times, "peak": peak_memory()}
 
 
-def time_round(model: Model, utterances: int) -> dict[str, list[list[float]]]:
+def time_round(model: Model, utterances: int) -> dict[str, list[Any]]:
     """Seconds of each utterance, [before the model, in the model]: of the wall clock ("elapsed") and of the processor, all
-    threads together ("cpu")."""
+    threads together ("cpu"). Of a streaming model also the seconds of each chunk ("chunks")."""
     elapsed, cpu = [], []
     for number in range(utterances):
         looks = [(time.perf_counter(), time.process_time())]
@@ -60,7 +60,10 @@ def time_round(model: Model, utterances: int) -> dict[str, list[list[float]]]:
         spans = [[after - before for before, after in zip(*pair)] for pair in zip(looks, looks[1:])]
         elapsed.append([span[0] for span in spans])
         cpu.append([span[1] for span in spans])
-    return {"elapsed": elapsed, "cpu": cpu}
+    told: dict[str, list[Any]] = {"elapsed": elapsed, "cpu": cpu}
+    if isinstance(model, (StreamOfFeatures, StreamOfSamples)):
+        told["chunks"], model.chunks = model.chunks, []
+    return told
 
 
 def _private_output() -> TextIO:

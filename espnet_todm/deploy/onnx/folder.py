@@ -14,6 +14,7 @@ PARTS = {CTC: ("model",), TRANSDUCER: ("encoder", "decoder", "joiner")}
 PRECISIONS = {"fp32": ".onnx", "int8": ".int8.onnx", "fp16": ".fp16.onnx"}
 TOKENS = "tokens.txt"
 FOLDER = "onnx"  # where an export goes, inside the folder of its size
+STREAMING_FOLDER = "streaming-onnx"  # and that of a streaming model
 BLANKS = ("<blk>", "<eps>", "<blank>")  # names by which sherpa-onnx knows a blank
 
 

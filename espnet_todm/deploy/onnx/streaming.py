@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_todm.deploy.onnx.export import ExportOptions, export
+from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
 from espnet_todm.deploy.onnx.forms import Form, Graph, forbidden_tokens, subsampling_factor
 from espnet_todm.deploy.onnx.graph import check_parts, mean_and_scale, without
 from espnet_todm.deploy.onnx.quantize import STATIC
@@ -28,7 +29,6 @@ from espnet_todm.encoders.streaming import Caches, StreamingEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
-FOLDER = "streaming-onnx"  # where an export goes, inside the subnet's folder
 EMBED_CACHE = (128, 3, 19)  # of Zipformer's input layer; the runtime makes it of this size always
 ROWS = 2  # of the caches for convolutions: the fewest that leave one column to the cache of Zipformer's nonlinear attention
 CACHES = ("key", "nonlin_attn", "val1", "val2", "conv1", "conv2", "embed_states", "processed_lens")
@@ -97,7 +97,7 @@ def export_streaming(
         raise UserError(
             f"int8: {STATIC} is not possible with streaming-onnx, whose caches no features show; allowed: dynamic"
         )
-    return export(folder, output, options, gate, partial(streaming_form, chunk=chunk), FOLDER)
+    return export(folder, output, options, gate, partial(streaming_form, chunk=chunk), STREAMING_FOLDER)
 
 
 def streaming_form(model: Any, config: Mapping[str, Any], chunk: Optional[Sequence[int]] = None) -> Form:

@@ -23,7 +23,8 @@ from espnet_todm.deploy.parity.report import JSON, PAGE, Limits, ParityReport, S
 from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.parity.steps import FP32, Arrays, Gate, Heard, hear
 from espnet_todm.deploy.parity.streaming import compare_streaming
-from espnet_todm.deploy.runtime.onnx import OnnxRuntime, open_onnx
+from espnet_todm.deploy.runtime.onnx import OnnxRuntime
+from espnet_todm.deploy.runtime.opening import open_onnx
 from espnet_todm.deploy.runtime.sherpa_apart import features_apart, transcribe_apart
 from espnet_todm.deploy.runtime.sherpa_check import NEMO, STREAMING_CTC, Checked, check_for_sherpa
 from espnet_todm.deploy.runtime.torch import TorchRuntime, open_slice, open_torch

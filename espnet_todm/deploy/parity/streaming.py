@@ -8,9 +8,10 @@ from typing import cast
 from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.parity.steps import Gate, hear
-from espnet_todm.deploy.runtime.onnx import open_onnx
+from espnet_todm.deploy.runtime.opening import open_onnx
 from espnet_todm.deploy.runtime.sherpa_apart import transcribe_apart
-from espnet_todm.deploy.runtime.streaming import StreamingOnnx, StreamingTorch, whole_chunks, with_tail
+from espnet_todm.deploy.runtime.streaming import StreamingOnnx, whole_chunks, with_tail
+from espnet_todm.deploy.runtime.streaming_torch import StreamingTorch
 from espnet_todm.deploy.runtime.torch import TorchCtc
 from espnet_todm.encoders.chunks import Chunk
 from espnet_todm.encoders.stack import StackedEncoder

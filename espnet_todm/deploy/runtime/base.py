@@ -1,8 +1,8 @@
 """What runs a model: PyTorch, onnxruntime or sherpa-onnx, behind one interface, one utterance at a time and greedily.
 
 ``open_runtime("torch", subnet_folder)``, ``open_runtime("onnxruntime", onnx_folder, "int8", threads=2)`` and
-``open_runtime("sherpa-onnx", onnx_folder)`` give a :class:`Runtime`. The first two also show every step between speech and
-text (:class:`StepRuntime`), so that a difference between two of them can be traced to where it begins.
+``open_runtime("sherpa-onnx", onnx_folder)`` of :mod:`espnet_todm.deploy.runtime.opening` give a :class:`Runtime`. The first two
+also show every step between speech and text (:class:`StepRuntime`), so that a difference can be traced to where it begins.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Any, ClassVar, Optional
 import numpy as np
 
 from espnet_todm.deploy.runtime.fbank import fbank
-from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
 
 TORCH, ONNXRUNTIME, SHERPA = "torch", "onnxruntime", "sherpa-onnx"
 RUNTIMES = (TORCH, ONNXRUNTIME, SHERPA)
@@ -138,33 +136,3 @@ class TransducerRuntime(StepRuntime):
                 if label == self.blank:
                     break
                 predicted, state = self.predict(label, state)
-
-
-def open_runtime(kind: str, folder: PathLike, precision: str = "fp32", threads: int = 1) -> Runtime:
-    """A runtime with a model in it.
-
-    Args:
-        kind: "torch" (an extracted subnet's folder), "onnxruntime" or "sherpa-onnx" (an exported one's).
-        precision: "fp32", "fp16" or "int8"; torch has fp32 only.
-        threads: that compute one utterance.
-
-    Raises:
-        UserError: an argument is not allowed, a package is missing, or the folder's model cannot run there.
-    """
-    if threads < 1:
-        raise UserError(f"threads: {threads}, but at least 1 is needed")
-    if kind == TORCH:
-        from espnet_todm.deploy.runtime.torch import open_torch
-
-        if precision != "fp32":
-            raise UserError(f"precision: {precision!r} is not for {TORCH}; allowed: fp32")
-        return open_torch(folder, threads)
-    if kind == ONNXRUNTIME:
-        from espnet_todm.deploy.runtime.onnx import open_onnx
-
-        return open_onnx(folder, precision, threads)
-    if kind == SHERPA:
-        from espnet_todm.deploy.runtime.sherpa import SherpaRuntime
-
-        return SherpaRuntime(folder, precision, threads)
-    raise UserError(f"runtime: {kind!r} is unknown; allowed: {', '.join(RUNTIMES)}")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Optional
 import numpy as np
 
 from espnet_todm.acoustics import MEL_BINS
-from espnet_todm.deploy.onnx.folder import BLANKS, TRANSDUCER, join_tokens, read_onnx_folder
+from espnet_todm.deploy.onnx.folder import BLANKS, join_tokens
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.runtime.base import (
     ONNXRUNTIME,
@@ -19,7 +19,6 @@ from espnet_todm.deploy.runtime.base import (
     TransducerRuntime,
 )
 from espnet_todm.errors import UserError, one_line
-from espnet_todm.files import PathLike
 
 _INTEGERS = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 
@@ -140,20 +139,6 @@ class OnnxNemo(OnnxRuntime, TransducerRuntime):
 
     def join(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         return np.roll(self.graphs["joiner"](frame[None, :, None], predicted)[0].reshape(-1), 1)
-
-
-def open_onnx(folder: PathLike, precision: str = "fp32", threads: int = 1) -> OnnxRuntime:
-    """Raises UserError when a file is missing or no such graph, or onnxruntime is not installed."""
-    exported = read_onnx_folder(folder, precision)
-    graphs = {part: Session(path, threads) for part, path in exported.parts.items()}
-    if exported.kind == TRANSDUCER:
-        handed_states = len(graphs["decoder"].inputs) > 1
-        return (OnnxNemo if handed_states else OnnxTransducer)(graphs, exported.tokens)
-    if "decode_chunk_len" not in graphs["model"].metadata:
-        return OnnxCtc(graphs, exported.tokens)
-    from espnet_todm.deploy.runtime.streaming import StreamingOnnx
-
-    return StreamingOnnx(graphs, exported.tokens)
 
 
 def _padded(batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

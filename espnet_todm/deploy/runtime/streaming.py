@@ -1,19 +1,14 @@
-"""Streaming models as runtimes: chunk by chunk in PyTorch and in onnxruntime, as sherpa-onnx's online recognizer has it."""
+"""Streaming models chunk by chunk in onnxruntime, as in sherpa-onnx's online recognizer. Nothing here imports PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import numpy as np
-import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
-from espnet_todm.deploy.onnx.streaming import streaming_ctc
 from espnet_todm.deploy.runtime.onnx import OnnxCtc, Session
-from espnet_todm.deploy.runtime.torch import TorchCtc
-from espnet_todm.deploy.threads import torch_threads
 from espnet_todm.errors import UserError
 
 FRAME = SAMPLING_RATE // FRAMES_PER_SECOND  # samples from one feature frame to the next
@@ -48,35 +43,6 @@ def run_chunks(step: ChunkStep, caches: Sequence[Any], features: np.ndarray, win
     return np.concatenate(outputs)
 
 
-class StreamingTorch(TorchCtc):
-    """An extracted model in its streaming form. ``chunk``: frames and left context, default the model's ``decode_chunk``."""
-
-    shows_encoder = False
-
-    def __init__(
-        self,
-        model: ESPnetASRModel,
-        config: Mapping[str, Any],
-        threads: int = 1,
-        chunk: Optional[Sequence[int]] = None,
-    ) -> None:
-        super().__init__(model, config, threads)
-        self.module = streaming_ctc(model, chunk)
-
-    def encode(self, features: np.ndarray) -> np.ndarray:
-        with torch_threads(self.threads):
-            stream = self.module.encoder
-            return run_chunks(self._step, self.module.initial(1), features, stream.window, stream.shift)
-
-    def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
-        return encoded
-
-    @torch.no_grad()
-    def _step(self, features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
-        output, *after = self.module(torch.from_numpy(features), *caches)
-        return output.numpy(), after
-
-
 class StreamingOnnx(OnnxCtc):
     """model.onnx of a streaming export: a chunk's features and the caches in, log posteriors and the caches out."""
 
@@ -96,8 +62,9 @@ class StreamingOnnx(OnnxCtc):
         ]
 
     def encode(self, features: np.ndarray) -> np.ndarray:
-        return run_chunks(self._step, self.initial(), features, self.window, self.shift)
+        return run_chunks(self.step, self.initial(), features, self.window, self.shift)
 
-    def _step(self, features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
+    def step(self, features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
+        """One chunk, see :data:`ChunkStep`."""
         output, *after = self._first(features, *caches)
         return output, after

@@ -23,8 +23,9 @@ from espnet_todm.deploy.parity import gate
 from espnet_todm.deploy.parity.gate import Origin, ParityError, check_parity, find_origin
 from espnet_todm.deploy.parity.report import Limits
 from espnet_todm.deploy.parity.speech import Speech
-from espnet_todm.deploy.runtime.base import StepRuntime, open_runtime
+from espnet_todm.deploy.runtime.base import StepRuntime
 from espnet_todm.deploy.runtime.fbank import fbank
+from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_json, write_table
 from tests.deploy.conftest import TRANSDUCER, change_weights, write_experiment

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from espnet_todm.deploy.runtime.speech import Speech
 
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.load import load_extracted, read_config
 from espnet_todm.deploy.onnx.export import export
 from espnet_todm.deploy.parity.gate import check_parity, find_origin
-from espnet_todm.deploy.runtime.base import open_runtime
+from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.runtime.fbank import fbank
+from espnet_todm.deploy.runtime.opening import open_runtime
 from tests.deploy.conftest import TOKENS, write_experiment
 from tests.tiny_corpus import noise
 

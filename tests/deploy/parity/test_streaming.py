@@ -14,7 +14,7 @@ from espnet_todm.deploy.onnx.export import ExportOptions
 from espnet_todm.deploy.onnx.streaming import export_streaming
 from espnet_todm.deploy.parity.gate import ParityError, check_parity
 from espnet_todm.deploy.parity.speech import Speech
-from espnet_todm.deploy.runtime.base import open_runtime
+from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.deploy.runtime.sherpa_check import check_for_sherpa
 from espnet_todm.deploy.runtime.streaming import StreamingOnnx, run_chunks, whole_chunks, with_tail
 from espnet_todm.errors import UserError

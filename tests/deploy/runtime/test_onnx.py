@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from espnet_todm.deploy.runtime.base import open_runtime
+from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.errors import UserError
 from tests.deploy.toy_onnx import CONTEXT, write_toy_ctc, write_toy_transducer
 from tests.tiny_corpus import noise

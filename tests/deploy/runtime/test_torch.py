@@ -10,7 +10,7 @@ import pytest
 from espnet_todm.deploy.decoding.decode import Decoder
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.load import load_extracted
-from espnet_todm.deploy.runtime.base import open_runtime
+from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.deploy.runtime.torch import TorchTransducer, open_slice
 from tests.deploy.conftest import TRANSDUCER, write_experiment
 

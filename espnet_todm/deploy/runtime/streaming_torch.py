@@ -1,0 +1,44 @@
+"""A streaming model chunk by chunk in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+
+from espnet_todm.deploy.onnx.streaming import streaming_ctc
+from espnet_todm.deploy.runtime.streaming import run_chunks
+from espnet_todm.deploy.runtime.torch import TorchCtc
+from espnet_todm.deploy.threads import torch_threads
+
+
+class StreamingTorch(TorchCtc):
+    """An extracted model in its streaming form. ``chunk``: frames and left context, default the model's ``decode_chunk``."""
+
+    shows_encoder = False
+
+    def __init__(
+        self,
+        model: ESPnetASRModel,
+        config: Mapping[str, Any],
+        threads: int = 1,
+        chunk: Optional[Sequence[int]] = None,
+    ) -> None:
+        super().__init__(model, config, threads)
+        self.module = streaming_ctc(model, chunk)
+
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        with torch_threads(self.threads):
+            stream = self.module.encoder
+            return run_chunks(self._step, self.module.initial(1), features, stream.window, stream.shift)
+
+    def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
+        return encoded
+
+    @torch.no_grad()
+    def _step(self, features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
+        output, *after = self.module(torch.from_numpy(features), *caches)
+        return output.numpy(), after
