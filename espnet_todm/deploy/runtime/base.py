@@ -2,7 +2,7 @@
 
 ``open_runtime("torch", subnet_folder)``, ``open_runtime("onnxruntime", onnx_folder, "int8", threads=2)`` and
 ``open_runtime("sherpa-onnx", onnx_folder)`` of :mod:`espnet_todm.deploy.runtime.opening` give a :class:`Runtime`. The first
-two also show each step between speech and text (:class:`StepRuntime`), so that a difference can be traced to where it begins.
+two also show each step between speech and text (:class:`StepRuntime`), so that a difference can be traced to its beginning.
 """
 
 from __future__ import annotations
