@@ -76,10 +76,11 @@ def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
 
 def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     """``subnet_trainer`` and ``subnet_trainer_conf`` become options of the ASR task, which builds them with the model."""
+    from espnet_todm.checks import build
     from espnet_todm.decoders.stateless import StatelessDecoder
     from espnet_todm.models.todm import TodmModel
     from espnet_todm.trainers.aux_loss import AuxLossTrainer
-    from espnet_todm.trainers.base import SubnetTrainer, build
+    from espnet_todm.trainers.base import SubnetTrainer
     from espnet_todm.trainers.baselines import RandomNestedTrainer, TopKTrainer, UniformTrainer, ZeroOutTrainer
     from espnet_todm.trainers.espnet_trainer import TodmTrainer
     from espnet_todm.trainers.kd import KDTrainer

@@ -9,7 +9,8 @@ from espnet2.asr.ctc import CTC
 from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
 
 from espnet_todm.encoders.supernet import SupernetEncoder
-from espnet_todm.models.todm import Batch, TodmModel
+from espnet_todm.models.batch import Batch
+from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.kd import KDTrainer
 from tests.conftest import conformer

@@ -28,10 +28,10 @@ def main(arguments: Sequence[str]) -> None:
     parsed = parser.parse_args(arguments)
 
     register()
+    from espnet_todm.checks import check_number
     from espnet_todm.deploy.decoding.features import input_table
     from espnet_todm.deploy.decoding.scales import FOLDER, NAMES, Tuning, tune_scales
     from espnet_todm.deploy.folder import subnet_folders
-    from espnet_todm.optim.options import check_number
 
     check_number("utterances", parsed.utterances, at_least=1, whole=True)
     search = search_options(parsed)

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 import yaml
 
+from espnet_todm.checks import check_number
 from espnet_todm.deploy.card import CARD, WEIGHTS, read_card
 from espnet_todm.deploy.folder import write_config, write_weights
 from espnet_todm.deploy.load import CONFIG, load_checkpoint, load_extracted, read_config
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_directory, hash_file, read_json, write_json, write_text
-from espnet_todm.optim.options import check_number
 from espnet_todm.overlay import best_model
 from espnet_todm.trainers.cpu_processes import train
 

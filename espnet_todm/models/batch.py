@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 from torch import Tensor
 
 from espnet_todm.models.transducer import Lattice
-from espnet_todm.trainers.base import Stats
+
+Stats = dict[str, Any]  # what a step reports, by name
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espnet_todm.acoustics import FRAMES_PER_SECOND
+from espnet_todm.checks import build
 from espnet_todm.compat import is_classifier
 from espnet_todm.components import FULL, ComponentTable, Cost, Subnet
 from espnet_todm.decoders.stateless import StatelessDecoder
@@ -24,10 +25,10 @@ from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation
 from espnet_todm.models.autocast import Autocast
-from espnet_todm.models.batch import Batch, Posteriors, SubnetOutput
+from espnet_todm.models.batch import Batch, Posteriors, Stats, SubnetOutput
 from espnet_todm.models.options import check_options
 from espnet_todm.models.transducer import Lattice, SimpleJoint, TransducerOptions, TransducerTask, error_rate
-from espnet_todm.trainers.base import Stats, SubnetTrainer, build
+from espnet_todm.trainers.base import SubnetTrainer
 
 # Parts that a model of one size has in another form, or not at all.
 OF_SUPERNET = ("encoder.", "size_outputs.", "size_joints.", "simple_joint.", "subnet_trainer.")

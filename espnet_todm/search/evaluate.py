@@ -17,6 +17,7 @@ from espnet2.text.token_id_converter import TokenIDConverter
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet_todm.checks import check_number
 from espnet_todm.components import Key, Subnet
 from espnet_todm.deploy.decoding.decode import Decoder, Utterance, batches
 from espnet_todm.deploy.decoding.searches import best_paths
@@ -25,7 +26,6 @@ from espnet_todm.encoders.supernet import Front
 from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import Autocast
 from espnet_todm.models.batch import Batch
-from espnet_todm.optim.options import check_number
 from espnet_todm.report.scoring import Score, score_tables
 
 SCORES = ("wer", "cer", "loss")

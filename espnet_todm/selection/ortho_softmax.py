@@ -15,8 +15,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_todm.checks import check_number
 from espnet_todm.errors import UserError
-from espnet_todm.optim.options import check_number
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Units
 

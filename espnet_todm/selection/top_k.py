@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from espnet_todm.optim.options import check_number
+from espnet_todm.checks import check_number
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Units
 

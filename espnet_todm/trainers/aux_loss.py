@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from espnet_todm.checks import check_number
 from espnet_todm.components import Subnet
 from espnet_todm.errors import UserError
-from espnet_todm.optim.options import check_number
-from espnet_todm.trainers.base import Stats, SubnetTrainer
+from espnet_todm.models.batch import Stats
+from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.engine import Pass, sequential_step
 
 if TYPE_CHECKING:
     from espnet_todm.encoders.supernet import Front
-    from espnet_todm.models.todm import Batch, TodmModel
+    from espnet_todm.models.batch import Batch
+    from espnet_todm.models.todm import TodmModel
 
 
 class AuxLossTrainer(SubnetTrainer):

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
 import torch
 from torch import Tensor, nn
 
 from espnet_todm.components import ComponentTable, Key, Subnet
-from espnet_todm.errors import UserError
 
 if TYPE_CHECKING:
-    from espnet_todm.models.todm import Batch, TodmModel
-
-Stats = dict[str, Any]
+    from espnet_todm.models.batch import Batch, Stats
+    from espnet_todm.models.todm import TodmModel
 
 
 @dataclass(frozen=True)
@@ -79,16 +76,3 @@ def passes_cost(table: ComponentTable, steps: Iterable[Sequence[Subnet]]) -> flo
         return own[subnet.components]
 
     return sum(rest + sum(map(own_flops, subnets)) for subnets in steps) / full
-
-
-def build(cls: type, conf: Mapping[str, Any], where: str, *arguments: Any, **defaults: Any) -> Any:
-    """``cls(*arguments, **defaults, **conf)``, with a UserError that names an unknown key of ``conf``."""
-    if not isinstance(conf, Mapping):
-        raise UserError(f"{where}: {conf!r} must be a mapping of options")
-    parameters = inspect.signature(cls).parameters
-    allowed = list(parameters)[len(arguments) :]
-    looks_itself = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    for key in conf:
-        if key not in allowed and not looks_itself:
-            raise UserError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}")
-    return cls(*arguments, **{**defaults, **conf})

@@ -31,7 +31,8 @@ from espnet_todm.memory import peak_memory as peak_of_process
 
 if TYPE_CHECKING:
     from espnet_todm.components import Key, Subnet
-    from espnet_todm.models.todm import Batch, TodmModel
+    from espnet_todm.models.batch import Batch
+    from espnet_todm.models.todm import TodmModel
 
 TOKENS_PER_SECOND = 3  # of English in BPE units, roughly
 SINGLE, SUPERNET = "single", "supernet"
@@ -88,7 +89,7 @@ def random_batch(
     vocabulary: int, input_size: Optional[int], utterances: int, seconds: float, device: str = "cpu"
 ) -> Batch:
     """Random speech and text of one length: features (B, T, input_size), or samples (B, N) where ``input_size`` is None."""
-    from espnet_todm.models.todm import Batch
+    from espnet_todm.models.batch import Batch
 
     generator = torch.Generator().manual_seed(0)
     frames = int(seconds * (FRAMES_PER_SECOND if input_size else SAMPLING_RATE))

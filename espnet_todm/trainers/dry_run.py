@@ -10,10 +10,11 @@ from typing import Any, Optional
 
 import torch
 
+from espnet_todm.checks import check_number
 from espnet_todm.components import Cost
 from espnet_todm.errors import UserError
-from espnet_todm.models.todm import Batch, TodmModel
-from espnet_todm.optim.options import check_number
+from espnet_todm.models.batch import Batch
+from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.cost import random_batch
 
 

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from torch import Tensor
 
+from espnet_todm.checks import build
 from espnet_todm.components import Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
+from espnet_todm.models.batch import Stats
 from espnet_todm.selection.sandwich import Sandwich
-from espnet_todm.trainers.base import Stats, SubnetTrainer, build
+from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.engine import Pass, sequential_step
 
 if TYPE_CHECKING:
     from espnet_todm.encoders.supernet import Front
-    from espnet_todm.models.todm import Batch, Posteriors, TodmModel
+    from espnet_todm.models.batch import Batch, Posteriors
+    from espnet_todm.models.todm import TodmModel
 
 
 class KDTrainer(SubnetTrainer):

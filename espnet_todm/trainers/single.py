@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from espnet_todm.components import FULL, Subnet
-from espnet_todm.trainers.base import Stats, SubnetTrainer
+from espnet_todm.models.batch import Stats
+from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.engine import Pass, sequential_step
 
 if TYPE_CHECKING:
-    from espnet_todm.models.todm import Batch, TodmModel
+    from espnet_todm.models.batch import Batch
+    from espnet_todm.models.todm import TodmModel
 
 
 class SingleTrainer(SubnetTrainer):

@@ -16,19 +16,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Optional, Union
 import torch
 from torch import Tensor
 
+from espnet_todm.checks import build, check_number
 from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
-from espnet_todm.optim.options import check_number
+from espnet_todm.models.batch import Stats
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Place, check_distinct, check_shares, draw, make_units
-from espnet_todm.trainers.base import RunState, Stats, SubnetTrainer, build, passes_cost
+from espnet_todm.trainers.base import RunState, SubnetTrainer, passes_cost
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.trainers.selection_log import SelectionLog
 
 if TYPE_CHECKING:
     from espnet_todm.encoders.supernet import Drop, Front
-    from espnet_todm.models.todm import Batch, Posteriors, TodmModel
+    from espnet_todm.models.batch import Batch, Posteriors
+    from espnet_todm.models.todm import TodmModel
 
 
 class TwoStageTrainer(SubnetTrainer):

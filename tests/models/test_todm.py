@@ -12,7 +12,8 @@ from espnet2.asr.specaug.specaug import SpecAug
 from espnet2.layers.utterance_mvn import UtteranceMVN
 
 from espnet_todm.errors import UserError
-from espnet_todm.models.todm import Batch, TodmModel
+from espnet_todm.models.batch import Batch
+from espnet_todm.models.todm import TodmModel
 from tests.conftest import conformer
 from tests.tiny_model import PARTS, TOKENS, batch, gradients, run, tiny_model, trained_by
 

@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from espnet_todm.compat import autocasts_on_cpu
 from espnet_todm.encoders.supernet import Front
 from espnet_todm.losses.distillation import ctc_frame_distillation
-from espnet_todm.models.todm import Batch, TodmModel
+from espnet_todm.models.batch import Batch
+from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.engine import Pass, sequential_step
 from tests.tiny_model import batch, gradients, run, tiny_model, trained_by
 

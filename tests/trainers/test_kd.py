@@ -7,11 +7,11 @@ from typing import Callable
 import pytest
 import torch
 
+from espnet_todm.checks import build
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation
-from espnet_todm.trainers.base import build
 from espnet_todm.trainers.kd import KDTrainer
 from tests.conftest import e_branchformer, mh_ssm
 from tests.tiny_model import SIZES, batch, run, tiny_model, trained_by

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from espnet_todm.checks import build
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json
-from espnet_todm.trainers.base import build
 from espnet_todm.trainers.single import SingleTrainer
 from tests.tiny_model import batch, run, tiny_model, trained_by
 

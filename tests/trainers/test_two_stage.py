@@ -9,12 +9,13 @@ from typing import Any, Callable
 import pytest
 import torch
 
+from espnet_todm.checks import build
 from espnet_todm.components import Subnet
 from espnet_todm.deploy.card import read_card
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.models.todm import TodmModel
-from espnet_todm.trainers.base import RunState, SubnetTrainer, build
+from espnet_todm.trainers.base import RunState, SubnetTrainer
 from espnet_todm.trainers.baselines import RandomNestedTrainer, TopKTrainer, UniformTrainer, ZeroOutTrainer
 from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
 from espnet_todm.trainers.selection_log import SelectionLog

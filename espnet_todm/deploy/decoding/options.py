@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
+from espnet_todm.checks import check_number
 from espnet_todm.errors import UserError
-from espnet_todm.optim.options import check_number
 
 GREEDY = "greedy"
 PREFIX = "prefix"  # CTC

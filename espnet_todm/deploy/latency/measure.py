@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from espnet_todm.acoustics import FRAMES_PER_SECOND, MEL_BINS
+from espnet_todm.checks import check_number
 from espnet_todm.components import FULL, Subnet
 from espnet_todm.deploy.latency.fit import FITTED, HELD_OUT, checked_subnets, correct, errors, summarise
 from espnet_todm.deploy.latency.parts import Probe, Shape, distinct_shapes, parts, torch_calls
@@ -29,7 +30,6 @@ from espnet_todm.deploy.threads import torch_threads
 from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SUPERNET_OPTIONS, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.latency import LatencyTable, Line, fingerprint
-from espnet_todm.optim.options import check_number
 from espnet_todm.options import check_part
 from espnet_todm.processor import cpu_model
 

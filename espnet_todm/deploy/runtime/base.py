@@ -1,8 +1,8 @@
 """What runs a model: PyTorch, onnxruntime or sherpa-onnx, behind one interface, one utterance at a time and greedily.
 
 ``open_runtime("torch", subnet_folder)``, ``open_runtime("onnxruntime", onnx_folder, "int8", threads=2)`` and
-``open_runtime("sherpa-onnx", onnx_folder)`` of :mod:`espnet_todm.deploy.runtime.opening` give a :class:`Runtime`. The first two
-also show every step between speech and text (:class:`StepRuntime`), so that a difference can be traced to where it begins.
+``open_runtime("sherpa-onnx", onnx_folder)`` of :mod:`espnet_todm.deploy.runtime.opening` give a :class:`Runtime`. The first
+two also show each step between speech and text (:class:`StepRuntime`), so that a difference can be traced to its beginning.
 """
 
 from __future__ import annotations

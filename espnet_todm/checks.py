@@ -1,8 +1,10 @@
-"""Range checks for the options of optimizers and schedules, with one message for all of them."""
+"""Options of configurations and commands, checked with one message for all of a kind."""
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Mapping
 from typing import Any, Optional
 
 from espnet_todm.errors import UserError
@@ -30,3 +32,16 @@ def check_number(
     noun = "whole number" if whole else "finite number"
     hint = " (YAML reads 1e-3 as text: write 0.001)" if isinstance(value, str) else ""
     raise UserError(f"{key}: {value!r} is not allowed, it must be a {noun} {allowed}".rstrip() + hint)
+
+
+def build(cls: type, conf: Mapping[str, Any], where: str, *arguments: Any, **defaults: Any) -> Any:
+    """``cls(*arguments, **defaults, **conf)``, with a UserError that names an unknown key of ``conf``."""
+    if not isinstance(conf, Mapping):
+        raise UserError(f"{where}: {conf!r} must be a mapping of options")
+    parameters = inspect.signature(cls).parameters
+    allowed = list(parameters)[len(arguments) :]
+    looks_itself = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for key in conf:
+        if key not in allowed and not looks_itself:
+            raise UserError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}")
+    return cls(*arguments, **{**defaults, **conf})
