@@ -11,7 +11,7 @@ import torch
 from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
 from torch import Tensor, nn
 
-from espnet_todm.deploy.onnx.graph import OnnxCtc, OnnxEncoder
+from espnet_todm.deploy.onnx.graph import CtcGraph, EncoderGraph
 from espnet_todm.deploy.onnx.tokens import runtime_tokens
 from espnet_todm.deploy.onnx.transducer import (
     Joiner,
@@ -88,7 +88,7 @@ def _ctc(model: Any, config: Mapping[str, Any]) -> Graph:
     encoder = _encoder(model, config)
     return Graph(
         "model",
-        OnnxCtc(encoder, model.ctc.ctc_lo, forbidden_tokens(model)).eval(),
+        CtcGraph(encoder, model.ctc.ctc_lo, forbidden_tokens(model)).eval(),
         _example_features(encoder.features),
         {"x": {0: "N", 1: "T"}, "x_lens": {0: "N"}},
         {"log_probs": {0: "N", 1: "T_out"}, "log_probs_len": {0: "N"}},
@@ -154,7 +154,7 @@ def _nemo(model: Any, config: Mapping[str, Any]) -> list[Graph]:
     return [_nemo_encoder(encoder, joint, about), *_nemo_step(model, about)]
 
 
-def _nemo_encoder(encoder: OnnxEncoder, joint: Any, about: Mapping[str, Any]) -> Graph:
+def _nemo_encoder(encoder: EncoderGraph, joint: Any, about: Mapping[str, Any]) -> Graph:
     features, lengths = _example_features(encoder.features)
     return Graph(
         "encoder",
@@ -209,9 +209,9 @@ def _example_features(size: int) -> tuple[Tensor, Tensor]:
     return noise, torch.tensor(TRACED_FRAMES)
 
 
-def _encoder(model: Any, config: Mapping[str, Any]) -> OnnxEncoder:
+def _encoder(model: Any, config: Mapping[str, Any]) -> EncoderGraph:
     conf = {"input_size": config["input_size"], **(config.get("encoder_conf") or {})}
-    return OnnxEncoder(model, config["encoder"], conf).eval()
+    return EncoderGraph(model, config["encoder"], conf).eval()
 
 
 def subsampling_factor(encoder: SupernetEncoder) -> int:

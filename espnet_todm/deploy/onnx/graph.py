@@ -28,7 +28,7 @@ from espnet_todm.errors import UserError
 NEVER = -1e4
 
 
-class OnnxEncoder(nn.Module):
+class EncoderGraph(nn.Module):
     """Features as the runtime computes them -> encoded frames: global mean and variance normalisation, and the encoder.
 
     Args:
@@ -60,10 +60,10 @@ class OnnxEncoder(nn.Module):
         return self.encoder.blocks(front), front.lengths
 
 
-class OnnxCtc(nn.Module):
+class CtcGraph(nn.Module):
     """A whole CTC model, from features to log probabilities; tokens that are no text are never the likeliest."""
 
-    def __init__(self, encoder: OnnxEncoder, output: nn.Linear, forbidden: Sequence[int]) -> None:
+    def __init__(self, encoder: EncoderGraph, output: nn.Linear, forbidden: Sequence[int]) -> None:
         super().__init__()
         self.encoder = encoder
         self.output = without(output, forbidden)

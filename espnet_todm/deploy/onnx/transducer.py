@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espnet_todm.decoders.stateless import StatelessDecoder
-from espnet_todm.deploy.onnx.graph import OnnxEncoder, without
+from espnet_todm.deploy.onnx.graph import EncoderGraph, without
 
 
 class ProjectedEncoder(nn.Module):
     """From features to the joiner's space."""
 
-    def __init__(self, encoder: OnnxEncoder, projection: nn.Linear) -> None:
+    def __init__(self, encoder: EncoderGraph, projection: nn.Linear) -> None:
         super().__init__()
         self.encoder, self.projection = encoder, projection
 
