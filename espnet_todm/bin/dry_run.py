@@ -36,8 +36,8 @@ def main(arguments: Sequence[str]) -> None:
     register()
     import torch
 
+    from espnet_todm.markdown import markdown_table
     from espnet_todm.options import parse_training
-    from espnet_todm.report.tables import markdown_table
     from espnet_todm.trainers.dry_run import dry_run
 
     torch.set_num_threads(1)

@@ -17,7 +17,7 @@ from espnet_todm.data.corpus import prepare_split
 from espnet_todm.data.listing import Reader, parse_split
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_table
-from espnet_todm.report.scoring import OFFICIAL_SIZES, official_note
+from espnet_todm.scoring.scores import OFFICIAL_SIZES, official_note
 
 LAYOUTS = ("librispeech", "tedlium2")
 Layout = tuple[Path, dict[str, tuple[str, ...]], Reader]  # the folder of the splits, their parts, what lists them

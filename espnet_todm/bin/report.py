@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.report.results import write_results
-from espnet_todm.report.scoring import OFFICIAL_SIZES
+from espnet_todm.scoring.scores import OFFICIAL_SIZES
 
 
 def main(arguments: Sequence[str]) -> None:

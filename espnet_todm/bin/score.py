@@ -9,8 +9,8 @@ import logging
 from collections.abc import Sequence
 
 from espnet_todm.bin._cli import Parser, run
-from espnet_todm.report.scoring import DECODE, OFFICIAL_SIZES, official_size_note, score_experiment
 from espnet_todm.report.tables import error_table
+from espnet_todm.scoring.scores import DECODE, OFFICIAL_SIZES, official_size_note, score_experiment
 
 
 def main(arguments: Sequence[str]) -> None:

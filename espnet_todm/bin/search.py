@@ -124,8 +124,8 @@ def evaluator(
 
 def write(search: SubnetSearch, options: argparse.Namespace, others: dict[str, Evaluator]) -> str:
     """Write cards and report; returns the report's text."""
-    from espnet_todm.report.search import write_report
     from espnet_todm.search.found import write_cards
+    from espnet_todm.search.report import write_report
 
     settings = {"experiment": options.experiment, "budget": " ".join(options.budget) or "none", "seed": options.seed}
     report = search.report(settings, others)

@@ -11,8 +11,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from espnet_todm.card import CARD, make_card
 from espnet_todm.components import Subnet
-from espnet_todm.deploy.card import CARD, make_card
 from espnet_todm.deploy.folder import write_config, write_weights
 from espnet_todm.deploy.load import build_model, read_config, read_weights
 from espnet_todm.deploy.stock import STOCK, as_supernet

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 import yaml
 
+from espnet_todm.card import CARD, WEIGHTS, read_card
 from espnet_todm.checks import check_number
-from espnet_todm.deploy.card import CARD, WEIGHTS, read_card
 from espnet_todm.deploy.folder import write_config, write_weights
 from espnet_todm.deploy.load import CONFIG, load_checkpoint, load_extracted, read_config
 from espnet_todm.errors import UserError

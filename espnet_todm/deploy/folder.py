@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from espnet_todm.deploy.card import CARD, WEIGHTS, identify_weights
+from espnet_todm.card import CARD, WEIGHTS, identify_weights
 from espnet_todm.deploy.load import CONFIG, FILE_OPTIONS
 from espnet_todm.files import PathLike
 

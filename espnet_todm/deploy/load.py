@@ -13,7 +13,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from espnet_todm.deploy.card import WEIGHTS, check_weights
+from espnet_todm.card import WEIGHTS, check_weights
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike
 from espnet_todm.registry import register

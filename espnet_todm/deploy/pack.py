@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from espnet_todm.deploy.card import CARD, WEIGHTS
+from espnet_todm.card import CARD, WEIGHTS
 from espnet_todm.deploy.folder import CHECKPOINT, write_config
 from espnet_todm.deploy.load import CONFIG, load_extracted
 from espnet_todm.deploy.onnx.folder import FOLDER as ONNX

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from espnet_todm.deploy.card import WEIGHTS
+from espnet_todm.card import WEIGHTS
 from espnet_todm.deploy.onnx.folder import FOLDER, PARTS, PRECISIONS
 from espnet_todm.files import PathLike, link
 

@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from espnet_todm.deploy.decoding.options import GREEDY
 from espnet_todm.report.experiment import Experiment
-from espnet_todm.report.scoring import official_size_note
+from espnet_todm.scoring.scores import official_size_note
 
 
 def fact_lines(experiment: Experiment, corpus: Optional[str] = None) -> list[str]:

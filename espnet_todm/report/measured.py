@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, link, read_json
 from espnet_todm.latency import FORMAT as COMPONENTS  # a table of components' latencies, often of the same file name
+from espnet_todm.markdown import Table
 from espnet_todm.report.pareto import STYLES
 from espnet_todm.report.svg import INCHES, Picture, inline_svg, plot_style
-from espnet_todm.report.tables import Table
 
 LATENCY, PARITY, SEARCH = "latency.json", "onnx/parity.json", "search/search.json"
 """Below an experiment; parity also below each of its extracted sizes."""

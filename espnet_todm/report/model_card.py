@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from espnet_todm.deploy.card import CARD, WEIGHTS, read_card
+from espnet_todm.card import CARD, WEIGHTS, read_card
 from espnet_todm.deploy.load import CONFIG, read_config
 from espnet_todm.files import PathLike, read_json
+from espnet_todm.markdown import markdown_table
 from espnet_todm.report.experiment import Experiment, load_experiment
-from espnet_todm.report.tables import markdown_table, rate_cell
 from espnet_todm.report.usage import espnet_example, plain_example
+from espnet_todm.scoring.scores import rate_cell
 
 _FRONT_MATTER = """---
 library_name: espnet

@@ -15,6 +15,7 @@ from typing import Optional
 from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, link, read_json, write_text
+from espnet_todm.markdown import Table
 from espnet_todm.report.downloads import Download, downloads, kinds
 from espnet_todm.report.environment import Environment
 from espnet_todm.report.experiment import Experiment
@@ -24,7 +25,7 @@ from espnet_todm.report.pareto import AXES, MORE_AXES, all_points, draw
 from espnet_todm.report.selection import NAMES, Choice, describe, draw_history
 from espnet_todm.report.selection_page import Selection, load_selection
 from espnet_todm.report.svg import INCHES, Picture, inline_svg, plot_style
-from espnet_todm.report.tables import Table, difference_rows, error_rows, size_rows
+from espnet_todm.report.tables import difference_rows, error_rows, size_rows
 from espnet_todm.report.training_curves import draw_curves, read_curves, title
 
 PAGE = "report.html"

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_path
-from espnet_todm.report.tables import Table
+from espnet_todm.markdown import Table
 from espnet_todm.sizes import module_sizes
 
 NAMES = {

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from espnet_todm.card import read_card
 from espnet_todm.components import FULL, Key, Subnet
-from espnet_todm.deploy.card import read_card
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, link

@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Optional
+from collections.abc import Iterable
+from typing import Any
 
+from espnet_todm.markdown import Table
 from espnet_todm.report.experiment import Experiment, SizeResult
-from espnet_todm.report.scoring import Score
-from espnet_todm.report.significance import paired_difference
-
-
-@dataclass(frozen=True)
-class Table:
-    """Names of the columns, and rows of as many cells. The first column names the row."""
-
-    header: list[str]
-    rows: list[list[str]]
-
-    def markdown(self) -> str:
-        """The table as ``markdown_table`` writes it."""
-        return markdown_table(self.header, self.rows)
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lines ``|cell|cell|`` with a rule after the header, each with a final newline."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("|" + "|".join(cells) + "|\n" for cells in lines)
+from espnet_todm.scoring.scores import Score, rate_cell
+from espnet_todm.scoring.significance import paired_difference
 
 
 def error_table(scores: Iterable[Score], unit: str = "words") -> str:
@@ -90,14 +72,6 @@ def _size_row(size: SizeResult, splits: Iterable[str]) -> list[str]:
         _cell(size.speed.get("rtf_p95"), 1.0, 4),
         *(rate_cell(score) for score in rates),
     ]
-
-
-def rate_cell(score: Optional[Score]) -> str:
-    """Error rate and its 95% interval in percent, nothing where there is no score."""
-    if score is None:
-        return ""
-    low, high = score.interval()
-    return f"{score.total().error_rate:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _cell(value: Any, factor: float, digits: int) -> str:

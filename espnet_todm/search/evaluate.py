@@ -26,7 +26,7 @@ from espnet_todm.encoders.supernet import Front
 from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import Autocast
 from espnet_todm.models.batch import Batch
-from espnet_todm.report.scoring import Score, score_tables
+from espnet_todm.scoring.scores import Score, score_tables
 
 SCORES = ("wer", "cer", "loss")
 _UNITS = {"wer": "words", "cer": "characters"}

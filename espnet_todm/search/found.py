@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from espnet_todm.deploy.card import make_card
+from espnet_todm.card import make_card
 from espnet_todm.deploy.extract import Supernet
 from espnet_todm.files import PathLike, atomic_directory, write_json
 from espnet_todm.search.evolution import Trial

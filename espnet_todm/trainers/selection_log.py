@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Optional
 
 import torch
 
+from espnet_todm.card import make_card
 from espnet_todm.components import FULL, Subnet
-from espnet_todm.deploy.card import make_card
 from espnet_todm.files import write_json
 
 if TYPE_CHECKING:

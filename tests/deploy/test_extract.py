@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from espnet_todm.bin.extract import main
-from espnet_todm.deploy.card import read_card
+from espnet_todm.card import read_card
 from espnet_todm.deploy.decoding.decode import Decoder
 from espnet_todm.deploy.decoding.features import read_features
 from espnet_todm.deploy.decoding.options import SearchOptions

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from espnet_todm.bin.fine_tune import main
-from espnet_todm.deploy.card import read_card
+from espnet_todm.card import read_card
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.fine_tune import (
     DATA_OPTIONS,

@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 from espnet_todm.bin.pack import main
-from espnet_todm.deploy.card import read_card
+from espnet_todm.card import read_card
 from espnet_todm.deploy.decoding.decode import Decoder
 from espnet_todm.deploy.decoding.features import read_features
 from espnet_todm.deploy.extract import extract, load_supernet
@@ -21,7 +21,7 @@ from espnet_todm.deploy.pack import pack
 from espnet_todm.errors import UserError
 from espnet_todm.files import hash_file, read_json, write_json
 from espnet_todm.report.model_card import model_card
-from espnet_todm.report.scoring import score_tables, write_score
+from espnet_todm.scoring.scores import score_tables, write_score
 from tests.tiny_corpus import noise
 from tests.tiny_training import python
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from espnet_todm.deploy.card import read_card
+from espnet_todm.card import read_card
 from espnet_todm.deploy.extract import extract, load_supernet, pick_subnets
 from espnet_todm.deploy.parity.gate import find_origin
 from espnet_todm.deploy.stock import as_supernet

@@ -17,7 +17,7 @@ from espnet_todm.files import write_json, write_text
 from espnet_todm.latency import FORMAT as COMPONENTS
 from espnet_todm.report.experiment import load_experiment
 from espnet_todm.report.page import PAGE, write_page
-from espnet_todm.report.tables import rate_cell
+from espnet_todm.scoring.scores import rate_cell
 from tests.report.test_results import ENVIRONMENT
 from tests.report.test_selection import ENCODER, TABLE, half
 
@@ -179,7 +179,7 @@ HOSTILE = "<script>alert(1)<|script> & $\\frac{$ \"' --> {{ 7*7 }}"
 
 
 def test_hostile_names_stay_text(unscored: Path) -> None:
-    from espnet_todm.report.scoring import score_experiment
+    from espnet_todm.scoring.scores import score_experiment
 
     toy = unscored / "exp" / "toy"
     (toy / "decode" / "dev" / "small").rename(toy / "decode" / "dev" / HOSTILE)

@@ -14,7 +14,7 @@ from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.load import load_extracted
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_table
-from espnet_todm.report.scoring import score_tables
+from espnet_todm.scoring.scores import score_tables
 from espnet_todm.search.evaluate import Cached, Evaluator, spread
 from tests.conftest import random_subnet
 from tests.deploy.conftest import TRANSDUCER, write_experiment

@@ -9,9 +9,9 @@ from typing import Any, Callable
 import pytest
 import torch
 
+from espnet_todm.card import read_card
 from espnet_todm.checks import build
 from espnet_todm.components import Subnet
-from espnet_todm.deploy.card import read_card
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.models.todm import TodmModel

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from espnet_todm.card import WEIGHTS
 from espnet_todm.completion import atomic_stage
-from espnet_todm.deploy.card import WEIGHTS
 from espnet_todm.deploy.decoding.decode import Decoder, decode
 from espnet_todm.deploy.decoding.features import read_features
 from espnet_todm.deploy.decoding.options import PREFIX, SearchOptions
@@ -23,7 +23,7 @@ from espnet_todm.deploy.decoding.searches import make_search
 from espnet_todm.deploy.load import load_extracted
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, hash_file, read_json, read_table, write_json
-from espnet_todm.report.alignment import align
+from espnet_todm.scoring.alignment import align
 
 FOLDER, SCALES, PRIOR = "lm_scales", "scales.json", "prior.json"
 Point = tuple[float, ...]  # lm_weight, word_score, prior_weight

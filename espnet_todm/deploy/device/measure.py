@@ -21,7 +21,7 @@ from typing import Any, Callable, Optional, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from espnet_todm.deploy.card import CARD, WEIGHTS, read_card
+from espnet_todm.card import CARD, WEIGHTS, read_card
 from espnet_todm.deploy.folder import subnet_folders
 from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, STREAMING_FOLDER, read_onnx_folder
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA, TORCH

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from espnet_todm.deploy.device.measure import Target, Times
+from espnet_todm.markdown import markdown_table
 from espnet_todm.memory import MIB
 from espnet_todm.processor import cpu_model
-from espnet_todm.report.tables import markdown_table
 
 FORMAT = "espnet_todm.device/1"
 SAMPLES = 2000

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from espnet_todm import __version__
-from espnet_todm.deploy.card import CARD, hash_text, read_card
+from espnet_todm.card import CARD, hash_text, read_card
 from espnet_todm.deploy.decoding.features import read_features
 from espnet_todm.deploy.load import CONFIG, load_extracted
 from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, TOKENS

@@ -17,7 +17,7 @@ from typing import Optional
 import numpy as np
 
 from espnet_todm.acoustics import SAMPLING_RATE
-from espnet_todm.deploy.card import CARD, read_card
+from espnet_todm.card import CARD, read_card
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.parity.report import JSON, PAGE, Limits, ParityReport, Step
 from espnet_todm.deploy.parity.speech import Speech

@@ -11,7 +11,7 @@ import numpy as np
 from espnet_todm.deploy.parity.report import Limits, Rate, Step
 from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.runtime.base import StepRuntime
-from espnet_todm.report.scoring import score_tables
+from espnet_todm.scoring.scores import score_tables
 
 Arrays = Sequence[np.ndarray]
 FP32 = "fp32"

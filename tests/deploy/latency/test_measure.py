@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import espnet_todm
 from espnet_todm.bin.extract import main as extract_main
 from espnet_todm.bin.measure_latency import main
-from espnet_todm.deploy.card import read_card
+from espnet_todm.card import read_card
 from espnet_todm.deploy.extract import load_supernet
 from espnet_todm.deploy.latency.fit import FITTED, HELD_OUT, checked_subnets
 from espnet_todm.deploy.latency.measure import Calls, build_encoder, fit_line, measure_latency, summary, time_in_turns

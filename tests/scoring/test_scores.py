@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from espnet_todm.bin import score as command
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_table
-from espnet_todm.report.scoring import (
+from espnet_todm.scoring.scores import (
     Counts,
     official_size_note,
     read_score,

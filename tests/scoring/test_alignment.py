@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_todm.report.alignment import Edits, align
+from espnet_todm.scoring.alignment import Edits, align
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=6)
 SCLITE = shutil.which("sclite") or next((path for path in ("/usr/lib/sctk/bin/sclite",) if Path(path).exists()), None)

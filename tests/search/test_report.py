@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from espnet_todm.components import Key, Subnet
-from espnet_todm.report.scoring import score_tables
-from espnet_todm.report.search import SearchReport, draw, front_table, method_table, test_table, verdict, write_report
+from espnet_todm.scoring.scores import score_tables
 from espnet_todm.search.evolution import Trial
+from espnet_todm.search.report import SearchReport, draw, front_table, method_table, test_table, verdict, write_report
 
 test_table.__test__ = False  # pytest takes it for a test by its name
 

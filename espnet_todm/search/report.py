@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from espnet_todm.files import PathLike, atomic_path, write_text
-from espnet_todm.report.scoring import Score
-from espnet_todm.report.significance import paired_difference
-from espnet_todm.report.tables import markdown_table, rate_cell
+from espnet_todm.markdown import markdown_table
+from espnet_todm.scoring.scores import Score, rate_cell
+from espnet_todm.scoring.significance import paired_difference
 from espnet_todm.search.evolution import Trial, hypervolume, pareto_front
 
 FORMAT = "espnet_todm.search/1"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_todm.report.significance import error_rate_interval, paired_difference
+from espnet_todm.scoring.significance import error_rate_interval, paired_difference
 
 UTTERANCES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), min_size=1, max_size=30).filter(
     lambda rows: sum(length for _, length in rows) > 0

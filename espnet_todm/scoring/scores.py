@@ -13,8 +13,8 @@ import numpy as np
 
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_json, read_table, write_text
-from espnet_todm.report.alignment import align
-from espnet_todm.report.significance import error_rate_interval
+from espnet_todm.scoring.alignment import align
+from espnet_todm.scoring.significance import error_rate_interval
 
 FORMAT = "espnet_todm.score/1"
 DECODE = "decode"  # folder of the texts; other searches have decode_<search>
@@ -217,3 +217,11 @@ def read_score(path: PathLike) -> Score:
         return Score(stored["split"], stored["size"], tuple(utterances), edits, stored["missing"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a score.json ({error!r}); score again") from None
+
+
+def rate_cell(score: Optional[Score]) -> str:
+    """Error rate and its 95% interval in percent, nothing where there is no score."""
+    if score is None:
+        return ""
+    low, high = score.interval()
+    return f"{score.total().error_rate:.1f} [{low:.1f}, {high:.1f}]"

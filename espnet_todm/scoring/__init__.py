@@ -1,0 +1,1 @@
+"""Word and character errors, and what a difference between two rates is worth."""
