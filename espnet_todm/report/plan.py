@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, write_text
 from espnet_todm.overlay import merged, read_config, read_yaml
 
-KEYS = ("base", "methods", "alone")
+KEYS = ("base", "methods", "alone", "seeds")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def read_plan(path: PathLike) -> list[Method]:
 
     - ``base``: the training configuration that all share, relative to the plan,
     - ``methods``: name -> what it changes, laid over the base,
-    - ``alone``: true also trains each size of the base by itself, with as many updates.
+    - ``alone``: true also trains each size of the base by itself, with as many updates,
+    - ``seeds``: a list trains all of that with each of these seeds instead of the base's.
 
     Raises UserError for an unknown or missing key, and for methods whose number of epochs differs from the base's.
     """
@@ -63,7 +64,11 @@ def read_plan(path: PathLike) -> list[Method]:
         for key in ("max_epoch", "num_iters_per_epoch", "batch_bins"):
             if method.config.get(key) != base.get(key):
                 raise UserError(f"{path}: methods.{method.name}: changes {key}; all methods must make the same updates")
-    return methods
+    return methods if "seeds" not in plan else [_seeded(method, seed) for seed in plan["seeds"] for method in methods]
+
+
+def _seeded(method: Method, seed: int) -> Method:
+    return replace(method, name=f"{method.name}, seed {seed}", config={**method.config, "seed": seed})
 
 
 def read_config_of_plan(path: PathLike) -> dict[str, Any]:
@@ -77,6 +82,9 @@ def read_config_of_plan(path: PathLike) -> dict[str, Any]:
     for key in plan:
         if key not in KEYS:
             raise UserError(f"{file}: unknown key {key!r}; allowed: {', '.join(KEYS)}")
+    seeds = plan.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise UserError(f"{file}: seeds: {seeds!r} is not possible; needed: a list of whole numbers")
     return plan
 
 

@@ -23,6 +23,7 @@ LEFT_OUT = {
     "tedlium2/conf/ortho.yaml",
     "mini/conf/ablation.yaml",
     "mini/conf/compare.yaml",
+    "mini/conf/seeds.yaml",
     "mini/conf/stock_conformer.yaml",
     "mini/conf/tune_ortho.yaml",
 }

@@ -42,6 +42,13 @@ def test_methods_change_one_thing_and_each_size_is_trained_alone(plan: Path) -> 
     assert all(method.config["max_epoch"] == 3 for method in methods.values())
 
 
+def test_seeds_repeat_every_method(plan: Path) -> None:
+    methods = {method.name: method for method in read_plan(write(plan.parent, seeds=[2, 3]))}
+    assert list(methods)[:4] == ["top-k, seed 2", "alone full, seed 2", "alone small, seed 2", "top-k, seed 3"]
+    assert methods["alone small, seed 3"].config["seed"] == 3
+    assert len({method.slug for method in methods.values()}) == 6
+
+
 def test_a_method_runs_once_and_goes_on_after_a_failure(plan: Path) -> None:
     folder, method = plan.parent, read_plan(plan)[0]
     (folder / "fail").touch()
@@ -71,6 +78,8 @@ def test_an_experiment_of_another_configuration_is_not_taken(plan: Path) -> None
         ({"base": "none.yaml"}, ["none.yaml", "no such file"]),
         ({"methods": {"top-k": "top_k"}}, ["methods.top-k", "mapping"]),
         ({"methods": {"long": {"max_epoch": 9}}}, ["methods.long", "max_epoch", "same updates"]),
+        ({"seeds": []}, ["seeds: []", "whole numbers"]),
+        ({"seeds": ["1"]}, ["seeds", "whole numbers"]),
     ],
 )
 def test_wrong_plans_are_named(plan: Path, changes: dict[str, Any], words: list[str]) -> None:
