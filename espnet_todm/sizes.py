@@ -8,6 +8,7 @@ from typing import Any, Union
 
 from torch import nn
 
+from espnet_todm.amounts import format_amount
 from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 
@@ -154,8 +155,8 @@ def fit_budget(name: str, table: ComponentTable, criterion: str, budget: float) 
     lowest, highest = table.amount(smallest, criterion), table.amount(table.full(), criterion)
     if not lowest * (1 - ROUNDING) <= budget <= highest * (1 + ROUNDING):
         raise UserError(
-            f"budget of {budget:.4g} {criterion} for {name!r} is infeasible; this supernet allows {lowest:.4g} to"
-            f" {highest:.4g}"
+            f"budget of {format_amount(budget)} {criterion} for {name!r} is infeasible; this supernet allows"
+            f" {format_amount(lowest)} to {format_amount(highest)}"
         )
     following = order[len(smallest.components) :]
     spent = table.running_cost([smallest.components, *([key] for key in following)])[1:]

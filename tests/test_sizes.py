@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_todm.amounts import format_amount
 from espnet_todm.components import Component, ComponentTable, Cost, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import (
@@ -103,7 +104,7 @@ def test_infeasible_budget_names_what_is_feasible(table: ComponentTable, criteri
     with pytest.raises(UserError) as error:
         fit_budget("mine", table, criterion, budget)
     message = str(error.value)
-    assert all(word in message for word in ("mine", criterion, f"{budget:.4g}", f"{smallest:.4g}", f"{highest:.4g}"))
+    assert all(word in message for word in ("mine", criterion, *map(format_amount, (budget, smallest, highest))))
 
 
 def test_budget_of_unknown_criterion() -> None:

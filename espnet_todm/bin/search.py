@@ -68,7 +68,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     register()
-    from espnet_todm.deploy.extract import load_supernet, parse_amount
+    from espnet_todm.amounts import parse_amount
+    from espnet_todm.deploy.extract import load_supernet
     from espnet_todm.deploy.load import read_config
     from espnet_todm.overlay import best_model
     from espnet_todm.search.subnet_search import SearchPlan, SubnetSearch, parse_budgets

@@ -11,6 +11,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from espnet_todm.amounts import parse_amount
 from espnet_todm.card import CARD, make_card
 from espnet_todm.components import Subnet
 from espnet_todm.deploy.folder import write_config, write_weights
@@ -80,19 +81,6 @@ def pick_subnets(
     for criterion, budgets in (("params", params), ("flops", flops), ("latency", latency)):
         picked += [fit_budget(f"{criterion}_{text}", table, criterion, parse_amount(text)) for text in budgets]
     return picked or [encoder.find_subnet(name) for name in encoder.sizes]
-
-
-def parse_amount(text: str) -> float:
-    """ "10M" -> 1e7. Suffixes K, M, G, or none. Raises UserError."""
-    units = {"K": 1e3, "M": 1e6, "G": 1e9}
-    number, unit = (text[:-1], units[text[-1].upper()]) if text[-1:].upper() in units else (text, 1.0)
-    try:
-        amount = float(number) * unit
-    except ValueError:
-        amount = 0.0
-    if not amount > 0:
-        raise UserError(f"budget {text!r} is no amount; write 800K, 10M, 1.2G or 0.02")
-    return amount
 
 
 def extract(

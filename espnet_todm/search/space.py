@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Optional
 
+from espnet_todm.amounts import format_amount
 from espnet_todm.components import ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import ROUNDING, first_components, keep_order, module_sizes, round_share
@@ -169,13 +170,13 @@ def check_budgets(space: SearchSpace, budgets: Budgets) -> None:
         if budget * (1 + ROUNDING) < lowest:
             highest = space.table.amount(full, criterion)
             raise UserError(
-                f"budget: {criterion}={budget:.4g} is infeasible; subnets of this supernet cost {lowest:.4g} to"
-                f" {highest:.4g}"
+                f"budget: {criterion}={format_amount(budget)} is infeasible; subnets of this supernet cost"
+                f" {format_amount(lowest)} to {format_amount(highest)}"
             )
     if not any(space.fits(genes, budgets) for genes in space.least()):
-        wanted = " and ".join(f"{criterion}={budget:.4g}" for criterion, budget in budgets.items())
+        wanted = " and ".join(f"{criterion}={format_amount(budget)}" for criterion, budget in budgets.items())
         cheapest = "; ".join(
-            " with ".join(f"{criterion}={costs[criterion]:.4g}" for criterion in budgets)
+            " with ".join(f"{criterion}={format_amount(costs[criterion])}" for criterion in budgets)
             for costs in (min(least, key=lambda costs: costs[by]) for by in budgets)
         )
         raise UserError(f"budget: no subnet has {wanted} at once; the cheapest by each have {cheapest}")

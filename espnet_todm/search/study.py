@@ -14,6 +14,7 @@ import optuna
 from optuna.samplers import NSGAIISampler
 from optuna.trial import FrozenTrial, TrialState
 
+from espnet_todm.amounts import format_amount
 from espnet_todm.components import Key, Subnet
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.search.evolution import Parent, Proposal, Proposer, Trial
@@ -140,7 +141,7 @@ class Study:
             amounts = {**self.space.costs(genes), **scores}
             self.study.tell(trial, [amounts[name] for name in self.objectives])
             done = len(self._complete())
-            shown = ", ".join(f"{name} {amounts[name]:.4g}" for name in self.objectives)
+            shown = ", ".join(f"{name} {format_amount(amounts[name])}" for name in self.objectives)
             logging.info("%s %d/%d: %s (%s)", self.study.study_name, done, trials, shown, by)
 
     def _complete(self) -> list[FrozenTrial]:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Optional
 
+from espnet_todm.amounts import parse_amount
 from espnet_todm.card import hash_text
 from espnet_todm.checks import check_number
 from espnet_todm.components import FULL, Subnet
-from espnet_todm.deploy.extract import parse_amount
 from espnet_todm.errors import UserError
 from espnet_todm.search.evaluate import SCORES, Cached, Evaluator
 from espnet_todm.search.evolution import Proposer, Trial, best_under, starting_points

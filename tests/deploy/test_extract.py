@@ -17,7 +17,7 @@ from espnet_todm.card import read_card
 from espnet_todm.deploy.decoding.decode import Decoder
 from espnet_todm.deploy.decoding.features import read_features
 from espnet_todm.deploy.decoding.options import SearchOptions
-from espnet_todm.deploy.extract import extract, load_supernet, parse_amount, pick_subnets
+from espnet_todm.deploy.extract import extract, load_supernet, pick_subnets
 from espnet_todm.deploy.load import load_checkpoint, load_extracted
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json
@@ -147,17 +147,6 @@ def test_a_moved_folder_still_loads(experiment: Path, tmp_path) -> None:
     (tmp_path / "small").rename(tmp_path / "moved")
     model, config = load_extracted(tmp_path / "moved")
     assert model.normalize is not None and "moved" in config["normalize_conf"]["stats_file"]
-
-
-@pytest.mark.parametrize(("text", "amount"), [("10M", 1e7), ("1.2g", 1.2e9), ("800k", 8e5), ("12345", 12345.0)])
-def test_amounts(text: str, amount: float) -> None:
-    assert parse_amount(text) == pytest.approx(amount)
-
-
-@pytest.mark.parametrize("text", ["", "M", "-3M", "ten", "10MB"])
-def test_wrong_amounts_are_named(text: str) -> None:
-    with pytest.raises(UserError, match=r"1\.2G"):
-        parse_amount(text)
 
 
 def test_a_size_that_is_not_there_is_named(experiment: Path) -> None:

@@ -1,0 +1,27 @@
+"""Amounts of parameters, FLOPs and seconds as people write them: 800K, 10M, 1.2G, 0.02."""
+
+from __future__ import annotations
+
+from espnet_todm.errors import UserError
+
+UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
+
+
+def parse_amount(text: str) -> float:
+    """ "10M" -> 1e7. Suffixes K, M, G, or none. Raises UserError."""
+    number, unit = (text[:-1], UNITS[text[-1].upper()]) if text[-1:].upper() in UNITS else (text, 1.0)
+    try:
+        amount = float(number) * unit
+    except ValueError:
+        amount = 0.0
+    if not amount > 0:
+        raise UserError(f"budget {text!r} is no amount; write 800K, 10M, 1.2G or 0.02")
+    return amount
+
+
+def format_amount(amount: float) -> str:
+    """1.2345e7 -> "12.35M", as :func:`parse_amount` reads it: four digits, and the largest unit that leaves at least one."""
+    for suffix, unit in reversed(UNITS.items()):
+        if float(f"{amount:.4g}") >= unit:
+            return f"{amount / unit:.4g}{suffix}"
+    return f"{amount:.4g}"
