@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 import torch
 from torch import Tensor
@@ -60,8 +60,7 @@ def load_supernet(config: PathLike, checkpoint: PathLike) -> Supernet:
             f"{config}: model: {conf.get('model')!r} with encoder: {conf['encoder']} is no supernet; needed: model: todm, or"
             f" a stock encoder: {', '.join(STOCK)}"
         )
-    model = build_model(conf, read_weights(checkpoint), checkpoint)
-    assert isinstance(model, TodmModel)
+    model = cast(TodmModel, build_model(conf, read_weights(checkpoint), checkpoint))
     path = Path(checkpoint)
     source = {"config": str(config), "checkpoint": str(checkpoint), "checkpoint_sha256": hash_file(path.resolve())}
     return Supernet(model, conf, source)

@@ -17,6 +17,7 @@ from espnet_todm.report.experiment import Experiment, SizeResult, load_experimen
 from espnet_todm.report.plan import Method
 from espnet_todm.report.results import environment_section
 from espnet_todm.report.selection_page import selection_section
+from espnet_todm.report.tables import number_cell
 from espnet_todm.scoring.scores import rate_cell
 from espnet_todm.trainers.selection_log import CARDS
 
@@ -89,9 +90,8 @@ def _result(experiment: Experiment, size: str) -> Optional[SizeResult]:
 
 def _cells(method: Method, result: SizeResult, splits: Sequence[str]) -> list[str]:
     cells = [rate_cell(result.scores.get(split)) for split in splits]
-    cells.append("" if result.params is None else f"{result.params / 1e6:.3f}")
-    cells.append("" if result.flops_per_second is None else f"{result.flops_per_second / 1e9:.3f}")
-    return [*cells, _budget_error(method.config, result)]
+    costs = number_cell(result.params, 1e-6, 3), number_cell(result.flops_per_second, 1e-9, 3)
+    return [*cells, *costs, _budget_error(method.config, result)]
 
 
 def _budget_error(config: Mapping[str, Any], result: SizeResult) -> str:

@@ -13,6 +13,7 @@ from espnet_todm.files import PathLike
 from espnet_todm.markdown import Table
 from espnet_todm.report.experiment import SizeResult, load_experiment, read_optional
 from espnet_todm.report.measured import LATENCY
+from espnet_todm.report.tables import number_cell
 from espnet_todm.scoring.scores import rate_cell
 
 Measured = Mapping[tuple[str, str], Mapping[str, Any]]  # (size, precision) -> a result of bin.latency
@@ -59,16 +60,11 @@ def _measured(experiment: Path) -> Measured:
 
 
 def _cells(size: SizeResult, split: str) -> list[str]:
-    params = "" if size.params is None else f"{size.params / 1e6:.2f}"
-    flops = "" if size.flops_per_second is None else f"{size.flops_per_second / 1e6:.0f}"
-    return [size.name, params, flops, rate_cell(size.scores.get(split))]
+    costs = number_cell(size.params, 1e-6, 2), number_cell(size.flops_per_second, 1e-6, 0)
+    return [size.name, *costs, rate_cell(size.scores.get(split))]
 
 
 def _speed(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sizes of the files, then times, of each precision."""
     columns = (("file_mib", 1.0, 1), ("cpu_seconds_per_second", 1000.0, 2))
-    return [
-        f"{unit * result[key]:.{digits}f}" if key in result else ""
-        for key, unit, digits in columns
-        for result in results
-    ]
+    return [number_cell(result.get(key), unit, digits) for key, unit, digits in columns for result in results]

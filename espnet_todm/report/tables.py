@@ -65,16 +65,16 @@ def _size_row(size: SizeResult, splits: Iterable[str]) -> list[str]:
     rates = [size.scores[split] if split in size.scores else None for split in splits]
     return [
         size.name,
-        _cell(size.params, 1e-6, 3),
-        _cell(size.share_of_params, 100.0, 1),
-        _cell(size.flops_per_second, 1e-9, 3),
-        _cell(size.speed.get("rtf_median"), 1.0, 4),
-        _cell(size.speed.get("rtf_p95"), 1.0, 4),
+        number_cell(size.params, 1e-6, 3),
+        number_cell(size.share_of_params, 100.0, 1),
+        number_cell(size.flops_per_second, 1e-9, 3),
+        number_cell(size.speed.get("rtf_median"), 1.0, 4),
+        number_cell(size.speed.get("rtf_p95"), 1.0, 4),
         *(rate_cell(score) for score in rates),
     ]
 
 
-def _cell(value: Any, factor: float, digits: int) -> str:
+def number_cell(value: Any, factor: float, digits: int) -> str:
     """``value * factor``, or nothing where there is no number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return ""

@@ -27,6 +27,7 @@ import torch
 
 from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
 from espnet_todm.errors import UserError
+from espnet_todm.memory import MIB
 from espnet_todm.memory import peak_memory as peak_of_process
 
 if TYPE_CHECKING:
@@ -228,5 +229,5 @@ def _steps_in_child(build: Build, mode: str, steps: int, threads: int) -> Memory
 def memory_mib(on_gpu: bool) -> float:
     """Peak so far: of the process, or of what tensors were given on the GPU."""
     if on_gpu:
-        return torch.cuda.max_memory_allocated() / 2**20
+        return torch.cuda.max_memory_allocated() / MIB
     return peak_of_process()

@@ -20,9 +20,8 @@ from espnet_todm.trainers.base import RunState
 class TodmTrainer(Trainer):
     """Trains any ESPnet ASR model as the stock trainer does; a supernet is told its step before each batch."""
 
-    criteria: ClassVar[Optional[Sequence[Sequence[str]]]] = (
-        None  # best_model_criterion, in the process that writes files
-    )
+    # best_model_criterion, in the process that writes files.
+    criteria: ClassVar[Optional[Sequence[Sequence[str]]]] = None
 
     @classmethod
     def run(cls, **kwargs: Any) -> None:

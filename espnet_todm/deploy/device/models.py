@@ -11,10 +11,11 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
+from espnet_todm.acoustics import FRAME_SAMPLES, SAMPLING_RATE
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, SHERPA, TORCH, StepRuntime
 from espnet_todm.deploy.runtime.opening import open_runtime
+from espnet_todm.deploy.runtime.streaming import StreamingOnnx, run_chunks
 
 # What is imported before a model is loaded, and so counts as the runtime's.
 MODULES = {
@@ -69,15 +70,13 @@ class StreamOfFeatures(FromFeatures):
     ``chunks``: seconds from a chunk's features to its labels, of all chunks that were run.
     """
 
-    runtime: Any
+    runtime: StreamingOnnx
 
-    def __init__(self, runtime: Any, inputs: Sequence[np.ndarray]) -> None:
+    def __init__(self, runtime: StreamingOnnx, inputs: Sequence[np.ndarray]) -> None:
         super().__init__(runtime, inputs)
         self.chunks: list[float] = []
 
     def infer(self, prepared: np.ndarray) -> list[int]:
-        from espnet_todm.deploy.runtime.streaming import run_chunks
-
         def timed(features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
             start = time.perf_counter()
             posteriors, after = self.runtime.step(features, caches)
@@ -99,7 +98,7 @@ class StreamOfSamples:
 
     def __init__(self, recognizer: Any, inputs: Sequence[np.ndarray], shift: int) -> None:
         self.recognizer, self.inputs = recognizer, inputs
-        self.piece = shift * SAMPLING_RATE // FRAMES_PER_SECOND
+        self.piece = shift * FRAME_SAMPLES
         self.chunks: list[float] = []
 
     def prepare(self, number: int) -> np.ndarray:
@@ -133,5 +132,5 @@ def load_model(job: Mapping[str, Any], inputs: Sequence[np.ndarray]) -> Model:
         return StreamOfSamples(heard, inputs, shift) if shift else FromSamples(heard, inputs)
     opened = open_runtime(job["runtime"], job["folder"], job["precision"], job["threads"])
     if job.get("shift"):
-        return StreamOfFeatures(opened, inputs)
+        return StreamOfFeatures(cast(StreamingOnnx, opened), inputs)
     return FromFeatures(cast(StepRuntime, opened), inputs)

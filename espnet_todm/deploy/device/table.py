@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from espnet_todm.acoustics import FRAMES_PER_SECOND
 from espnet_todm.deploy.device.measure import Target, Times
 from espnet_todm.markdown import markdown_table
 from espnet_todm.memory import MIB
@@ -22,11 +23,11 @@ HEADER = [
     *("RTF", "CPU s per s", "p50 (ms)", "p95 (ms)", "speed-up [95%]", "ideal (FLOPs)", "of ideal"),
     "of ideal without features",
 ]
-CHUNK = {
+CHUNK = {  # of streaming models
     "chunk_seconds": "chunk (s)",
     "chunk_p50_ms": "chunk p50 (ms)",
     "chunk_p95_ms": "chunk p95 (ms)",
-}  # of streaming
+}
 
 
 def results(times: Mapping[Target, Times], seconds: Sequence[float]) -> list[dict[str, Any]]:
@@ -56,7 +57,7 @@ def _figures(target: Target, measured: Times, seconds: float) -> dict[str, Any]:
     if measured.chunks is not None:
         each = 1000.0 * np.median(measured.chunks, axis=0)
         streamed = {f"chunk_p{percent}_ms": float(np.percentile(each, percent)) for percent in (50, 95)}
-        streamed["chunk_seconds"] = target.shift / 100
+        streamed["chunk_seconds"] = target.shift / FRAMES_PER_SECOND
         seconds = len(each) * streamed["chunk_seconds"]
     latency = 1000.0 * np.median(elapsed, axis=0)
     return {

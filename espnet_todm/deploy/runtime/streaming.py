@@ -7,11 +7,10 @@ from typing import Any, Callable
 
 import numpy as np
 
-from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
+from espnet_todm.acoustics import FRAME_SAMPLES
 from espnet_todm.deploy.runtime.onnx import OnnxCtc, Session
 from espnet_todm.errors import UserError
 
-FRAME = SAMPLING_RATE // FRAMES_PER_SECOND  # samples from one feature frame to the next
 # A chunk's features (1, window, F) and caches -> log posteriors (1, C, V), caches for the next chunk.
 ChunkStep = Callable[[np.ndarray, Sequence[Any]], tuple[np.ndarray, Sequence[Any]]]
 
@@ -28,7 +27,7 @@ def with_tail(samples: np.ndarray, window: int) -> np.ndarray:
 
     No zeros: digital silence is nothing that a microphone gives, and its log energy is another in each library.
     """
-    noise = np.random.default_rng(0).normal(scale=1e-3, size=(window + 2) * FRAME)
+    noise = np.random.default_rng(0).normal(scale=1e-3, size=(window + 2) * FRAME_SAMPLES)
     return np.concatenate([samples, noise.astype(np.float32)])
 
 
