@@ -11,12 +11,11 @@ import sentencepiece
 
 from espnet_todm.completion import atomic_stage
 from espnet_todm.data.arpa import read_vocabulary
-from espnet_todm.data.tokens import SPACE
+from espnet_todm.data.tokens import SPACE, WORD_MARK
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, hash_file, read_lines, write_text
 
 LEXICON = "lexicon.txt"
-WORD_MARK = "▁"  # sentencepiece begins words with it
 _EXPECTED = "a line is a word and its tokens"
 
 
