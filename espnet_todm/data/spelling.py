@@ -26,8 +26,22 @@ class Part(NamedTuple):
     text: str
 
 
+def check_marks(tokens: Sequence[str]) -> None:
+    """Raises UserError for a list with two kinds of marks, in which nothing says where words begin."""
+    marked = next((number for number, token in enumerate(tokens) if WORD_MARK in token), None)
+    if marked is not None and SPACE in tokens:
+        raise UserError(
+            f"token_list: token {list(tokens).index(SPACE)} is {SPACE} and token {marked} is {tokens[marked]!r}; allowed:"
+            f" {SPACE} (characters) or {WORD_MARK} (sentencepiece), not both"
+        )
+
+
 def word_parts(tokens: Sequence[str]) -> list[Part]:
-    """One part for each token of a list: of sentencepiece, of characters with a space, or of whole words."""
+    """One part for each token of a list: of sentencepiece, of characters with a space, or of whole words.
+
+    Raises UserError for a list of several kinds.
+    """
+    check_marks(tokens)
     if any(token.startswith(WORD_MARK) for token in tokens):
         return [Part(token.startswith(WORD_MARK), token.removeprefix(WORD_MARK)) for token in tokens]
     if SPACE in tokens:
