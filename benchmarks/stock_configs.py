@@ -5,8 +5,8 @@
 Each configuration of a supernet's stock encoder gets the ten lines of the README and nothing else, and then a dry run: the
 model is built, one step of each kind that its training has is made on random speech, every key that picks models is looked
 for in a validation, and each size is extracted and compared with its slice. ``--width`` makes all layers that narrow, which
-changes no other option and takes seconds instead of minutes; ``--width 0`` leaves them as they are. Front ends of s3prl, which
-would have to be downloaded, are stood in for by random projections of the same shapes.
+changes no other option and takes seconds instead of minutes; ``--width 0`` leaves them as they are. Front ends of s3prl,
+which would have to be downloaded, are stood in for by random projections of the same shapes.
 
 Configurations that share everything this run looks at are tried once.
 """
