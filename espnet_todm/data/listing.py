@@ -81,11 +81,3 @@ def split_folder(corpus: Path, folder: str) -> Path:
         shown = ", ".join(there[:_NAMES_SHOWN]) + (", ..." if len(there) > _NAMES_SHOWN else "")
         raise UserError(f"{folder}: no such folder in {corpus}; there are: {shown or 'none'}")
     return top
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file. Raises UserError when it is anything else."""
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error})") from error
