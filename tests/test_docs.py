@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from espnet_todm.bin.main import markdown
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 
@@ -53,6 +55,10 @@ def test_reading_order_names_at_most_eight_files() -> None:
 def test_every_page_is_in_the_list() -> None:
     listed = set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "README.md").read_text(encoding="utf-8")))
     assert listed == {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"}
+
+
+def test_the_page_of_commands_is_what_the_command_prints() -> None:
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == markdown() + "\n"
 
 
 def test_the_example_of_components_runs(capsys: pytest.CaptureFixture[str]) -> None:
