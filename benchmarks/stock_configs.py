@@ -1,12 +1,12 @@
 """Try a folder of stock ESPnet configurations as supernets: which work with the ten lines, and what the others are told.
 
-    python benchmarks/stock_configs.py path/to/espnet/egs2 --label "ESPnet 202503's egs2" --output docs/stock_configurations.md
+    python benchmarks/stock_configs.py path/to/espnet/egs2 --label "ESPnet 202503's egs2" --output docs/stock_configs.md
 
 Each configuration of a supernet's stock encoder gets the ten lines of the README and nothing else, and then a dry run: the
 model is built, one step of each kind that its training has is made on random speech, every key that picks models is looked
 for in a validation, and each size is extracted and compared with its slice. ``--width`` makes all layers that narrow, which
-changes no option and takes seconds instead of minutes; ``--width 0`` leaves them as they are. Front ends of s3prl, which
-would have to be downloaded, are stood in for by random projections of the same shapes.
+changes no other option and takes seconds instead of minutes; ``--width 0`` leaves them as they are. Front ends of s3prl,
+which would have to be downloaded, are stood in for by random projections of the same shapes.
 
 Configurations that share everything this run looks at are tried once.
 """
@@ -188,7 +188,7 @@ def report(outcomes: Sequence[Outcome], label: str, width: int, command: str) ->
     encoders = sorted({outcome.encoder for outcome in outcomes})
     rows = [[name, *(str(counts[name, result]) for result in (WORKS, REFUSED, WRONG))] for name in encoders]
     rows.append(["all", *(str(sum(counts[name, r] for name in encoders)) for r in (WORKS, REFUSED, WRONG))])
-    narrowed = f"Layers were made {width} wide, which changes no option. " if width else ""
+    narrowed = f"Layers were made {width} wide; no other option was changed. " if width else ""
     parts = [
         "# Stock configurations as supernets",
         f"Data: random speech, one dry run each, no training. Configurations: {label}.",
@@ -203,7 +203,10 @@ def report(outcomes: Sequence[Outcome], label: str, width: int, command: str) ->
         if lines:
             example = {o.line: o.path for o in reversed(outcomes) if o.result == result}
             table = [[str(n), f"`{escaped(line)}`", f"`{example[line]}`"] for line, n in lines.most_common()]
-            parts += [f"## {result.capitalize()}", markdown_table(["configurations", "line", "one of them"], table).rstrip()]
+            parts += [
+                f"## {result.capitalize()}",
+                markdown_table(["configurations", "line", "one of them"], table).rstrip(),
+            ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from espnet_todm.completion import atomic_stage, fingerprint
-from espnet_todm.data.listing import read_lines
 from espnet_todm.data.tokens import BLANK, SOS_EOS, UNKNOWN
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, hash_file, read_table, write_table, write_text
+from espnet_todm.files import PathLike, hash_file, read_lines, read_table, write_table, write_text
 
 END_OF_WORD = "#"
 _WORDS_SHOWN = 5

@@ -13,7 +13,7 @@ from espnet_todm.completion import atomic_stage
 from espnet_todm.data.arpa import read_vocabulary
 from espnet_todm.data.tokens import SPACE
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, hash_file, write_text
+from espnet_todm.files import PathLike, hash_file, read_lines, write_text
 
 LEXICON = "lexicon.txt"
 WORD_MARK = "▁"  # sentencepiece begins words with it
@@ -41,7 +41,7 @@ def read_tokens(path: PathLike) -> list[str]:
     source = Path(path)
     if not source.is_file():
         raise UserError(f"{source}: no such file; run stage 5 (tokens) first")
-    tokens = source.read_text(encoding="utf-8").splitlines()
+    tokens = [line[:1] + line[1:].rstrip() for line in read_lines(source)]  # as ESPnet; a token may be a kind of space
     if not tokens:
         raise UserError(f"{source}: no tokens in it")
     return tokens
@@ -62,7 +62,8 @@ def make_lexicon(model: PathLike, tokens: PathLike, output: PathLike) -> Path:
         writer = _writer(Path(tokens), known)
         words = read_vocabulary(model)
         spelled = {word: writer(word) for word in words}
-        lines = [f"{word} {' '.join(of)}\n" for word, of in spelled.items() if of and set(of) <= set(known)]
+        one_word = {word: of for word, of in spelled.items() if of and word.split() == [word]}  # no kind of space in it
+        lines = [f"{word} {' '.join(of)}\n" for word, of in one_word.items() if set(of) <= set(known)]
         if not lines:
             raise UserError(f"lexicon: none of {model}'s {len(words)} words can be written in the tokens of {tokens}")
         if len(lines) < len(words):
@@ -84,7 +85,7 @@ def read_spellings(path: PathLike, tokens: Sequence[str]) -> list[list[int]]:
     ids = {token: number for number, token in enumerate(tokens)}
     parts = word_parts(tokens)
     spellings = []
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(source), 1):
         word, *spelled = line.split() or [""]
         unknown = next((token for token in spelled if token not in ids), None)
         if unknown is not None:

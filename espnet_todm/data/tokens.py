@@ -19,8 +19,9 @@ from typing import Optional
 import sentencepiece
 
 from espnet_todm.completion import atomic_stage
+from espnet_todm.data.transcripts import plain_text
 from espnet_todm.errors import UserError, last_line
-from espnet_todm.files import PathLike, open_text, write_text
+from espnet_todm.files import PathLike, read_lines, split_key, write_text
 
 TOKEN_TYPES = ("unigram", "bpe", "char")
 BLANK, UNKNOWN, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
@@ -57,30 +58,21 @@ def make_tokens(token_type: str, size: Optional[int], texts: Sequence[PathLike],
 
 
 def read_words(path: PathLike) -> list[str]:
-    """The words of each line of a Kaldi text table, plain or ``.gz``, without the utterance names.
+    """The words of each line of a Kaldi text table, plain or ``.gz``, without the utterance names, as plain text.
 
     Raises UserError when the file is missing, not UTF-8 or without words.
     """
-    lines = [line.partition(" ")[2].strip() for line in read_sentences(path)]
-    lines = [line for line in lines if line]
+    lines = [line for line in (plain_text(split_key(row)[1]) for row in read_lines(path)) if line]
     if not lines:
         raise UserError(f"{path}: no words in it; each line is an utterance's name and its words")
     return lines
 
 
 def read_sentences(path: PathLike) -> list[str]:
-    """The lines of a text file, plain or ``.gz``, that are not empty. Raises UserError as ``read_words``."""
-    source = Path(path)
-    if not source.is_file():
-        raise UserError(f"{source}: no such file with text")
-    try:
-        with open_text(source) as rows:
-            lines = [line.strip() for line in rows]
-    except (UnicodeDecodeError, OSError, EOFError) as error:
-        raise UserError(f"{source}: cannot be read as text ({error})") from error
-    lines = [line for line in lines if line]
+    """The lines of a text file, plain or ``.gz``, that are not empty, as plain text. Raises UserError as ``read_words``."""
+    lines = [line for line in map(plain_text, read_lines(path)) if line]
     if not lines:
-        raise UserError(f"{source}: no words in it")
+        raise UserError(f"{path}: no words in it")
     return lines
 
 

@@ -77,7 +77,7 @@ def test_unusable_text_is_refused_in_words(text: Path, tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"utt1 caf\xe9\n")
     (tmp_path / "broken.gz").write_bytes(gzip.compress(b"utt1 WORDS\n" * 100)[:30])
     for name, message in {
-        "none": "no such file", "empty": "no words in it", "latin": "cannot be read", "broken.gz": "cannot be read",
+        "none": "no such file", "empty": "no words in it", "latin": "latin:1: not UTF-8", "broken.gz": "cannot be read",
     }.items():  # fmt: skip
         with pytest.raises(UserError, match=message):
             make_tokens("unigram", 20, [text, tmp_path / name], tmp_path / "tokens")
