@@ -15,7 +15,7 @@ from espnet_todm.data.corpus import perturb_speed, prepare_split, spread
 from espnet_todm.data.tables import read_cuts, read_problems
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_table
-from tests.tiny_corpus import RATE, audio_path, noise, write_split
+from tests.tiny_corpus import RATE, audio_path, noise, truncate, write_split
 
 
 def prepare(root: Path, split: str = "a", limit: int | None = None) -> Path:
@@ -68,6 +68,30 @@ def test_unusable_utterances_go_to_problems(tmp_path: Path) -> None:
     assert reasons == {first: "no-audio", second: "no-transcript", third: "unreadable", fourth: "empty"}
     details = {one.utterance: one.detail for one in read_problems(data / "problems.tsv")}
     assert "Format not recognised" in details[third]
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".ogg", ".WAV"])
+def test_half_of_the_audio_with_all_of_the_words_is_a_problem(tmp_path: Path, suffix: str) -> None:
+    whole, half = write_split(tmp_path, "a", speakers=1, utterances=2, suffix=".wav")
+    for name in (whole, half):
+        path = audio_path(tmp_path, "a", name, ".wav")
+        soundfile.write(path.with_suffix(suffix), noise(1.5), RATE)
+        if suffix != ".wav":
+            path.unlink()
+    truncate(audio_path(tmp_path, "a", half, suffix))
+    data = prepare(tmp_path)
+    assert list(read_table(data / "text")) == [whole]
+    (problem,) = read_problems(data / "problems.tsv")
+    assert (problem.utterance, problem.reason) == (half, "truncated") and "cut off: " in problem.detail
+
+
+def test_a_speaker_s_name_is_one_word_in_the_tables(tmp_path: Path) -> None:
+    names = write_split(tmp_path, "a", speakers=1)
+    top = tmp_path / "LibriSpeech" / "a"
+    next(top.iterdir()).rename(top / "Ada King")
+    data = prepare(tmp_path)
+    assert read_table(data / "utt2spk") == dict.fromkeys(names, "Ada_King")
+    assert read_table(data / "spk2utt") == {"Ada_King": " ".join(names)}
 
 
 def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
