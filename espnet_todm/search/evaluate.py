@@ -78,6 +78,8 @@ class Evaluator:
             self._batches += self._prepare(group)
         if not self._batches:
             raise UserError(f"set {split}: no utterance is long enough for a frame and has a transcript")
+        if not any(text.split() for text in self.references.values()):
+            raise UserError(f"set {split}: the transcripts of its {len(self.references)} utterances have no words")
         with torch.no_grad():
             encoder = supernet.encoder
             self._calibration = [calibration_front(self.model, encoder, x) for x in calibration or ()]

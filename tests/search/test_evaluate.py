@@ -106,6 +106,8 @@ def test_utterances_without_transcripts_are_left_out_and_one_is_needed(layer_nor
     assert set(evaluator(layer_norm_experiment, references={"utt1": "A"}).utterances) == {"utt1"}
     with pytest.raises(UserError, match="set dev: no utterance"):
         evaluator(layer_norm_experiment, references={"other": "A"})
+    with pytest.raises(UserError, match="set dev: the transcripts of its 2 utterances have no words"):
+        evaluator(layer_norm_experiment, references={"utt0": "", "utt1": ""})
 
 
 def test_a_part_of_a_set_is_spread_over_it(layer_norm_experiment: Path) -> None:
