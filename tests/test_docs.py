@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from espnet_todm.bin.main import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
@@ -27,6 +31,15 @@ def test_links_and_files_are_there(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+def espnets_own(command: str) -> list[Any]:
+    """Where the options are that a command of ours hands on to ESPnet's of the same name."""
+    modules = {
+        "asr_inference": ["espnet2.bin.asr_inference"],
+        "asr_train": ["espnet2.tasks.abs_task", "espnet2.tasks.asr"],
+    }
+    return [find_spec(name) for name in modules.get(command, [])]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_exist_with_their_options(page: Path) -> None:
     for name in re.findall(r"python -m espnet_todm\.bin\.(\w+)", page.read_text(encoding="utf-8")):
@@ -41,6 +54,7 @@ def test_commands_exist_with_their_options(page: Path) -> None:
             path.read_text(encoding="utf-8")
             for path in [command, *command.parent.glob("_*.py"), *(command.with_name(f"{name}.py") for name in shared)]
         )
+        known += "".join(Path(spec.origin).read_text(encoding="utf-8") for spec in espnets_own(command.stem))
         for option in (word for word in words if word.startswith("--")):
             assert f'"{option}"' in known, f"{words[2]} {option}"
 
@@ -53,6 +67,10 @@ def test_reading_order_names_at_most_eight_files() -> None:
 def test_every_page_is_in_the_list() -> None:
     listed = set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "README.md").read_text(encoding="utf-8")))
     assert listed == {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"}
+
+
+def test_the_page_of_commands_is_what_the_command_prints() -> None:
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == markdown() + "\n"
 
 
 def test_the_example_of_components_runs(capsys: pytest.CaptureFixture[str]) -> None:

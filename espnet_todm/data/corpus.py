@@ -22,6 +22,7 @@ from espnet_todm.data.headers import cut_off
 from espnet_todm.data.librispeech import list_utterances
 from espnet_todm.data.listing import Reader, Utterance
 from espnet_todm.data.tables import PROBLEMS, Problem, read_cuts, read_problems, write_data_folder, write_problems
+from espnet_todm.data.transcripts import plain_texts
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
@@ -53,7 +54,7 @@ def prepare_split(
         if folder is None:
             return target
         problems: list[Problem] = []
-        utterances = spread(listing.utterances, limit)
+        utterances = plain_texts(spread(listing.utterances, limit), name)
         if not utterances:
             raise UserError(f"{name}: no utterance in {', '.join(folders)} of {corpus}; an empty split cannot be used")
         totals = write_data_folder(folder, _cuts(utterances, problems), name)

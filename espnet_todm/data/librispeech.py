@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet_todm.data import listing
-from espnet_todm.data.listing import Listing, Utterance, files_below, read_lines, split_folder
+from espnet_todm.data.listing import Listing, Utterance, files_below, split_folder
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.files import PathLike, read_lines, split_key
 
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg")
 TRANSCRIPTS = ".trans.txt"
@@ -95,9 +95,9 @@ def _scan(corpus: Path, folder: str, files: _Files) -> None:
 
 def _read_transcripts(path: Path, top: Path, files: _Files) -> None:
     for line in read_lines(path):
-        name, _, text = line.strip().partition(" ")
+        name, text = split_key(line)
         if name:
-            _once(files.texts, name, " ".join(text.split()), path)
+            _once(files.texts, name, text, path)
             files.speakers.setdefault(name, _speaker(name, path, top))
 
 

@@ -129,11 +129,3 @@ def parse_segment(value: str, where: str) -> tuple[str, float, Optional[float]]:
     if not (start >= 0 and math.isfinite(end) and (start < end or end == _TO_THE_END)):
         raise UserError(f"{where}: start {start:g}, end {end:g}, but 0 <= start < end is expected")
     return fields[0], start, None if end == _TO_THE_END else end
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file. Raises UserError when it is anything else."""
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error})") from error

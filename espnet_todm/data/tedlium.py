@@ -19,9 +19,9 @@ from typing import Optional
 
 from espnet_todm.data import listing
 from espnet_todm.data.headers import sphere_seconds
-from espnet_todm.data.listing import Listing, Utterance, files_below, read_lines, split_folder
+from espnet_todm.data.listing import Listing, Utterance, files_below, split_folder
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.files import PathLike, read_lines
 
 INNER = "TEDLIUM_release2"
 UNKNOWN_CHOICES = ("keep", "remove")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from espnet2.fileio.read_text import read_2columns_text
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +42,17 @@ def test_data_folder_agrees_with_the_corpus(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         cuts[0].load_audio()[0], soundfile.read(audio_path(tmp_path, "a", cuts[0].id), dtype="float32")[0]
     )
+
+
+def test_transcripts_of_any_editor_become_tables_that_espnet_reads_alike(tmp_path: Path) -> None:
+    first, second, third = write_split(tmp_path, "a", speakers=1)
+    rows = f"{first}\tone\u2028two\n{second} cafe\u0301\u00a0au\x85lait\r\n{third} a\rb\x0bc\x0cd\n"
+    next((tmp_path / "LibriSpeech" / "a").rglob("*.trans.txt")).write_bytes(rows.encode("utf-8-sig"))
+    data = prepare(tmp_path)
+    expected = {first: "one two", second: "café au lait", third: "a b c d"}
+    assert read_2columns_text(data / "text") == read_table(data / "text") == expected
+    assert {cut.id: cut.supervisions[0].text for cut in read_cuts(data)} == expected
+    assert not read_problems(data / "problems.tsv")
 
 
 def test_unusable_utterances_go_to_problems(tmp_path: Path) -> None:
