@@ -6,7 +6,6 @@ import re
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,13 +30,15 @@ def test_links_and_files_are_there(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
-def espnets_own(command: str) -> list[Any]:
-    """Where the options are that a command of ours hands on to ESPnet's of the same name."""
-    modules = {
-        "asr_inference": ["espnet2.bin.asr_inference"],
-        "asr_train": ["espnet2.tasks.abs_task", "espnet2.tasks.asr"],
-    }
-    return [find_spec(name) for name in modules.get(command, [])]
+def sources(command: Path) -> str:
+    """Of a command and of every module that it imports from this package, or that it hands options on to in ESPnet."""
+    training = ["espnet2.tasks.abs_task", "espnet2.tasks.asr", "espnet2.utils.config_argparse"]
+    handed_on = {"asr_inference": ["espnet2.bin.asr_inference"]}
+    handed_on.update(dict.fromkeys(("asr_train", "asr_train_cpu", "collect_stats", "dry_run", "fine_tune"), training))
+    text = command.read_text(encoding="utf-8")
+    names = re.findall(r"^ *from (espnet_todm\.[\w.]+) import", text, re.MULTILINE) + handed_on.get(command.stem, [])
+    paths = [Path(str(spec.origin)) for spec in map(find_spec, names) if spec is not None]
+    return "".join([text, *(path.read_text(encoding="utf-8") for path in paths)])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -48,15 +49,12 @@ def test_commands_exist_with_their_options(page: Path) -> None:
         if not line.startswith("python -m "):
             continue
         words = shlex.split(line, comments=True)
-        command = ROOT / (words[2].replace(".", "/") + ".py")
-        shared = re.findall(r"^from espnet_todm\.bin\.(\w+) import", command.read_text(encoding="utf-8"), re.MULTILINE)
-        known = "".join(
-            path.read_text(encoding="utf-8")
-            for path in [command, *command.parent.glob("_*.py"), *(command.with_name(f"{name}.py") for name in shared)]
-        )
-        known += "".join(Path(spec.origin).read_text(encoding="utf-8") for spec in espnets_own(command.stem))
-        for option in (word for word in words if word.startswith("--")):
-            assert f'"{option}"' in known, f"{words[2]} {option}"
+        known = sources(ROOT / (words[2].replace(".", "/") + ".py"))
+        for option in (word for word in words if word.startswith("--") and word != "--"):
+            # An argument of a parser, or a field of a dataclass that the options are made of.
+            assert f'"{option}"' in known or re.search(rf"^    {option[2:]}: ", known, re.MULTILINE), (
+                f"{words[2]} {option}"
+            )
 
 
 def test_reading_order_names_at_most_eight_files() -> None:
