@@ -202,9 +202,12 @@ def _write_fbank(shard: Shard) -> list[Measure]:
             measure, samples = read(cut)
             if samples is not None and usable(measure, options.sampling_rate):
                 features = np.asarray(extractor.extract(samples, options.sampling_rate))
-                offset = archive.tell() + len(f"{cut.id} ".encode())
-                kaldiio.save_ark(archive, {cut.id: features}, compression_method=COMPRESSIONS[options.compression])
-                measure.where, measure.frames = f"{shard.archive}:{offset}", len(features)
+                if np.isfinite(features).all():
+                    offset = archive.tell() + len(f"{cut.id} ".encode())
+                    kaldiio.save_ark(archive, {cut.id: features}, compression_method=COMPRESSIONS[options.compression])
+                    measure.where, measure.frames = f"{shard.archive}:{offset}", len(features)
+                else:
+                    measure.error = "features that are no finite numbers"
             measures.append(measure)
     return measures
 
@@ -222,7 +225,7 @@ def _write_audio(shard: Shard) -> list[Measure]:
 
 def _raw(cut: MonoCut, samples: np.ndarray, shard: Shard, folder: Path) -> str:
     source = cut.recording.sources[0].source
-    if is_whole(cut) and not cut.recording.transforms and Path(source).suffix in _KEPT_FORMATS:
+    if is_whole(cut) and not cut.recording.transforms and Path(source).suffix.lower() in _KEPT_FORMATS:
         return str(source)
     name = f"{cut.id}.flac"
     soundfile.write(folder / name, samples[0], shard.options.sampling_rate, subtype="PCM_16")

@@ -127,13 +127,28 @@ class ElasticConvolution(ElasticModule):
         weight, bias = self.take("norm.weight", kept), self.take("norm.bias", kept)
         owner = self._statistics(size)
         mean, variance = (self.cut(buffer, Cut(0), kept) for buffer in _moments(owner))
-        # Subnets that own no statistics pass through without disturbing those of others.
-        momentum = self.momentum if owner is not self.norm or size == FULL else 0.0
-        x = F.batch_norm(x, mean, variance, weight, bias, self.training, momentum, self.norm.eps)
-        if self.training and momentum and kept is not None:  # where the cut was a copy, only the copy was updated
-            for buffer, value in zip(_moments(owner), (mean, variance)):
-                buffer.unflatten(0, (self.components, -1))[list(kept)] = value.clone().unflatten(0, (len(kept), -1))
+        if not self.training:
+            return F.batch_norm(x, mean, variance, weight, bias, eps=self.norm.eps)
+        if owner is self.norm and size != FULL:  # a subnet that owns no statistics leaves those of others alone
+            return F.batch_norm(x, None, None, weight, bias, True, eps=self.norm.eps)
+        # Copies: the backward wants what it was given unchanged, and what is not finite shall not get into the buffers.
+        mean, variance = mean.clone(), variance.clone()
+        x = F.batch_norm(x, mean, variance, weight, bias, True, self.momentum, self.norm.eps)
+        self._store(owner, mean, variance, kept)
         return x
+
+    @torch.no_grad()
+    def _store(self, owner: nn.Module, mean: Tensor, variance: Tensor, kept: Kept) -> None:
+        """Make these (C,) the running statistics of the kept channels. One NaN utterance would stay in them for good, so a
+        channel whose new ones are not finite keeps its own; decided on the device, which nobody has to wait for."""
+        finite = mean.isfinite() & variance.isfinite()
+        for buffer, new in zip(_moments(owner), (mean, variance)):
+            parts = buffer.unflatten(0, (self.components, -1))
+            stored = torch.where(finite, new, self.cut(buffer, Cut(0), kept)).unflatten(0, (-1, parts.size(1)))
+            if kept is None:
+                parts.copy_(stored)
+            else:
+                parts.index_copy_(0, self._index(kept, buffer.device), stored)
 
 
 def _moments(norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from espnet_todm.files import PathLike, atomic_path, write_text
 from espnet_todm.markdown import markdown_table
+from espnet_todm.palette import RULE, STYLES
 from espnet_todm.scoring.scores import Score, rate_cell
 from espnet_todm.scoring.significance import paired_difference
 from espnet_todm.search.evolution import Trial, hypervolume, pareto_front
@@ -24,14 +25,6 @@ UNITS = {
     "latency": (1e3, "ms per s of speech in the encoder"),
 }
 SCORE_NAMES = {"wer": "WER (%)", "cer": "CER (%)", "loss": "loss (nats per token)"}
-# Okabe and Ito's colours; marks and lines differ too.
-_STYLES = (
-    ("#0072B2", "o", "-"),
-    ("#D55E00", "s", "--"),
-    ("#009E73", "^", "-."),
-    ("#CC79A7", "D", ":"),
-    ("#000000", "*", "none"),
-)
 _WORST_SHOWN = 6  # times the best score: what hears nothing would press all that matters into the bottom of the picture
 
 
@@ -164,17 +157,17 @@ def draw(report: SearchReport, criterion: str) -> Figure:
     axes = figure.add_subplot()
     factor, label = UNITS[criterion]
     shown = [(method, trials) for method, trials in report.methods.items() if trials]
-    for (method, trials), style in zip(shown, _STYLES):
+    for (method, trials), style in zip(shown, STYLES):
         _draw_method(axes, report.score, criterion, factor, method, trials, style)
     scores = [trial.scores[report.score] for _, trials in shown for trial in trials]
     limits = (1.1 * max(scores), _WORST_SHOWN * min(scores), report.reference[report.score])
     axes.set_ylim(0, min(limit for limit in limits if limit > 0))
     axes.set_xlabel(label[0].upper() + label[1:])
     axes.set_ylabel(f"{SCORE_NAMES[report.score]}, {report.split}")
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["right", "top"]].set_visible(False)
-    axes.legend(loc="upper right", framealpha=0.9, edgecolor="#cccccc")  # fronts fall to the right
+    axes.legend(loc="upper right", framealpha=0.9, edgecolor=RULE)  # fronts fall to the right
     return figure
 
 

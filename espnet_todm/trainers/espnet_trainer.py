@@ -15,6 +15,7 @@ from espnet2.train.trainer import Trainer
 from espnet_todm.files import atomic_path
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.base import RunState
+from espnet_todm.trainers.candidates import candidates
 
 
 class TodmTrainer(Trainer):
@@ -31,7 +32,7 @@ class TodmTrainer(Trainer):
         if first:
             for part in Path(options.output_dir).glob(".*.pth.*.part"):
                 part.unlink()  # what a killed run was writing
-        with atomic_checkpoints():
+        with atomic_checkpoints(), candidates(kwargs["model"]):
             super().run(**kwargs)
 
     @classmethod

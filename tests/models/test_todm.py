@@ -149,6 +149,10 @@ def test_stock_inference_encodes_the_chosen_subnet() -> None:
         ({"preencoder": torch.nn.Identity()}, ["preencoder", "todm"]),
         ({"postencoder": torch.nn.Identity()}, ["postencoder", "todm"]),
         ({"interctc_weight": 0.3}, ["interctc_weight", "0.3", "0"]),
+        (
+            {"token_list": ["<blank>", "<space>", "▁a", *TOKENS[3:]]},
+            ["token_list", "token 1 is <space>", "token 2 is '▁a'"],
+        ),
         ({"autocast": "bf16"}, ["autocast", "bf16", "bfloat16"]),
         ({"encoder": torch.nn.Linear(1, 1)}, ["encoder", "todm_conformer"]),
     ],

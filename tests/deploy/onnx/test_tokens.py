@@ -35,7 +35,7 @@ def test_a_token_that_no_line_holds_is_named(token: str) -> None:
     ("tokens", "token_type", "message"),
     [
         (["<blank>", "<blk>"], "char", "token_list: token 1 is <blk>, but token 0 is the blank"),
-        (["<blank>", "a", "<space>", "▁"], "char", r"token_list: tokens 2 and 3 \('<space>' and '▁'\) are both '▁'"),
+        (["<blank>", "a", "b", "a"], "char", r"token_list: tokens 1 and 3 \('a' and 'a'\) are both 'a' on the device"),
         (["<blank>", "a▁b"], "bpe", "token_list: token 1 is 'a▁b', which runtimes write as it stands"),
         (["<blank>", "▁▁"], "bpe", "token_list: token 1 is '▁▁', which runtimes write as it stands"),
         (
@@ -63,6 +63,11 @@ def test_other_spaces_than_asciis_are_characters(symbol: str, tmp_path: Path) ->
     names = runtime_tokens(["<blank>", symbol, "b"], 0, "char")
     (tmp_path / "tokens.txt").write_text(tokens_text(names), encoding="utf-8", newline="")
     assert read_tokens(tmp_path / "tokens.txt") == ["<blk>", symbol, "b"]
+
+
+def test_two_marks_of_words_are_named() -> None:
+    with pytest.raises(UserError, match=r"token_list: token 1 is <space> and token 3 is '▁'; allowed: .* not both"):
+        runtime_tokens(["<blank>", "<space>", "A", "▁"], 0, "char")
 
 
 words = st.text(st.characters(blacklist_categories=["Zs", "Cc", "Zl", "Zp", "Cs"]), min_size=1, max_size=4)
