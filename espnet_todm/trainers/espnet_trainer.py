@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +12,13 @@ from unittest import mock
 import torch
 from espnet2.train.reporter import SubReporter
 from espnet2.train.trainer import Trainer
+from espnet2.utils.build_dataclass import build_dataclass
 
 from espnet_todm.files import atomic_path
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.base import RunState
 from espnet_todm.trainers.candidates import candidates
+from espnet_todm.trainers.resumed import TodmTrainerOptions, configuration_holds, configured
 from espnet_todm.trainers.skipped import SkippedSteps, check_validation
 
 
@@ -26,6 +29,12 @@ class TodmTrainer(Trainer):
     criteria: ClassVar[Optional[Sequence[Sequence[str]]]] = None
 
     @classmethod
+    def build_options(cls, args: argparse.Namespace) -> TodmTrainerOptions:
+        """From ESPnet's options."""
+        options: TodmTrainerOptions = build_dataclass(TodmTrainerOptions, args)
+        return options
+
+    @classmethod
     def run(cls, **kwargs: Any) -> None:
         """As ESPnet's, which passes everything by name."""
         options, first = kwargs["trainer_options"], kwargs["distributed_option"].dist_rank in (None, 0)
@@ -33,7 +42,7 @@ class TodmTrainer(Trainer):
         if first:
             for part in Path(options.output_dir).glob(".*.pth.*.part"):
                 part.unlink()  # what a killed run was writing
-        with atomic_checkpoints(), candidates(kwargs["model"]):
+        with atomic_checkpoints(), candidates(kwargs["model"], configured(options)):
             super().run(**kwargs)
 
     @classmethod
@@ -41,7 +50,8 @@ class TodmTrainer(Trainer):
         """As ESPnet's, which passes everything by name. A run killed right after it wrote the checkpoint lacks the model of
         that epoch, for which ESPnet would look in the end, or the links to it, which ESPnet would never make again for the
         best one: the model is what the checkpoint holds, and the reporter in it knows which is the best."""
-        Trainer.resume(**kwargs)
+        with configuration_holds(**kwargs):
+            Trainer.resume(**kwargs)
         if cls.criteria is None:
             return
         folder, reporter = Path(kwargs["checkpoint"]).parent, kwargs["reporter"]
