@@ -15,6 +15,9 @@ from espnet_todm.files import PathLike, hash_file, read_json
 FORMAT = "espnet_todm.card/1"
 CARD = "card.json"
 WEIGHTS = "model.safetensors"
+# Entry with the encoder and its options as this package trains them on: of the same weights as the stock form, which cannot
+# say all of it (the dropout of a narrower feed-forward module, layers that are dropped).
+TRAINED_AS = "trained_as"
 
 
 def make_card(

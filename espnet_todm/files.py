@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 from espnet_todm.errors import UserError, one_line
 
@@ -72,12 +72,15 @@ def write_json(path: PathLike, value: Any) -> None:
     write_text(path, to_json(value, indent=2) + "\n")
 
 
-def to_json(value: Any, indent: Optional[int] = None) -> str:
-    """``value`` as JSON. Numbers that are not finite become null, for JSON has none of them: most readers refuse NaN."""
+def to_json(value: Any, **options: Any) -> str:
+    """``value`` as JSON. Numbers that are not finite become null, for JSON has none of them: most readers refuse NaN.
+
+    options: json.dumps's ``indent`` and ``default``.
+    """
     try:
-        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
     except ValueError:
-        return json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, **options)
 
 
 def _finite(value: Any) -> Any:

@@ -125,7 +125,9 @@ def _run(place: Path, seconds: float) -> str:
     command = [sys.executable, "-m", "espnet_todm.deploy.runtime.sherpa_apart", str(place)]
     environment = {**os.environ, "PYTHONPATH": paths}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", timeout=seconds
+        )
     except subprocess.TimeoutExpired:
         return f"took longer than {seconds:g} s"
     last = last_line(done.stderr + done.stdout)
