@@ -14,7 +14,7 @@ from torch import Tensor
 from espnet_todm.amounts import parse_amount
 from espnet_todm.card import CARD, TRAINED_AS, make_card
 from espnet_todm.components import Subnet
-from espnet_todm.deploy.folder import write_config, write_weights
+from espnet_todm.deploy.folder import write_config, write_images, write_weights
 from espnet_todm.deploy.load import build_model, read_config, read_weights
 from espnet_todm.deploy.stock import STOCK, as_supernet
 from espnet_todm.elastic.convolution import ElasticConvolution
@@ -110,7 +110,8 @@ def extract(
     state.update({f"encoder.{name}": value for name, value in small.state_dict().items()})
     with atomic_directory(output) as folder:
         conf = _small_config(supernet, subnet, Path(output))
-        write_config(conf, folder, Path(output))
+        write_config(conf, folder)
+        write_images(supernet.source, folder)
         model = build_model(conf, state, output)
         difference = None if calibration else _largest_difference(supernet, subnet, model)
         source = {**supernet.origin(), "max_abs_difference": difference}
