@@ -28,6 +28,7 @@ from espnet_todm.files import PathLike, read_json, read_table, write_table
 QUARANTINE = "quarantine.tsv"
 LENGTH_REASONS = ("too-short", "too-long")  # chosen by the user's limits; all other reasons are faults of the data
 _SILENT_PEAK = 1e-4  # about 3 steps of 16 bits
+_LOUDEST_PEAK = 4.0  # of full scale: more are no samples in [-1, 1] but, say, 16-bit numbers stored as floats
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ def _fault(measure: Measure, limits: Limits) -> Optional[tuple[str, str]]:
         return "not-mono", f"{measure.channels} channels, but 1 is expected"
     if measure.peak < _SILENT_PEAK:
         return "empty", f"silent: the largest sample is {measure.peak:g} of full scale"
+    if measure.peak > _LOUDEST_PEAK:
+        return "over-scale", f"the largest sample is {measure.peak:g} times full scale; divide by what full scale was"
     if measure.where is None:
         return "empty", f"{measure.seconds:.4f} s, less than one frame"
     return None

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from espnet_todm.card import WEIGHTS, check_weights
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike
+from espnet_todm.overlay import read_yaml
 from espnet_todm.registry import register
 
 CONFIG = "config.yaml"
@@ -29,10 +29,7 @@ def read_config(path: PathLike) -> dict[str, Any]:
     source = Path(path)
     if not source.is_file():
         raise UserError(f"{source}: no such config")
-    try:
-        config = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: not YAML ({one_line(error)})") from None
+    config = read_yaml(source)
     if not isinstance(config, dict) or "encoder" not in config:
         raise UserError(f"{source}: not a training config of ESPnet: it names no encoder")
     for section, key in FILE_OPTIONS:
@@ -49,7 +46,7 @@ def read_config(path: PathLike) -> dict[str, Any]:
 
 
 def build_model(config: Mapping[str, Any], state: Mapping[str, Tensor], source: PathLike) -> ESPnetASRModel:
-    """The model of a config with these weights, in eval mode. Raises UserError when they do not fit."""
+    """The model of a config with these weights, in eval mode. Raises UserError when they do not fit or are not finite."""
     register()
     from espnet2.tasks.asr import ASRTask
 
@@ -63,6 +60,13 @@ def build_model(config: Mapping[str, Any], state: Mapping[str, Tensor], source: 
                 f"{source} does not fit its config: it {words} {min(names)}"
                 + (f" and {len(names) - 1} more" if len(names) > 1 else "")
             )
+    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise UserError(
+            f"{source}: NaN or Inf in {broken[0]}"
+            + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
+            + "; the features or the training were not finite: take an earlier checkpoint"
+        )
     model.load_state_dict(dict(state))
     return model.eval()
 

@@ -17,13 +17,13 @@ from espnet_todm.elastic.base import ElasticModule
 from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, Slot
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.elastic.feed_forward import ElasticFeedForward
+from espnet_todm.encoders.positions import LONGEST, position_encoding, relative_kind
 from espnet_todm.encoders.stack import (
     StackedEncoder,
     check_options,
     check_stock,
     head_width,
     parse_blocks,
-    position_encoding,
 )
 from espnet_todm.sizes import SizeSpec
 
@@ -41,7 +41,7 @@ FIXED_OPTIONS: dict[str, Any] = {
     "layer_drop_rate": 0.0,
     "qk_norm": False,
 }
-IGNORED_OPTIONS = ("positionwise_conv_kernel_size", "padding_idx", "use_flash_attn", "max_pos_emb_len")
+IGNORED_OPTIONS = ("positionwise_conv_kernel_size", "padding_idx", "use_flash_attn")
 
 
 # Modules in ESPnet's order.
@@ -72,7 +72,7 @@ class BlockConf:
     size: int
     head_dim: int
     kernel: int
-    relative: bool
+    relative: Optional[str]  # the kind of relative positions, None without
     macaron: bool
     convolution: bool
     conv_norm: str
@@ -167,6 +167,7 @@ class TodmConformerEncoder(StackedEncoder):
         activation_type: str = "swish",
         use_cnn_module: bool = True,
         cnn_module_kernel: int = 31,
+        max_pos_emb_len: int = LONGEST,
         ffn_chunks: int = 4,
         macaron_ffn_chunks: Optional[int] = None,
         conv_groups: int = 1,
@@ -189,7 +190,7 @@ class TodmConformerEncoder(StackedEncoder):
         check_stock(NAME, stock, FIXED_OPTIONS, IGNORED_OPTIONS)
         check_options(options)
         self.take_chunks(options)
-        encoding = position_encoding(pos_enc_layer_type, selfattention_layer_type, "selfattention_layer_type")
+        encoding = position_encoding(options)
         conf = _block_conf(options)
         shapes = [_uniform_shape(options)] * num_blocks if blocks is None else parse_blocks(blocks, BlockShape)
         self.build(options, encoding, shapes, partial(ElasticConformerBlock, conf, sizes=tuple(sizes or ())))
@@ -237,7 +238,7 @@ def _block_conf(options: Mapping[str, Any]) -> BlockConf:
         size=options["output_size"],
         head_dim=head_width(options),
         kernel=options["cnn_module_kernel"],
-        relative=options["pos_enc_layer_type"] == "rel_pos",
+        relative=relative_kind(options),
         macaron=options["macaron_style"],
         convolution=options["use_cnn_module"],
         conv_norm=options["conv_norm"],

@@ -18,7 +18,7 @@ from espnet_todm.encoders.supernet import Front, length_mask
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation, token_distillation
 from espnet_todm.models.batch import Batch, Posteriors, Stats, SubnetOutput
-from espnet_todm.models.error_rates import attention_error_rates, ctc_error_rate, transducer_error_rates
+from espnet_todm.models.odd_utterances import heard, lengthen
 from espnet_todm.models.transducer import Lattice
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def after_encoder(model: TodmModel, encoded: Tensor, front: Front) -> tuple[Tens
     if model.postencoder is None:
         return encoded, front
     with model.autocast(encoded.device):
-        missing = getattr(model.postencoder, "length_adaptor_ratio", 1) - encoded.size(1)
-        encoded, lengths = model.postencoder(F.pad(encoded, (0, 0, 0, max(0, missing))), front.lengths)
+        encoded = lengthen(encoded, getattr(model.postencoder, "length_adaptor_ratio", 1))
+        encoded, lengths = model.postencoder(encoded, front.lengths)
     return encoded, replace(front, lengths=lengths, mask=length_mask(lengths, encoded.size(1)), visible=None)
 
 
@@ -66,31 +66,56 @@ def _ctc_task(
     with model.autocast(encoded.device):
         # Log probabilities of whole utterances in bfloat16 would be wrong in the third digit.
         logits = model.output_layer(size)(F.dropout(encoded, model.ctc.dropout_rate, model.training)).float()
-    labels = torch.cat([row[:length] for row, length in zip(batch.text, batch.text_lengths)])
-    loss = model.ctc.loss_fn(logits.transpose(0, 1), labels, front.lengths, batch.text_lengths)
+    loss = _ctc_loss(model, logits, front.lengths, batch.text, batch.text_lengths)
     stats["loss_ctc"] = loss.detach()
     if not model.training and model.error_calculator is not None:
-        stats["cer_ctc"] = ctc_error_rate(model.error_calculator, logits, batch.text)
+        stats["cer_ctc"] = model.error_calculator(logits.argmax(-1).cpu(), batch.text.cpu(), is_ctc=True)
     return loss, logits
+
+
+def _ctc_loss(model: TodmModel, logits: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor) -> Tensor:
+    """Logits (B, T, V), text (B, U) -> mean over utterances, to which one without a frame adds nothing."""
+    rows, utterances = heard(lengths), len(logits)
+    if rows is not None:
+        if not len(rows):
+            return logits.sum() * 0.0
+        logits, lengths, text, text_lengths = (x[rows] for x in (logits, lengths, text, text_lengths))
+    labels = torch.cat([row[:length] for row, length in zip(text, text_lengths)])
+    loss: Tensor = model.ctc.loss_fn(logits.transpose(0, 1), labels, lengths, text_lengths)
+    return loss if rows is None else loss * (len(rows) / utterances)
 
 
 def _attention_task(
     model: TodmModel, encoded: Tensor, front: Front, batch: Batch, stats: Stats
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The decoder's loss, its logits (B, U, V) in float32 and how many tokens each utterance has, its end included."""
-    text, text_lengths = batch.text, batch.text_lengths
-    if getattr(model, "lang_token_id", None) is not None:  # ESPnet 202402 has none
-        language = model.lang_token_id.repeat(len(text), 1).to(text)
-        text, text_lengths = torch.cat([language, text], dim=1), text_lengths + 1
+    """The attention decoder's loss, its logits (n, U, V) in float32, and how many tokens each utterance has with its end.
+
+    As in CTC's, an utterance without a frame adds nothing: it is not among the n, and accuracy and error rates count it only
+    where there is no other.
+    """
+    inputs: tuple[Tensor, ...] = encoded, front.lengths, *_with_language(model, batch)
+    rows = heard(front.lengths)
+    if rows is not None and len(rows):
+        inputs = tuple(x[rows] for x in inputs)
+    encoded, lengths, text, text_lengths = inputs
     before, following = add_sos_eos(text, model.sos, model.eos, model.ignore_id)
     with model.autocast(encoded.device):
-        logits, _ = model.decoder(encoded, front.lengths, before, text_lengths + 1)
-        loss = model.criterion_att(logits, following)
-        stats["loss_att"] = loss.detach()
+        logits, _ = model.decoder(encoded, lengths, before, text_lengths + 1)
+        loss = model.criterion_att(logits, following) * (1.0 if rows is None else len(rows) / len(batch.text))
         stats["acc"] = th_accuracy(logits.reshape(-1, model.vocab_size), following, ignore_label=model.ignore_id)
+    stats["loss_att"] = loss.detach()
     if not model.training and model.error_calculator is not None:
-        stats.update(attention_error_rates(model.error_calculator, logits, text))
-    return loss, logits.float(), text_lengths + 1
+        rates = zip(("cer", "wer"), model.error_calculator(logits.argmax(-1).cpu(), text.cpu()))
+        stats.update({name: rate for name, rate in rates if rate is not None})
+    return loss, logits.float(), (text_lengths + 1) * (lengths > 0)
+
+
+def _with_language(model: TodmModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Text (B, U) and its lengths (B,), behind the token of the language that the model has, if it has one."""
+    token = getattr(model, "lang_token_id", None)  # ESPnet 202402 knows none
+    if token is None:
+        return batch.text, batch.text_lengths
+    return torch.cat([token.to(batch.text).expand(len(batch.text), 1), batch.text], dim=1), batch.text_lengths + 1
 
 
 def _transducer_task(
@@ -108,8 +133,7 @@ def _transducer_task(
         loss, lattice = task(encoded, front.lengths, *text, model.step, teacher.lattice if teacher else None)
     stats["loss_transducer"] = loss.detach()
     if not model.training and model.error_calculator is not None:
-        found = task.greedy(encoded, front.lengths)
-        stats.update(transducer_error_rates(model.error_calculator, found, *text))
+        stats.update(model.error_calculator.of_transducer(task.greedy(encoded, front.lengths), *text))
     return loss, lattice
 
 
@@ -122,16 +146,30 @@ def distillation(
     """
     parts = []
     if student.lattice is not None and teacher.lattice is not None:
-        ranges = student.lattice.ranges
-        logits = teacher.lattice.logits_at(ranges), student.lattice.logits
-        sizes = batch.text, student.lengths.clamp(min=1), batch.text_lengths  # what has no frame has a lattice of one
-        scale = model.transducer_options.distillation_scale
-        parts.append(lattice_distillation(*logits, *sizes, divergence, ranges, model.decoder.blank_id, scale))
+        parts.append(_lattice_distillation(model, teacher.lattice, student.lattice, student.lengths, batch, divergence))
     if student.attention is not None and teacher.attention is not None and student.tokens is not None:
-        per_token = model.criterion_att.normalize_length
+        per_token, share = model.criterion_att.normalize_length, len(student.attention) / len(batch.text)
         loss = token_distillation(teacher.attention, student.attention, student.tokens, divergence, per_token)
-        parts.append((1 - model.ctc_weight) * loss)
+        parts.append((1 - model.ctc_weight) * share * loss)
     if student.ctc is not None and teacher.ctc is not None:
         loss = ctc_frame_distillation(teacher.ctc, student.ctc, student.lengths, divergence)
         parts.append(model.ctc_weight * loss if parts else loss)
     return torch.stack(parts).sum()
+
+
+def _lattice_distillation(
+    model: TodmModel, teacher: Lattice, student: Lattice, lengths: Tensor, batch: Batch, divergence: Divergence
+) -> Tensor:
+    """As the transducer's loss: the mean over utterances, to which one without a frame adds nothing."""
+    rows, ranges = heard(lengths), student.ranges
+    if rows is not None and not len(rows):
+        return student.logits.sum() * 0.0
+    at, said = teacher.logits_at(ranges), student.logits
+    text, text_lengths, share = batch.text, batch.text_lengths, 1.0
+    if rows is not None:
+        share = len(rows) / len(lengths)
+        at, said, text, lengths, text_lengths = (x[rows] for x in (at, said, text, lengths, text_lengths))
+        ranges = None if ranges is None else ranges[rows]
+    scale = model.transducer_options.distillation_scale
+    sizes = text, lengths, text_lengths
+    return share * lattice_distillation(at, said, *sizes, divergence, ranges, model.decoder.blank_id, scale)

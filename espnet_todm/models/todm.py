@@ -22,6 +22,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.autocast import Autocast
 from espnet_todm.models.batch import Batch, Posteriors, SubnetOutput
+from espnet_todm.models.odd_utterances import ErrorRates, lengthen
 from espnet_todm.models.options import check_options
 from espnet_todm.models.outside import component_table, outer_state
 from espnet_todm.models.reports import evaluate
@@ -52,6 +53,7 @@ class TodmModel(ESPnetASRModel):
     ctc: Any
     decoder: Any
     joint_network: Any
+    error_calculator: Any
 
     def __init__(
         self,
@@ -79,6 +81,8 @@ class TodmModel(ESPnetASRModel):
         if output_layers == "per_size" and self.ctc is None and not transducer:
             raise UserError("output_layers: 'per_size' needs a CTC output or a transducer, but ctc_weight is 0")
         self.distils_attention = self.decoder is not None and not transducer and (distil_attention or self.ctc is None)
+        if self.error_calculator is not None:
+            self.error_calculator = ErrorRates(self.error_calculator)
         self.transducer_options = build(TransducerOptions, transducer_conf or {}, "transducer_conf")
         own = [name for name in self.encoder.sizes if name != FULL] if output_layers == "per_size" else []
         self.own_joints = own if transducer else []
@@ -136,9 +140,13 @@ class TodmModel(ESPnetASRModel):
         return gathered
 
     def run_front(self, batch: Batch) -> Front:
-        """Features, SpecAugment, normalisation and subsampling, once for all subnets of a step."""
+        """Features, SpecAugment, normalisation and subsampling, once for all subnets of a step.
+
+        An utterance too short for one frame has none, whatever else is in the batch.
+        """
         with torch.autocast(batch.speech.device.type, enabled=False):
             features, lengths = self._extract_feats(batch.speech, batch.speech_lengths)
+            features, lengths = lengthen(features, 1), lengths.clamp(min=1)  # ESPnet fails on nothing
             if self.specaug is not None and self.training:
                 features, lengths = self.specaug(features, lengths)
             if self.normalize is not None:
@@ -146,6 +154,7 @@ class TodmModel(ESPnetASRModel):
         with self.autocast(features.device):
             if self.preencoder is not None:
                 features, lengths = self.preencoder(features, lengths)
+            features = lengthen(features, self.encoder.shortest())
             return self.encoder.front(features, lengths, self.step if self.training else None)
 
     def run_subnet(

@@ -36,17 +36,6 @@ def check_criteria(model: TodmModel, options: Any, schedules: Iterable[type]) ->
         raise UserError(f"{'; '.join(wrong)}: no such value is reported by this training; there are {told}")
 
 
-def check_earlier_epochs(model: TodmModel, options: Any, epochs: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> None:
-    """Raises UserError where epochs before a resume (as ESPnet's reporter keeps them) lack what ESPnet compares them by."""
-    names = reported(model)
-    for option, (phase, key, *_) in _in_use(options, []):
-        if key in names.get(phase, ()) and any(key not in epoch.get(phase, {}) for epoch in epochs.values()):
-            raise UserError(
-                f"{option}: earlier epochs of this run have not reported {phase}.{key}, so that they cannot be compared; go"
-                " on with a value that they have, or train anew in another folder"
-            )
-
-
 def _in_use(options: Any, schedules: Iterable[type]) -> Iterator[tuple[str, Sequence[str]]]:
     """Option -> phase, name and, except for schedules, mode."""
     for criterion in options.best_model_criterion:

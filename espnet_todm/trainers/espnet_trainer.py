@@ -15,13 +15,13 @@ from espnet2.train.trainer import Trainer
 from espnet_todm.files import atomic_path
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.base import RunState
-from espnet_todm.trainers.criteria import check_criteria, check_earlier_epochs
+from espnet_todm.trainers.candidates import candidates
+from espnet_todm.trainers.criteria import check_criteria
 
 
 class TodmTrainer(Trainer):
     """Trains any ESPnet ASR model as the stock trainer does; a supernet is told its step before each batch."""
 
-    options: ClassVar[Optional[Any]] = None  # of the run, for what ESPnet tells none
     # best_model_criterion, in the process that writes files.
     criteria: ClassVar[Optional[Sequence[Sequence[str]]]] = None
 
@@ -31,11 +31,11 @@ class TodmTrainer(Trainer):
         options, first = kwargs["trainer_options"], kwargs["distributed_option"].dist_rank in (None, 0)
         if isinstance(kwargs["model"], TodmModel):
             check_criteria(kwargs["model"], options, [type(s) for s in kwargs["schedulers"] if s is not None])
-        cls.options, cls.criteria = options, options.best_model_criterion if first else None
+        cls.criteria = options.best_model_criterion if first else None
         if first:
             for part in Path(options.output_dir).glob(".*.pth.*.part"):
                 part.unlink()  # what a killed run was writing
-        with atomic_checkpoints():
+        with atomic_checkpoints(), candidates(kwargs["model"]):
             super().run(**kwargs)
 
     @classmethod
@@ -44,12 +44,9 @@ class TodmTrainer(Trainer):
         that epoch, for which ESPnet would look in the end, or the links to it, which ESPnet would never make again for the
         best one: the model is what the checkpoint holds, and the reporter in it knows which is the best."""
         Trainer.resume(**kwargs)
-        reporter = kwargs["reporter"]
-        if isinstance(kwargs["model"], TodmModel) and cls.options is not None:
-            check_earlier_epochs(kwargs["model"], cls.options, reporter.stats)
         if cls.criteria is None:
             return
-        folder = Path(kwargs["checkpoint"]).parent
+        folder, reporter = Path(kwargs["checkpoint"]).parent, kwargs["reporter"]
         last = folder / f"{reporter.get_epoch()}epoch.pth"
         if not last.exists():
             torch.save(kwargs["model"].state_dict(), last)

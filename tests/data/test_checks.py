@@ -34,6 +34,7 @@ def measure(**changes: Any) -> Measure:
         ({"channels": 2, "where": None}, "not-mono", True),
         ({"peak": 0.0}, "empty", True),
         ({"seconds": 0.01, "where": None}, "empty", True),
+        ({"peak": 21000.0, "clipped": 0.9}, "over-scale", True),  # 16-bit numbers as floats
         ({"clipped": 0.02}, "clipped", False),
         ({"seconds": 0.09}, "too-short", False),
         ({"seconds": 30.01}, "too-long", False),
@@ -43,6 +44,10 @@ def test_reasons(changes: dict[str, Any], reason: str, also_in_evaluation: bool)
     problem = judge(measure(**changes), Limits())
     assert problem is not None and problem.reason == reason and problem.detail
     assert (judge(measure(**changes), Limits(), evaluation=True) is not None) == also_in_evaluation
+
+
+def test_a_little_above_full_scale_is_heard_as_it_is() -> None:
+    assert judge(measure(peak=1.2, clipped=0.001), Limits()) is None
 
 
 @given(st.floats(0.0, 60.0), st.floats(0.0, 30.0), st.floats(0.01, 30.0))

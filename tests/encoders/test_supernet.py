@@ -156,6 +156,15 @@ def test_an_extracted_model_can_be_cut_again(flavour: SupernetEncoder) -> None:
     )
 
 
+def test_an_extracted_model_has_the_types_of_its_supernet(flavour: SupernetEncoder) -> None:
+    double = copy.deepcopy(flavour).double()
+    subnet, (x, lengths) = random_subnet(flavour, 5), speech()
+    small = double.extract(subnet)
+    assert {p.dtype for p in small.parameters()} == {torch.float64}
+    sliced = double.blocks(double.front(x.double(), lengths), subnet)
+    torch.testing.assert_close(small(x.double(), lengths)[0], sliced, atol=1e-12, rtol=1e-10)
+
+
 def test_an_empty_block_is_the_identity_and_vanishes(flavour: SupernetEncoder) -> None:
     only_first = Subnet("first", frozenset(k for k in flavour.component_table().by_key if k.layer == 0))
     assert len(flavour.extract(only_first).encoders) == 1

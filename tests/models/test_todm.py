@@ -145,6 +145,10 @@ def test_stock_inference_encodes_the_chosen_subnet() -> None:
     ("options", "words"),
     [
         ({"interctc_weight": 0.3}, ["interctc_weight", "0.3", "0"]),
+        (
+            {"token_list": ["<blank>", "<space>", "▁a", *TOKENS[3:]]},
+            ["token_list", "token 1 is <space>", "token 2 is '▁a'"],
+        ),
         ({"autocast": "bf16"}, ["autocast", "bf16", "bfloat16"]),
         ({"encoder": torch.nn.Linear(1, 1)}, ["encoder", "todm_conformer"]),
         ({"distil_attention": "yes"}, ["distil_attention", "'yes'", "true or false"]),

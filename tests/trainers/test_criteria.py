@@ -10,8 +10,8 @@ from espnet2.tasks.abs_task import scheduler_classes
 from espnet2.tasks.asr import ASRTask
 
 from espnet_todm.errors import UserError
-from espnet_todm.trainers.criteria import DEFAULT_BEST, check_criteria, check_earlier_epochs
-from tests.tiny_model import tiny_model, trained_by
+from espnet_todm.trainers.criteria import DEFAULT_BEST, check_criteria
+from tests.tiny_model import trained_by
 
 PLATEAU = scheduler_classes["reducelronplateau"]
 
@@ -84,14 +84,3 @@ def test_what_is_not_reported_is_refused_with_all_that_is(given: dict[str, Any],
 def test_no_criterion_at_all_would_keep_no_model(given: Any) -> None:
     with pytest.raises(UserError, match=r"best_model_criterion: .* must be a list such as \[\[valid, loss, min\]\]"):
         check_criteria(trained_by(), options(best_model_criterion=given), [])
-
-
-def test_epochs_before_a_resume_that_lack_a_value_are_refused() -> None:
-    old = {"train": {"loss": 1.0}, "valid": {"loss": 1.0}}
-    new = {"train": {"loss": 1.0}, "valid": {"loss": 1.0, "cer_ctc": 0.5}}
-    model, by_rate = tiny_model(), options(best_model_criterion=[["valid", "cer_ctc", "min"]])
-    check_earlier_epochs(model, by_rate, {1: new, 2: new})
-    check_earlier_epochs(model, options(), {1: old, 2: new})
-    check_earlier_epochs(model, options(best_model_criterion=list(DEFAULT_BEST)), {1: old})
-    with pytest.raises(UserError, match=r"best_model_criterion: earlier epochs .* valid\.cer_ctc"):
-        check_earlier_epochs(model, by_rate, {1: old, 2: new})

@@ -66,7 +66,7 @@ class Decoder:
         return posteriors
 
     def _encode(self, batch: list[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Places in the batch, their encoded (B, T, D) and lengths (B,). Those that are all too short are left out."""
+        """Places in the batch, their encoded (B, T, D) and lengths (B,). Without those that are too short."""
         for places in self._together(batch):
             lengths = torch.tensor([len(batch[place]) for place in places])
             try:
@@ -77,12 +77,13 @@ class Decoder:
             yield places, encoded, frames
 
     def _together(self, batch: list[Tensor]) -> list[list[int]]:
-        """Places of utterances that may be padded to one length."""
+        """Places of utterances that may be padded to one length; without those of no length, on which ESPnet fails."""
+        some = [place for place, utterance in enumerate(batch) if len(utterance)]
         if isinstance(self.model.encoder, SupernetEncoder):
-            return [list(range(len(batch)))]
+            return [some] if some else []
         by_length: dict[int, list[int]] = {}
-        for place, utterance in enumerate(batch):
-            by_length.setdefault(len(utterance), []).append(place)
+        for place in some:
+            by_length.setdefault(len(batch[place]), []).append(place)
         return list(by_length.values())
 
     def text(self, labels: Sequence[int]) -> str:

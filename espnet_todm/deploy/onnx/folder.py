@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.files import PathLike, read_lines
 
 CTC, TRANSDUCER = "ctc", "transducer"
 PARTS = {CTC: ("model",), TRANSDUCER: ("encoder", "decoder", "joiner")}
@@ -59,7 +59,7 @@ def read_tokens(path: PathLike) -> list[str]:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     symbols: dict[int, str] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         words = line.split()
         if not 1 <= len(words) <= 2 or not words[-1].isdecimal():
             raise UserError(f"{path}:{number}: {line!r} is no token; each line must be a symbol and its id")

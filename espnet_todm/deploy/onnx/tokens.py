@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from espnet_todm.data.spelling import check_marks
 from espnet_todm.data.tokens import SPACE
 from espnet_todm.errors import UserError
 
@@ -13,7 +14,9 @@ WORD_START = "▁"  # becomes a space in a text
 
 def runtime_tokens(tokens: Sequence[str], blank: int) -> list[str]:
     """The model's tokens under the runtime's names: the blank is ``<blk>``, ESPnet's ``<space>`` the mark of a word's start,
-    for a space itself cannot stand on a line of the file. Raises UserError for a token that no line can hold."""
+    for a space itself cannot stand on a line of the file. Raises UserError for a token that no line can hold, and for
+    a list that has both."""
+    check_marks(tokens)
     names = []
     for number, token in enumerate(tokens):
         if not token or token.split() != [token]:

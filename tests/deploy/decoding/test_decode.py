@@ -44,6 +44,17 @@ def test_an_utterance_below_one_frame_gives_an_empty_text(decoder: Decoder) -> N
     assert decoder([torch.randn(3, 20), torch.randn(40, 20)])[0] == ""
 
 
+@pytest.mark.parametrize("stock", [False, True])
+def test_an_utterance_of_nothing_gives_an_empty_text(decoder: Decoder, stock: bool, monkeypatch) -> None:
+    if stock:  # whose utterances are not padded together
+        monkeypatch.setattr("espnet_todm.deploy.decoding.decode.SupernetEncoder", type(None))
+    nothing, speech = torch.zeros(0, 20), torch.randn(40, 20)
+    assert decoder([nothing]) == [""] and decoder([]) == []
+    alone = decoder([speech])
+    assert decoder([nothing, speech, nothing]) == ["", *alone, ""]
+    assert [len(x) for x in decoder.log_posteriors([nothing, speech])] == [0, len(decoder.log_posteriors([speech])[0])]
+
+
 def test_stages_13_and_14_write_texts_and_real_time_factors(experiment: Path, tmp_path) -> None:
     supernet = load_supernet(experiment / "config.yaml", experiment / "model.pth")
     for size in ("small", "full"):

@@ -26,6 +26,11 @@ def test_a_second_blank_is_named() -> None:
         runtime_tokens(["<blank>", "<blk>"], 0)
 
 
+def test_two_marks_of_words_are_named() -> None:
+    with pytest.raises(UserError, match=r"token_list: token 1 is <space> and token 3 is '▁'; allowed: .* not both"):
+        runtime_tokens(["<blank>", "<space>", "A", "▁"], 0)
+
+
 words = st.text(st.characters(blacklist_categories=["Zs", "Cc", "Zl", "Zp", "Cs"]), min_size=1, max_size=4)
 
 
