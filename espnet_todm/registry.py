@@ -75,6 +75,7 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     """``subnet_trainer`` and ``subnet_trainer_conf`` become options of the ASR task, which builds them with the model."""
     from espnet_todm.checks import build
     from espnet_todm.decoders.stateless import StatelessDecoder
+    from espnet_todm.models.options import check_configuration
     from espnet_todm.models.todm import TodmModel
     from espnet_todm.trainers.aux_loss import AuxLossTrainer
     from espnet_todm.trainers.base import SubnetTrainer
@@ -106,6 +107,8 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     build_stock_model = task.build_model.__func__
 
     def build_model(cls: Any, args: Any) -> Any:
+        if str(getattr(args, "model", None)).lower() == "todm":
+            check_configuration(args, symbols["espnet2.tasks.asr", "encoder_choices"].classes)
         model = build_stock_model(cls, args)
         if isinstance(model, TodmModel):
             if isinstance(model.decoder, StatelessDecoder):  # ESPnet builds a joiner for its own transducer only

@@ -19,10 +19,14 @@ def main(arguments: Sequence[str]) -> None:
     register()
     from espnet2.tasks.asr import ASRTask
 
-    from espnet_todm.options import checkpoint_errors, parse_training
+    from espnet_todm.options import checkpoint_errors, parse_training, print_config
 
+    options = parse_training(arguments)
+    if options.print_config:
+        print_config(options)
+        return
     with checkpoint_errors():
-        ASRTask.main(args=parse_training(arguments))
+        ASRTask.main(args=options)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,8 @@ def calibration_front(model: TodmModel, encoder: SupernetEncoder, utterance: Ten
     normalised = utterance.unsqueeze(0).clone()  # GlobalMVN works in place
     if model.normalize is not None:
         normalised, lengths = model.normalize(normalised, lengths)
+    if model.preencoder is not None:
+        normalised, lengths = model.preencoder(normalised, lengths)
     return encoder.front(normalised, lengths)
 
 

@@ -18,6 +18,7 @@ from espnet_todm.files import atomic_path
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.base import RunState
 from espnet_todm.trainers.candidates import candidates
+from espnet_todm.trainers.criteria import check_criteria
 from espnet_todm.trainers.resumed import TodmTrainerOptions, configuration_holds, configured
 from espnet_todm.trainers.skipped import SkippedSteps, check_validation
 
@@ -38,6 +39,8 @@ class TodmTrainer(Trainer):
     def run(cls, **kwargs: Any) -> None:
         """As ESPnet's, which passes everything by name."""
         options, first = kwargs["trainer_options"], kwargs["distributed_option"].dist_rank in (None, 0)
+        if isinstance(kwargs["model"], TodmModel):
+            check_criteria(kwargs["model"], options, [type(s) for s in kwargs["schedulers"] if s is not None])
         cls.criteria = options.best_model_criterion if first else None
         if first:
             for part in Path(options.output_dir).glob(".*.pth.*.part"):

@@ -1,4 +1,4 @@
-"""What a training reads and reports to, looked at before it begins: tables, batches, packages. ESPnet fails on these inside."""
+"""What a training reads and reports to, looked at before it begins: tables, batches, packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _BROKEN = (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueE
 def check_run(options: argparse.Namespace) -> None:
     """Raises UserError for what no training of speech recognition can do, whatever its data."""
     if options.use_wandb and not _installed("wandb"):
-        raise UserError("use_wandb: true needs wandb, which is not installed; pip install wandb, or say use_wandb: false")
+        raise UserError(
+            "use_wandb: true needs wandb, which is not installed; pip install wandb, or say use_wandb: false"
+        )
     for key in ("iterator_type", "valid_iterator_type"):
         if getattr(options, key, None) == "chunk":
             raise UserError(f"{key}: 'chunk' cuts speech into pieces but not its text; say {key}: sequence")
