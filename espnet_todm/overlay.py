@@ -38,10 +38,10 @@ def read_config(path: Union[str, Path], above: tuple[Path, ...] = ()) -> dict[st
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds. Raises UserError when it is none."""
+    """What a YAML file holds. Raises UserError when it is none, or no text in UTF-8."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:  # ValueError: of its dates
         raise UserError(f"{path}: is no YAML: {one_line(error)}") from None
 
 

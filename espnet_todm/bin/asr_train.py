@@ -20,8 +20,9 @@ def main(arguments: Sequence[str]) -> None:
     from espnet2.tasks.asr import ASRTask
 
     from espnet_todm.options import checkpoint_errors, parse_training
+    from espnet_todm.trainers.faults import faults_told
 
-    with checkpoint_errors():
+    with checkpoint_errors(), faults_told():
         ASRTask.main(args=parse_training(arguments))
 
 
