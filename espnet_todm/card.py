@@ -18,6 +18,9 @@ WEIGHTS = "model.safetensors"
 # What every card has, and what is a mapping in it.
 ENTRIES = ("name", "cost", "encoder", "encoder_conf", "vocabulary", "kept")
 MAPPINGS = ("cost", "encoder_conf", "vocabulary")
+# Entry with the encoder and its options as this package trains them on: of the same weights as the stock form, which cannot
+# say all of it (the dropout of a narrower feed-forward module, layers that are dropped).
+TRAINED_AS = "trained_as"
 
 
 def make_card(

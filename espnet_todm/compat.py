@@ -27,3 +27,14 @@ def autocasts_on_cpu(dtype: torch.dtype) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def computes_in_bfloat16_on_cpu(x: torch.Tensor) -> bool:
+    """Whether matrix products of ``x`` are in bfloat16 on a CPU, because it is or because autocast makes them so."""
+    if x.device.type != "cpu":
+        return False
+    try:
+        casting, to = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+    except (AttributeError, TypeError):  # torch below 2.4
+        casting, to = torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()
+    return (to if casting else x.dtype) == torch.bfloat16

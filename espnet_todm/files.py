@@ -6,6 +6,7 @@ import errno
 import gzip
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -14,11 +15,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional, TextIO, Union, cast
+from typing import Any, Optional, Union
 
 from espnet_todm.errors import UserError, one_line
 
 PathLike = Union[str, Path]
+BYTE_ORDER_MARK = "\ufeff"
+_GZIP, _UTF_16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")  # the first bytes of such files
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, quota used up, larger than a file may be
 
 
@@ -99,9 +102,8 @@ def _full_disk(error: Optional[BaseException]) -> Optional[str]:
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return error.strerror
-        found = next(
-            (code for code in FULL if os.strerror(code) in str(error)), None
-        )  # as libraries in C and Rust cite it
+        # Libraries in C and Rust cite the system.
+        found = next((code for code in FULL if os.strerror(code) in str(error)), None)
         if found is not None:
             return os.strerror(found)
         error = error.__cause__ or error.__context__
@@ -109,53 +111,119 @@ def _full_disk(error: Optional[BaseException]) -> Optional[str]:
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """Write ``text`` as UTF-8, atomically."""
+    """Write ``text`` as UTF-8 with plain line feeds, atomically. Raises UserError for what is no text."""
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:  # Python reads file names of another encoding as halves of characters
+        row = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
+        raise UserError(f"{path}: {row!r} cannot be written as UTF-8; is a file's name in another encoding?") from None
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
 
 def write_json(path: PathLike, value: Any) -> None:
     """Write ``value`` as indented JSON with a final newline, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """``value`` as JSON. Numbers that are not finite become null, for JSON has none of them: most readers refuse NaN.
+
+    options: json.dumps's ``indent`` and ``default``.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: PathLike) -> Any:
     """Read JSON. Raises UserError, naming the file, when it is missing or no JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a JSON file ({error})") from None
 
 
+def read_lines(path: PathLike) -> Iterator[str]:
+    """The lines of a UTF-8 file, plain or gzip, without their ends and without byte order marks.
+
+    Only a line feed, or a carriage return and a line feed, ends a line. What else Unicode counts as an end (U+2028, U+0085,
+    a form feed) is text. Raises UserError, naming file and line, for a file that cannot be read and for any other encoding.
+    """
+    try:
+        with Path(path).open("rb") as source:
+            zipped = source.peek(2)[:2] == _GZIP
+            for number, line in enumerate(gzip.GzipFile(fileobj=source) if zipped else source, 1):
+                if number == 1:
+                    _check_first(line, path)
+                yield _decode(line, f"{path}:{number}")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, EOFError, zlib.error) as error:  # among them what gzip raises for a file that is cut off
+        raise UserError(f"{path}: cannot be read ({one_line(error)})") from None
+
+
+def _check_first(line: bytes, path: PathLike) -> None:
+    if line.startswith(_UTF_16) or b"\0" in line:
+        raise UserError(
+            f"{path}:1: UTF-16, or no text at all, but UTF-8 is expected; iconv -f UTF-16 -t UTF-8 makes it"
+        )
+    if b"\r" in line.rstrip() and not line.endswith(b"\n"):
+        raise UserError(f"{path}:1: the lines end in carriage returns alone, but line feeds are expected")
+
+
+def _decode(line: bytes, where: str) -> str:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}: not UTF-8 text (byte 0x{line[error.start]:02x} at place {error.start + 1}); convert the file with "
+            "iconv -f ENCODING -t UTF-8, where ENCODING is what it is written in, e.g. LATIN1"
+        ) from None
+    return text.rstrip("\r\n").lstrip(BYTE_ORDER_MARK)  # of any line: files may have been joined
+
+
+def split_key(line: str) -> tuple[str, str]:
+    """The first word of a line of a table, "" when it is blank, and the rest: after any white space, as in ESPnet."""
+    key, value, *_ = (*line.split(maxsplit=1), "", "")
+    return key, value.strip()
+
+
 def read_table(path: PathLike) -> dict[str, str]:
-    """Read a Kaldi table (``key value...`` per line, UTF-8) in order. Raises UserError on a missing file or double key."""
-    source = Path(path)
-    if not source.is_file():
-        raise UserError(f"{source}: no such file")
+    """Read a Kaldi table (``key value...`` per line) in order. Raises UserError on a double key and as ``read_lines``."""
     table: dict[str, str] = {}
-    with source.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            key, _, value = line.strip().partition(" ")
-            if not key:
-                continue
-            if key in table:
-                raise UserError(f"{source}:{number}: key {key!r} stands twice, but keys must be unique")
-            table[key] = value.strip()
+    for number, line in enumerate(read_lines(path), 1):
+        key, value = split_key(line)
+        if not key:
+            continue
+        if key in table:
+            raise UserError(f"{path}:{number}: key {key!r} stands twice, but keys must be unique")
+        table[key] = value
     return table
 
 
 def write_table(path: PathLike, table: dict[str, str]) -> None:
-    """Write a Kaldi table sorted by key (the order that Kaldi and ESPnet tools expect), atomically."""
+    """Write a Kaldi table sorted by key (the order that Kaldi and ESPnet tools expect), atomically.
+
+    Raises UserError where a row would be read back as another: for white space in a key and a line's end in a value.
+    """
+    for key, value in table.items():
+        if key.split() != [key]:
+            raise UserError(f"{path}: {key!r} cannot be the key of a row, because it is empty or holds white space")
+        if "\n" in value or "\r" in value:
+            raise UserError(f"{path}: {key}: {value!r} cannot stand in a row, because it holds a line's end")
     write_text(path, "".join(f"{key} {table[key]}".rstrip() + "\n" for key in sorted(table)))
-
-
-def open_text(path: PathLike) -> TextIO:
-    """Open a UTF-8 file for reading, plain or ``.gz``."""
-    if Path(path).suffix == ".gz":
-        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8"))
-    return Path(path).open(encoding="utf-8")
 
 
 def hash_file(path: PathLike) -> str:

@@ -29,6 +29,11 @@ FLAVOURS: dict[str, dict[str, Any]] = {
     "layer norm, channel groups": {"conv_norm": "layer_norm", "conv_groups": 4},
     "batch norm, channel groups": {"conv_groups": 2},
     "absolute positions": {"pos_enc_layer_type": "abs_pos", "selfattention_layer_type": "selfattn"},
+    "legacy relative": {"rel_pos_type": "legacy"},
+    "legacy relative, short table": {"rel_pos_type": "legacy", "max_pos_emb_len": 300, "num_blocks": 2},
+    "scaled absolute positions": {
+        "pos_enc_layer_type": "scaled_abs_pos", "selfattention_layer_type": "selfattn", "num_blocks": 2,
+    },
     "no positions": {"pos_enc_layer_type": "none", "selfattention_layer_type": "selfattn"},
     "no macaron": {"macaron_style": False},
     "convolution first": {"convolution_first": True},
@@ -38,7 +43,7 @@ FLAVOURS: dict[str, dict[str, Any]] = {
     "VGG front end": {"input_layer": "vgg4", "num_blocks": 2},
     "depthwise front end": {"input_layer": "dw_conv2d", "num_blocks": 2},
     "wide heads": {"head_dim": 12, "activation_type": "gelu"},
-}
+}  # fmt: skip
 
 
 E_BRANCHFORMERS: dict[str, dict[str, Any]] = {
@@ -48,6 +53,7 @@ E_BRANCHFORMERS: dict[str, dict[str, Any]] = {
     "E-Branchformer, absolute positions, whole cgMLP": {
         "pos_enc_layer_type": "abs_pos", "attention_layer_type": "selfattn", "cgmlp_groups": 1, "merge_conv_kernel": 5,
     },
+    "E-Branchformer, legacy relative": {"rel_pos_type": "legacy", "num_blocks": 2},
     "E-Branchformer, no positions": {
         "pos_enc_layer_type": "none", "attention_layer_type": "selfattn", "head_dim": 6, "input_layer": "dw_conv2d",
     },

@@ -138,10 +138,12 @@ stage_3() {
 }
 
 stage_4() {
+  local more
   set_evaluation
+  read -ra more <<<"$asr_args"
   python -m espnet_todm.bin.filter_data --features "$(dump_dir)" --train "$(train_data)" --evaluation "${evaluation[@]}" \
     --min_seconds "$min_seconds" --max_seconds "$max_seconds" --max_clipped "$max_clipped" \
-    --max_quarantine_share "$max_quarantine_share"
+    --max_quarantine_share "$max_quarantine_share" -- --config "$asr_config" ${more[@]+"${more[@]}"}
 }
 
 stage_5() {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,8 @@ def run(main: Main, logs: bool = True) -> None:
     A UserError, a file that is not there or in the way, a full disk or a file that may not be written exits with status 1,
     the keyboard's Ctrl-C with 130. ``logs=False`` leaves it to ``main`` to set up logging.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # terminals of other encodings than UTF-8, as stderr does it
     if logs:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     end_with_starter()

@@ -8,7 +8,6 @@ Example: python -m espnet_todm.bin.collect_stats --train_scp dump/fbank/train/fe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.launch import add_launcher_arguments, launcher_arguments
@@ -24,11 +23,12 @@ def main(arguments: Sequence[str]) -> None:
     add_launcher_arguments(parser)
     options = parser.parse_args(arguments)
 
+    from espnet_todm.data.spelling import read_tokens
     from espnet_todm.data.statistics import append_vocabulary, collect_statistics
 
     launcher = launcher_arguments(options)
     collect_statistics(options.training, options.train_scp, options.valid_scp, options.output, **launcher)
-    append_vocabulary(options.output, len(Path(options.tokens).read_text(encoding="utf-8").splitlines()))
+    append_vocabulary(options.output, len(read_tokens(options.tokens)))
 
 
 if __name__ == "__main__":

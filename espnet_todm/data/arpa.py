@@ -5,20 +5,26 @@ Of a large model only the n-grams that occur in the text are kept, so any size c
 
 from __future__ import annotations
 
-import gzip
+import logging
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, TextIO
+from typing import Optional
 
-from espnet_todm.data.ngram import BEGIN, END
+from espnet_todm.data.ngram import BEGIN, END, IMPOSSIBLE
 from espnet_todm.data.tokens import UNKNOWN
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, open_text
+from espnet_todm.files import PathLike, read_lines
 
 _EXPECTED = "an n-gram model in ARPA's text format, plain or .gz, is expected"
+_SECTION = re.compile(r"\\(\d+)-grams:")
+_WHITE = " \t\r\f"
+_SPACES = re.compile(f"[{_WHITE}]+")
+_CAPITAL_UNKNOWN = "<UNK>"
+_OTHER_FORMATS = ("iARPA", "qARPA", "Qblmt", "blmt", "mmap lm")  # IRSTLM's and KenLM's own
+_MISSING_UNKNOWN = -100.0  # log10 p that KenLM gives to any other word where the model has no <unk>
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,15 @@ class Arpa:
                     if number == 2:  # all words are known by now
                         sentences = [self._known(words_of) for words_of in sentences]
                     wanted = set(_grams(sentences, number))
-            if wanted is None or words in wanted or words == UNKNOWN:
+            if wanted is None or words in wanted or words in (UNKNOWN, END):
                 self.entries[words] = log_prob, backoff
+        if END not in self.entries:
+            raise UserError(f"lm: {path} has no {END}, which ends every sentence; {_EXPECTED}")
+        if UNKNOWN not in self.entries:
+            logging.warning(
+                "%s: has no <unk>; other words get a probability of 1e%g, as in KenLM", path, _MISSING_UNKNOWN
+            )
+            self.entries[UNKNOWN] = _MISSING_UNKNOWN, 0.0
 
     def score(self, words: Sequence[str]) -> list[float]:
         """log10 p of each of W words and of the sentence's end after them, W + 1 numbers."""
@@ -81,12 +94,12 @@ class Arpa:
     def _log_prob(self, history: Sequence[str], word: str) -> float:
         """Of the longest n-gram that there is, after the back-off weights of the histories that are too long for it."""
         weight = 0.0
-        for start in range(len(history) + 1):
+        for start in range(len(history)):
             entry = self.entries.get(" ".join((*history[start:], word)))
             if entry is not None:
                 return weight + entry[0]
             weight += self.entries.get(" ".join(history[start:]), (0.0, 0.0))[1]
-        return -math.inf  # the model has no <unk>
+        return weight + self.entries[word][0]
 
 
 def measure_perplexity(path: PathLike, texts: Iterable[str]) -> Perplexity:
@@ -117,41 +130,57 @@ def read_vocabulary(path: PathLike) -> list[str]:
 
 
 def read_entries(path: PathLike) -> Iterator[tuple[int, str, float, float]]:
-    """(order, words, log10 p, log10 back-off weight) of each line. Raises UserError, naming file and line."""
-    order, complete = 0, False
-    with _open(path) as file:
-        if file.readline().strip() != "\\data\\":
-            raise UserError(f"lm: {path} does not begin with \\data\\; {_EXPECTED}")
-        for number, line in enumerate(file, 2):
-            line = line.strip()
-            if line.endswith("-grams:"):
-                order = int(line[1 : -len("-grams:")])
-            elif line == "\\end\\":
-                complete = True
-            elif line and order:
-                try:
-                    log_prob, *words = line.split()
-                    backoff = float(words.pop()) if len(words) > order else 0.0
-                    if len(words) != order:
-                        raise ValueError
-                    yield order, " ".join(words), float(log_prob), backoff
-                except ValueError:
-                    raise UserError(f"lm: {path}:{number}: no {order}-gram; {_EXPECTED}") from None
-    if not complete or not order:
-        raise UserError(f"lm: {path} has no \\end\\, it was cut off; {_EXPECTED}")
+    """(order, words, log10 p, log10 back-off weight) of each line. Raises UserError, naming file and line.
+
+    Words are split where KenLM splits them: a no-break space is part of a word. ``<UNK>`` is ``<unk>``, as in KenLM.
+    """
+    order = 0
+    for number, line in _body(path):
+        section = _SECTION.fullmatch(line)
+        if section:
+            order = int(section[1])
+        elif line and order:
+            try:
+                log_prob, *words = _SPACES.split(line)
+                backoff = _log10(words.pop()) if len(words) > order else 0.0
+                if len(words) != order:
+                    raise ValueError
+                known = [UNKNOWN if word == _CAPITAL_UNKNOWN else word for word in words]
+                yield order, " ".join(known), _log10(log_prob), backoff
+            except ValueError:
+                raise UserError(f"lm: {path}:{number}: no {order}-gram; {_EXPECTED}") from None
+    if not order:
+        raise UserError(f"lm: {path} has no \\1-grams:; {_EXPECTED}")
 
 
-@contextmanager
-def _open(path: PathLike) -> Iterator[TextIO]:
-    """The file as text. Raises UserError when it is missing or cannot be read as such."""
-    source = Path(path)
-    if not source.is_file():
-        raise UserError(f"lm: {source}: no such file; {_EXPECTED}")
-    try:
-        with open_text(source) as file:
-            yield file
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"lm: {source}: cannot be read as text ({error}); {_EXPECTED}") from error
+def write_body(path: PathLike, output: PathLike) -> None:
+    """Write the model without what toolkits put around it, which KenLM refuses. Raises UserError as ``read_entries``."""
+    with Path(output).open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in ("\\data\\", *(line for _, line in _body(path)), "\\end\\"))
+
+
+def _body(path: PathLike) -> Iterator[tuple[int, str]]:
+    """Lines by their numbers, from behind ``\\data\\``, before which stand headings of many kinds, to before ``\\end\\``."""
+    begun = False
+    for number, line in enumerate(read_lines(path), 1):
+        line = line.strip(_WHITE)
+        if begun and line == "\\end\\":
+            return
+        if begun:
+            yield number, line
+        elif line.startswith(_OTHER_FORMATS):
+            raise UserError(f"lm: {path}:{number}: {line[:40]!r} begins another format; {_EXPECTED}")
+        begun = begun or line == "\\data\\"
+    missing = "\\end\\, it was cut off" if begun else "\\data\\"
+    raise UserError(f"lm: {path} has no {missing}; {_EXPECTED}")
+
+
+def _log10(text: str) -> float:
+    """Some toolkits write -inf for what others call -99. Raises ValueError for what is no number."""
+    value = max(float(text), IMPOSSIBLE)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 def _grams(sentences: Sequence[Sequence[str]], number: int) -> Iterator[str]:

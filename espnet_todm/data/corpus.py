@@ -18,9 +18,11 @@ from lhotse.cut import MonoCut
 
 from espnet_todm.completion import atomic_stage, fingerprint
 from espnet_todm.data.audio import in_words, libsndfile
+from espnet_todm.data.headers import cut_off
 from espnet_todm.data.librispeech import list_utterances
 from espnet_todm.data.listing import Reader, Utterance
 from espnet_todm.data.tables import PROBLEMS, Problem, read_cuts, read_problems, write_data_folder, write_problems
+from espnet_todm.data.transcripts import plain_texts
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
@@ -52,7 +54,9 @@ def prepare_split(
         if folder is None:
             return target
         problems: list[Problem] = []
-        utterances = spread(listing.utterances, limit)
+        utterances = plain_texts(spread(listing.utterances, limit), name)
+        if not utterances:
+            raise UserError(f"{name}: no utterance in {', '.join(folders)} of {corpus}; an empty split cannot be used")
         totals = write_data_folder(folder, _cuts(utterances, problems), name)
         if not totals.utterances:
             first = problems[0]
@@ -98,7 +102,7 @@ def spread(items: Sequence[Any], limit: Optional[int]) -> Sequence[Any]:
 
 
 def _cuts(utterances: Sequence[Utterance], problems: list[Problem]) -> Iterator[MonoCut]:
-    opened = lru_cache(maxsize=64)(Recording.from_file)  # the segments of a recording come one after another
+    opened = lru_cache(maxsize=64)(_open)  # the segments of a recording come one after another
 
     def cut(utterance: Utterance) -> Union[MonoCut, Problem]:
         return _cut(utterance, opened)
@@ -112,16 +116,26 @@ def _cuts(utterances: Sequence[Utterance], problems: list[Problem]) -> Iterator[
                     yield result
 
 
-def _cut(utterance: Utterance, opened: Callable[[Path, str], Recording]) -> Union[MonoCut, Problem]:
+def _open(audio: Path, name: str) -> tuple[Recording, Optional[str]]:
+    """A recording, and in words what of it is missing."""
+    recording = Recording.from_file(audio, name)
+    return recording, cut_off(audio, recording.duration)
+
+
+def _cut(
+    utterance: Utterance, opened: Callable[[Path, str], tuple[Recording, Optional[str]]]
+) -> Union[MonoCut, Problem]:
     name, audio, end = utterance.name, utterance.audio, utterance.end
     if audio is None:
         return Problem(name, "no-audio", "a transcript, but no audio file")
     if utterance.text is None:
         return Problem(name, "no-transcript", f"no words for {audio}")
     try:
-        recording = opened(audio, name if end is None else audio.stem)
+        recording, missing = opened(audio, name if end is None else audio.stem)
     except Exception as error:  # whatever the decoder raises, this file cannot be used
         return Problem(name, "unreadable", f"{audio}: {in_words(error)}")
+    if missing and (end is None or end > recording.duration):
+        return Problem(name, "truncated", f"{audio}: {missing}")
     if not recording.num_samples:
         return Problem(name, "empty", f"{audio}: 0 samples")
     if end is not None and (utterance.start >= recording.duration or end > recording.duration + _OVERSHOOT):

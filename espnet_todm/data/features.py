@@ -31,7 +31,7 @@ from espnet_todm.completion import MARKER, exclusive, fingerprint, is_complete, 
 from espnet_todm.data.audio import Measure, libsndfile, read
 from espnet_todm.data.tables import CUTS, is_whole
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_directory, atomic_path, read_json, write_json, write_text
+from espnet_todm.files import PathLike, atomic_directory, atomic_path, read_json, to_json, write_json, write_text
 from espnet_todm.launch import launch
 
 FEATS_TYPES = ("fbank", "raw")
@@ -123,9 +123,7 @@ def compute_shard(shard: Shard) -> None:
     """Read, measure and write one shard's utterances. Measures appear last and whole."""
     with libsndfile():
         measures = _write_fbank(shard) if shard.options.feats_type == "fbank" else _write_audio(shard)
-    write_text(
-        shard.measures, "".join(json.dumps(measure.as_json(), ensure_ascii=False) + "\n" for measure in measures)
-    )
+    write_text(shard.measures, "".join(to_json(measure.as_json()) + "\n" for measure in measures))
 
 
 def read_measures(folder: PathLike) -> Iterator[Measure]:
@@ -202,9 +200,12 @@ def _write_fbank(shard: Shard) -> list[Measure]:
             measure, samples = read(cut)
             if samples is not None and usable(measure, options.sampling_rate):
                 features = np.asarray(extractor.extract(samples, options.sampling_rate))
-                offset = archive.tell() + len(f"{cut.id} ".encode())
-                kaldiio.save_ark(archive, {cut.id: features}, compression_method=COMPRESSIONS[options.compression])
-                measure.where, measure.frames = f"{shard.archive}:{offset}", len(features)
+                if np.isfinite(features).all():
+                    offset = archive.tell() + len(f"{cut.id} ".encode())
+                    kaldiio.save_ark(archive, {cut.id: features}, compression_method=COMPRESSIONS[options.compression])
+                    measure.where, measure.frames = f"{shard.archive}:{offset}", len(features)
+                else:
+                    measure.error = "features that are no finite numbers"
             measures.append(measure)
     return measures
 
@@ -222,7 +223,7 @@ def _write_audio(shard: Shard) -> list[Measure]:
 
 def _raw(cut: MonoCut, samples: np.ndarray, shard: Shard, folder: Path) -> str:
     source = cut.recording.sources[0].source
-    if is_whole(cut) and not cut.recording.transforms and Path(source).suffix in _KEPT_FORMATS:
+    if is_whole(cut) and not cut.recording.transforms and Path(source).suffix.lower() in _KEPT_FORMATS:
         return str(source)
     name = f"{cut.id}.flac"
     soundfile.write(folder / name, samples[0], shard.options.sampling_rate, subtype="PCM_16")

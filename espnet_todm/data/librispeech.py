@@ -6,17 +6,17 @@ public domain audio books", ICASSP 2015.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet_todm.data import listing
-from espnet_todm.data.listing import Listing, Utterance, read_lines, split_folder
+from espnet_todm.data.listing import Listing, Utterance, files_below, split_folder
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.files import PathLike, read_lines, split_key
 
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg")
+TRANSCRIPTS = ".trans.txt"
 
 # Names for several folders together, as the recipes of the field use them; a folder of that name goes first.
 PRESETS = {
@@ -80,18 +80,13 @@ def list_utterances(corpus: Path, folders: Sequence[str]) -> Listing:
 def _scan(corpus: Path, folder: str, files: _Files) -> None:
     top = split_folder(corpus, folder)
     audio, texts = len(files.audio), len(files.texts)
-    for here, inner, names in os.walk(top):
-        inner.sort()
-        for name in sorted(names):
-            path = Path(here) / name
-            if name.endswith(".trans.txt"):
-                _read_transcripts(path, top, files)
-            elif path.suffix in AUDIO_SUFFIXES:
-                _once(files.audio, path.stem, path, path)
-                files.speakers[path.stem] = _speaker(path.stem, path, top)
-            else:
-                continue
-            files.sizes.append(f"{path.relative_to(corpus)} {path.stat().st_size}")
+    for path in files_below(top, (TRANSCRIPTS, *AUDIO_SUFFIXES)):
+        if path.name.lower().endswith(TRANSCRIPTS):
+            _read_transcripts(path, top, files)
+        else:
+            _once(files.audio, path.stem, path, path)
+            files.speakers[path.stem] = _speaker(path.stem, path, top)
+        files.sizes.append(f"{path.relative_to(corpus)} {path.stat().st_size}")
     if len(files.audio) == audio:
         raise UserError(f"{top}: no audio in it ({', '.join(AUDIO_SUFFIXES)}); an empty split cannot be used")
     if len(files.texts) == texts:
@@ -100,9 +95,9 @@ def _scan(corpus: Path, folder: str, files: _Files) -> None:
 
 def _read_transcripts(path: Path, top: Path, files: _Files) -> None:
     for line in read_lines(path):
-        name, _, text = line.strip().partition(" ")
+        name, text = split_key(line)
         if name:
-            _once(files.texts, name, " ".join(text.split()), path)
+            _once(files.texts, name, text, path)
             files.speakers.setdefault(name, _speaker(name, path, top))
 
 
@@ -113,6 +108,6 @@ def _once(table: dict, key: str, value: object, path: Path) -> None:
 
 
 def _speaker(name: str, path: Path, top: Path) -> str:
-    """The speaker's folder; in flatter layouts what stands before the first hyphen."""
+    """The speaker's folder; in flatter layouts what stands before the first hyphen. Tables want it without spaces."""
     parts = path.relative_to(top).parts
-    return parts[0] if len(parts) >= 3 else name.split("-")[0]
+    return "_".join((parts[0] if len(parts) >= 3 else name.split("-")[0]).split())

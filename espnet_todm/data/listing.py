@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
@@ -12,6 +15,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
 _NAMES_SHOWN = 12
+_TO_THE_END = -1  # seconds; Kaldi's way to say so
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,13 @@ Reader = Callable[[Path, Sequence[str]], Listing]
 
 
 def digest(lines: Iterable[str]) -> str:
-    """SHA-256 of lines in any order."""
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    """SHA-256 of lines in any order. Raises UserError for a file's name that is not UTF-8, which no table can hold."""
+    ordered = sorted(lines)
+    try:
+        return hashlib.sha256("\n".join(ordered).encode()).hexdigest()
+    except UnicodeEncodeError:  # Python reads such names as halves of characters
+        name = next(line for line in ordered if line.encode("utf-8", "ignore").decode() != line)
+        raise UserError(f"{name!r}: the file's name is not UTF-8; rename it") from None
 
 
 def parse_split(
@@ -83,9 +92,45 @@ def split_folder(corpus: Path, folder: str) -> Path:
     return top
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file. Raises UserError when it is anything else."""
+def files_below(top: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """The files below a folder whose names end so, in either case, folder by folder in a fixed order.
+
+    Symbolic links are followed, and each real folder is read once. Hidden files are left out: macOS puts a ``._name``
+    beside every file. A warning says how many links lead nowhere.
+    """
+    seen: set[str] = set()
+    dangling: list[Path] = []
+    for here, inner, names in os.walk(top, followlinks=True):
+        real = os.path.realpath(here)
+        inner[:] = [] if real in seen else sorted(name for name in inner if not name.startswith("."))
+        visible = [] if real in seen else sorted(name for name in names if not name.startswith("."))
+        seen.add(real)
+        for path in (Path(here) / name for name in visible):
+            if not path.exists():
+                dangling.append(path)
+            elif path.name.lower().endswith(suffixes):
+                yield path
+    if dangling:
+        target = os.readlink(dangling[0])
+        logging.warning("%s: %d links lead nowhere; first: %s -> %s", top, len(dangling), dangling[0], target)
+
+
+def parse_segment(value: str, where: str) -> tuple[str, float, Optional[float]]:
+    """What stands behind a name in Kaldi's ``segments`` -> recording, start and end in seconds; an end of None is its end.
+
+    A channel behind the times is allowed: whoever reads the audio wants one channel in any case. Raises UserError, which
+    begins with ``where``, when it is anything else.
+    """
+    fields = value.split()
+    if len(fields) not in (3, 4):
+        raise UserError(f"{where}: {value!r}, but recording, start, end and at most a channel are expected")
     try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error})") from error
+        start, end = (float(field) for field in fields[1:3])
+    except ValueError:
+        hint = "; write decimals with a point" if "," in fields[1] + fields[2] else ""
+        raise UserError(
+            f"{where}: start {fields[1]!r}, end {fields[2]!r}, but numbers of seconds are expected{hint}"
+        ) from None
+    if not (start >= 0 and math.isfinite(end) and (start < end or end == _TO_THE_END)):
+        raise UserError(f"{where}: start {start:g}, end {end:g}, but 0 <= start < end is expected")
+    return fields[0], start, None if end == _TO_THE_END else end

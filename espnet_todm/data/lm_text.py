@@ -62,6 +62,9 @@ def report_perplexity(
     digest = hashlib.sha256(repr(texts).encode())
     with atomic_stage(output, {"stage": "perplexity", "model": hash_file(model), "text": digest.hexdigest()}) as folder:
         if folder is not None:
+            for name, lines in texts.items():
+                if not any(line.split() for line in lines):
+                    raise UserError(f"perplexity: {Path(data) / name / 'text'} has no words")
             measured = {name: measure_perplexity(model, lines) for name, lines in texts.items()}
             figures = {
                 name: {**asdict(one), "perplexity": one.perplexity, "perplexity_of_known": one.perplexity_of_known}

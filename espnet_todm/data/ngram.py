@@ -27,14 +27,14 @@ from espnet_todm.checks import check_number
 from espnet_todm.completion import atomic_stage, fingerprint
 from espnet_todm.data.tokens import UNKNOWN
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_path
+from espnet_todm.files import PathLike, atomic_path, read_lines
 
 TEXT, ARPA = "text", "lm.arpa"  # file names
 BEGIN, END = "<s>", "</s>"
 MAX_ORDER = 5
 _SPECIALS = (UNKNOWN, BEGIN, END)  # ids 0, 1, 2
 _FALLBACK = (0.5, 1.0, 1.5)  # lmplz's, for text too small or too odd for the discounts to be estimated
-_IMPOSSIBLE = -99.0  # log10 of what is never predicted: <s>
+IMPOSSIBLE = -99.0  # log10 of what is never predicted: <s>
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,7 @@ def make_ngram(text: PathLike, output: PathLike, order: int, min_count: int) -> 
     with atomic_stage(output, options) as folder:
         if folder is None:
             return Path(output)
-        with (Path(text) / TEXT).open(encoding="utf-8") as lines:
-            model = estimate(lines, order, min_count)
+        model = estimate(read_lines(Path(text) / TEXT), order, min_count)
         write_arpa(model, folder / ARPA)
     counts = ", ".join(f"{len(grams.words)} {n}-grams" for n, grams in enumerate(model.grams, 1))
     logging.info("%s: %s", output, counts)
@@ -170,7 +169,7 @@ def _smooth(counted: Sequence[Grams], vocabulary: int) -> list[Grams]:
         probs = (grams.counts - discounts) / total[grams.histories] + backoffs[grams.histories] * lower[grams.suffixes]
         log_probs = np.log10(probs)
         if number == 1:
-            log_probs[_SPECIALS.index(BEGIN)] = _IMPOSSIBLE
+            log_probs[_SPECIALS.index(BEGIN)] = IMPOSSIBLE
         else:
             smoothed[-1] = replace(smoothed[-1], log_backoffs=np.log10(backoffs))
         smoothed.append(replace(grams, log_probs=log_probs, log_backoffs=np.zeros(len(probs))))

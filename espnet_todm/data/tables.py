@@ -17,7 +17,7 @@ from lhotse.cut import MonoCut
 from tqdm import tqdm
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, write_table, write_text
+from espnet_todm.files import PathLike, read_lines, write_table, write_text
 
 CUTS = "cuts.jsonl.gz"
 PROBLEMS = "problems.tsv"
@@ -110,5 +110,4 @@ def read_problems(path: PathLike) -> list[Problem]:
     source = Path(path)
     if not source.is_file():
         return []
-    lines = source.read_text(encoding="utf-8").splitlines()[1:]
-    return [Problem(*line.split("\t", 2)) for line in lines]
+    return [Problem(*line.split("\t", 2)) for line in list(read_lines(source))[1:]]

@@ -9,6 +9,7 @@ selected data for language modeling and more TED talks", LREC 2014.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -17,16 +18,17 @@ from pathlib import Path
 from typing import Optional
 
 from espnet_todm.data import listing
-from espnet_todm.data.listing import Listing, Utterance, read_lines, split_folder
+from espnet_todm.data.headers import sphere_seconds
+from espnet_todm.data.listing import Listing, Utterance, files_below, split_folder
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.files import PathLike, read_lines
 
 INNER = "TEDLIUM_release2"
 UNKNOWN_CHOICES = ("keep", "remove")
 AUDIO_SUFFIXES = (".wav", ".flac", ".sph")  # a converted file goes before the .sph it was made from
 _OVERSHOOT = 0.5  # seconds; see corpus.py
 _ROUNDING = 1e-6
-_IGNORED = "ignore_time_segment_in_scoring"
+_IGNORED = "ignore_time_segment_in_scoring"  # in NIST's own files in capitals
 _GAP = "inter_segment_gap"
 _FIELDS = "talk, channel, speaker, start, end, <label>, words"
 _UNKNOWN = "<unk>"
@@ -109,7 +111,7 @@ def read_stm(path: Path, options: TedliumOptions = TedliumOptions()) -> list[Seg
     segments: list[Segment] = []
     before = ""
     for number, line in enumerate(read_lines(path), 1):
-        if line == before or not line.strip() or line.startswith(";;"):
+        if line == before or not line.strip() or line.lstrip().startswith(";;"):
             continue
         before = line
         segment = _segment(line, f"{path}:{number}", options)
@@ -137,34 +139,9 @@ def words_of(label: str, words: Iterable[str], unknown: str = "keep") -> list[st
     return [word for word in kept if word != _UNKNOWN] if unknown == "remove" else kept
 
 
-def sphere_seconds(path: Path) -> Optional[float]:
-    """The length that a NIST sphere header states, or None where there is no such header.
-
-    Raises UserError when the samples are compressed with shorten, which libsndfile does not read.
-    """
-    with path.open("rb") as file:
-        head = file.read(16).split()
-        if len(head) < 2 or head[0] != b"NIST_1A" or not head[1].isdigit():
-            return None
-        file.seek(0)
-        lines = file.read(int(head[1])).split(b"end_head")[0].decode("latin-1").splitlines()
-        magic = file.read(4)
-    fields = dict(row for row in (line.split(" -", 1) for line in lines) if len(row) == 2)
-    if "shorten" in fields.get("sample_coding", "") or magic == b"ajkg":
-        raise UserError(
-            f"{path}: compressed with shorten, which cannot be read here; convert it with "
-            f"`sph2pipe -f wav {path.name} {path.stem}.wav` (or shorten -x) and leave the result beside it or in its place"
-        )
-    try:
-        samples, rate = (int(fields[key].split()[1]) for key in ("sample_count", "sample_rate"))
-    except (KeyError, ValueError, IndexError):
-        return None
-    return samples / rate if rate > 0 else None
-
-
 def _segment(line: str, where: str, options: TedliumOptions) -> Optional[Segment]:
     fields = line.split(maxsplit=6)
-    if _IGNORED in line or _GAP in fields[:3]:
+    if _IGNORED in line.lower() or _GAP in [field.lower() for field in fields[:3]]:
         return None
     if len(fields) < 6:
         raise UserError(f"{where}: {len(fields)} fields, but an stm line has {_FIELDS}")
@@ -186,15 +163,15 @@ def _segment(line: str, where: str, options: TedliumOptions) -> Optional[Segment
 def _scan(corpus: Path, folder: str, options: TedliumOptions) -> _Talks:
     top = split_folder(corpus, folder)
     talks = _Talks()
-    for suffix in AUDIO_SUFFIXES:
-        for path in sorted(split_folder(top, "sph").glob(f"*{suffix}")):
-            talks.audio.setdefault(path.stem, path)
-    for path in sorted(split_folder(top, "stm").glob("*.stm")):
+    for path in sorted(files_below(split_folder(top, "sph"), AUDIO_SUFFIXES), key=_rank):
+        talks.audio.setdefault(path.stem, path)
+    for path in files_below(split_folder(top, "stm"), (".stm",)):
         segments = read_stm(path, options)
         for one in segments:
             talks.named.setdefault(one.talk, one.where)
             talks.segments.setdefault(one.talk, []).append(one)
         if not segments:
+            logging.warning("%s: no segment to recognise in it, so the audio of %s is not used", path, path.stem)
             talks.named.setdefault(path.stem, str(path))
         talks.sizes.append(f"{path.relative_to(corpus)} {path.stat().st_size}")
     talks.sizes += [f"{path.relative_to(corpus)} {path.stat().st_size}" for path in talks.audio.values()]
@@ -207,6 +184,11 @@ def _scan(corpus: Path, folder: str, options: TedliumOptions) -> _Talks:
         if talk not in talks.named:
             raise UserError(f"{path}: no transcript {talk}.stm in {top / 'stm'}")
     return talks
+
+
+def _rank(path: Path) -> int:
+    """Of audio that is there in several forms the first is taken."""
+    return AUDIO_SUFFIXES.index(path.suffix.lower())
 
 
 def _check_times(audio: Path, segments: list[Segment], max_overlap: float) -> None:

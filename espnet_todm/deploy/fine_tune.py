@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from espnet_todm.card import CARD, WEIGHTS, read_card
+from espnet_todm.card import CARD, TRAINED_AS, WEIGHTS, read_card
 from espnet_todm.checks import check_number
 from espnet_todm.deploy.folder import write_config, write_weights
 from espnet_todm.deploy.load import CONFIG, load_checkpoint, load_extracted, read_config
@@ -86,7 +86,7 @@ def fine_tune(subnet: PathLike, output: PathLike, work: PathLike, options: FineT
     check_output(output, ENTRY)
     model, config = load_extracted(subnet)
     card = read_card(Path(subnet) / CARD)
-    conf = training_config(config, options)
+    conf = {**training_config(config, options), **card.get(TRAINED_AS, {})}
     _check_data(conf, Path(subnet) / CONFIG)
     home = Path(work)
     make_folder(home)
@@ -97,7 +97,7 @@ def fine_tune(subnet: PathLike, output: PathLike, work: PathLike, options: FineT
     if options.ngpu:
         arguments += ["--multiprocessing_distributed", "true"]
     train([*arguments, *options.more], 1 if options.ngpu else options.processes)
-    return _finish(card, Path(subnet), Path(output), home)
+    return _finish(card, Path(subnet), Path(output), home, {key: config[key] for key in ("encoder", "encoder_conf")})
 
 
 def training_config(config: Mapping[str, Any], options: FineTuning) -> dict[str, Any]:
@@ -141,8 +141,8 @@ def _check_data(conf: Mapping[str, Any], source: Path) -> None:
                 )
 
 
-def _finish(card: Mapping[str, Any], subnet: Path, output: Path, home: Path) -> dict[str, Any]:
-    """Write the folder of what was trained in ``home`` from ``subnet``."""
+def _finish(card: Mapping[str, Any], subnet: Path, output: Path, home: Path, form: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the folder of what was trained in ``home`` from ``subnet``, its encoder in the ``form`` that it had there."""
     conf = read_config(home / CONFIG)
     checkpoint = home / best_model(conf)
     model, _ = load_checkpoint(home / CONFIG, checkpoint)
@@ -150,7 +150,7 @@ def _finish(card: Mapping[str, Any], subnet: Path, output: Path, home: Path) -> 
         "from": {"name": card["name"], "sha256": hash_file(subnet / WEIGHTS)},
         "training": {key: conf.get(key) for key in TOLD_OPTIONS},
     }
-    conf = {**conf, "init_param": [], "output_dir": str(output)}
+    conf = {**conf, "init_param": [], "output_dir": str(output), **form}
     origin = {k: v for k, v in card["supernet"].items() if k != "max_abs_difference"}  # it is the slice's no longer
     with atomic_directory(output) as folder:
         write_config(conf, folder, output)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from safetensors.torch import load_file
 from torch import Tensor
@@ -48,7 +49,7 @@ def read_config(path: PathLike) -> dict[str, Any]:
 
 
 def build_model(config: Mapping[str, Any], state: Mapping[str, Tensor], source: PathLike) -> ESPnetASRModel:
-    """The model of a config with these weights, in eval mode. Raises UserError when they do not fit."""
+    """The model of a config with these weights, in eval mode. Raises UserError when they do not fit or are not finite."""
     register()
     from espnet2.tasks.asr import ASRTask
 
@@ -65,6 +66,13 @@ def build_model(config: Mapping[str, Any], state: Mapping[str, Tensor], source: 
                 f"{source} does not fit its config: it {words} {min(names)}"
                 + (f" and {len(names) - 1} more" if len(names) > 1 else "")
             )
+    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise UserError(
+            f"{source}: NaN or Inf in {broken[0]}"
+            + (f" and {len(broken) - 1} more" if len(broken) > 1 else "")
+            + "; the features or the training were not finite: take an earlier checkpoint"
+        )
     model.load_state_dict(dict(state))
     return model.eval()
 

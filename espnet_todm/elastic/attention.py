@@ -18,7 +18,8 @@ _ROWS = ("linear_q.weight", "linear_q.bias", "linear_k.weight", "linear_k.bias",
 class ElasticAttention(ElasticModule):
     """Self-attention with ``heads`` heads of ``head_dim``; names as in ESPnet's (RelPosition)MultiHeadedAttention.
 
-    ``relative`` adds the relative position terms of Transformer-XL (arXiv 1901.02860, 3.3), as ESPnet's "latest" does.
+    ``relative`` adds the relative position terms of Transformer-XL (arXiv 1901.02860, 3.3), as ESPnet's ``rel_pos_type``
+    of that name computes them: "latest", or "legacy", see :func:`_legacy_to_absolute`. None or "": no positions.
     """
 
     cuts: ClassVar[Mapping[str, Cut]] = {
@@ -26,7 +27,7 @@ class ElasticAttention(ElasticModule):
         "linear_out.weight": Cut(1),
     }
 
-    def __init__(self, size: int, heads: int, head_dim: int, dropout: float, relative: bool) -> None:
+    def __init__(self, size: int, heads: int, head_dim: int, dropout: float, relative: Optional[str]) -> None:
         super().__init__(heads)
         self.head_dim = head_dim
         self.dropout = dropout
@@ -45,8 +46,8 @@ class ElasticAttention(ElasticModule):
     def flops(self, frames: int) -> float:
         projections = frames * 4 * self.linear_q.weight.numel()
         products = 2 * frames * frames * self.linear_out.in_features
-        if self.relative:  # positions -(T-1) .. T-1 are projected and multiplied with every query
-            offsets = 2 * frames - 1
+        if self.relative:  # positions -(T-1) .. T-1 are projected and multiplied with every query; legacy has T of them
+            offsets = frames if self.relative == "legacy" else 2 * frames - 1
             projections += offsets * self.linear_pos.weight.numel()
             products += frames * offsets * self.linear_out.in_features
         return 2.0 * (projections + products)
@@ -59,7 +60,8 @@ class ElasticAttention(ElasticModule):
     def forward(
         self, x: Tensor, positions: Optional[Tensor], mask: Tensor, kept: Kept = None, gates: Optional[Tensor] = None
     ) -> Tensor:
-        """x (B, T, D), positions (1, 2T-1, D) or None, mask (B, 1, T) or (B, T, T) true at frames to see -> (B, T, D)."""
+        """x (B, T, D), positions (1, 2T-1, D), legacy ones (1, T, D), or None, mask (B, 1, T) or (B, T, T) true at frames to
+        see -> (B, T, D)."""
         query, key, value = (self._heads(x, f"linear_{name}", kept) for name in "qkv")
         return self._attend(query, key, value, positions, mask, kept, gates)
 
@@ -89,7 +91,7 @@ class ElasticAttention(ElasticModule):
         gates: Optional[Tensor],
     ) -> Tensor:
         """query (B, H, T, head_dim), key, value (B, H, S, head_dim), mask (B, 1 or T, S) -> (B, T, D)."""
-        scores = self._scores(query, key, positions, kept) / math.sqrt(self.head_dim)
+        scores = self._scores(query, key, positions, mask, kept) / math.sqrt(self.head_dim)
         scores = scores.masked_fill(~mask.unsqueeze(1), torch.finfo(scores.dtype).min)
         weights = F.dropout(torch.softmax(scores, dim=-1), self.dropout, self.training)
         context = (weights @ value).transpose(1, 2).flatten(2)  # (B, T, H * head_dim)
@@ -106,13 +108,15 @@ class ElasticAttention(ElasticModule):
         # Not unflatten: in an ONNX export all shapes after it are constants.
         return projected.view(projected.size(0), projected.size(1), -1, self.head_dim).transpose(1, 2)
 
-    def _scores(self, query: Tensor, key: Tensor, positions: Optional[Tensor], kept: Kept) -> Tensor:
+    def _scores(self, query: Tensor, key: Tensor, positions: Optional[Tensor], mask: Tensor, kept: Kept) -> Tensor:
         """query (B, H, T, head_dim), key (B, H, S, head_dim) -> unscaled scores (B, H, T, S)."""
         if positions is None:
             return query @ key.transpose(-2, -1)
         offset = self._heads(positions, "linear_pos", kept)  # (1, H, 2T-1, head_dim)
         content = (query + self.take("pos_bias_u", kept).unsqueeze(1)) @ key.transpose(-2, -1)
         position = (query + self.take("pos_bias_v", kept).unsqueeze(1)) @ offset.transpose(-2, -1)
+        if self.relative == "legacy":
+            return content + _legacy_to_absolute(position, mask.sum(-1, keepdim=True))
         return content + _relative_to_absolute(position)
 
 
@@ -126,3 +130,23 @@ def _relative_to_absolute(scores: Tensor) -> Tensor:
     batch, heads, frames, offsets = scores.shape
     slipped = F.pad(scores, (1, 0)).view(batch, heads, offsets + 1, frames)[:, :, 1:]
     return slipped.reshape(batch, heads, frames, offsets)[..., : offsets - frames + 1]
+
+
+def _legacy_to_absolute(scores: Tensor, lengths: Tensor) -> Tensor:
+    """(B, H, T, T) by query and place, lengths (B, 1, 1) -> (B, H, T, T) by query i and key j, as ESPnet's old code has it.
+
+    It shifts rows like :func:`_relative_to_absolute`, but of T places instead of 2T-1: those of keys to the left, the
+    farthest first. A key j <= i so has place L-1-(i-j), as meant. Beyond, the next row's places slip in: key i+1 has none,
+    and a key j > i+1 has place j-i-2 of query i+1. L is the length of the utterance; ESPnet takes that of the longest one
+    in the batch, so that there an utterance is another function of other company.
+    """
+    frames = scores.size(-1)
+    index = torch.arange(frames, device=scores.device)
+    query, key = index.unsqueeze(1), index
+    left = key <= query
+    place = torch.where(left, lengths - 1 - query + key, key - query - 2)  # (B, T, T)
+    cell = (torch.where(left, query, query + 1) * frames + place).clamp(
+        min=0
+    )  # below 0 only where an utterance is empty
+    picked = scores.flatten(2).gather(2, cell.flatten(1).unsqueeze(1).expand(-1, scores.size(1), -1))
+    return picked.view_as(scores).masked_fill(key == query + 1, 0.0)

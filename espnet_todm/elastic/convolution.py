@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from espnet_todm.compat import computes_in_bfloat16_on_cpu
 from espnet_todm.components import FULL
 from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, last_linear, spread
 from espnet_todm.errors import UserError
 
 NORMS = ("batch_norm", "layer_norm")
+NARROW = 16  # channels up to which torch 2.11 hangs in bfloat16, see depthwise
 
 
 class ElasticConvolution(ElasticModule):
@@ -127,13 +129,29 @@ class ElasticConvolution(ElasticModule):
         weight, bias = self.take("norm.weight", kept), self.take("norm.bias", kept)
         owner = self._statistics(size)
         mean, variance = (self.cut(buffer, Cut(0), kept) for buffer in _moments(owner))
-        # Subnets that own no statistics pass through without disturbing those of others.
-        momentum = self.momentum if owner is not self.norm or size == FULL else 0.0
-        x = F.batch_norm(x, mean, variance, weight, bias, self.training, momentum, self.norm.eps)
-        if self.training and momentum and kept is not None:  # where the cut was a copy, only the copy was updated
-            for buffer, value in zip(_moments(owner), (mean, variance)):
-                buffer.unflatten(0, (self.components, -1))[list(kept)] = value.clone().unflatten(0, (len(kept), -1))
+        # A single frame has no variance: torch refuses it, and what it would tell is nothing worth remembering.
+        if not self.training or x.size(0) * x.size(2) == 1:
+            return F.batch_norm(x, mean, variance, weight, bias, eps=self.norm.eps)
+        if owner is self.norm and size != FULL:  # a subnet that owns no statistics leaves those of others alone
+            return F.batch_norm(x, None, None, weight, bias, True, eps=self.norm.eps)
+        # Copies: the backward wants what it was given unchanged, and what is not finite shall not get into the buffers.
+        mean, variance = mean.clone(), variance.clone()
+        x = F.batch_norm(x, mean, variance, weight, bias, True, self.momentum, self.norm.eps)
+        self._store(owner, mean, variance, kept)
         return x
+
+    @torch.no_grad()
+    def _store(self, owner: nn.Module, mean: Tensor, variance: Tensor, kept: Kept) -> None:
+        """Make these (C,) the running statistics of the kept channels. One NaN utterance would stay in them for good, so a
+        channel whose new ones are not finite keeps its own; decided on the device, which nobody has to wait for."""
+        finite = mean.isfinite() & variance.isfinite()
+        for buffer, new in zip(_moments(owner), (mean, variance)):
+            parts = buffer.unflatten(0, (self.components, -1))
+            stored = torch.where(finite, new, self.cut(buffer, Cut(0), kept)).unflatten(0, (-1, parts.size(1)))
+            if kept is None:
+                parts.copy_(stored)
+            else:
+                parts.index_copy_(0, self._index(kept, buffer.device), stored)
 
 
 def _moments(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -154,14 +172,16 @@ def depthwise(
     ``padding``: frames before and after the first and the last one, K-1 together; default as many on both sides.
 
     As a 2-D convolution, (B, T, C) is its channels-last layout: no copy, and on a CPU twice as fast as the 1-D
-    convolution of (B, C, T).
+    convolution of (B, C, T). Not so for a few channels in bfloat16 on a CPU, where torch's libraries may never return.
     """
     image = x.masked_fill(~mask.transpose(1, 2), 0.0)
     if padding is not None:
         image = F.pad(image, (0, 0, *padding))
+    both = 0 if padding is not None else weight.size(-1) // 2
+    if len(weight) <= NARROW and computes_in_bfloat16_on_cpu(x):
+        return F.conv1d(image.transpose(1, 2), weight, bias, padding=both, groups=len(weight)).transpose(1, 2)
     image = image.transpose(1, 2).unsqueeze(2)  # (B, C, 1, T)
-    both = (0, 0 if padding is not None else weight.size(-1) // 2)
-    filtered = F.conv2d(image, weight.unsqueeze(2), bias, padding=both, groups=len(weight))
+    filtered = F.conv2d(image, weight.unsqueeze(2), bias, padding=(0, both), groups=len(weight))
     return filtered.squeeze(2).transpose(1, 2)
 
 

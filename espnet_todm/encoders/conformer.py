@@ -17,13 +17,13 @@ from espnet_todm.elastic.base import ElasticModule
 from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, Slot
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.elastic.feed_forward import ElasticFeedForward
+from espnet_todm.encoders.positions import LONGEST, position_encoding, relative_kind
 from espnet_todm.encoders.stack import (
     StackedEncoder,
     check_options,
     check_stock,
     head_width,
     parse_blocks,
-    position_encoding,
 )
 from espnet_todm.sizes import SizeSpec
 
@@ -41,7 +41,7 @@ FIXED_OPTIONS: dict[str, Any] = {
     "layer_drop_rate": 0.0,
     "qk_norm": False,
 }
-IGNORED_OPTIONS = ("positionwise_conv_kernel_size", "padding_idx", "use_flash_attn", "max_pos_emb_len")
+IGNORED_OPTIONS = ("positionwise_conv_kernel_size", "padding_idx", "use_flash_attn")
 
 
 # Modules in ESPnet's order.
@@ -72,7 +72,7 @@ class BlockConf:
     size: int
     head_dim: int
     kernel: int
-    relative: bool
+    relative: Optional[str]  # the kind of relative positions, None without
     macaron: bool
     convolution: bool
     conv_norm: str
@@ -80,6 +80,7 @@ class BlockConf:
     dropout: float
     attention_dropout: float
     adaptive_dropout: bool
+    linear_units: int  # that the dropout rate is for
     convolution_first: bool = False  # the convolution before the attention, as in OrthoSoftmax; ESPnet has it after
     causal: bool = False  # the convolution sees no frame to the right
 
@@ -92,7 +93,7 @@ class ElasticConformerBlock(ElasticBlock):
 
     def __init__(self, conf: BlockConf, shape: BlockShape, sizes: tuple[str, ...] = ()) -> None:
         activation = ACTIVATIONS[conf.activation]()
-        ffn = conf.dropout, activation, conf.adaptive_dropout
+        ffn = conf.dropout, activation, conf.adaptive_dropout, conf.linear_units
         modules: dict[Slot, ElasticModule] = {}
         if shape.macaron_chunks:
             modules[MACARON] = ElasticFeedForward(conf.size, shape.macaron_ffn, shape.macaron_chunks, *ffn)
@@ -167,6 +168,7 @@ class TodmConformerEncoder(StackedEncoder):
         activation_type: str = "swish",
         use_cnn_module: bool = True,
         cnn_module_kernel: int = 31,
+        max_pos_emb_len: int = LONGEST,
         ffn_chunks: int = 4,
         macaron_ffn_chunks: Optional[int] = None,
         conv_groups: int = 1,
@@ -189,7 +191,7 @@ class TodmConformerEncoder(StackedEncoder):
         check_stock(NAME, stock, FIXED_OPTIONS, IGNORED_OPTIONS)
         check_options(options)
         self.take_chunks(options)
-        encoding = position_encoding(pos_enc_layer_type, selfattention_layer_type, "selfattention_layer_type")
+        encoding = position_encoding(options)
         conf = _block_conf(options)
         shapes = [_uniform_shape(options)] * num_blocks if blocks is None else parse_blocks(blocks, BlockShape)
         self.build(options, encoding, shapes, partial(ElasticConformerBlock, conf, sizes=tuple(sizes or ())))
@@ -237,7 +239,7 @@ def _block_conf(options: Mapping[str, Any]) -> BlockConf:
         size=options["output_size"],
         head_dim=head_width(options),
         kernel=options["cnn_module_kernel"],
-        relative=options["pos_enc_layer_type"] == "rel_pos",
+        relative=relative_kind(options),
         macaron=options["macaron_style"],
         convolution=options["use_cnn_module"],
         conv_norm=options["conv_norm"],
@@ -245,6 +247,7 @@ def _block_conf(options: Mapping[str, Any]) -> BlockConf:
         dropout=options["dropout_rate"],
         attention_dropout=options["attention_dropout_rate"],
         adaptive_dropout=options["adaptive_dropout"],
+        linear_units=options["linear_units"],
         convolution_first=options["convolution_first"],
         causal=options["causal"],
     )

@@ -22,6 +22,7 @@ from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, LayerChoice, Sl
 from espnet_todm.elastic.cgmlp import ElasticCgMlp
 from espnet_todm.elastic.convolution import check_kernel, depthwise
 from espnet_todm.elastic.feed_forward import ElasticFeedForward
+from espnet_todm.encoders.positions import LONGEST, position_encoding, relative_kind
 from espnet_todm.encoders.stack import (
     StackedEncoder,
     check_options,
@@ -29,7 +30,6 @@ from espnet_todm.encoders.stack import (
     check_stock,
     head_width,
     parse_blocks,
-    position_encoding,
 )
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import SizeSpec
@@ -46,7 +46,7 @@ FIXED_OPTIONS: dict[str, Any] = {
     "qk_norm": False,
     "gradient_checkpoint_layers": [],
 }
-IGNORED_OPTIONS = ("padding_idx", "use_flash_attn", "max_pos_emb_len")
+IGNORED_OPTIONS = ("padding_idx", "use_flash_attn")
 
 # Modules in ESPnet's order.
 ATTENTION = Slot("attn", "heads", "norm_mha")
@@ -77,7 +77,7 @@ class BlockConf:
 
     size: int
     head_dim: int
-    relative: bool
+    relative: Optional[str]  # the kind of relative positions, None without
     cgmlp_kernel: int
     gate_activation: str
     merge_kernel: int
@@ -86,6 +86,8 @@ class BlockConf:
     dropout: float
     attention_dropout: float
     adaptive_dropout: bool
+    linear_units: int  # that the dropout rate is for
+    cgmlp_units: int  # alike
 
 
 class ElasticEBranchformerBlock(ElasticBlock):
@@ -97,7 +99,7 @@ class ElasticEBranchformerBlock(ElasticBlock):
     """
 
     def __init__(self, conf: BlockConf, shape: BlockShape) -> None:
-        ffn = conf.dropout, ACTIVATIONS[conf.activation](), conf.adaptive_dropout
+        ffn = conf.dropout, ACTIVATIONS[conf.activation](), conf.adaptive_dropout, conf.linear_units
         modules: dict[Slot, ElasticModule] = {}
         if shape.heads:
             modules[ATTENTION] = ElasticAttention(
@@ -105,9 +107,8 @@ class ElasticEBranchformerBlock(ElasticBlock):
             )
         if shape.cgmlp_groups:
             gate = nn.Identity() if conf.gate_activation == "identity" else ACTIVATIONS[conf.gate_activation]()
-            modules[CGMLP] = ElasticCgMlp(
-                conf.size, shape.cgmlp, shape.cgmlp_groups, conf.cgmlp_kernel, conf.dropout, gate, conf.adaptive_dropout
-            )
+            rate = conf.dropout, gate, conf.adaptive_dropout, conf.cgmlp_units
+            modules[CGMLP] = ElasticCgMlp(conf.size, shape.cgmlp, shape.cgmlp_groups, conf.cgmlp_kernel, *rate)
         if shape.ffn_chunks:
             modules[FEED_FORWARD] = ElasticFeedForward(conf.size, shape.ffn, shape.ffn_chunks, *ffn)
         if shape.macaron_chunks:
@@ -209,6 +210,7 @@ class TodmEBranchformerEncoder(StackedEncoder):
         ffn_activation_type: str = "swish",
         linear_units: int = 2048,
         merge_conv_kernel: int = 3,
+        max_pos_emb_len: int = LONGEST,
         ffn_chunks: int = 4,
         macaron_ffn_chunks: Optional[int] = None,
         cgmlp_groups: int = 4,
@@ -226,7 +228,7 @@ class TodmEBranchformerEncoder(StackedEncoder):
         check_stock(NAME, stock, FIXED_OPTIONS, IGNORED_OPTIONS)
         check_options(options, "ffn_activation_type")
         _check_options(options)
-        encoding = position_encoding(pos_enc_layer_type, attention_layer_type, "attention_layer_type")
+        encoding = position_encoding(options, "attention_layer_type")
         shapes = [_uniform_shape(options)] * num_blocks if blocks is None else parse_blocks(blocks, BlockShape)
         self.build(options, encoding, shapes, partial(ElasticEBranchformerBlock, _block_conf(options)))
         self.finish(sizes, subnet, criterion, latency_table)
@@ -274,7 +276,7 @@ def _block_conf(options: Mapping[str, Any]) -> BlockConf:
     return BlockConf(
         size=options["output_size"],
         head_dim=head_width(options),
-        relative=options["pos_enc_layer_type"] == "rel_pos",
+        relative=relative_kind(options),
         cgmlp_kernel=options["cgmlp_conv_kernel"],
         gate_activation=options["gate_activation"],
         merge_kernel=options["merge_conv_kernel"],
@@ -283,6 +285,8 @@ def _block_conf(options: Mapping[str, Any]) -> BlockConf:
         dropout=options["dropout_rate"],
         attention_dropout=options["attention_dropout_rate"],
         adaptive_dropout=options["adaptive_dropout"],
+        linear_units=options["linear_units"],
+        cgmlp_units=options["cgmlp_linear_units"],
     )
 
 

@@ -21,6 +21,7 @@ from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, LayerChoice, Sl
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.elastic.feed_forward import ElasticFeedForward
 from espnet_todm.elastic.state_space import ElasticStateSpace
+from espnet_todm.encoders.positions import position_encoding, relative_kind
 from espnet_todm.encoders.stack import (
     StackedEncoder,
     check_options,
@@ -28,7 +29,6 @@ from espnet_todm.encoders.stack import (
     check_stock,
     head_width,
     parse_blocks,
-    position_encoding,
 )
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import SizeSpec
@@ -63,7 +63,7 @@ class ElasticMhSsmBlock(ElasticBlock):
     def __init__(self, options: Mapping[str, Any], sizes: tuple[str, ...], shape: BlockShape) -> None:
         size, dropout = options["output_size"], options["dropout_rate"]
         activation = ACTIVATIONS[options["activation_type"]]()
-        ffn = dropout, activation, options["adaptive_dropout"]
+        ffn = dropout, activation, options["adaptive_dropout"], options["linear_units"]
         modules: dict[Slot, ElasticModule] = {}
         if shape.macaron_chunks:
             modules[MACARON] = ElasticFeedForward(size, shape.macaron_ffn, shape.macaron_chunks, *ffn)
@@ -74,9 +74,8 @@ class ElasticMhSsmBlock(ElasticBlock):
                 size, shape.ssm_heads, width, activation, *(options[name] for name in names)
             )
         if shape.heads:
-            relative = options["pos_enc_layer_type"] == "rel_pos"
             width, rate = head_width(options), options["attention_dropout_rate"]
-            modules[ATTENTION] = ElasticAttention(size, shape.heads, width, rate, relative)
+            modules[ATTENTION] = ElasticAttention(size, shape.heads, width, rate, relative_kind(options))
         if shape.conv_groups:
             conv = options["cnn_module_kernel"], options["conv_norm"], activation, sizes
             modules[CONVOLUTION] = ElasticConvolution(size, shape.conv, shape.conv_groups, *conv)
@@ -175,7 +174,7 @@ class TodmMhSsmEncoder(StackedEncoder):
         check_stock(NAME, unknown, {}, ())
         check_options(options)
         _check_options(options)
-        encoding = position_encoding(pos_enc_layer_type, selfattention_layer_type, "selfattention_layer_type")
+        encoding = position_encoding(options)
         shapes = [_uniform_shape(options)] * num_blocks if blocks is None else parse_blocks(blocks, BlockShape)
         self.build(options, encoding, shapes, partial(ElasticMhSsmBlock, options, tuple(sizes or ())))
         self.finish(sizes, subnet, criterion, latency_table)
@@ -220,7 +219,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
     heads = options["attention_heads"]
     if heads != 0:
         check_positive(options, "attention_heads")
-    elif options["pos_enc_layer_type"] == "rel_pos":
+    elif relative_kind(options) is not None:
         raise UserError(
             "pos_enc_layer_type: 'rel_pos' has no attention to serve; set attention_heads above 0, or none or abs_pos"
         )

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any, Callable, ClassVar, Optional, TypeVar, cast
 
-from espnet.nets.pytorch_backend.transformer.embedding import PositionalEncoding, RelPositionalEncoding
 from torch import Tensor, nn
 
 from espnet_todm.acoustics import FRAMES_PER_SECOND
@@ -17,6 +16,7 @@ from espnet_todm.components import Cost, Subnet
 from espnet_todm.elastic.block import ACTIVATIONS, LAYER_NORM_EPS, ElasticBlock, count_parameters
 from espnet_todm.encoders.chunks import Chunk, ChunkOptions, parse_chunk, parse_chunk_options
 from espnet_todm.encoders.frontends import INPUT_LAYERS, InputLayer, subsampling_cost
+from espnet_todm.encoders.positions import LATEST, LEGACY, Encoding, relative_kind
 from espnet_todm.encoders.supernet import (
     REFERENCE_SECONDS,
     SUPERNET_OPTIONS,
@@ -27,24 +27,6 @@ from espnet_todm.encoders.supernet import (
 from espnet_todm.errors import UserError
 
 S = TypeVar("S")
-
-# (pos_enc_layer_type, type of attention) -> position encoding; None: no positions at all.
-POSITIONS = {
-    ("rel_pos", "rel_selfattn"): RelPositionalEncoding,
-    ("abs_pos", "selfattn"): PositionalEncoding,
-    ("none", "selfattn"): None,
-}
-
-
-class NoPositions(nn.Module):
-    """Stands in for a position encoding where there is none."""
-
-    def __init__(self, size: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(x)
 
 
 class StackedEncoder(SupernetEncoder):
@@ -64,7 +46,7 @@ class StackedEncoder(SupernetEncoder):
     def build(
         self,
         options: Mapping[str, Any],
-        encoding: Callable[[int, float], nn.Module],
+        encoding: Encoding,
         shapes: Sequence[Any],
         block: Callable[[Any], ElasticBlock],
     ) -> None:
@@ -158,17 +140,6 @@ class StackedEncoder(SupernetEncoder):
         )
 
 
-def position_encoding(positions: str, attention: str, option: str) -> Callable[[int, float], nn.Module]:
-    """The class of a position encoding. ``option`` has the type of attention. Raises UserError for an impossible pair."""
-    if (positions, attention) not in POSITIONS:
-        pairs = "; ".join(" with ".join(pair) for pair in POSITIONS)
-        raise UserError(
-            f"pos_enc_layer_type: {positions!r} with {option}: {attention!r} is not possible; allowed: {pairs}"
-        )
-    encoding: Callable[[int, float], nn.Module] = POSITIONS[positions, attention] or NoPositions
-    return encoding
-
-
 def check_options(options: Mapping[str, Any], activation: str = "activation_type") -> None:
     """Options that all encoders have; ``activation`` is the name of one. Raises UserError for an impossible value."""
     input_layer, function = options["input_layer"], options[activation]
@@ -178,18 +149,21 @@ def check_options(options: Mapping[str, Any], activation: str = "activation_type
         raise UserError(f"{activation}: {function!r} is unknown; allowed: {', '.join(ACTIVATIONS)}")
     if options["input_channels"] is not None:
         check_positive(options, "input_channels")
-    if options["pos_enc_layer_type"] == "rel_pos" and options["rel_pos_type"] != "latest":
-        # "legacy", the default of ESPnet's Conformer, has weights that fit ours by name and shape but mean another function.
-        given = options["rel_pos_type"]
-        raise UserError(f"rel_pos_type: {given!r} is not possible in a supernet; say rel_pos_type: latest")
+    if options["rel_pos_type"] not in (LATEST, LEGACY):
+        raise UserError(f"rel_pos_type: {options['rel_pos_type']!r} is unknown; allowed: {LATEST}, {LEGACY}")
 
 
 def check_streaming(key: str, options: Mapping[str, Any]) -> None:
     """Raises UserError where an encoder with these options, which ``key`` asks to work in chunks, cannot."""
     if not options.get("causal"):
         raise UserError(f"{key}: needs causal: true, or the convolution would see frames to the right of the chunk")
-    if options["pos_enc_layer_type"] == "abs_pos":
-        raise UserError(f"{key}: pos_enc_layer_type: 'abs_pos' counts from the start of speech; allowed: rel_pos, none")
+    positions = options["pos_enc_layer_type"]
+    if positions not in ("rel_pos", "none"):
+        raise UserError(
+            f"{key}: pos_enc_layer_type: {positions!r} counts from the start of speech; allowed: rel_pos, none"
+        )
+    if relative_kind(options) == LEGACY:
+        raise UserError(f"{key}: rel_pos_type: 'legacy' counts from the end of speech; say rel_pos_type: latest")
     if not INPUT_LAYERS[options["input_layer"]].windowed:
         allowed = ", ".join(name for name, layer in INPUT_LAYERS.items() if layer.windowed)
         raise UserError(f"{key}: input_layer: {options['input_layer']!r} pads inside of speech; allowed: {allowed}")

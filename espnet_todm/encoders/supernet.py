@@ -212,9 +212,12 @@ class SupernetEncoder(AbsEncoder):
         return state
 
     def extract(self, subnet: Subnet) -> SupernetEncoder:
-        """The small encoder that computes what this one computes with ``subnet``."""
+        """The small encoder that computes what this one computes with ``subnet``, in its types and on its device."""
         small = type(self)(**self.extracted_conf(subnet))
-        small.load_state_dict(self.extracted_state(subnet))
+        state = self.extracted_state(subnet)
+        for name, tensor in (*small.named_parameters(), *small.named_buffers()):
+            tensor.data = tensor.data.to(state.get(name, tensor))
+        small.load_state_dict(state)
         return small.train(self.training)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 
+from espnet_todm.data.spelling import check_marks
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import DTYPES
@@ -28,6 +29,7 @@ def check_options(autocast: Optional[str], output_layers: str, espnet: Mapping[s
             raise UserError(
                 f"model_conf: unknown key {key!r} for todm; allowed: {', '.join(OPTIONS)}, {', '.join(known)}"
             )
+    check_marks(espnet.get("token_list", ()))
     for part in UNSUPPORTED:
         if espnet.get(part) is not None:
             raise UserError(f"{part}: model: todm cannot have one")

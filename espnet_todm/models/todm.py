@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Callable, Optional, cast
 
 import torch
@@ -13,25 +12,23 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.joint_network import JointNetwork
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from espnet_todm.acoustics import FRAMES_PER_SECOND
 from espnet_todm.checks import build
 from espnet_todm.compat import is_classifier
-from espnet_todm.components import FULL, ComponentTable, Cost, Subnet
+from espnet_todm.components import FULL, ComponentTable, Subnet
 from espnet_todm.decoders.stateless import StatelessDecoder
-from espnet_todm.encoders.supernet import REFERENCE_SECONDS, Drop, Front, Gates, SupernetEncoder
+from espnet_todm.encoders.supernet import Drop, Front, Gates, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
-from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation
 from espnet_todm.models.autocast import Autocast
-from espnet_todm.models.batch import Batch, Posteriors, Stats, SubnetOutput
+from espnet_todm.models.batch import Batch, Posteriors, SubnetOutput
+from espnet_todm.models.odd_utterances import ErrorRates, lengthen
 from espnet_todm.models.options import check_options
-from espnet_todm.models.transducer import Lattice, SimpleJoint, TransducerOptions, TransducerTask, error_rate
+from espnet_todm.models.outside import component_table, outer_state
+from espnet_todm.models.reports import evaluate
+from espnet_todm.models.tasks import distillation, run_task
+from espnet_todm.models.transducer import SimpleJoint, TransducerOptions, TransducerTask
 from espnet_todm.trainers.base import SubnetTrainer
-
-# Parts that a model of one size has in another form, or not at all.
-OF_SUPERNET = ("encoder.", "size_outputs.", "size_joints.", "simple_joint.", "subnet_trainer.")
 
 
 class TodmModel(ESPnetASRModel):
@@ -55,6 +52,7 @@ class TodmModel(ESPnetASRModel):
     ctc: Any
     decoder: Any
     joint_network: Any
+    error_calculator: Any
 
     def __init__(
         self,
@@ -76,6 +74,8 @@ class TodmModel(ESPnetASRModel):
             raise UserError("model: todm trains CTC (ctc_type: builtin), CTC/attention and transducer models only")
         if transducer_conf and not transducer:
             raise UserError("transducer_conf: is for transducers; set decoder: transducer or decoder: todm_stateless")
+        if self.error_calculator is not None:
+            self.error_calculator = ErrorRates(self.error_calculator)
         self.transducer_options = build(TransducerOptions, transducer_conf or {}, "transducer_conf")
         own = [name for name in self.encoder.sizes if name != FULL] if output_layers == "per_size" else []
         self.own_joints = own if transducer else []
@@ -115,7 +115,7 @@ class TodmModel(ESPnetASRModel):
                 raise UserError("model: todm can only be trained with a subnet_trainer, such as subnet_trainer: kd")
             loss, stats = self.subnet_trainer.step(self, batch, self.step)
         else:
-            loss, stats = self._evaluate(batch)
+            loss, stats = evaluate(self, batch)
         stats["loss"] = loss.detach()
         gathered: tuple[Tensor, dict[str, Tensor], Tensor] = force_gatherable(
             (loss, stats, speech.shape[0]), loss.device
@@ -123,14 +123,19 @@ class TodmModel(ESPnetASRModel):
         return gathered
 
     def run_front(self, batch: Batch) -> Front:
-        """Features, SpecAugment, normalisation and subsampling, once for all subnets of a step."""
+        """Features, SpecAugment, normalisation and subsampling, once for all subnets of a step.
+
+        An utterance too short for one frame has none, whatever else is in the batch.
+        """
         with torch.autocast(batch.speech.device.type, enabled=False):
             features, lengths = self._extract_feats(batch.speech, batch.speech_lengths)
+            features, lengths = lengthen(features, 1), lengths.clamp(min=1)  # ESPnet fails on nothing
             if self.specaug is not None and self.training:
                 features, lengths = self.specaug(features, lengths)
             if self.normalize is not None:
                 features, lengths = self.normalize(features, lengths)
         with self.autocast(features.device):
+            features = lengthen(features, self.encoder.shortest())
             return self.encoder.front(features, lengths, self.step if self.training else None)
 
     def run_subnet(
@@ -163,51 +168,8 @@ class TodmModel(ESPnetASRModel):
     def task(
         self, encoded: Tensor, front: Front, batch: Batch, size: str, teacher: Optional[Posteriors] = None
     ) -> SubnetOutput:
-        """ESPnet's loss on the encoder's output (B, T, D) for a size: CTC, attention, their interpolation, or a transducer's
-        plus ctc_weight times CTC."""
-        stats: Stats = {}
-        loss_ctc, logits = self._ctc_task(encoded, front, batch, size, stats)
-        if self.use_transducer_decoder:
-            loss, lattice = self._transducer_task(encoded, front, batch, size, teacher, stats)
-            if loss_ctc is not None:
-                stats["loss_transducer"], stats["loss_ctc"] = loss.detach(), loss_ctc.detach()
-                loss = loss + self.ctc_weight * loss_ctc
-            return SubnetOutput(loss, Posteriors(logits, lattice), stats)
-        loss_att = None
-        if self.decoder is not None:
-            with self.autocast(encoded.device):
-                loss_att, stats["acc"], stats["cer"], stats["wer"] = self._calc_att_loss(
-                    encoded, front.lengths, batch.text, batch.text_lengths.clone()
-                )
-        parts = ((self.ctc_weight, loss_ctc), (1 - self.ctc_weight, loss_att))
-        loss = torch.stack([weight * part for weight, part in parts if part is not None]).sum()
-        return SubnetOutput(loss, Posteriors(logits, None), stats)
-
-    def _ctc_task(
-        self, encoded: Tensor, front: Front, batch: Batch, size: str, stats: Stats
-    ) -> tuple[Optional[Tensor], Optional[Tensor]]:
-        """CTC loss and logits (B, T, V) in float32, both None without CTC. Adds the error rate in validation."""
-        if self.ctc is None:
-            return None, None
-        with self.autocast(encoded.device):
-            # Log probabilities of whole utterances in bfloat16 would be wrong in the third digit.
-            logits = self.output_layer(size)(F.dropout(encoded, self.ctc.dropout_rate, self.training)).float()
-        labels = torch.cat([row[:length] for row, length in zip(batch.text, batch.text_lengths)])
-        loss = self.ctc.loss_fn(logits.transpose(0, 1), labels, front.lengths, batch.text_lengths)
-        if not self.training and self.error_calculator is not None:
-            stats["cer_ctc"] = self.error_calculator(logits.argmax(-1).cpu(), batch.text.cpu(), is_ctc=True)
-        return loss, logits
-
-    def _transducer_task(
-        self, encoded: Tensor, front: Front, batch: Batch, size: str, teacher: Optional[Posteriors], stats: Stats
-    ) -> tuple[Tensor, Lattice]:
-        task = self.transducer(size)
-        text = batch.text, batch.text_lengths
-        with self.autocast(encoded.device):
-            loss, lattice = task(encoded, front.lengths, *text, self.step, teacher.lattice if teacher else None)
-        if not self.training and self.error_calculator is not None:
-            stats["cer_transducer"] = error_rate(task.greedy(encoded, front.lengths), *text)
-        return loss, lattice
+        """ESPnet's loss on the encoder's output (B, T, D) for a size, see :func:`espnet_todm.models.tasks.run_task`."""
+        return run_task(self, encoded, front, batch, size, teacher)
 
     def transducer(self, size: str = FULL) -> TransducerTask:
         """The transducer with the joiner of a size."""
@@ -227,18 +189,8 @@ class TodmModel(ESPnetASRModel):
     def distillation(
         self, teacher: Posteriors, student: Posteriors, front: Front, batch: Batch, divergence: Divergence
     ) -> Tensor:
-        """Divergence of a student from a teacher in nats, averaged over utterances: as :meth:`task` puts losses together."""
-        parts = []
-        if student.lattice is not None and teacher.lattice is not None:
-            ranges = student.lattice.ranges
-            logits = teacher.lattice.logits_at(ranges), student.lattice.logits
-            sizes = batch.text, front.lengths.clamp(min=1), batch.text_lengths  # what has no frame has a lattice of one
-            scale = self.transducer_options.distillation_scale
-            parts.append(lattice_distillation(*logits, *sizes, divergence, ranges, self.decoder.blank_id, scale))
-        if student.ctc is not None and teacher.ctc is not None:
-            loss = ctc_frame_distillation(teacher.ctc, student.ctc, front.lengths, divergence)
-            parts.append(self.ctc_weight * loss if parts else loss)
-        return torch.stack(parts).sum()
+        """Divergence of a student from a teacher, see :func:`espnet_todm.models.tasks.distillation`."""
+        return distillation(self, teacher, student, front, batch, divergence)
 
     def output_layer(self, size: str) -> nn.Linear:
         """The CTC output layer (D, V) of a size."""
@@ -246,41 +198,14 @@ class TodmModel(ESPnetASRModel):
 
     def outer_state(self, subnet: Subnet) -> dict[str, Tensor]:
         """What a small model has besides its encoder: this model's parts, with the output layer of the subnet's size."""
-        state = {name: v.clone() for name, v in self.state_dict().items() if not name.startswith(OF_SUPERNET)}
-        if self.ctc is not None:
-            layer = self.output_layer(subnet.name).state_dict()
-            state.update({f"ctc.ctc_lo.{name}": value.clone() for name, value in layer.items()})
-        if subnet.name in self.size_joints:
-            joint = self.size_joints[subnet.name].state_dict()
-            state.update({f"joint_network.{name}": value.clone() for name, value in joint.items()})
-        return state
+        return outer_state(self, subnet)
 
     def trained_parameters(self) -> list[Tensor]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def component_table(self) -> ComponentTable:
         """The encoder's table with everything else of the model (output layer, joiner, decoder) in its rest."""
-        table = self.encoder.component_table()
-        others = sum(p.numel() for name, p in self.named_parameters() if not name.startswith(OF_SUPERNET))
-        frames = self.encoder.subsampled(int(REFERENCE_SECONDS * FRAMES_PER_SECOND)) / REFERENCE_SECONDS
-        layers = [self.ctc.ctc_lo] if self.ctc is not None else []
-        if self.use_transducer_decoder:  # of a greedy search: what each frame takes once of the joiner
-            layers += [self.joint_network.lin_enc, self.joint_network.lin_out]
-        flops = sum(2.0 * frames * layer.weight.numel() for layer in layers)
-        return replace(table, rest=table.rest + Cost(others, flops))
-
-    def _evaluate(self, batch: Batch) -> tuple[Tensor, Stats]:
-        """Loss and error rates of every size that is trained; the loss proper is their mean."""
-        subnets = self.subnet_trainer.evaluated(self) if self.subnet_trainer else [self.encoder.subnet]
-        front = self.run_front(batch)
-        stats: Stats = {}
-        losses = []
-        for subnet in subnets:
-            output = self.run_subnet(front, batch, subnet)
-            losses.append(output.loss.detach())
-            stats[f"loss_{subnet.name}"] = losses[-1]
-            stats.update({f"{key}_{subnet.name}": value for key, value in output.stats.items() if value is not None})
-        return torch.stack(losses).mean(), stats
+        return component_table(self)
 
 
 def _after_loading(model: TodmModel, _keys: Any) -> None:

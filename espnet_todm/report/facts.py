@@ -63,9 +63,9 @@ def speed_lines(experiment: Experiment) -> list[str]:
 def cost_lines(cost: dict[str, Any]) -> list[str]:
     """Training-cost factor against one model, as far as it was measured."""
     names = {
-        "factor": ("time of a supernet step against one model's", "{:.2f}"),
-        "bound": ("its lower bound (F + sum E_i) / (F + E_max)", "{:.2f}"),
-        "single_step_seconds": ("one model's step", "{:.3f} s"),
+        "factor": ("time of a supernet step against one full model's", "{:.2f}"),
+        "bound": ("the least it can be, with the part that all sizes share computed once", "{:.2f}"),
+        "single_step_seconds": ("one full model's step", "{:.3f} s"),
         "supernet_step_seconds": ("supernet step", "{:.3f} s"),
     }
     lines = [f"{name}: {form.format(cost[key])}" for key, (name, form) in names.items() if _is_number(cost.get(key))]

@@ -17,7 +17,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, link, read_json
 from espnet_todm.latency import FORMAT as COMPONENTS  # a table of components' latencies, often of the same file name
 from espnet_todm.markdown import Table
-from espnet_todm.report.pareto import STYLES
+from espnet_todm.palette import RULE, STYLES
 from espnet_todm.report.svg import INCHES, Picture, inline_svg, plot_style
 
 LATENCY, PARITY, SEARCH = "latency.json", "onnx/parity.json", "search/search.json"
@@ -39,6 +39,7 @@ LATENCY_COLUMNS = (
     Column("precision", "precision"),
     Column("threads", "threads"),
     Column("rtf", "RTF", form=".4f"),
+    Column("faster", "times faster than real time", form=".0f"),
     Column("latency_p50_ms", "p50 (ms)", form=".1f"),
     Column("latency_p95_ms", "p95 (ms)", form=".1f"),
     Column("chunk_seconds", "chunk (s)", form=".2f"),
@@ -145,7 +146,8 @@ def _latency(stored: Sequence[Mapping[str, Any]], sources: list[str]) -> Section
     facts = [str(machine["cpu"])] if "cpu" in machine else []
     facts += [f"{stored[0][key]} {key}" for key in ("utterances", "rounds") if key in stored[0]]
     words = ["Measured by the runtimes that devices use: " + ", ".join([*facts, *named]) + "."]
-    table = records_table(stored[0]["results"], LATENCY_COLUMNS)
+    results = [{**row, "faster": 1 / row["rtf"] if row.get("rtf") else None} for row in stored[0]["results"]]
+    table = records_table(results, LATENCY_COLUMNS)
     caption = "Real-time factor, latency of an utterance and memory, by size, runtime, precision and threads"
     return Section("latency", "Latency", words, [Captioned(caption, table)], [], sources)
 
@@ -204,7 +206,7 @@ def _search_picture(methods: Mapping[str, Sequence[Mapping[str, Any]]], score: s
             points = [(row[cost] * x_unit, row[score] * y_unit) for row in rows if cost in row and score in row]
             axes.plot(*zip(*points), mark, color=color, label=name, markersize=4) if points else None
         axes.set(xlabel=x_label, ylabel=y_label)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+        axes.grid(axis="y", color=RULE, linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside upper left", frameon=False)
         return Picture(inline_svg(figure, words), words)

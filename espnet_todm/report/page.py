@@ -16,6 +16,8 @@ from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, link, read_json, write_text
 from espnet_todm.markdown import Table
+from espnet_todm.palette import variables
+from espnet_todm.report.advice import advice_lines
 from espnet_todm.report.downloads import Download, downloads, kinds
 from espnet_todm.report.environment import Environment
 from espnet_todm.report.experiment import Experiment
@@ -55,6 +57,7 @@ class Page:
     kinds: list[str]
     files: dict[str, dict[str, Download]]
     speed: list[str]
+    advice: list[str]
     costs: list[Picture]
     errors: dict[str, Table]
     differences: Table
@@ -107,6 +110,7 @@ def gather(
         kinds=kinds(list(of_sizes.values())),
         files=of_sizes,
         speed=speed_lines(experiment),
+        advice=advice_lines(experiment),
         costs=_cost_pictures(experiment),
         errors={unit: error_rows(experiment.scores(), unit) for unit in ("words", "characters")},
         differences=difference_rows(experiment),
@@ -128,7 +132,7 @@ def render(page: Page) -> str:
     templates = Templates(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     templates.tests["measured"] = _is_measured
     source = (files("espnet_todm.report") / TEMPLATE).read_text(encoding="utf-8")
-    return templates.from_string(source).render(page=page).strip() + "\n"
+    return templates.from_string(source).render(page=page, variables=variables).strip() + "\n"
 
 
 def _is_measured(text: str) -> bool:

@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from espnet_todm.files import PathLike, atomic_path
+from espnet_todm.palette import RULE, STYLES
 from espnet_todm.report.experiment import Experiment
 
 AXES = {
@@ -25,16 +26,6 @@ MORE_AXES = {
     "file": ("file_bytes", 1e-6, "Size of model.safetensors (MB)"),
 }
 """Those of a page beside ``AXES``."""
-
-# Okabe and Ito's colours, told apart by colour-blind readers; marks and lines differ too, for print without colour.
-STYLES = (
-    ("#0072B2", "o", "-"),
-    ("#D55E00", "s", "--"),
-    ("#009E73", "^", "-."),
-    ("#CC79A7", "D", ":"),
-    ("#000000", "v", "-"),
-    ("#E69F00", "P", "--"),
-)
 
 _BESIDE = 5
 """Points between the marks of neighbouring sets."""
@@ -118,12 +109,12 @@ def draw(
     axes.set_ylabel("Word error rate (%)")
     axes.set_ylim(0, 1.05 * max(point.high for of_split in drawn.values() for point in of_split) or 1.0)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]))
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines["right"].set_visible(False)
     hollow = any(pareto_front(of_split) != of_split for of_split in drawn.values())
     title_of_legend = "set, with 95% interval" + ("\n(hollow: a cheaper size is as good)" if hollow else "")
-    axes.legend(framealpha=0.9, edgecolor="#cccccc", title=title_of_legend, title_fontsize=9)
+    axes.legend(framealpha=0.9, edgecolor=RULE, title=title_of_legend, title_fontsize=9)
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
@@ -176,7 +167,7 @@ def _name_sizes(axes: Axes, found: Sequence[Point]) -> None:
     places: list[float] = []
     ticks: list[float] = []
     for size, cost in costs.items():
-        axes.axvline(cost, color="#e8e8e8", linewidth=0.8, zorder=0)
+        axes.axvline(cost, color=RULE, linewidth=0.8, zorder=0)
         place = axes.transLimits.transform(axes.transScale.transform((cost, 1.0)))[0]
         if places and place - places[-1] < _TOUCHING:
             names[-1] += f", {size}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 from espnet_todm.files import PathLike, link, write_text
+from espnet_todm.report.advice import advice_lines
 from espnet_todm.report.environment import Environment, describe_environment
 from espnet_todm.report.experiment import Experiment, load_experiment
 from espnet_todm.report.facts import cost_lines, fact_lines, speed_lines
@@ -82,10 +83,11 @@ def model_section(
     facts = [f"- ASR config: [{config}]({config})"] if config else []
     facts.append(f"- Data: {label}")
     facts += [f"- {fact}" for fact in fact_lines(experiment, corpus)]
-    scores, speed, cost = experiment.scores(), speed_lines(experiment), cost_lines(experiment.training_cost)
+    scores, cost = experiment.scores(), cost_lines(experiment.training_cost)
+    below = [*advice_lines(experiment), *speed_lines(experiment)]
     parts = [
         f"## {experiment.tag}\n" + "\n".join(facts) + "\n",
-        "### Sizes\n" + size_table(experiment) + "".join(f"\n{line}" for line in speed) + ("\n" if speed else ""),
+        "### Sizes\n" + size_table(experiment) + "".join(f"\n{line}\n" for line in below),
         "### Training cost\n" + "".join(f"- {line}\n" for line in cost) if cost else "",
         "".join(f"![word error rate against cost]({picture})\n" for picture in pictures),
         "### WER\n" + error_table(scores),

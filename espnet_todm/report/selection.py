@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_path
+from espnet_todm.files import PathLike, atomic_path, read_lines
 from espnet_todm.markdown import Table
+from espnet_todm.palette import GROUND, HEAT, STYLES
 from espnet_todm.sizes import module_sizes
 
 NAMES = {
@@ -57,9 +60,16 @@ def plot_choices(chosen: Sequence[Choice], path: PathLike) -> Path:
     figure = Figure(figsize=(1.2 + 0.95 * modules * len(chosen), 1.4 + 0.34 * layers), layout="constrained")
     panels = figure.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
     for panel, choice in zip(panels, chosen):
-        image = panel.imshow(choice.kept, cmap="cividis", vmin=0, vmax=1, origin="lower", aspect="auto")
+        image = panel.imshow(
+            choice.kept,
+            cmap=LinearSegmentedColormap.from_list("heat", [GROUND["page"][0], HEAT[0]]),
+            vmin=0,
+            vmax=1,
+            origin="lower",
+            aspect="auto",
+        )
         for (layer, module), share in np.ndenumerate(choice.kept):
-            colour = "black" if share > 0.6 else "white"
+            colour = GROUND["page"][0] if share > 0.6 else GROUND["text"][0]
             panel.text(module, layer, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=8)
         panel.set_title(choice.size)
         panel.set_xticks(range(modules), [NAMES.get(name, name) for name in choice.modules], rotation=45, ha="right")
@@ -120,11 +130,14 @@ def _blocks(numbers: Sequence[str]) -> str:
 def read_history(path: PathLike) -> dict[int, dict[str, list[float]]]:
     """step -> size -> soft weights of all units; the last line of each step. Raises UserError when a line is damaged."""
     history = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         try:
             entry = json.loads(line)
-            history[int(entry["step"])] = dict(entry["weights"])
-        except (ValueError, KeyError, TypeError):
+            weights = {
+                size: [np.nan if one is None else float(one) for one in of] for size, of in entry["weights"].items()
+            }
+            history[int(entry["step"])] = weights
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path}:{number}: no line of a selection's history") from None
     return dict(sorted(history.items()))
 
@@ -147,9 +160,10 @@ def draw_history(history: Mapping[int, Mapping[str, Sequence[float]]], units: Se
     panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
     for panel, size in zip(panels, sizes):
         weights = np.array([entry[size] for entry in history.values()])  # (steps, units)
-        for module, style in zip(modules, ("-", "--", "-.", ":")):
+        for module, (colour, _, line) in zip(modules, cycle(STYLES)):
             of_module = [keys[0].module == module for keys in units]
-            panel.plot(list(history), weights[:, of_module].mean(1), style, label=NAMES.get(module, module))
+            mean = weights[:, of_module].mean(1)
+            panel.plot(list(history), mean, line, color=colour, label=NAMES.get(module, module))
         panel.set(title=size, xlabel="step", ylim=(0, 1))
     panels[0].set_ylabel("mean soft weight")
     panels[-1].legend(fontsize=8)

@@ -13,16 +13,16 @@ import matplotlib
 from cycler import cycler
 from matplotlib.figure import Figure
 
-from espnet_todm.report.pareto import STYLES
+from espnet_todm.palette import GROUND, SERIES, STYLES
 
 INCHES = (4.6, 3.5)
 """Width and height of a picture: so narrow that its letters can be read on a telephone, where it is hardly shrunk."""
 
 _THEME = {
-    **{color.lower(): f"var(--series-{number})" for number, (color, _, _) in enumerate(STYLES, 1)},
     "#000000": "currentColor",
-    "#ffffff": "var(--page)",
-    **dict.fromkeys(("#dddddd", "#e8e8e8", "#cccccc", "#b0b0b0"), "var(--rule)"),
+    "#b0b0b0": "var(--rule)",  # matplotlib's own grid
+    **{light: f"var(--{role})" for role, (light, _) in GROUND.items()},
+    **{light: f"var(--series-{number})" for number, (light, _) in enumerate(SERIES, 1)},
 }
 """Colour that a figure is drawn in -> what the page calls it."""
 

@@ -36,6 +36,7 @@ def size_table(experiment: Experiment) -> str:
 def size_rows(experiment: Experiment) -> Table:
     """What each size costs and how well it does: the table by which a size is chosen."""
     header = ["size", "params (M)", "of full (%)", "GFLOPs per s of speech", "RTF median", "RTF p95"]
+    header += ["times faster than real time"]
     header += [f"WER {split} [95%]" for split in experiment.splits]
     return Table(header, [_size_row(size, experiment.splits) for size in experiment.sizes])
 
@@ -70,6 +71,7 @@ def _size_row(size: SizeResult, splits: Iterable[str]) -> list[str]:
         number_cell(size.flops_per_second, 1e-9, 3),
         number_cell(size.speed.get("rtf_median"), 1.0, 4),
         number_cell(size.speed.get("rtf_p95"), 1.0, 4),
+        number_cell(1 / size.rtf if size.rtf else None, 1.0, 0),
         *(rate_cell(score) for score in rates),
     ]
 

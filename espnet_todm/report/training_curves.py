@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from espnet_todm.files import PathLike
-from espnet_todm.report.pareto import STYLES
+from espnet_todm.palette import RULE, STYLES
 
 PARTS = ("train", "valid")
 
@@ -46,8 +46,12 @@ def read_curves(experiment: PathLike, sizes: Sequence[str]) -> dict[str, list[Cu
     From ``tensorboard/{train,valid}`` below the experiment; empty where there is none. Of an update that a resumed run
     made again, the last value counts. Without epochs in the files the numbers of updates stand in their place.
     """
-    scalars = {part: _scalars(Path(experiment) / "tensorboard" / part) for part in PARTS}
-    ends = {0: 0.0, **scalars["train"].get("iter_epoch", {})}
+    events = {part: _events(Path(experiment) / "tensorboard" / part) for part in PARTS}
+    ends = {0: 0.0, **_last(events["train"].get("iter_epoch", {}))}
+    scalars = {
+        "train": {tag: _within_epochs(values, sorted(ends)[1:]) for tag, values in events["train"].items()},
+        "valid": {tag: _last(values) for tag, values in events["valid"].items()},
+    }
     found: dict[str, dict[str, Curve]] = {}
     for part, by_tag in scalars.items():
         for tag, values in by_tag.items():
@@ -61,18 +65,40 @@ def read_curves(experiment: PathLike, sizes: Sequence[str]) -> dict[str, list[Cu
     return {measure: [found[measure][size] for size in sizes if size in found[measure]] for measure in order}
 
 
-def _scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """tag -> update -> value, of all event files in a folder; only finite values."""
+def _events(folder: Path) -> dict[str, dict[int, list[float]]]:
+    """tag -> update -> its values in the order of writing, of all event files in a folder; only finite values."""
     if not any(folder.glob("events.*")):
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
-    return {
-        tag: {event.step: event.value for event in events.Scalars(tag) if math.isfinite(event.value)}
-        for tag in events.Tags()["scalars"]
-    }
+    found: dict[str, dict[int, list[float]]] = {}
+    for tag in events.Tags()["scalars"]:
+        steps = found.setdefault(tag, {})
+        for event in events.Scalars(tag):
+            if math.isfinite(event.value):
+                steps.setdefault(event.step, []).append(event.value)
+    return found
+
+
+def _last(values: Mapping[int, Sequence[float]]) -> dict[int, float]:
+    return {step: of_step[-1] for step, of_step in values.items()}
+
+
+def _within_epochs(values: Mapping[int, Sequence[float]], ends: Sequence[int]) -> dict[int, float]:
+    """Update -> value without the means over epochs, which ESPnet writes under the same tag at each epoch's last update.
+
+    Beside values of a few updates each a mean would be a spike. It stays in an epoch that has nothing else.
+    """
+    kept = _last(values)
+    for start, end in zip([0, *ends], ends):
+        others = values.get(end, [])[:-1]
+        if others:
+            kept[end] = others[-1]
+        elif end in kept and any(start < step < end for step in values):
+            del kept[end]
+    return kept
 
 
 def _by_epoch(values: Mapping[int, float], ends: Mapping[int, float]) -> list[tuple[float, float]]:
@@ -118,7 +144,7 @@ def draw_curves(measure: str, curves: Sequence[Curve], inches: tuple[float, floa
     axes.set_xlim(0, None)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.set(xlabel="epoch", ylabel=title(measure) + (" in %" if factor > 1 else ""))
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(framealpha=0.9, edgecolor="#cccccc")
+    axes.legend(framealpha=0.9, edgecolor=RULE)
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from espnet_todm.files import PathLike, atomic_path, write_text
+from espnet_todm.files import PathLike, atomic_path, to_json, write_text
 from espnet_todm.markdown import markdown_table
+from espnet_todm.palette import RULE, STYLES
 from espnet_todm.scoring.scores import Score, rate_cell
 from espnet_todm.scoring.significance import paired_difference
 from espnet_todm.search.evolution import Trial, hypervolume, pareto_front
@@ -24,14 +24,6 @@ UNITS = {
     "latency": (1e3, "ms per s of speech in the encoder"),
 }
 SCORE_NAMES = {"wer": "WER (%)", "cer": "CER (%)", "loss": "loss (nats per token)"}
-# Okabe and Ito's colours; marks and lines differ too.
-_STYLES = (
-    ("#0072B2", "o", "-"),
-    ("#D55E00", "s", "--"),
-    ("#009E73", "^", "-."),
-    ("#CC79A7", "D", ":"),
-    ("#000000", "*", "none"),
-)
 _WORST_SHOWN = 6  # times the best score: what hears nothing would press all that matters into the bottom of the picture
 
 
@@ -164,17 +156,17 @@ def draw(report: SearchReport, criterion: str) -> Figure:
     axes = figure.add_subplot()
     factor, label = UNITS[criterion]
     shown = [(method, trials) for method, trials in report.methods.items() if trials]
-    for (method, trials), style in zip(shown, _STYLES):
+    for (method, trials), style in zip(shown, STYLES):
         _draw_method(axes, report.score, criterion, factor, method, trials, style)
     scores = [trial.scores[report.score] for _, trials in shown for trial in trials]
     limits = (1.1 * max(scores), _WORST_SHOWN * min(scores), report.reference[report.score])
     axes.set_ylim(0, min(limit for limit in limits if limit > 0))
     axes.set_xlabel(label[0].upper() + label[1:])
     axes.set_ylabel(f"{SCORE_NAMES[report.score]}, {report.split}")
-    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["right", "top"]].set_visible(False)
-    axes.legend(loc="upper right", framealpha=0.9, edgecolor="#cccccc")  # fronts fall to the right
+    axes.legend(loc="upper right", framealpha=0.9, edgecolor=RULE)  # fronts fall to the right
     return figure
 
 
@@ -212,11 +204,11 @@ def _json(report: SearchReport) -> str:
         "hypervolume": {method: report.volume(method) for method in report.methods},
         "pareto": [trial.subnet.name for trial in report.front],
     }
-    lines = [json.dumps(head, indent=2, ensure_ascii=False, default=str).removesuffix("\n}") + ",", '  "methods": {']
+    lines = [to_json(head, indent=2, default=str).removesuffix("\n}") + ",", '  "methods": {']
     blocks = []
     for method, trials in report.methods.items():
-        rows = ",\n".join(f"      {json.dumps(_row(trial), ensure_ascii=False)}" for trial in trials)
-        blocks.append(f"    {json.dumps(method)}: [\n{rows}\n    ]")
+        rows = ",\n".join(f"      {to_json(_row(trial))}" for trial in trials)
+        blocks.append(f"    {to_json(method)}: [\n{rows}\n    ]")
     return "\n".join([*lines, ",\n".join(blocks), "  }", "}"]) + "\n"
 
 

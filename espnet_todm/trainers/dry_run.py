@@ -45,7 +45,7 @@ def dry_run(options: argparse.Namespace, vocabulary: int, utterances: int = 2, s
     check_number("utterances", utterances, at_least=1, whole=True)
     check_number("seconds", seconds, at_least=1)
     torch.manual_seed(options.seed)
-    model, optimizer, schedule = _build(options, vocabulary)
+    model, optimizer, schedule = build(options, vocabulary)
     model.train()
     batch = random_batch(vocabulary, options.input_size, utterances, seconds)
     trainer = model.subnet_trainer
@@ -74,7 +74,7 @@ def _step(model: TodmModel, batch: Batch, optimizer: torch.optim.Optimizer, opti
     return loss.item()
 
 
-def _build(options: argparse.Namespace, vocabulary: int) -> tuple[TodmModel, torch.optim.Optimizer, Optional[Any]]:
+def build(options: argparse.Namespace, vocabulary: int) -> tuple[TodmModel, torch.optim.Optimizer, Optional[Any]]:
     """Model, optimizer and what steps the learning rate after each update, which is None where there is none."""
     from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
     from espnet2.tasks.abs_task import scheduler_classes

@@ -12,7 +12,9 @@ from espnet2.train.trainer import Trainer
 
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.base import RunState
+from espnet_todm.trainers.candidates import candidates
 from espnet_todm.trainers.checkpoint_files import guarded_checkpoints, save_checkpoint
+from espnet_todm.trainers.skipped import SkippedSteps, check_validation
 
 
 class TodmTrainer(Trainer):
@@ -29,7 +31,7 @@ class TodmTrainer(Trainer):
         if first:
             for part in Path(options.output_dir).glob(".*.pth.*.part"):
                 part.unlink()  # what a killed run was writing
-        with guarded_checkpoints():
+        with guarded_checkpoints(), candidates(kwargs["model"]):
             super().run(**kwargs)
 
     @classmethod
@@ -60,7 +62,19 @@ class TodmTrainer(Trainer):
         if isinstance(inner, TodmModel):
             inner.loss_scale = scaler.get_scale if scaler is not None else lambda: 1.0
             kwargs["iterator"] = _TellStep(kwargs["iterator"], inner, reporter, _run_state(**kwargs))
-        return bool(super().train_one_epoch(**kwargs))
+        if kwargs["options"].no_forward_run:
+            return bool(super().train_one_epoch(**kwargs))
+        scale = scaler.get_scale if scaler is not None else None
+        steps = kwargs["iterator"] = SkippedSteps(kwargs["iterator"], reporter, kwargs["options"].accum_grad, scale)
+        super().train_one_epoch(**kwargs)
+        steps.finish()
+        return False  # ESPnet would end a run, with status 0, whose loss scaling took an epoch to find its scale
+
+    @classmethod
+    def validate_one_epoch(cls, **kwargs: Any) -> None:
+        """As ESPnet's, which passes everything by name."""
+        super().validate_one_epoch(**kwargs)
+        check_validation(kwargs["reporter"])
 
 
 def _link(path: Path, target: str) -> None:

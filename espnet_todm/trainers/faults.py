@@ -23,11 +23,8 @@ FAULTS = (
         "process {} of the training ended with exit status {}; see above",
     ),
     (
-        (
-            r"DataLoader worker \(pid",
-            "a data loader's worker was ended, perhaps because memory was short; try a smaller num_workers",
-        ),
-        f"a data loader's worker was ended: {{}}; {_WORKERS}",
+        r"DataLoader worker \(pid",
+        "a data loader's worker was ended, perhaps because memory was short; try a smaller num_workers",
     ),
     (r"No space left on device", "No space left on device, where the training or its workers write"),
     (r"(?i)connection (?:closed|reset) by peer|connection refused|broken pipe", _LOST),

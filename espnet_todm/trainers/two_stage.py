@@ -238,14 +238,19 @@ class TwoStageTrainer(SubnetTrainer):
         }
 
     def restore(self, model: TodmModel) -> None:
-        """Take the chosen sets from the buffer. Raises UserError where a size shall run that was not chosen yet."""
+        """Take the chosen sets from the buffer. Raises UserError where a size shall run that was not chosen yet, and for an
+        average of checkpoints that do not have the same sets."""
         if not bool(self.chosen.any()):
             if model.encoder.subnet.name != FULL:
                 model.encoder.find_subnet(model.encoder.subnet.name)
             return
+        if bool(((self.chosen != 0) & (self.chosen != 1)).any()):
+            raise UserError(
+                "the checkpoint is an average of checkpoints whose components lie in different orders, from before and after"
+                " sizes were chosen: no model; take one of valid.*.best.pth or an average of later epochs"
+            )
         for name, row in zip(self.shares, self.chosen.tolist()):
-            # Above zero, not one: an average over checkpoints of both stages holds fractions.
-            self.subnets[name] = Subnet(name, frozenset(key for key, value in zip(self.keys, row) if value > 0))
+            self.subnets[name] = Subnet(name, frozenset(key for key, value in zip(self.keys, row) if value))
         model.encoder.choose(self.subnets)
 
     def usual_step(self, model: TodmModel) -> int:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from espnet_todm.data.audio import Measure
 from espnet_todm.data.checks import Limits, filter_split, judge
 from espnet_todm.data.corpus import prepare_split
+from espnet_todm.data.encoder_input import Shortest
 from espnet_todm.data.features import FeatureOptions, compute_features
 from espnet_todm.data.tables import read_problems
 from espnet_todm.errors import UserError
@@ -34,6 +35,7 @@ def measure(**changes: Any) -> Measure:
         ({"channels": 2, "where": None}, "not-mono", True),
         ({"peak": 0.0}, "empty", True),
         ({"seconds": 0.01, "where": None}, "empty", True),
+        ({"peak": 21000.0, "clipped": 0.9}, "over-scale", True),  # 16-bit numbers as floats
         ({"clipped": 0.02}, "clipped", False),
         ({"seconds": 0.09}, "too-short", False),
         ({"seconds": 30.01}, "too-long", False),
@@ -43,6 +45,10 @@ def test_reasons(changes: dict[str, Any], reason: str, also_in_evaluation: bool)
     problem = judge(measure(**changes), Limits())
     assert problem is not None and problem.reason == reason and problem.detail
     assert (judge(measure(**changes), Limits(), evaluation=True) is not None) == also_in_evaluation
+
+
+def test_a_little_above_full_scale_is_heard_as_it_is() -> None:
+    assert judge(measure(peak=1.2, clipped=0.001), Limits()) is None
 
 
 @given(st.floats(0.0, 60.0), st.floats(0.0, 30.0), st.floats(0.01, 30.0))
@@ -136,6 +142,24 @@ def test_evaluation_sets_lose_only_the_undecodable_and_say_so(recipe: Recipe, ca
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
     assert "a IS NOT WHOLE: 1 no-transcript, 1 unreadable; error rates will be over 8 of 10 utterances" in warnings[0]
+
+
+@pytest.mark.parametrize("feats_type", ["fbank", "raw"])
+def test_training_sets_lose_what_is_too_short_for_the_encoder(recipe: Recipe, feats_type: str) -> None:
+    if feats_type == "raw":
+        recipe.compute("raw")
+    shortest = min(recipe.good, key=lambda name: float(read_table("data/a/utt2dur")[name]))
+    seconds = float(read_table("data/a/utt2dur")[shortest])
+    needed = Shortest(round(seconds * 100) + 1, round(seconds * RATE) + 1)
+    how = {"data": "data/a", "features": f"dump/{feats_type}/org/a", "output": f"dump/{feats_type}/a"}
+    folder = filter_split(**how, limits=Limits(max_quarantine_share=0.3), needed=needed)
+    details = {
+        one.utterance: one.detail for one in read_problems(folder / "quarantine.tsv") if one.reason == "too-short"
+    }
+    assert "but the encoder needs" in details[shortest]
+    assert shortest not in read_table(folder / "text")
+    folder = filter_split(**how, limits=Limits(max_quarantine_share=0.3), evaluation=True, needed=needed)
+    assert shortest in read_table(folder / "text")
 
 
 def test_nothing_left_is_an_error(recipe: Recipe) -> None:

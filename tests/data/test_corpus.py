@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from espnet2.fileio.read_text import read_2columns_text
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from espnet_todm.data.corpus import perturb_speed, prepare_split, spread
 from espnet_todm.data.tables import read_cuts, read_problems
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_table
-from tests.tiny_corpus import RATE, audio_path, noise, write_split
+from tests.tiny_corpus import RATE, audio_path, noise, truncate, write_split
 
 
 def prepare(root: Path, split: str = "a", limit: int | None = None) -> Path:
@@ -43,6 +44,17 @@ def test_data_folder_agrees_with_the_corpus(tmp_path: Path) -> None:
     )
 
 
+def test_transcripts_of_any_editor_become_tables_that_espnet_reads_alike(tmp_path: Path) -> None:
+    first, second, third = write_split(tmp_path, "a", speakers=1)
+    rows = f"{first}\tone\u2028two\n{second} cafe\u0301\u00a0au\x85lait\r\n{third} a\rb\x0bc\x0cd\n"
+    next((tmp_path / "LibriSpeech" / "a").rglob("*.trans.txt")).write_bytes(rows.encode("utf-8-sig"))
+    data = prepare(tmp_path)
+    expected = {first: "one two", second: "café au lait", third: "a b c d"}
+    assert read_2columns_text(data / "text") == read_table(data / "text") == expected
+    assert {cut.id: cut.supervisions[0].text for cut in read_cuts(data)} == expected
+    assert not read_problems(data / "problems.tsv")
+
+
 def test_unusable_utterances_go_to_problems(tmp_path: Path) -> None:
     first, second, third, fourth, fifth = write_split(tmp_path, "a", speakers=1, utterances=5, suffix=".wav")
     audio_path(tmp_path, "a", first, ".wav").unlink()
@@ -56,6 +68,30 @@ def test_unusable_utterances_go_to_problems(tmp_path: Path) -> None:
     assert reasons == {first: "no-audio", second: "no-transcript", third: "unreadable", fourth: "empty"}
     details = {one.utterance: one.detail for one in read_problems(data / "problems.tsv")}
     assert "Format not recognised" in details[third]
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".ogg", ".WAV"])
+def test_half_of_the_audio_with_all_of_the_words_is_a_problem(tmp_path: Path, suffix: str) -> None:
+    whole, half = write_split(tmp_path, "a", speakers=1, utterances=2, suffix=".wav")
+    for name in (whole, half):
+        path = audio_path(tmp_path, "a", name, ".wav")
+        soundfile.write(path.with_suffix(suffix), noise(1.5), RATE)
+        if suffix != ".wav":
+            path.unlink()
+    truncate(audio_path(tmp_path, "a", half, suffix))
+    data = prepare(tmp_path)
+    assert list(read_table(data / "text")) == [whole]
+    (problem,) = read_problems(data / "problems.tsv")
+    assert (problem.utterance, problem.reason) == (half, "truncated") and "cut off: " in problem.detail
+
+
+def test_a_speaker_s_name_is_one_word_in_the_tables(tmp_path: Path) -> None:
+    names = write_split(tmp_path, "a", speakers=1)
+    top = tmp_path / "LibriSpeech" / "a"
+    next(top.iterdir()).rename(top / "Ada King")
+    data = prepare(tmp_path)
+    assert read_table(data / "utt2spk") == dict.fromkeys(names, "Ada_King")
+    assert read_table(data / "spk2utt") == {"Ada_King": " ".join(names)}
 
 
 def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:

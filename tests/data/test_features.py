@@ -91,6 +91,18 @@ def test_bad_audio_is_measured_and_does_not_end_the_stage(recipe: Path) -> None:
     assert measures[names[4]].error
 
 
+def test_features_that_are_no_numbers_are_not_written(recipe: Path) -> None:
+    path = next(recipe.parent.rglob("*.flac"))
+    name = path.stem
+    path.unlink()
+    samples = 1e30 * noise(1.0)  # whose squares are infinite
+    soundfile.write(path.with_suffix(".wav"), samples, RATE, subtype="FLOAT")
+    prepare_split(recipe.parent / "LibriSpeech", "a", ["a"], "data")
+    found = compute()
+    assert found[name].error == "features that are no finite numbers" and found[name].where is None
+    assert all(one.where for one in found.values() if one.utterance != name)
+
+
 def test_speed_copies_are_computed_from_changed_audio(recipe: Path) -> None:
     perturb_speed("data/a", "data/a_sp", [0.9])
     measures = compute("dump/fbank/org/a_sp", "data/a_sp")

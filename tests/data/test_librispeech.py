@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,28 @@ def test_what_is_missing_is_listed_as_none(tmp_path: Path) -> None:
     assert found[third].audio and found[third].text is None
 
 
+def test_linked_speakers_capitals_and_what_macos_adds(tmp_path: Path) -> None:
+    names = write_split(tmp_path, "a", speakers=3)
+    top = tmp_path / "LibriSpeech" / "a"
+    first, second, third = sorted(top.iterdir())
+    first.rename(tmp_path / "elsewhere")
+    first.symlink_to(tmp_path / "elsewhere")
+    for path in list(second.rglob("*.*")):
+        path.rename(path.with_name(path.stem + path.suffix.upper()))
+    for path in list(third.rglob("*.*")):
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07 no audio, and no text: \xff")
+    found = list_utterances(tmp_path / "LibriSpeech", ["a"]).utterances
+    assert [one.name for one in found] == sorted(names)
+    assert all(one.audio and one.text for one in found)
+
+
+def test_a_speaker_s_name_has_no_spaces(tmp_path: Path) -> None:
+    write_split(tmp_path, "a", speakers=1)
+    top = tmp_path / "LibriSpeech" / "a"
+    next(top.iterdir()).rename(top / "Ada  King Lovelace")
+    assert {one.speaker for one in list_utterances(tmp_path / "LibriSpeech", ["a"]).utterances} == {"Ada_King_Lovelace"}
+
+
 def remove_transcripts(folder: Path) -> None:
     for path in folder.rglob("*.trans.txt"):
         path.unlink()
@@ -75,6 +98,17 @@ def test_unusable_folders_are_refused_in_words(tmp_path: Path, harm, message: st
     write_split(tmp_path, "a")
     harm(tmp_path / "LibriSpeech" / "a")
     with pytest.raises(UserError, match=message):
+        list_utterances(tmp_path / "LibriSpeech", ["a"])
+
+
+def test_a_file_name_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    write_split(tmp_path, "a")
+    path = next((tmp_path / "LibriSpeech" / "a").rglob("*.flac"))
+    try:
+        path.rename(os.fsdecode(os.fsencode(path.parent / "caf") + b"\xe9.flac"))
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 only")
+    with pytest.raises(UserError, match=r"caf\\udce9\.flac.*: the file's name is not UTF-8; rename it"):
         list_utterances(tmp_path / "LibriSpeech", ["a"])
 
 

@@ -21,7 +21,7 @@ from espnet_todm.data.tedlium import TedliumOptions, corpus_folder, list_utteran
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_table
 from tests.sph_corpus import RATE, stm_line, write_shorten, write_split, write_split_of_speech, write_talk
-from tests.tiny_corpus import noise
+from tests.tiny_corpus import noise, truncate
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "librispeech_mini"
 TALK = "Speaker0_dev"
@@ -148,6 +148,46 @@ def test_gaps_ignored_segments_comments_and_doubled_lines_are_skipped(top: Path)
     add_line(top, ";; a comment\n\n")
     after = list_utterances(top, ["dev"])
     assert after.utterances == before.utterances and after.digest != before.digest
+
+
+def test_nist_writes_ignored_segments_in_capitals(top: Path) -> None:
+    before = list_utterances(top, ["dev"])
+    add_line(top, stm_line(TALK, 0.0, 0.2, "IGNORE_TIME_SEGMENT_IN_SCORING", "INTER_SEGMENT_GAP", "<O,,UNKNOWN>"))
+    add_line(top, f"{TALK} 1 S1 0.2 0.3 IGNORE_TIME_SEGMENT_IN_SCORING\n")
+    assert list_utterances(top, ["dev"]).utterances == before.utterances
+
+
+def test_a_talk_of_comments_alone_is_told_and_a_split_of_them_refused(
+    top: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stm(top).write_text(";; nothing was transcribed\n  ;; at all\n")
+    assert len(list_utterances(top, ["dev"]).utterances) == 3
+    assert f"{TALK}.stm: no segment to recognise in it" in caplog.text
+    for path in (top / "dev" / "stm").iterdir():
+        path.write_text(";; nothing\n")
+    with pytest.raises(UserError, match=r"dev: no utterance in dev of .*; an empty split cannot be used"):
+        prepare(top)
+    assert not (top.parent / "data" / "dev").exists()
+
+
+def test_capital_extensions_and_links(top: Path, tmp_path: Path) -> None:
+    before = [one.name for one in list_utterances(top, ["dev"]).utterances]
+    for folder in ("sph", "stm"):
+        for path in list((top / "dev" / folder).iterdir()):
+            path.rename(path.with_suffix(path.suffix.upper()))
+    (top / "dev" / "sph").rename(tmp_path / "disk")
+    (top / "dev" / "sph").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / f"._{TALK}.SPH").write_bytes(b"of macOS")
+    assert [one.name for one in list_utterances(top, ["dev"]).utterances] == before
+    assert len(read_table(prepare(top) / "text")) == 6
+
+
+def test_what_a_cut_off_talk_still_holds_is_used(top: Path) -> None:
+    truncate(top / "dev" / "sph" / f"{TALK}.sph", 0.6)
+    problems = {one.utterance: one for one in read_problems(prepare(top) / "problems.tsv")}
+    assert problems and all(one.reason == "truncated" for one in problems.values())
+    for cut in read_cuts(top.parent / "data" / "dev"):
+        assert cut.id not in problems and len(samples_of(cut)) == round(cut.duration * RATE)
 
 
 def test_a_doubled_line_counts_once(top: Path) -> None:

@@ -54,7 +54,7 @@ def test_other_configurations_stay_as_they_are() -> None:
             {"encoder": "rnn", "encoder_conf": {}},
             r"encoder: rnn is no supernet; needed: model: todm, or a stock encoder",
         ),
-        ({"encoder_conf": {"rel_pos_type": "legacy"}}, r"rel_pos_type: 'legacy' is not possible in a supernet"),
+        ({"encoder_conf": {"normalize_before": False}}, r"normalize_before: False is not possible in a supernet"),
     ],
 )
 def test_what_is_no_supernet_ends_in_one_line(tmp_path: Path, changes: dict, message: str) -> None:

@@ -36,7 +36,7 @@ def test_defect_1_a_kept_unit_keeps_its_row_and_its_column() -> None:
 
 def test_defect_1_a_kept_head_keeps_its_part_of_the_output_projection() -> None:
     torch.manual_seed(0)
-    module = ElasticAttention(8, 4, 2, 0.0, relative=False).eval()
+    module = ElasticAttention(8, 4, 2, 0.0, relative=None).eval()
     x, mask = torch.randn(2, 5, 8), torch.ones(2, 1, 5, dtype=torch.bool)
     gates = torch.tensor([1.0, 0, 1, 0])
     torch.testing.assert_close(module(x, None, mask, kept=KEPT), module(x, None, mask, gates=gates))

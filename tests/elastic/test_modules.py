@@ -70,7 +70,7 @@ def convolution(groups: int, norm: str = "layer_norm") -> ElasticModule:
     return ElasticConvolution(SIZE, 4 * groups, groups, 3, norm, nn.SiLU())
 
 
-def attention(heads: int, relative: bool = True) -> ElasticModule:
+def attention(heads: int, relative: str = "latest") -> ElasticModule:
     return ElasticAttention(SIZE, heads, 4, 0.0, relative)
 
 
@@ -167,7 +167,8 @@ def test_relative_attention_sees_only_the_distance() -> None:
     module = built(attention, 2)
     query = module._heads(torch.ones(1, FRAMES, SIZE), "linear_q", None)
     positions = torch.randn(1, 2 * FRAMES - 1, SIZE)
-    scores = module._scores(query, torch.zeros_like(query), positions, None)[0, 0]
+    mask = torch.ones(1, 1, FRAMES, dtype=torch.bool)
+    scores = module._scores(query, torch.zeros_like(query), positions, mask, None)[0, 0]
     for distance in range(1 - FRAMES, FRAMES):
         diagonal = torch.diagonal(scores, -distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))

@@ -38,8 +38,37 @@ def test_full_set_is_espnets_own_encoder(name: str) -> None:
     assert set(stock.state_dict()) <= set(ours.state_dict())  # a stock checkpoint loads by name
 
 
-def test_uniform_subnet_is_a_stock_encoder() -> None:
-    ours = conformer(num_blocks=4, sizes={"small": {"depth": 0.5, "ffn": 0.5}})
+def test_the_class_accepts_its_own_defaults_which_are_espnets() -> None:
+    ours, stock = TodmConformerEncoder(80), ConformerEncoder(80)
+    assert ours.state_dict().keys() == stock.state_dict().keys()
+    assert {name: p.shape for name, p in ours.named_parameters()} == {n: p.shape for n, p in stock.named_parameters()}
+
+
+def test_legacy_positions_are_espnets_of_each_utterance_alone() -> None:
+    """In a padded batch ESPnet's own encoder gives an utterance another result; ours does not."""
+    ours = conformer(rel_pos_type="legacy")
+    full = ours.component_table().full()
+    stock = ConformerEncoder(input_size=20, **ours.stock_conf(full)).eval()
+    stock.load_state_dict(ours.extracted_state(full))
+    x, lengths = speech(2, 90)[0], torch.tensor([90, 47])
+    padded, alone = ours(x, lengths)[0], stock(x[1:, :47], lengths[1:])[0][0]
+    torch.testing.assert_close(padded[1, : len(alone)], alone, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(stock(x, lengths)[0][1, : len(alone)], alone, atol=1e-3)
+
+
+def test_a_long_utterance_leaves_legacy_positions_as_they_were() -> None:
+    ours = conformer(rel_pos_type="legacy", max_pos_emb_len=12)
+    before = ours(*speech())[0]
+    stock = ConformerEncoder(input_size=20, **ours.stock_conf(ours.component_table().full())).eval()
+    stock.load_state_dict(ours.extracted_state(ours.component_table().full()))
+    longer = speech(1, 200)
+    torch.testing.assert_close(ours(*longer)[0], stock(*longer)[0], atol=1e-6, rtol=1e-5)
+    assert torch.equal(ours(*speech())[0], before)
+
+
+@pytest.mark.parametrize("form", ["", "legacy"])
+def test_uniform_subnet_is_a_stock_encoder(form: str) -> None:
+    ours = conformer(num_blocks=4, sizes={"small": {"depth": 0.5, "ffn": 0.5}}, rel_pos_type=form or "latest")
     subnet = ours.find_subnet("small")
     conf = ours.stock_conf(subnet)
     assert conf is not None and (conf["num_blocks"], conf["linear_units"]) == (2, 16)
@@ -116,7 +145,8 @@ def test_forward_runs_the_chosen_subnet(tmp_path) -> None:
         ({"cnn_module_kernel": 4}, ["cnn_module_kernel", "4"]),
         ({"conv_norm": "group_norm"}, ["conv_norm", "group_norm", "layer_norm"]),
         ({"activation_type": "mish"}, ["activation_type", "mish", "swish"]),
-        ({"rel_pos_type": "legacy"}, ["rel_pos_type", "legacy", "latest"]),
+        ({"rel_pos_type": "newest"}, ["rel_pos_type", "newest", "latest", "legacy"]),
+        ({"pos_enc_layer_type": "legacy_rel_pos"}, ["pos_enc_layer_type", "legacy_rel_pos", "rel_pos with"]),
         ({"pos_enc_layer_type": "rel_pos", "selfattention_layer_type": "selfattn"}, ["pos_enc_layer_type", "abs_pos"]),
         ({"normalize_before": False}, ["normalize_before", "False", "True"]),
         ({"ffn_chunk": 4}, ["ffn_chunk"]),

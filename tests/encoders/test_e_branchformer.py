@@ -128,7 +128,7 @@ def test_a_branch_is_dropped_with_its_part_of_the_merge() -> None:
         ({"ffn_activation_type": "mish"}, ["ffn_activation_type", "mish", "swish"]),
         ({"attention_heads": 0}, ["attention_heads", "0", "above 0"]),
         ({"attention_heads": 3}, ["attention_heads", "3", "16"]),
-        ({"rel_pos_type": "legacy"}, ["rel_pos_type", "legacy", "latest"]),
+        ({"rel_pos_type": "newest"}, ["rel_pos_type", "newest", "latest", "legacy"]),
         ({"attention_layer_type": "fast_selfattn"}, ["attention_layer_type", "fast_selfattn", "rel_selfattn"]),
         ({"chunks": 3}, ["unknown option 'chunks'", "todm_e_branchformer"]),
         ({"blocks": [{"heads": 3}]}, ["blocks[0]", "cgmlp_groups"]),

@@ -10,6 +10,7 @@ import pytest
 from espnet_todm.bin import report as command
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json
+from espnet_todm.report.advice import advice_lines
 from espnet_todm.report.environment import Environment, Sources
 from espnet_todm.report.experiment import load_experiment
 from espnet_todm.report.results import environment_section, model_section, write_results
@@ -72,11 +73,12 @@ def test_model_section(scored: Path) -> None:
     )
     assert rest.startswith(
         size_table(experiment)
+        + "".join(f"\n{line}\n" for line in advice_lines(experiment))
         + "\nRTF measured with threads: 1, CPU: Toy CPU, utterances: 7.\n"
         + "\n### Training cost\n"
-        + "- time of a supernet step against one model's: 1.56\n"
-        + "- its lower bound (F + sum E_i) / (F + E_max): 1.52\n"
-        + "- one model's step: 0.400 s\n"
+        + "- time of a supernet step against one full model's: 1.56\n"
+        + "- the least it can be, with the part that all sizes share computed once: 1.52\n"
+        + "- one full model's step: 0.400 s\n"
         + "- peak memory, one model: 705 MiB\n"
         + "- peak memory, supernet: 728 MiB\n"
         + "\n![word error rate against cost](toy.png)\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from espnet_todm.palette import STYLES
 from espnet_todm.report.svg import INCHES, inline_svg, plot_style
 from espnet_todm.report.training_curves import Curve, draw_curves, read_curves, title
 
@@ -53,11 +54,19 @@ def test_without_epochs_updates_are_counted(tmp_path: Path) -> None:
     assert read_curves(tmp_path, ["small"]) == {"kd": [Curve("small", 0, [(5.0, 2.0), (15.0, 1.0)], [])]}
 
 
+def test_means_over_epochs_are_no_part_of_a_curve(tmp_path: Path) -> None:
+    """ESPnet writes an epoch's mean under the tag of its updates, at the last of them; epochs of 10 updates here."""
+    train = [(5, 9.0), (10, 8.0), (10, 8.5), (15, 7.0), (20, 7.5), (30, 6.5)]
+    write(tmp_path / "tensorboard" / "train", {"loss_small": train, "iter_epoch": [(10, 1.0), (20, 2.0), (30, 3.0)]})
+    (curve,) = read_curves(tmp_path, ["small"])["loss"]
+    assert curve.train == [(0.5, 9.0), (1.0, 8.0), (1.5, 7.0), (3.0, 6.5)]  # the third epoch has its mean alone
+
+
 def test_a_size_keeps_its_colour_and_rates_are_in_percent() -> None:
     curve = Curve("small", 1, [], [(1.0, 0.5), (2.0, 0.25)])
     figure = draw_curves("cer_ctc", [curve], INCHES)
     (line,) = figure.axes[0].lines
-    assert list(line.get_ydata()) == [50.0, 25.0] and line.get_color() == "#D55E00"
+    assert list(line.get_ydata()) == [50.0, 25.0] and line.get_color() == STYLES[1][0]
     assert figure.axes[0].get_yscale() == "linear" and "%" in figure.axes[0].get_ylabel()
     steep = draw_curves("loss", [Curve("small", 0, [(0.1, 100.0), (1.0, 2.0)], [])], INCHES)
     assert steep.axes[0].get_yscale() == "log"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Optional
 
 from flashlight.lib.text.decoder import LM, LMState
 from flashlight.lib.text.decoder.kenlm import KenLM
 from flashlight.lib.text.dictionary import Dictionary
 
-from espnet_todm.data.arpa import read_vocabulary
+from espnet_todm.data.arpa import read_vocabulary, write_body
 from espnet_todm.data.spelling import read_spellings, word_parts
 from espnet_todm.data.tokens import SPACE, UNKNOWN
 from espnet_todm.errors import UserError, last_line
@@ -158,12 +161,17 @@ def _trie(spellings: Sequence[Sequence[int]]) -> Trie:
 
 
 def _load(path: str, words: Sequence[str]) -> KenLM:
-    """KenLM's model; it numbers words as ``words`` does."""
+    """KenLM's model; it numbers words as ``words`` does. Headings, which it refuses, are taken off."""
     dictionary = Dictionary()
     for word in words:
         dictionary.add_entry(word)
-    try:
+    with suppress(RuntimeError):
         return KenLM(path, dictionary)
-    except RuntimeError as error:
-        reason = last_line(str(error)) or "no reason given"
-        raise UserError(f"lm: {path}: KenLM cannot read it ({reason})") from None
+    with TemporaryDirectory() as folder:
+        bare = str(Path(folder, "bare.arpa"))
+        write_body(path, bare)
+        try:
+            return KenLM(bare, dictionary)
+        except RuntimeError as error:
+            reason = last_line(str(error)) or "no reason given"
+            raise UserError(f"lm: {path}: KenLM cannot read it ({reason})") from None

@@ -96,7 +96,7 @@ def export(
     form, about = form_of(model, config), _origin(source, card)
     with atomic_directory(target) as place:
         _write_form(form, place, options, about, calibration, onnx)
-        write_json(place / CARD, card)
+        write_json(place / CARD, {**card, **form.card})
         if gate is not None:
             _pass(gate, place, target)
     logging.info("%s: written", target)

@@ -14,18 +14,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
 import torch
-from espnet.nets.pytorch_backend.transformer.embedding import PositionalEncoding, RelPositionalEncoding
+from espnet.nets.pytorch_backend.transformer.embedding import (
+    PositionalEncoding,
+    RelPositionalEncoding,
+    ScaledPositionalEncoding,
+)
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.layers.global_mvn import GlobalMVN
 from torch import Tensor, nn
 
 from espnet_todm.deploy.onnx.state_space import replace
 from espnet_todm.deploy.stock import STOCK
+from espnet_todm.deploy.text import NEVER
+from espnet_todm.encoders.positions import LegacyPositions
 from espnet_todm.encoders.supernet import SupernetEncoder, length_mask
 from espnet_todm.errors import UserError
-
-# A logit that no search picks. Finite, since beam searches subtract scores, and a number that float16 has.
-NEVER = -1e4
 
 
 class EncoderGraph(nn.Module):
@@ -80,18 +83,25 @@ class ComputedPositions(nn.Module):
     def __init__(self, table: Union[PositionalEncoding, RelPositionalEncoding]) -> None:
         super().__init__()
         self.relative = isinstance(table, RelPositionalEncoding)
-        self.root = float(table.xscale)
+        self.longest = table.longest if isinstance(table, LegacyPositions) else None
+        scaled = isinstance(table, ScaledPositionalEncoding)
+        self.root = 1.0 if scaled else float(table.xscale)
+        self.weight = float(table.alpha.detach()) if scaled else 1.0
         size = int(table.d_model)
         steps = torch.arange(0, size, 2, dtype=torch.float32) * -(math.log(10000.0) / size)
         self.register_buffer("rates", torch.exp(steps))
 
     def forward(self, x: Tensor) -> Union[Tensor, tuple[Tensor, Tensor]]:
-        """x (B, T, D) -> x with absolute positions added, or x and relative ones, (1, 2T-1, D) for T-1 .. -(T-1)."""
+        """x (B, T, D) -> x with absolute positions added, or x and relative ones, (1, 2T-1, D) for T-1 .. -(T-1), or the
+        (1, T, D) of ``rel_pos_type: legacy``."""
         frames = x.size(1)
+        if self.longest is not None:
+            last = torch._shape_as_tensor(x)[1].clamp(min=self.longest) - 1
+            return x * self.root, self._waves(last - torch.arange(frames, device=x.device))
         if self.relative:
             places = torch.arange(2 * frames - 1, device=x.device)
             return x * self.root, self._waves(frames - 1 - places)
-        return x * self.root + self._waves(torch.arange(frames, device=x.device))
+        return x * self.root + self.weight * self._waves(torch.arange(frames, device=x.device))
 
     def _waves(self, places: Tensor) -> Tensor:
         """Places (P,) -> (1, P, D): sine and cosine of each rate, one beside the other."""

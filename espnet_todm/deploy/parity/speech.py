@@ -11,7 +11,8 @@ import numpy as np
 import soundfile
 
 from espnet_todm.acoustics import SAMPLING_RATE
-from espnet_todm.deploy.decoding.features import refuse_pipe
+from espnet_todm.data.listing import parse_segment
+from espnet_todm.deploy.decoding.features import check_audio, refuse_pipe
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike, read_table
 
@@ -52,19 +53,14 @@ def read_speech(scp: PathLike, text: PathLike, utterances: Optional[int] = None)
 def _samples(name: str, audio: Mapping[str, str], parts: Mapping[str, str], scp: PathLike) -> np.ndarray:
     recording, start, end = name, 0.0, None
     if parts:
-        recording, begins, ends = parts[name].split()
-        start, end = float(begins), float(ends)
+        recording, start, end = parse_segment(parts[name], f"{Path(scp).parent / 'segments'}: {name}")
         if recording not in audio:
             raise UserError(f"{scp}: lacks recording {recording}, which {name} is a part of")
     place = audio[recording]
     refuse_pipe(scp, recording, place)
     try:
         with soundfile.SoundFile(place) as file:
-            if (file.samplerate, file.channels) != (SAMPLING_RATE, 1):
-                raise UserError(
-                    f"{scp}: {recording} has {file.channels} channel(s) of {file.samplerate} Hz, but 1 of"
-                    f" {SAMPLING_RATE} Hz is needed"
-                )
+            check_audio(scp, recording, (file.samplerate, file.channels), (SAMPLING_RATE, 1))
             file.seek(round(start * SAMPLING_RATE))
             frames = -1 if end is None else round((end - start) * SAMPLING_RATE)
             return np.asarray(file.read(frames, dtype="float32"))

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from espnet_todm.deploy.onnx.export import write_graph
 from espnet_todm.deploy.onnx.forms import Form, runtime_form
 from espnet_todm.deploy.onnx.graph import ComputedPositions, mean_and_scale
+from espnet_todm.encoders.positions import POSITIONS, NoPositions
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
-from tests.conftest import ENCODERS, random_subnet, speech
+from tests.conftest import ENCODERS, disturb, random_subnet, speech
 from tests.tiny_model import TOKENS, tiny_model
 
 onnx = pytest.importorskip("onnx")
@@ -30,6 +31,8 @@ TRIED = [
     "relative",
     "batch norm, channel groups",
     "absolute positions",
+    "scaled absolute positions",
+    "legacy relative",
     "VGG front end",
     "E-Branchformer",
     "E-Branchformer, no positions",
@@ -53,7 +56,9 @@ def with_statistics(model: Any) -> Any:
 
 
 def form_of(model: Any) -> Form:
-    return runtime_form(model, {"encoder": model.encoder.name, "encoder_conf": {}, "input_size": 20})
+    return runtime_form(
+        model, {"encoder": model.encoder.name, "encoder_conf": {}, "input_size": 20, "token_type": "char"}
+    )
 
 
 def session_of(model: Any, path: Path, opset: int = 17) -> Any:
@@ -143,13 +148,14 @@ def test_nothing_that_a_runtime_can_compute_fills_the_file(tmp_path: Path) -> No
     assert stored < 1.5 * sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("relative", [True, False])
-def test_positions_are_espnets_beyond_its_table(relative: bool) -> None:
-    from espnet.nets.pytorch_backend.transformer.embedding import PositionalEncoding, RelPositionalEncoding
-
-    table = (RelPositionalEncoding if relative else PositionalEncoding)(8, 0.0, max_len=10).eval()
-    x = torch.randn(2, 300, 8)
-    torch.testing.assert_close(ComputedPositions(table)(x), table(x), atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("kind", [kind for kind in POSITIONS.values() if kind is not NoPositions])
+def test_positions_are_espnets_beyond_its_table(kind: Any) -> None:
+    table = kind(8, 0.0, max_len=10).eval()
+    disturb(table)
+    computed = ComputedPositions(table)
+    for frames in (300, 7):
+        x = torch.randn(2, frames, 8)
+        torch.testing.assert_close(computed(x), table(x), atol=1e-5, rtol=1e-5)
 
 
 def test_the_statistics_are_espnets() -> None:
@@ -169,7 +175,7 @@ def test_a_hybrid_model_is_exported_as_its_ctc(tmp_path: Path) -> None:
 
 def refused(model: Any, encoder: str = "todm_conformer", **conf: Any) -> str:
     with pytest.raises(UserError) as caught:
-        runtime_form(model, {"encoder": encoder, "encoder_conf": conf, "input_size": 20})
+        runtime_form(model, {"encoder": encoder, "encoder_conf": conf, "input_size": 20, "token_type": "char"})
     return str(caught.value)
 
 
@@ -190,8 +196,8 @@ def test_what_has_no_graph_is_named() -> None:
     each = with_statistics(tiny_model())
     each.normalize = UtteranceMVN()
     assert "normalize: UtteranceMVN cannot be exported; needed: global_mvn" in refused(each)
-    legacy = refused(other, "conformer", rel_pos_type="legacy", macaron_style=True)
-    assert "encoder: 'conformer' with these options cannot be exported: rel_pos_type" in legacy
+    after = refused(other, "conformer", normalize_before=False, macaron_style=True)
+    assert "encoder: 'conformer' with these options cannot be exported: normalize_before" in after
 
 
 def test_time_stamps_of_another_subsampling_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

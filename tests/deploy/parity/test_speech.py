@@ -27,6 +27,12 @@ def test_speech_is_spread_over_the_speakers_and_checked(tmp_path: Path) -> None:
     write_table(tmp_path / "text", {"part": "A"})
     (part,) = read_speech(*tables)
     assert np.array_equal(part.samples, soundfile.read(tmp_path / "3.wav", dtype="float32")[0][1600:5600])
+    write_table(tmp_path / "segments", {"part": "u3 0.1 -1 0"})  # to the end, of channel 0
+    (part,) = read_speech(*tables)
+    assert len(part.samples) == 6400
+    write_table(tmp_path / "segments", {"part": "u3 0,1 0,35"})
+    with pytest.raises(UserError, match="segments: part: start '0,1', end '0,35', but numbers of seconds"):
+        read_speech(*tables)
     (tmp_path / "segments").unlink()
     soundfile.write(tmp_path / "3.wav", noise(0.5), 8000)
     write_table(tmp_path / "text", {"u3": "A"})

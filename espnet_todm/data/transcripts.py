@@ -1,0 +1,52 @@
+"""The form in which text goes on: composed characters and single plain spaces, so that every program that reads it counts
+the same words.
+
+ESPnet's tables would be cut in two at a carriage return, sentencepiece and scoring programs split words at different sets of
+characters, and a letter of two code points is an error where its twin of one is meant. Letters themselves stay as they are:
+nothing is folded to another width, case or script, because the words of the references must be those of the corpus.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from espnet_todm.data.listing import Utterance
+from espnet_todm.files import BYTE_ORDER_MARK
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_OTHER_SPACE = re.compile(r"[\x00-\x1f\x7f-\x9f]|[^\S ]")  # what is shown in the log
+_SHOWN = 5
+
+
+def plain_text(text: str) -> str:
+    """``text`` in Unicode's form NFC, every run of white space and control characters one space, none at the ends."""
+    composed = unicodedata.normalize("NFC", text).replace(BYTE_ORDER_MARK, "")
+    return " ".join(_CONTROL.sub(" ", composed).split())
+
+
+def plain_texts(utterances: Sequence[Utterance], name: str) -> list[Utterance]:
+    """The utterances with their texts as ``plain_text`` makes them, None where nothing is left.
+
+    The log says once for the split ``name`` how many texts had characters that became spaces or were composed.
+    """
+    texts = [one.text or "" for one in utterances]
+    spaces = [set(_OTHER_SPACE.findall(text)) for text in texts]
+    if any(spaces):
+        most = Counter(character for found in spaces for character in found).most_common(_SHOWN)
+        shown = ", ".join(f"U+{ord(character):04X} in {count}" for character, count in most)
+        logging.info(
+            "%s: %d of %d transcripts had control characters or white space other than spaces, now plain spaces: %s",
+            name,
+            sum(map(bool, spaces)),
+            len(texts),
+            shown,
+        )
+    apart = sum(not unicodedata.is_normalized("NFC", text) for text in texts)
+    if apart:
+        logging.info("%s: %d of %d transcripts brought into Unicode's form NFC", name, apart, len(texts))
+    return [replace(one, text=plain_text(text) or None) for one, text in zip(utterances, texts)]
