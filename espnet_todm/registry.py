@@ -55,9 +55,7 @@ def _symbol(module: str, name: str) -> Any:
 
 def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
     from espnet_todm.decoders.stateless import StatelessDecoder
-    from espnet_todm.encoders.conformer import TodmConformerEncoder
-    from espnet_todm.encoders.e_branchformer import TodmEBranchformerEncoder
-    from espnet_todm.encoders.mh_ssm import TodmMhSsmEncoder
+    from espnet_todm.encoders.catalogue import ENCODERS
     from espnet_todm.models.spec_augment import SpecAugmentByLength
     from espnet_todm.models.todm import TodmModel
     from espnet_todm.optim.eden import Eden, Eden2
@@ -65,8 +63,7 @@ def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
     from espnet_todm.optim.scaled_adam import ScaledAdam
 
     # These dicts are shared with parsers by reference: they are filled, never rebound. Keys must be lower case.
-    for encoder in (TodmConformerEncoder, TodmEBranchformerEncoder, TodmMhSsmEncoder):
-        symbols["espnet2.tasks.asr", "encoder_choices"].classes[encoder.name] = encoder
+    symbols["espnet2.tasks.asr", "encoder_choices"].classes.update(ENCODERS)
     symbols["espnet2.tasks.asr", "decoder_choices"].classes["todm_stateless"] = StatelessDecoder
     symbols["espnet2.tasks.asr", "model_choices"].classes["todm"] = TodmModel
     symbols["espnet2.tasks.asr", "specaug_choices"].classes["todm_specaug"] = SpecAugmentByLength

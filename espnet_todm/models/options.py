@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 
+from espnet_todm.encoders.catalogue import ENCODERS
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import DTYPES
@@ -21,7 +22,7 @@ OPTIONS = ("autocast", "output_layers", "transducer_conf")  # beside ESPnet's ow
 def check_options(autocast: Optional[str], output_layers: str, espnet: Mapping[str, Any]) -> None:
     """Raises UserError for what a supernet cannot have."""
     if not isinstance(espnet.get("encoder"), SupernetEncoder):
-        raise UserError("model: todm needs a supernet encoder: todm_conformer, todm_e_branchformer or todm_mh_ssm")
+        raise UserError(f"model: todm needs a supernet encoder: {', '.join(ENCODERS)}")
     known = list(inspect.signature(ESPnetASRModel).parameters)
     for key in espnet:
         if key not in known:
