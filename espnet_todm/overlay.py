@@ -9,6 +9,7 @@ from typing import Any, Union
 import yaml
 
 from espnet_todm.errors import UserError, one_line
+from espnet_todm.files import read_lines
 
 KEY = "base"
 
@@ -38,9 +39,9 @@ def read_config(path: Union[str, Path], above: tuple[Path, ...] = ()) -> dict[st
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds. Raises UserError when it is none."""
+    """What a YAML file holds. Raises UserError when it is none, or no UTF-8 text."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load("\n".join(read_lines(path)))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is no YAML: {one_line(error)}") from None
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from espnet_todm.bin.main import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
@@ -27,6 +30,17 @@ def test_links_and_files_are_there(page: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+def sources(command: Path) -> str:
+    """Of a command and of every module that it imports from this package, or that it hands options on to in ESPnet."""
+    training = ["espnet2.tasks.abs_task", "espnet2.tasks.asr", "espnet2.utils.config_argparse"]
+    handed_on = {"asr_inference": ["espnet2.bin.asr_inference"]}
+    handed_on.update(dict.fromkeys(("asr_train", "asr_train_cpu", "collect_stats", "dry_run", "fine_tune"), training))
+    text = command.read_text(encoding="utf-8")
+    names = re.findall(r"^ *from (espnet_todm\.[\w.]+) import", text, re.MULTILINE) + handed_on.get(command.stem, [])
+    paths = [Path(str(spec.origin)) for spec in map(find_spec, names) if spec is not None]
+    return "".join([text, *(path.read_text(encoding="utf-8") for path in paths)])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_exist_with_their_options(page: Path) -> None:
     for name in re.findall(r"python -m espnet_todm\.bin\.(\w+)", page.read_text(encoding="utf-8")):
@@ -35,14 +49,12 @@ def test_commands_exist_with_their_options(page: Path) -> None:
         if not line.startswith("python -m "):
             continue
         words = shlex.split(line, comments=True)
-        command = ROOT / (words[2].replace(".", "/") + ".py")
-        shared = re.findall(r"^from espnet_todm\.bin\.(\w+) import", command.read_text(encoding="utf-8"), re.MULTILINE)
-        known = "".join(
-            path.read_text(encoding="utf-8")
-            for path in [command, *command.parent.glob("_*.py"), *(command.with_name(f"{name}.py") for name in shared)]
-        )
-        for option in (word for word in words if word.startswith("--")):
-            assert f'"{option}"' in known, f"{words[2]} {option}"
+        known = sources(ROOT / (words[2].replace(".", "/") + ".py"))
+        for option in (word for word in words if word.startswith("--") and word != "--"):
+            # An argument of a parser, or a field of a dataclass that the options are made of.
+            assert f'"{option}"' in known or re.search(rf"^    {option[2:]}: ", known, re.MULTILINE), (
+                f"{words[2]} {option}"
+            )
 
 
 def test_reading_order_names_at_most_eight_files() -> None:
@@ -53,6 +65,10 @@ def test_reading_order_names_at_most_eight_files() -> None:
 def test_every_page_is_in_the_list() -> None:
     listed = set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "README.md").read_text(encoding="utf-8")))
     assert listed == {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"}
+
+
+def test_the_page_of_commands_is_what_the_command_prints() -> None:
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == markdown() + "\n"
 
 
 def test_the_example_of_components_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,11 +162,12 @@ stage_13() {
 }
 
 stage_14() {
-  local names
+  local names strict=
+  [ "$token_type" != phone ] || strict=--case_sensitive # e and E are two phonemes
   set_names
   set_evaluation
   python -m espnet_todm.bin.score --experiment "$(experiment)" --data "$(text_dir)" --sets "${evaluation[*]}" \
-    --decode "$(decode_name)" ${sizes:+--sizes "${names[*]}"} ${official:+--corpus "$official"}
+    --decode "$(decode_name)" ${sizes:+--sizes "${names[*]}"} ${official:+--corpus "$official"} ${strict:+"$strict"}
   python -m espnet_todm.bin.measure_rtf --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} \
     --scp "$(input_of "${evaluation[${#evaluation[@]} - 1]}")"
   [ -z "$onnx" ] || measure_exports

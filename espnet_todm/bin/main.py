@@ -17,12 +17,13 @@ from pathlib import Path
 
 from espnet_todm import __version__, hook
 from espnet_todm import bin as commands_package
-from espnet_todm.bin._cli import run
+from espnet_todm.bin._cli import EXAMPLE, run
 from espnet_todm.errors import UserError
 
 hook.install()  # a training's child processes import this module, not the training's
 
 # Shown first, in the order of their use; the others are mostly stages of the recipes.
+TITLES = ("From a trained supernet to devices", "Training, and the stages of the recipes")
 FIRST = ("extract", "search", "export", "parity", "latency", "fine-tune", "pack", "report")
 
 
@@ -34,11 +35,15 @@ def commands() -> dict[str, str]:
     return {name: f"{commands_package.__name__}.{names[name]}" for name in order}
 
 
-def summary(module: str) -> str:
-    """First line of a command's docstring, read without importing it."""
+def docstring(module: str) -> str:
+    """A command's docstring, read without importing it."""
     path = Path(commands_package.__path__[0]) / f"{module.rpartition('.')[2]}.py"
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n")[0]
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def summary(module: str) -> str:
+    """First line of a command's docstring."""
+    return docstring(module).partition("\n")[0]
 
 
 def help_text() -> str:
@@ -50,8 +55,8 @@ def help_text() -> str:
     return "\n".join(
         [
             "usage: espnet-todm COMMAND [OPTION...]     (espnet-todm COMMAND --help tells a command's options)",
-            *("", "From a trained supernet to devices:", *lines[:first]),
-            *("", "Training, and the stages of the recipes:", *lines[first:]),
+            *("", f"{TITLES[0]}:", *lines[:first]),
+            *("", f"{TITLES[1]}:", *lines[first:]),
             *(
                 "",
                 "Example: espnet-todm extract --asr_train_config exp/supernet/config.yaml --output exp/supernet/subnets",
@@ -60,11 +65,30 @@ def help_text() -> str:
     )
 
 
+def markdown() -> str:
+    """What ``espnet-todm --markdown`` prints: the page docs/commands.md."""
+    lines = [
+        "# All commands",
+        "",
+        "`espnet-todm extract` and `python -m espnet_todm.bin.extract` are the same; `--help` tells a command's options.",
+        "`espnet-todm --markdown` wrote this page.",
+    ]
+    for number, (name, module) in enumerate(commands().items()):
+        if number in (0, len(FIRST)):
+            lines += ["", f"## {TITLES[number > 0]}"]
+        example = docstring(module).partition(EXAMPLE)[2].strip()
+        lines += ["", f"**`{name}`** {summary(module)}", *(["", "```", example, "```"] if example else [])]
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run one command; a wrong name ends in one line with those that there are."""
     name, *rest = arguments or ["--help"]
     if name in ("-h", "--help", "help"):
         print(help_text())
+        return
+    if name == "--markdown":
+        print(markdown())
         return
     if name == "--version":
         print(f"espnet-todm {__version__}")

@@ -22,9 +22,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--sizes", help='sizes to score, e.g. "full small"; default: all that were decoded')
     parser.add_argument("--decode", default=DECODE, help="folder of the texts in the experiment (default: %(default)s)")
     parser.add_argument("--corpus", choices=sorted(OFFICIAL_SIZES), help="warn when its official sets are not complete")
+    parser.add_argument(
+        "--case_sensitive",
+        action="store_true",
+        help="count The for the as an error, as sclite does with -s (default: no)",
+    )
     options = parser.parse_args(arguments)
-    sizes = options.sizes.split() if options.sizes else None
-    scores = score_experiment(options.experiment, options.data, options.sets.split(), sizes, options.decode)
+    sizes, sets = options.sizes.split() if options.sizes else None, options.sets.split()
+    scores = score_experiment(options.experiment, options.data, sets, sizes, options.decode, options.case_sensitive)
     for note in dict.fromkeys(official_size_note(score, options.corpus) for score in scores):
         if note is not None:
             logging.warning("%s", note)

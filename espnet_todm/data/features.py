@@ -31,7 +31,7 @@ from espnet_todm.completion import MARKER, exclusive, fingerprint, is_complete, 
 from espnet_todm.data.audio import Measure, libsndfile, read
 from espnet_todm.data.tables import CUTS, is_whole
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_directory, atomic_path, read_json, write_json, write_text
+from espnet_todm.files import PathLike, atomic_directory, atomic_path, read_json, to_json, write_json, write_text
 from espnet_todm.launch import launch
 
 FEATS_TYPES = ("fbank", "raw")
@@ -123,9 +123,7 @@ def compute_shard(shard: Shard) -> None:
     """Read, measure and write one shard's utterances. Measures appear last and whole."""
     with libsndfile():
         measures = _write_fbank(shard) if shard.options.feats_type == "fbank" else _write_audio(shard)
-    write_text(
-        shard.measures, "".join(json.dumps(measure.as_json(), ensure_ascii=False) + "\n" for measure in measures)
-    )
+    write_text(shard.measures, "".join(to_json(measure.as_json()) + "\n" for measure in measures))
 
 
 def read_measures(folder: PathLike) -> Iterator[Measure]:

@@ -11,41 +11,76 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from espnet_todm.completion import atomic_stage, fingerprint
-from espnet_todm.data.tokens import BLANK, SOS_EOS, UNKNOWN
+from espnet_todm.data.tokens import BLANK, SOS_EOS, SPACE, UNKNOWN, WORD_MARK
+from espnet_todm.data.transcripts import plain_text
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, hash_file, read_lines, read_table, write_table, write_text
 
 END_OF_WORD = "#"
 _WORDS_SHOWN = 5
+_COMMENT = ";;;"
+_NO_PHONEMES = (BLANK, UNKNOWN, SOS_EOS, SPACE)
+_STRESSED = re.compile("(A[AEHOWXY]|AXR|E[HRY]|I[HXY]|O[WY]|U[HWX])[012]")  # ARPAbet's vowels
+_NEARLY_EVERY = 0.9
 Lexicon = Mapping[str, tuple[str, ...]]  # word in lower case -> the phonemes of its first pronunciation
 
 
-def read_lexicon(path: PathLike) -> dict[str, tuple[str, ...]]:
-    """Read ``word phoneme...`` lines: Kaldi's lexicon.txt, CMUdict, LibriSpeech's or TED-LIUM's dictionary.
+class _Entry(NamedTuple):
+    where: str
+    word: str
+    phonemes: Sequence[str]
 
-    Of several pronunciations (a word again, or ``word(2)``) the first is kept. Case of words and stress marks (AH0) are
-    dropped; ``;;;`` lines and what follows a `` #`` are comments. Raises UserError, naming the line, for one without
-    phonemes or with a probability (lexiconp.txt), and for a file without words.
+
+def read_lexicon(path: PathLike) -> dict[str, tuple[str, ...]]:
+    """Read ``word phoneme...`` lines: Kaldi's lexicon.txt, CMUdict, LibriSpeech's or TED-LIUM's dictionary, in any alphabet
+    of phonemes.
+
+    Of several pronunciations (a word again, or ``word(2)``) the first is kept. Case of words is dropped, and so are stress
+    marks (AH0) where ARPAbet's vowels alone have them, for elsewhere they are tones; ``;;;`` lines and what follows a `` #``
+    are comments. Raises UserError, naming the line, for one without phonemes or with an impossible one, for probabilities
+    (lexiconp.txt), and for a file without words.
     """
-    source = Path(path)
-    if not str(path) or not source.is_file():
+    if not str(path) or not Path(path).is_file():
         raise UserError(f"lexicon: {str(path)!r} is no file; a table of words and their phonemes is expected")
+    entries: list[_Entry] = []
+    for number, line in enumerate(read_lines(path), 1):
+        word, *phonemes = re.sub(r"\s#.*$", "", plain_text(line)).split() or [_COMMENT]
+        if not word.startswith(_COMMENT):
+            _check_phonemes(phonemes, f"{path}:{number}")
+            entries.append(_Entry(f"{path}:{number}", re.sub(r"\(\d+\)$", "", word).lower(), phonemes))
+    if not entries:
+        raise UserError(f"{path}: no words in it; a line is a word and its phonemes")
+    _refuse_probabilities(entries)
+    marked = {one for entry in entries for one in entry.phonemes if re.fullmatch(r"[A-Z]+\d", one)}
+    stress = marked if all(map(_STRESSED.fullmatch, marked)) else set()
     lexicon: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(read_lines(source), 1):
-        word, *phonemes = re.sub(r"\s#.*$", "", line).split() or [";;;"]
-        if word.startswith(";;;"):
-            continue
-        bad = next((one for one in phonemes if re.fullmatch(r"[-+.\de]+", one) or one.endswith(END_OF_WORD)), None)
-        if not phonemes or bad is not None:
-            found = "no phonemes" if bad is None else f"{bad!r} is no phoneme"
-            raise UserError(f"{source}:{number}: {found}; a line is a word and its phonemes, without probabilities")
-        word = re.sub(r"\(\d+\)$", "", word).lower()
-        lexicon.setdefault(word, tuple(re.sub(r"^([A-Z]+)[012]$", r"\1", one) for one in phonemes))
-    if not lexicon:
-        raise UserError(f"{source}: no words in it; a line is a word and its phonemes")
+    for entry in entries:
+        lexicon.setdefault(entry.word, tuple(one[:-1] if one in stress else one for one in entry.phonemes))
     return lexicon
+
+
+def _check_phonemes(phonemes: Sequence[str], where: str) -> None:
+    if not phonemes:
+        raise UserError(f"{where}: no phonemes; a line is a word and its phonemes")
+    for one in phonemes:
+        if one.endswith(END_OF_WORD) or one in _NO_PHONEMES or WORD_MARK in one:
+            raise UserError(f"{where}: {one!r} is no phoneme, because it has a meaning of its own among tokens")
+
+
+def _refuse_probabilities(entries: Sequence[_Entry]) -> None:
+    """Numbers right behind the words: a fraction in any line, or 0 or 1 and phonemes in nearly every one. Elsewhere ``2``,
+    ``9`` and ``e`` are phonemes, as in X-SAMPA."""
+    fractions = [entry for entry in entries if re.fullmatch(r"\d*\.\d+(e-?\d+)?|\de-\d+", entry.phonemes[0])]
+    whole = [entry for entry in entries if entry.phonemes[0] in ("0", "1") and len(entry.phonemes) > 1]
+    if fractions or len(whole) > _NEARLY_EVERY * len(entries):
+        first = (fractions or whole)[0]
+        raise UserError(
+            f"{first.where}: {first.phonemes[0]!r} is no phoneme; a line is a word and its phonemes, without probabilities"
+            " (Kaldi's lexicon.txt, not lexiconp.txt)"
+        )
 
 
 def inventory(lexicon: Lexicon) -> list[str]:

@@ -11,12 +11,12 @@ import sentencepiece
 
 from espnet_todm.completion import atomic_stage
 from espnet_todm.data.arpa import read_vocabulary
-from espnet_todm.data.tokens import SPACE
+from espnet_todm.data.tokens import SPACE, WORD_MARK
+from espnet_todm.data.transcripts import composed
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, hash_file, read_lines, write_text
 
 LEXICON = "lexicon.txt"
-WORD_MARK = "▁"  # sentencepiece begins words with it
 _EXPECTED = "a line is a word and its tokens"
 
 
@@ -27,8 +27,22 @@ class Part(NamedTuple):
     text: str
 
 
+def check_marks(tokens: Sequence[str]) -> None:
+    """Raises UserError for a list with two kinds of marks, in which nothing says where words begin."""
+    marked = next((number for number, token in enumerate(tokens) if WORD_MARK in token), None)
+    if marked is not None and SPACE in tokens:
+        raise UserError(
+            f"token_list: token {list(tokens).index(SPACE)} is {SPACE} and token {marked} is {tokens[marked]!r}; allowed:"
+            f" {SPACE} (characters) or {WORD_MARK} (sentencepiece), not both"
+        )
+
+
 def word_parts(tokens: Sequence[str]) -> list[Part]:
-    """One part for each token of a list: of sentencepiece, of characters with a space, or of whole words."""
+    """One part for each token of a list: of sentencepiece, of characters with a space, or of whole words.
+
+    Raises UserError for a list of several kinds.
+    """
+    check_marks(tokens)
     if any(token.startswith(WORD_MARK) for token in tokens):
         return [Part(token.startswith(WORD_MARK), token.removeprefix(WORD_MARK)) for token in tokens]
     if SPACE in tokens:
@@ -60,7 +74,7 @@ def make_lexicon(model: PathLike, tokens: PathLike, output: PathLike) -> Path:
         if folder is None:
             return Path(output)
         writer = _writer(Path(tokens), known)
-        words = read_vocabulary(model)
+        words = list(dict.fromkeys(map(composed, read_vocabulary(model))))
         spelled = {word: writer(word) for word in words}
         one_word = {word: of for word, of in spelled.items() if of and word.split() == [word]}  # no kind of space in it
         lines = [f"{word} {' '.join(of)}\n" for word, of in one_word.items() if set(of) <= set(known)]

@@ -25,15 +25,19 @@ from espnet_todm.files import PathLike, read_lines, split_key, write_text
 
 TOKEN_TYPES = ("unigram", "bpe", "char")
 BLANK, UNKNOWN, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
+WORD_MARK = "▁"  # sentencepiece begins words with it
 _MODEL_SPECIALS = 3  # <unk>, <s>, </s>
 _SAMPLED_SENTENCES = 5_000_000  # beyond this sentencepiece trains on a sample
+_LINE_BYTES = 4192  # sentencepiece leaves out longer lines unless told
+_WORDS_SHOWN = 5
 
 
 def make_tokens(token_type: str, size: Optional[int], texts: Sequence[PathLike], output: PathLike) -> Path:
     """Write ``tokens.txt`` (one token per line) and, for unigram and bpe, ``bpe.model`` into the folder ``output``.
 
     texts: Kaldi tables (utterance, then words), plain or ``.gz``. size: tokens in all; characters take all that occur.
-    Raises UserError for an unknown type, a size that the text does not allow, and text without words.
+    Text is written back from the tokens as it stands; what cannot be is said. Raises UserError for an unknown type, a size
+    that the text does not allow, text without words, and text with the mark of tokens in it.
     """
     if token_type not in TOKEN_TYPES:
         raise UserError(f"token_type: {token_type!r} is unknown; there are {', '.join(TOKEN_TYPES)}")
@@ -41,6 +45,11 @@ def make_tokens(token_type: str, size: Optional[int], texts: Sequence[PathLike],
         raise UserError(f"token_size: {size}, but {token_type} needs a size of at least 1")
     size = None if token_type == "char" else size
     lines = [line for text in texts for line in read_words(text)]
+    marked = next((line for line in lines if WORD_MARK in line), None)
+    if marked is not None:
+        raise UserError(
+            f"token_type: the text holds {WORD_MARK} (U+2581), which stands for spaces in tokens: {marked[:60]!r}"
+        )
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     options = {"stage": "tokens", "token_type": token_type, "size": size, "text": digest}
     with atomic_stage(output, options) as folder:
@@ -52,6 +61,7 @@ def make_tokens(token_type: str, size: Optional[int], texts: Sequence[PathLike],
             model = train_sentencepiece(lines, token_type, size)
             (folder / "bpe.model").write_bytes(model)
             tokens = pieces(model)
+            _report_changed(changed_words(model, lines), output)
         write_text(folder / "tokens.txt", "".join(f"{token}\n" for token in [BLANK, UNKNOWN, *tokens, SOS_EOS]))
     logging.info("%s: %d tokens from %d lines of text", output, len(tokens) + _MODEL_SPECIALS, len(lines))
     return Path(output)
@@ -88,12 +98,26 @@ def train_sentencepiece(lines: Sequence[str], token_type: str, size: int) -> byt
             vocab_size=size,
             character_coverage=1.0,
             input_sentence_size=_SAMPLED_SENTENCES,
+            # The default of both would lose text: longer lines altogether, and letters in favour of others (nmt_nfkc).
+            max_sentence_length=max(_LINE_BYTES, max(len(line.encode()) for line in lines)),
+            normalization_rule_name="identity",
             num_threads=1,  # the same model on every machine
             minloglevel=2,
         )
     except RuntimeError as error:
         raise _size_error(token_type, size, str(error)) from error
     return model.getvalue()
+
+
+def changed_words(model: bytes, lines: Sequence[str]) -> Counter[tuple[str, str]]:
+    """How often a word of ``lines`` comes back as another from the tokens: (word, what it becomes) -> count."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    changed: Counter[tuple[str, str]] = Counter()
+    for word, count in Counter(word for line in lines for word in line.split()).items():
+        again = processor.decode(processor.encode(word, out_type=str))
+        if again != word:
+            changed[word, again] = count
+    return changed
 
 
 def pieces(model: bytes) -> list[str]:
@@ -106,6 +130,20 @@ def characters(lines: Sequence[str]) -> list[str]:
     """All characters of the text, the most frequent first, with the space by its name."""
     counts = Counter(character for line in lines for character in line)
     return [SPACE if one == " " else one for one in sorted(counts, key=lambda one: (-counts[one], one))]
+
+
+def _report_changed(changed: Counter[tuple[str, str]], output: PathLike) -> None:
+    if changed:
+        shown = ", ".join(
+            f"{word!r} as {again!r} ({count})" for (word, again), count in changed.most_common(_WORDS_SHOWN)
+        )
+        logging.warning(
+            "%s: the tokens cannot write %d different words (%d in all), which even a perfect model gets wrong: %s",
+            output,
+            len(changed),
+            sum(changed.values()),
+            shown,
+        )
 
 
 def _size_error(token_type: str, size: int, message: str) -> UserError:

@@ -98,12 +98,13 @@ class ElasticModule(nn.Module):
     def reorder(self, order: tuple[int, ...], states: Mapping[Tensor, Mapping[str, Any]]) -> None:
         """Component ``order[i]`` becomes the i-th: the module computes what it did, with other neighbours.
 
-        ``states`` is the optimizer's state of each parameter; what has a parameter's shape there moves along.
+        ``states`` is the optimizer's state of each parameter; what has a parameter's shape there moves along, and so does a
+        gradient that is still being accumulated.
         """
         for name, cut in self.reordered().items():
             owner, _, leaf = name.rpartition(".")
             tensor = getattr(self.get_submodule(owner), leaf)
-            beside = [value for value in states.get(tensor, {}).values() if isinstance(value, Tensor)]
+            beside = [value for value in (*states.get(tensor, {}).values(), tensor.grad) if isinstance(value, Tensor)]
             for target in (tensor, *(value for value in beside if value.shape == tensor.shape)):
                 parts = target.unflatten(cut.dim, (cut.copies, self.components, -1))
                 moved = parts.index_select(cut.dim + 1, self._index(order, target.device))

@@ -122,7 +122,7 @@ class TransducerTask:
         An utterance without a frame has no alignment and adds nothing. ``teacher`` lends its ranges.
         """
         some = lengths > 0
-        sizes = lengths.clamp(min=1), text_lengths
+        sizes = lengths.clamp(min=1), text_lengths * some  # nothing of what adds nothing may widen the ranges of others
         labels = text.clamp(min=0)
         self.decoder.set_device(encoded.device)
         predicted = self.decoder(F.pad(labels, (1, 0), value=self.decoder.blank_id))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_path
+from espnet_todm.files import PathLike, atomic_path, read_lines
 from espnet_todm.markdown import Table
 from espnet_todm.palette import GROUND, HEAT, STYLES
 from espnet_todm.sizes import module_sizes
@@ -130,11 +130,14 @@ def _blocks(numbers: Sequence[str]) -> str:
 def read_history(path: PathLike) -> dict[int, dict[str, list[float]]]:
     """step -> size -> soft weights of all units; the last line of each step. Raises UserError when a line is damaged."""
     history = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         try:
             entry = json.loads(line)
-            history[int(entry["step"])] = dict(entry["weights"])
-        except (ValueError, KeyError, TypeError):
+            weights = {
+                size: [np.nan if one is None else float(one) for one in of] for size, of in entry["weights"].items()
+            }
+            history[int(entry["step"])] = weights
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path}:{number}: no line of a selection's history") from None
     return dict(sorted(history.items()))
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any, Optional
 
 import numpy as np
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, read_json, read_table, write_text
-from espnet_todm.scoring.alignment import align
+from espnet_todm.files import PathLike, read_json, read_table, to_json, write_text
+from espnet_todm.scoring.alignment import align, fold_case
 from espnet_todm.scoring.significance import error_rate_interval
 
 FORMAT = "espnet_todm.score/1"
@@ -75,7 +75,7 @@ class Score:
     """Edits of one size on one set.
 
     utterances: their U names; edits: for each of UNITS an int64 array (U, 4), the columns being ``alignment.Edits``.
-    missing: how many of the utterances had no hypothesis and count as empty.
+    missing: how many of the utterances had no hypothesis and count as empty. case_sensitive: see :func:`score_tables`.
     """
 
     split: str
@@ -83,6 +83,7 @@ class Score:
     utterances: tuple[str, ...]
     edits: dict[str, np.ndarray]
     missing: int = 0
+    case_sensitive: bool = False
 
     def lengths(self, unit: str = "words") -> np.ndarray:
         """(U,) reference units of each utterance."""
@@ -104,8 +105,16 @@ class Score:
         return error_rate_interval(self.errors(unit), self.lengths(unit))
 
 
-def score_tables(references: dict[str, str], hypotheses: dict[str, str], split: str = "", size: str = "") -> Score:
+def score_tables(
+    references: dict[str, str],
+    hypotheses: dict[str, str],
+    split: str = "",
+    size: str = "",
+    case_sensitive: bool = False,
+) -> Score:
     """Score hypotheses (utterance -> words separated by spaces) against the references of the same utterances.
+
+    case_sensitive: whether ``The`` for ``the`` is an error. It is none for sclite unless it is given ``-s``.
 
     An utterance without a hypothesis counts as an empty one, with a warning. Raises UserError when the references hold
     no words or a hypothesis belongs to no reference.
@@ -124,11 +133,12 @@ def score_tables(references: dict[str, str], hypotheses: dict[str, str], split: 
         logging.warning("%s: %d of %d utterances have no hypothesis and count as empty", name, missing, len(references))
     rows: dict[str, list[Sequence[int]]] = {unit: [] for unit in UNITS}
     for utterance, text in references.items():
-        reference, hypothesis = text.split(), hypotheses.get(utterance, "").split()
+        pair = text, hypotheses.get(utterance, "")
+        reference, hypothesis = (side.split() for side in (pair if case_sensitive else map(fold_case, pair)))
         rows["words"].append(align(reference, hypothesis))
         rows["characters"].append(align(" ".join(reference), " ".join(hypothesis)))
     edits = {unit: np.array(rows[unit], dtype=np.int64) for unit in UNITS}
-    return Score(split, size, tuple(references), edits, missing)
+    return Score(split, size, tuple(references), edits, missing, case_sensitive)
 
 
 def score_experiment(
@@ -137,11 +147,13 @@ def score_experiment(
     splits: Iterable[str],
     sizes: Optional[Sequence[str]] = None,
     decode: str = DECODE,
+    case_sensitive: bool = False,
 ) -> list[Score]:
     """Score ``<decode>/<split>/<size>/text`` below ``experiment`` against ``<split>/text`` below ``data``.
 
     Writes score.json beside each text. sizes: None for every size that was decoded. decode: ``decode``, or the folder
-    of another search; its name, as in ``decode_prefix_lm``, then stands after the split's.
+    of another search; its name, as in ``decode_prefix_lm``, then stands after the split's. case_sensitive: see
+    :func:`score_tables`; the log says so where it makes a difference.
     Raises UserError when a set or a size has no hypotheses.
     """
     scores = []
@@ -155,10 +167,28 @@ def score_experiment(
         if not names:
             raise UserError(f"{decoded}: no <size>/text with hypotheses of set {split!r}; decode it first")
         for size in names:
-            score = score_tables(references, read_table(decoded / size / "text"), split_label(split, decode), size)
+            hypotheses, label = read_table(decoded / size / "text"), split_label(split, decode)
+            score = score_tables(references, hypotheses, label, size, case_sensitive)
+            if not case_sensitive:
+                _tell_folded(references, hypotheses, score)
             write_score(decoded / size / "score.json", score)
             scores.append(score)
     return scores
+
+
+def _tell_folded(references: dict[str, str], hypotheses: dict[str, str], score: Score) -> None:
+    used = {character for table in (references, hypotheses) for text in table.values() for character in text}
+    if used.isdisjoint(ascii_uppercase) or used.isdisjoint(ascii_lowercase):
+        return  # all in one case
+    strict = (align(text.split(), hypotheses.get(name, "").split()) for name, text in references.items())
+    more = sum(sum(edits[1:]) for edits in strict) - score.total().errors
+    if more:
+        logging.info(
+            "%s/%s: case is not looked at, as in sclite without -s; --case_sensitive finds %d more word errors",
+            score.split,
+            score.size,
+            more,
+        )
 
 
 def split_label(split: str, decode: str) -> str:
@@ -191,14 +221,14 @@ def official_note(split: str, sentences: int, words: int, corpus: Optional[str] 
 def write_score(path: PathLike, score: Score) -> None:
     """Write score.json atomically: totals for readers, and the edits of each utterance for later statistics."""
     head: dict[str, Any] = {"format": FORMAT, "split": score.split, "size": score.size, "missing": score.missing}
+    head["case_sensitive"] = score.case_sensitive
     for unit in UNITS:
         total = score.total(unit)
         head[unit] = {**asdict(total), "error_rate": total.error_rate, "interval_95": list(score.interval(unit))}
-    lines = [json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}") + ","]
+    lines = [to_json(head, indent=2).removesuffix("\n}") + ","]
     lines.append('  "utterances": {')
     rows = [
-        f"    {json.dumps(name, ensure_ascii=False)}: "
-        + json.dumps({unit: score.edits[unit][index].tolist() for unit in UNITS})
+        f"    {to_json(name)}: " + to_json({unit: score.edits[unit][index].tolist() for unit in UNITS})
         for index, name in enumerate(score.utterances)
     ]
     write_text(path, "\n".join([*lines, ",\n".join(rows), "  }", "}"]) + "\n")
@@ -214,7 +244,14 @@ def read_score(path: PathLike) -> Score:
         edits = {
             unit: np.array([row[unit] for row in utterances.values()], dtype=np.int64).reshape(-1, 4) for unit in UNITS
         }
-        return Score(stored["split"], stored["size"], tuple(utterances), edits, stored["missing"])
+        return Score(
+            stored["split"],
+            stored["size"],
+            tuple(utterances),
+            edits,
+            stored["missing"],
+            stored.get("case_sensitive", True),  # the counts of files from before there was a choice
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a score.json ({error!r}); score again") from None
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import NamedTuple, Optional
 
 import torch
-from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.text.token_id_converter import TokenIDConverter
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -26,6 +25,7 @@ from espnet_todm.encoders.supernet import Front
 from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import Autocast
 from espnet_todm.models.batch import Batch
+from espnet_todm.models.tasks import after_encoder
 from espnet_todm.scoring.scores import Score, score_tables
 
 SCORES = ("wer", "cer", "loss")
@@ -78,6 +78,8 @@ class Evaluator:
             self._batches += self._prepare(group)
         if not self._batches:
             raise UserError(f"set {split}: no utterance is long enough for a frame and has a transcript")
+        if not any(part.batch.text_lengths.any() for part in self._batches):
+            raise UserError(f"set {split}: no transcript has a word, so there is nothing to score")
         with torch.no_grad():
             encoder = supernet.encoder
             self._calibration = [calibration_front(self.model, encoder, x) for x in calibration or ()]
@@ -109,7 +111,8 @@ class Evaluator:
         texts = dict.fromkeys(self.references, "")
         named = self.named(subnet)
         for part, encoded in self._encode(named):
-            found = self._labels(encoded, part.front.lengths, named.name)
+            encoded, front = after_encoder(self.model, encoded, part.front)
+            found = self._labels(encoded, front.lengths, named.name)
             texts.update(zip(part.names, map(self.decoder.text, found)))
         return texts
 
@@ -154,9 +157,7 @@ class Evaluator:
         names = tuple(name for name, _ in group)
         converter = TokenIDConverter(self.decoder.tokens)
         text = [
-            torch.tensor(
-                converter.tokens2ids(self.decoder.tokenizer.text2tokens(self.references[name])), dtype=torch.long
-            )
+            torch.tensor(converter.tokens2ids(self.decoder.spelling.tokens(self.references[name])), dtype=torch.long)
             for name in names
         ]
         batch = Batch(
@@ -165,9 +166,8 @@ class Evaluator:
             pad_sequence(text, batch_first=True, padding_value=-1),
             torch.tensor([len(labels) for labels in text]),
         )
-        try:
-            front = self.model.run_front(batch)
-        except TooShortUttError:
+        front = self.model.run_front(batch)
+        if not front.lengths.any():
             logging.warning("%s: %d utterances are too short for a frame", self.split or "the set", len(names))
             return []
         unused = batch.speech.new_empty(0)  # nobody asks for the features again

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from espnet_todm.files import PathLike, atomic_path, write_text
+from espnet_todm.files import PathLike, atomic_path, to_json, write_text
 from espnet_todm.markdown import markdown_table
 from espnet_todm.palette import RULE, STYLES
 from espnet_todm.scoring.scores import Score, rate_cell
@@ -205,11 +204,11 @@ def _json(report: SearchReport) -> str:
         "hypervolume": {method: report.volume(method) for method in report.methods},
         "pareto": [trial.subnet.name for trial in report.front],
     }
-    lines = [json.dumps(head, indent=2, ensure_ascii=False, default=str).removesuffix("\n}") + ",", '  "methods": {']
+    lines = [to_json(head, indent=2, default=str).removesuffix("\n}") + ",", '  "methods": {']
     blocks = []
     for method, trials in report.methods.items():
-        rows = ",\n".join(f"      {json.dumps(_row(trial), ensure_ascii=False)}" for trial in trials)
-        blocks.append(f"    {json.dumps(method)}: [\n{rows}\n    ]")
+        rows = ",\n".join(f"      {to_json(_row(trial))}" for trial in trials)
+        blocks.append(f"    {to_json(method)}: [\n{rows}\n    ]")
     return "\n".join([*lines, ",\n".join(blocks), "  }", "}"]) + "\n"
 
 

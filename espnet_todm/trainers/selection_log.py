@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -11,7 +10,7 @@ import torch
 
 from espnet_todm.card import make_card
 from espnet_todm.components import FULL, Subnet
-from espnet_todm.files import write_json
+from espnet_todm.files import to_json, write_json
 
 if TYPE_CHECKING:
     from espnet_todm.models.todm import TodmModel
@@ -38,7 +37,7 @@ class SelectionLog:
             return
         weights = {size: [round(w, 4) for w in selection.weights(size, step).tolist()] for size in selection.shares}
         with (self.folder / HISTORY).open("a", encoding="utf-8") as history:
-            history.write(json.dumps({"step": step, "weights": weights}) + "\n")
+            history.write(to_json({"step": step, "weights": weights}) + "\n")
 
     def write_cards(self, model: TodmModel, subnets: Mapping[str, Subnet]) -> None:
         """``sizes/<name>.json`` for every chosen size."""

@@ -46,6 +46,38 @@ def test_the_first_pronunciation_of_every_dialect(tmp_path: Path, content: str) 
     assert read_lexicon(tmp_path / "lexicon") == {"cat": ("K", "AE", "T"), "the": ("DH", "AH")}
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["leche l e tS e", "ver b e r", "e e"],  # Spanish
+        ["schön S 2: n", "zwölf ts v 9 l f", "öde 2 d @", "ee e:"],  # German in X-SAMPA
+        ["deux d 2", "neuf n 9 f", "oeuf 9 f", "eux 2", "fee f ee"],  # French
+        ["naïve n a\u026a \u02c8i\u02d0 v", "été e t e"],  # IPA
+        ["ma m 1", "ba b 2", "yi 1", "er 2", "san s a n 3"],  # numbers of tones
+        ["two 52 7 7", "one 1 52", "three 3 3"],  # units that are numbers
+    ],
+)
+def test_phonemes_of_any_alphabet_are_kept(tmp_path: Path, rows: list[str]) -> None:
+    (tmp_path / "lexicon").write_text("".join(f"{row}\n" for row in rows))
+    assert [(word, *of) for word, of in read_lexicon(tmp_path / "lexicon").items()] == [
+        tuple(row.split()) for row in rows
+    ]
+
+
+def test_tones_are_kept_alike_and_stress_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "lexicon").write_text("ma1 M A1\nma2 M A2\nma3 M A3\n")
+    assert inventory(read_lexicon(tmp_path / "lexicon")) == ["A1", "A1#", "A2", "A2#", "A3", "A3#", "M", "M#"]
+    (tmp_path / "lexicon").write_text("er ER1\ner2 ER2\ner3 ER3\n")  # vowels of ARPAbet's, but three is no stress
+    assert set(read_lexicon(tmp_path / "lexicon").values()) == {("ER1",), ("ER2",), ("ER3",)}
+    (tmp_path / "lexicon").write_text("cat K AE1 T\nabout AH0 B AW1 T\nx EH2 K S\n")
+    assert read_lexicon(tmp_path / "lexicon")["about"] == ("AH", "B", "AW", "T")
+
+
+def test_words_and_phonemes_are_composed_as_transcripts_are(tmp_path: Path) -> None:
+    (tmp_path / "lexicon").write_text("cafe\u0301\tk a f e\u0301\n", encoding="utf-8-sig")
+    assert read_lexicon(tmp_path / "lexicon") == {"café": ("k", "a", "f", "é")}
+
+
 def test_the_last_phoneme_of_each_word_is_marked(lexicon: Path) -> None:
     known = read_lexicon(lexicon)
     assert spell(["THE", "cat", "a"], known) == ["DH", "AH#", "K", "AE", "T#", "AH#"]
@@ -98,7 +130,10 @@ def test_the_same_again_does_nothing_and_a_new_lexicon_everything(
     [
         ("the\n", r"lexicon.txt:1: no phonemes; a line is a word and its phonemes"),
         ("a AH\nthe 1.0 DH AH\n", r"lexicon.txt:2: '1.0' is no phoneme; .* without probabilities"),
+        ("a 1 AH\nthe 1 DH AH\n", r"lexicon.txt:1: '1' is no phoneme; .* without probabilities"),
+        ("a AH\nthe 1e-05 DH AH\n", r"lexicon.txt:2: '1e-05' is no phoneme; .* without probabilities"),
         ("the DH AH#\n", r"lexicon.txt:1: 'AH#' is no phoneme"),
+        ("the DH AH\n<UNK> <unk>\n", r"lexicon.txt:2: '<unk>' is no phoneme"),
         (";;; nothing\n\n", "lexicon.txt: no words in it"),
     ],
 )

@@ -6,9 +6,10 @@ import gzip
 from pathlib import Path
 
 import pytest
+from espnet2.text.token_id_converter import TokenIDConverter
 
 from espnet_todm.data.lm_text import make_lm_text
-from espnet_todm.data.ngram import make_ngram
+from espnet_todm.data.ngram import estimate, make_ngram, write_arpa
 from espnet_todm.data.spelling import Part, make_lexicon, read_spellings, read_tokens, word_parts
 from espnet_todm.data.tokens import make_tokens
 from espnet_todm.errors import UserError
@@ -26,6 +27,28 @@ def test_parts_of_the_kinds_of_tokens() -> None:
     assert word_parts(["<blank>", "A", "<space>"])[1:] == [Part(False, "A"), Part(True, "")]
     assert word_parts(["<blank>", "▁A", "B", "▁"])[1:] == [Part(True, "A"), Part(False, "B"), Part(True, "")]
     assert word_parts(["<blank>", "AH", "B#"])[1:] == [Part(True, "AH"), Part(True, "B#")]
+    with pytest.raises(UserError, match="token 2 is <space> and token 1 is '▁A'"):
+        word_parts(["<blank>", "▁A", "<space>"])
+
+
+def test_a_token_list_is_read_as_espnet_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "tokens.txt").write_bytes("<blank>\r\n\u2028\n\u3000 \na\x85b\nc\t\n<unk>\n".encode())
+    found = read_tokens(tmp_path / "tokens.txt")
+    assert found == TokenIDConverter(tmp_path / "tokens.txt").token_list
+    assert found == ["<blank>", "\u2028", "\u3000", "a\x85b", "c", "<unk>"]
+    (tmp_path / "tokens.txt").write_text("<blank>\na\n", encoding="utf-8-sig")
+    assert read_tokens(tmp_path / "tokens.txt") == ["<blank>", "a"]
+
+
+def test_words_with_other_spaces_in_them_are_left_out_of_the_lexicon(tmp_path: Path, caplog) -> None:
+    write_arpa(estimate(["a b", "b a"], 2), tmp_path / "lm.arpa")
+    arpa = (tmp_path / "lm.arpa").read_text().replace("\tb\t", "\tb\u00a0a\t").replace(" b", " b\u00a0a")
+    (tmp_path / "lm.arpa").write_text(arpa, encoding="utf-8")
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens/tokens.txt").write_text("<blank>\na\nb\n\u00a0\n<space>\n<sos/eos>\n", encoding="utf-8")
+    lexicon = make_lexicon(tmp_path / "lm.arpa", tmp_path / "tokens", tmp_path / "lexicon") / "lexicon.txt"
+    assert len(read_spellings(lexicon, read_tokens(tmp_path / "tokens/tokens.txt"))) == 1
+    assert "1 of 2 words cannot be written" in caplog.text
 
 
 @pytest.mark.parametrize(("token_type", "size"), [("char", None), ("unigram", 20), ("bpe", 25)])

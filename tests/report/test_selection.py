@@ -10,7 +10,7 @@ import yaml
 
 from espnet_todm.components import FULL, Key, Subnet
 from espnet_todm.errors import UserError
-from espnet_todm.files import write_json
+from espnet_todm.files import to_json, write_json
 from espnet_todm.report.selection import Choice, choices, describe, read_history, share_table
 from espnet_todm.report.selection_page import selection_section
 from tests.conftest import conformer
@@ -59,6 +59,12 @@ def test_the_page_links_pictures_of_cards_and_history(tmp_path) -> None:
         assert f"](plots/{name})" in page
         assert (tmp_path / "plots" / name).read_bytes().startswith(b"\x89PNG")
     assert list(read_history(experiment / "selection.jsonl")) == [0, 10, 20]
+
+
+def test_weights_that_are_no_numbers_stay_so(tmp_path) -> None:
+    (tmp_path / "selection.jsonl").write_text(to_json({"step": 0, "weights": {"half": [0.5, float("nan")]}}) + "\n")
+    (weights,) = read_history(tmp_path / "selection.jsonl").values()
+    assert weights["half"] == pytest.approx([0.5, float("nan")], nan_ok=True)
 
 
 def test_missing_and_damaged_files_end_in_one_line(tmp_path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_todm.scoring.alignment import Edits, align
+from espnet_todm.scoring.alignment import Edits, align, fold_case
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=6)
 SCLITE = shutil.which("sclite") or next((path for path in ("/usr/lib/sctk/bin/sclite",) if Path(path).exists()), None)
@@ -91,16 +91,51 @@ def test_close_to_the_plain_edit_distance() -> None:
     assert sum(our == few for our, few in zip(ours, fewest)) > 280
 
 
+def cased(words: list[str], draw: random.Random) -> list[str]:
+    """Words with letters of either case, some of which are not ASCII."""
+    return [draw.choice((word, word.upper(), f"{word}é", f"{word}É", f"ß{word}")) for word in words]
+
+
+@pytest.mark.skipif(SCLITE is None, reason="sclite (NIST SCTK) is not installed")
+@pytest.mark.parametrize("options", [[], ["-s"]])
+def test_sclite_looks_at_case_alike(tmp_path: Path, options: list[str]) -> None:
+    draw = random.Random(7)
+    pairs = [(cased(one, draw), cased(other, draw)) for one, other in noisy_pairs(500)]
+    folded = [[fold_case(" ".join(side)).split() for side in pair] for pair in pairs]
+    assert counts_of_sclite(tmp_path, pairs, options) == [align(*pair) for pair in (pairs if options else folded)]
+
+
 @pytest.mark.skipif(SCLITE is None, reason="sclite (NIST SCTK) is not installed")
 def test_every_count_is_sclites(tmp_path: Path) -> None:
     pairs = noisy_pairs(2000)
+    assert counts_of_sclite(tmp_path, pairs, []) == [align(*pair) for pair in pairs]
+
+
+def counts_of_sclite(
+    tmp_path: Path, pairs: list[tuple[list[str], list[str]]], options: list[str]
+) -> list[tuple[int, ...]]:
     for side, name in enumerate(("reference", "hypothesis")):
         lines = (f"{' '.join(pair[side])} (speaker-{index:05d})\n" for index, pair in enumerate(pairs))
-        (tmp_path / name).write_text("".join(lines))
-    command = [str(SCLITE), "-r", "reference", "trn", "-h", "hypothesis", "trn", "-i", "rm", "-o", "pra", "-n", "out"]
+        (tmp_path / name).write_text("".join(lines), encoding="utf-8")
+    command = [
+        str(SCLITE),
+        "-r",
+        "reference",
+        "trn",
+        "-h",
+        "hypothesis",
+        "trn",
+        "-i",
+        "rm",
+        "-o",
+        "pra",
+        "-n",
+        "out",
+        *options,
+    ]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    text = (tmp_path / "out.pra").read_text()
+    text = (tmp_path / "out.pra").read_text(encoding="utf-8")
     pattern = r"id: \(speaker-(\d+)\)\s+Scores: \(#C #S #D #I\) (\d+) (\d+) (\d+) (\d+)"
     found = {int(index): tuple(map(int, counts)) for index, *counts in re.findall(pattern, text)}
     assert len(found) == len(pairs)
-    assert [found[index] for index in range(len(pairs))] == [align(*pair) for pair in pairs]
+    return [found[index] for index in range(len(pairs))]

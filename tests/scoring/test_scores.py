@@ -57,6 +57,30 @@ def test_totals_are_sums_and_identical_text_has_no_errors(table: dict[str, tuple
     assert score_tables(references, references).total().error_rate == 0
 
 
+def test_case_is_looked_at_when_asked_alone() -> None:
+    references, hypotheses = {"a": "The Cat sat", "b": "Élan"}, {"a": "the cat SAT", "b": "élan"}
+    folded, strict = (score_tables(references, hypotheses, case_sensitive=case).total() for case in (False, True))
+    assert (folded.correct, folded.substitutions) == (3, 1)  # É is not folded by sclite either
+    assert (strict.correct, strict.substitutions) == (0, 4)
+    assert score_tables(references, hypotheses).total("characters").errors == 1
+
+
+def test_scoring_says_what_case_would_change(
+    unscored: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    write_table(unscored / "data/dev/text", {"a": "One two", "b": "Three"})
+    write_table(unscored / "exp/toy/decode/dev/small/text", {"a": "one two", "b": "three"})
+    arguments = ["--experiment", str(unscored / "exp/toy"), "--data", str(unscored / "data"), "--sets", "dev"]
+    path = unscored / "exp/toy/decode/dev/small/score.json"
+    command.main([*arguments, "--sizes", "small"])
+    assert "dev/small: case is not looked at, as in sclite without -s; --case_sensitive finds 2 more" in caplog.text
+    assert read_score(path).total().errors == 0 and not read_score(path).case_sensitive
+    caplog.clear()
+    command.main([*arguments, "--sizes", "small", "--case_sensitive"])
+    assert read_score(path).total().errors == 2 and read_score(path).case_sensitive and "case" not in caplog.text
+
+
 def test_missing_hypotheses_count_as_empty(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         score = score_tables({"a": "one two", "b": "three"}, {"b": "three"}, "test", "small")

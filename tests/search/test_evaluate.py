@@ -114,3 +114,16 @@ def test_a_part_of_a_set_is_spread_over_it(layer_norm_experiment: Path) -> None:
     assert list(spread(table, 3)) == ["0", "3", "6"] and spread(table, None) == table == spread(table, 99)
     with pytest.raises(UserError, match="utterances: 0"):
         spread(table, 0)
+
+
+def test_utterances_that_are_not_heard_get_an_empty_text(layer_norm_experiment: Path) -> None:
+    supernet = load_supernet(layer_norm_experiment / "config.yaml", layer_norm_experiment / "model.pth")
+    utterances = [("utt0", torch.zeros(0, 20)), ("utt1", torch.randn(60, 20)), ("utt2", torch.randn(3, 20))]
+    of = Evaluator(supernet, utterances, REFERENCES, "dev", 0.01)
+    small = supernet.encoder.sizes["small"]
+    texts = of.transcribe(small)
+    assert texts["utt0"] == texts["utt2"] == "" and of.loss(small) > 0
+    with pytest.raises(UserError, match="set dev: no utterance is long enough for a frame and has a transcript"):
+        Evaluator(supernet, utterances[:1], REFERENCES, "dev")
+    with pytest.raises(UserError, match="set dev: no transcript has a word"):
+        Evaluator(supernet, utterances, dict.fromkeys(REFERENCES, ""), "dev")

@@ -83,6 +83,17 @@ def test_everything_is_written(report: SearchReport, tmp_path: Path) -> None:
     assert (tmp_path / "wer_params.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_scores_that_are_not_finite_are_null(report: SearchReport, tmp_path: Path) -> None:
+    report.methods["search"][2].scores["loss"] = float("inf")
+    try:
+        write_report(report, tmp_path)
+    finally:
+        del report.methods["search"][2].scores["loss"]
+    stored = (tmp_path / "search.json").read_text(encoding="utf-8")
+    rows = json.loads(stored, parse_constant=lambda name: pytest.fail(name))["methods"]["search"]
+    assert [row["scores"].get("loss", 0) for row in rows] == [0, 0, None]
+
+
 def test_the_picture_shows_where_it_matters(report: SearchReport) -> None:
     (axes,) = draw(report, "params").axes
     assert axes.get_ylim() == (0, pytest.approx(33))  # 1.1 times the worst, 6 times the best being more

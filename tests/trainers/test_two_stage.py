@@ -15,6 +15,7 @@ from espnet_todm.components import Subnet
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.models.todm import TodmModel
+from espnet_todm.optim.scaled_adam import ScaledAdam
 from espnet_todm.trainers.base import RunState, SubnetTrainer
 from espnet_todm.trainers.baselines import RandomNestedTrainer, TopKTrainer, UniformTrainer, ZeroOutTrainer
 from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
@@ -142,6 +143,30 @@ def test_the_optimizers_state_moves_with_the_components() -> None:
     torch.testing.assert_close(moved.state_dict()[name], units)
 
 
+@pytest.mark.parametrize("optimizer", [adam, lambda model: ScaledAdam(model.parameters(), lr=0.03)])
+def test_gradients_accumulated_before_the_switch_move_with_their_components(
+    optimizer: Callable[[TodmModel], torch.optim.Optimizer],
+) -> None:
+    """One update from a batch before the switch and one after it, against the same update without any sorting."""
+    results = []
+    for sort in (True, False):
+        model = learner(stage1_steps=100, layer_drop=0.0)
+        steps = optimizer(model)
+        train(model, range(2), steps)
+        full = model.encoder.component_table().full()
+        steps.zero_grad()
+        order = (2, 0, 3, 1)
+        for seed in (7, 8):
+            of = batch(seed=seed)
+            model.run_subnet(model.run_front(of), of, full).loss.backward()
+            if sort and seed == 7:
+                model.encoder.reorder({(0, "feed_forward"): order}, dict(steps.state))
+        steps.step()
+        weights = model.state_dict()["encoder.encoders.0.feed_forward.w_1.weight"].unflatten(0, (4, -1))
+        results.append(weights if sort else weights[list(order)])
+    torch.testing.assert_close(*results)
+
+
 def test_batch_norm_statistics_of_sizes_move_too() -> None:
     model = tiny_model(sizes=SHARES, conv_norm="batch_norm", conv_groups=4).train()
     conv = model.encoder.encoders[0].conv_module
@@ -151,7 +176,7 @@ def test_batch_norm_statistics_of_sizes_move_too() -> None:
     assert conv.size_norms["small"].running_mean[:4].tolist() == [12.0, 13.0, 14.0, 15.0]
 
 
-@pytest.mark.parametrize("at", [2, 5])
+@pytest.mark.parametrize("at", [2, 4, 5])
 def test_defect_5_a_resume_on_either_side_of_the_switch_goes_on_alike(at: int) -> None:
     undisturbed = learner(stage1_steps=4)
     optimizer = adam(undisturbed)
@@ -258,13 +283,17 @@ def test_a_checkpoint_of_stage_1_has_no_sizes_to_take() -> None:
         model.load_state_dict(model.state_dict())
 
 
-def test_an_average_over_both_stages_keeps_the_sets() -> None:
+def test_an_average_over_both_stages_is_refused_and_one_of_the_second_is_not() -> None:
     model = learner(stage1_steps=1)
-    before = copy.deepcopy(model.state_dict())
-    train(model, range(3), adam(model))
-    averaged = {name: (value + before[name]) / 2 for name, value in model.state_dict().items()}
+    before, optimizer = copy.deepcopy(model.state_dict()), adam(model)
+    train(model, range(3), optimizer)
+    after = copy.deepcopy(model.state_dict())
+    train(model, range(3, 5), optimizer)
     again = learner(stage1_steps=1)
-    again.load_state_dict(averaged)
+    with pytest.raises(UserError, match="average of checkpoints whose components lie in different orders"):
+        again.load_state_dict({name: (value + before[name]) / 2 for name, value in after.items()})
+    again = learner(stage1_steps=1)
+    again.load_state_dict({name: (value + 2 * after[name]) / 3 for name, value in model.state_dict().items()})
     assert again.encoder.sizes == model.encoder.sizes
 
 

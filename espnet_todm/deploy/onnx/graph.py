@@ -25,13 +25,11 @@ from torch import Tensor, nn
 
 from espnet_todm.deploy.onnx.state_space import replace
 from espnet_todm.deploy.stock import STOCK
-from espnet_todm.encoders.catalogue import ENCODERS
+from espnet_todm.deploy.text import NEVER
+from espnet_todm.encoders.known import encoders
 from espnet_todm.encoders.positions import LegacyPositions
 from espnet_todm.encoders.supernet import SupernetEncoder, length_mask
 from espnet_todm.errors import UserError
-
-# A logit that no search picks. Finite, since beam searches subtract scores, and a number that float16 has.
-NEVER = -1e4
 
 
 class EncoderGraph(nn.Module):
@@ -119,7 +117,7 @@ def exportable(encoder: nn.Module, name: str, conf: Mapping[str, Any]) -> Supern
     elif name in STOCK:
         ours = _as_ours(encoder, name, conf)
     else:
-        known = sorted({*ENCODERS, *STOCK})
+        known = sorted({*encoders(), *STOCK})
         raise UserError(f"encoder: {name!r} cannot be exported; allowed: {', '.join(known)}")
     for module in list(ours.modules()):
         for child, part in list(module.named_children()):

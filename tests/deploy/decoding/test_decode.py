@@ -13,6 +13,7 @@ from espnet_todm.bin.decode import main as decode_main
 from espnet_todm.bin.measure_rtf import main as rtf_main
 from espnet_todm.deploy.decoding.decode import Decoder, decode
 from espnet_todm.deploy.decoding.features import input_table, read_features
+from espnet_todm.deploy.decoding.searches import best_paths
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.load import load_checkpoint
 from espnet_todm.errors import UserError
@@ -27,8 +28,9 @@ def decoder(experiment: Path) -> Decoder:
 
 def test_repeats_and_blanks_collapse_and_special_tokens_are_silent(decoder: Decoder, monkeypatch) -> None:
     path = [TOKENS.index(t) for t in ["<blank>", "A", "A", "<blank>", "A", "<space>", "B", "B", "<sos/eos>"]]
-    monkeypatch.setattr(decoder.model.ctc, "argmax", lambda encoded: torch.tensor([path]))
-    monkeypatch.setattr(decoder.model, "encode", lambda speech, lengths: (speech, torch.tensor([len(path)])))
+    monkeypatch.setattr(
+        decoder, "search", lambda encoded, _: best_paths(torch.tensor([path]), torch.tensor([len(path)]))
+    )
     assert decoder([torch.randn(60, 20)]) == ["AA B"]
 
 
@@ -42,6 +44,17 @@ def test_batches_decode_as_single_utterances(decoder: Decoder, experiment: Path)
 def test_an_utterance_below_one_frame_gives_an_empty_text(decoder: Decoder) -> None:
     assert decoder([torch.randn(3, 20)]) == [""]
     assert decoder([torch.randn(3, 20), torch.randn(40, 20)])[0] == ""
+
+
+@pytest.mark.parametrize("stock", [False, True])
+def test_an_utterance_of_nothing_gives_an_empty_text(decoder: Decoder, stock: bool, monkeypatch) -> None:
+    if stock:  # whose utterances are not padded together
+        monkeypatch.setattr("espnet_todm.deploy.decoding.decode.SupernetEncoder", type(None))
+    nothing, speech = torch.zeros(0, 20), torch.randn(40, 20)
+    assert decoder([nothing]) == [""] and decoder([]) == []
+    alone = decoder([speech])
+    assert decoder([nothing, speech, nothing]) == ["", *alone, ""]
+    assert [len(x) for x in decoder.log_posteriors([nothing, speech])] == [0, len(decoder.log_posteriors([speech])[0])]
 
 
 def test_stages_13_and_14_write_texts_and_real_time_factors(experiment: Path, tmp_path) -> None:
