@@ -106,7 +106,7 @@ def checkpoint_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        first, *details = str(error).splitlines()
+        first, *details = str(error).splitlines() or [""]
         if not first.startswith("Error(s) in loading state_dict") or not details:
             raise
         raise UserError(f"the checkpoint is of another model than the config: {details[0].strip()}") from error

@@ -42,6 +42,7 @@ def register() -> None:
     _registered = True
     _register_classes(symbols)
     _register_subnet_trainers(symbols)
+    _guard(symbols["espnet2.tasks.asr", "ASRTask"])
 
 
 def _symbol(module: str, name: str) -> Any:
@@ -55,9 +56,7 @@ def _symbol(module: str, name: str) -> Any:
 
 def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
     from espnet_todm.decoders.stateless import StatelessDecoder
-    from espnet_todm.encoders.conformer import TodmConformerEncoder
-    from espnet_todm.encoders.e_branchformer import TodmEBranchformerEncoder
-    from espnet_todm.encoders.mh_ssm import TodmMhSsmEncoder
+    from espnet_todm.encoders.known import encoders
     from espnet_todm.models.spec_augment import SpecAugmentByLength
     from espnet_todm.models.todm import TodmModel
     from espnet_todm.optim.eden import Eden, Eden2
@@ -65,8 +64,7 @@ def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
     from espnet_todm.optim.scaled_adam import ScaledAdam
 
     # These dicts are shared with parsers by reference: they are filled, never rebound. Keys must be lower case.
-    for encoder in (TodmConformerEncoder, TodmEBranchformerEncoder, TodmMhSsmEncoder):
-        symbols["espnet2.tasks.asr", "encoder_choices"].classes[encoder.name] = encoder
+    symbols["espnet2.tasks.asr", "encoder_choices"].classes.update(encoders())
     symbols["espnet2.tasks.asr", "decoder_choices"].classes["todm_stateless"] = StatelessDecoder
     symbols["espnet2.tasks.asr", "model_choices"].classes["todm"] = TodmModel
     symbols["espnet2.tasks.asr", "specaug_choices"].classes["todm_specaug"] = SpecAugmentByLength
@@ -123,3 +121,24 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
         return model
 
     task.build_model = classmethod(build_model)
+
+
+def _guard(task: Any) -> None:
+    """What ESPnet's task reads and writes is looked after, see :mod:`espnet_todm.trainers.guard`, in every process of a
+    training and in ``asr_inference``."""
+    from espnet_todm.trainers.checkpoint_files import check_weights_file
+    from espnet_todm.trainers.guard import guarded_training
+
+    stock_worker, stock_from_file = task.main_worker.__func__, task.build_model_from_file.__func__
+
+    def main_worker(cls: Any, args: Any) -> None:  # spawned processes find it by this name
+        with guarded_training(args):
+            stock_worker(cls, args)
+
+    def build_model_from_file(cls: Any, config_file: Any = None, model_file: Any = None, device: str = "cpu") -> Any:
+        if model_file is not None:
+            check_weights_file(model_file)
+        return stock_from_file(cls, config_file, model_file, device)
+
+    task.main_worker = classmethod(main_worker)
+    task.build_model_from_file = classmethod(build_model_from_file)

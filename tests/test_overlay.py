@@ -58,6 +58,14 @@ def test_the_training_command_reads_bases(tmp_path: Path) -> None:
         parse_training(["--config", str(top), *REQUIRED])
 
 
+def test_configurations_of_other_editors(tmp_path: Path) -> None:
+    (tmp_path / "top.yaml").write_bytes("# modèle\r\nencoder: todm_conformer\r\n".encode("utf-8-sig"))
+    assert read_config(tmp_path / "top.yaml") == {"encoder": "todm_conformer"}
+    (tmp_path / "top.yaml").write_text("a: 1\n# modèle\n", encoding="latin-1")
+    with pytest.raises(UserError, match=r"top\.yaml:2: not UTF-8 text"):
+        read_config(tmp_path / "top.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

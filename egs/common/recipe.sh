@@ -138,10 +138,12 @@ stage_3() {
 }
 
 stage_4() {
+  local more
   set_evaluation
+  read -ra more <<<"$asr_args"
   python -m espnet_todm.bin.filter_data --features "$(dump_dir)" --train "$(train_data)" --evaluation "${evaluation[@]}" \
     --min_seconds "$min_seconds" --max_seconds "$max_seconds" --max_clipped "$max_clipped" \
-    --max_quarantine_share "$max_quarantine_share"
+    --max_quarantine_share "$max_quarantine_share" -- --config "$asr_config" ${more[@]+"${more[@]}"}
 }
 
 stage_5() {
@@ -240,6 +242,7 @@ recipe() {
     return
   fi
   mkdir -p logs
+  export ESPNET_TODM_PARENT="$$@$(uname -n)" # commands end with this script, even when it is killed
   for ((number = stage; number <= stop_stage; number++)); do
     if [ "$number" -ge 6 ] && [ "$number" -le 9 ] && ! has_lm; then
       log "stage $number: --lm_order is 0, no language model"

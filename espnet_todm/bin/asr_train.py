@@ -20,12 +20,13 @@ def main(arguments: Sequence[str]) -> None:
     from espnet2.tasks.asr import ASRTask
 
     from espnet_todm.options import checkpoint_errors, parse_training, print_config
+    from espnet_todm.trainers.faults import faults_told
 
     options = parse_training(arguments)
     if options.print_config:
         print_config(options)
         return
-    with checkpoint_errors():
+    with checkpoint_errors(), faults_told():
         ASRTask.main(args=options)
 
 

@@ -1,6 +1,9 @@
 """Stage 4: audio check and length filter. Utterances that do not pass go to quarantine.tsv with the reason.
 
-Example: python -m espnet_todm.bin.filter_data --features dump/fbank --train train_sp --evaluation dev test
+Arguments after -- are the training command's: training sets then lose what is too short for one frame of its encoder.
+
+Example: python -m espnet_todm.bin.filter_data --features dump/fbank --train train_sp --evaluation dev test \\
+    -- --config conf/train_todm.yaml
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from pathlib import Path
 
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.checks import Limits, filter_split
+from espnet_todm.data.encoder_input import ANY_LENGTH, shortest_input
 from espnet_todm.errors import UserError
 
 
@@ -34,16 +38,18 @@ def main(arguments: Sequence[str]) -> None:
         default=default.max_quarantine_share,
         help="stop when a larger share of a split has faults (default 0.02)",
     )
+    parser.add_argument("training", nargs="*", help="-- and arguments of the training command, with its --config")
     parsed = parser.parse_args(arguments)
     if not parsed.train and not parsed.evaluation:
         raise UserError("splits: none given; name them with --train and --evaluation")
     limits = Limits(
         parsed.sampling_rate, parsed.min_seconds, parsed.max_seconds, parsed.max_clipped, parsed.max_quarantine_share
     )
+    needed = shortest_input(parsed.training) if parsed.training else ANY_LENGTH
     features = Path(parsed.features)
     for split in [*parsed.train, *parsed.evaluation]:
         evaluation = split not in parsed.train
-        filter_split(Path(parsed.data) / split, features / "org" / split, features / split, limits, evaluation)
+        filter_split(Path(parsed.data) / split, features / "org" / split, features / split, limits, evaluation, needed)
 
 
 if __name__ == "__main__":

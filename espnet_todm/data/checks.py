@@ -20,6 +20,7 @@ from tqdm import tqdm
 from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.completion import MARKER, atomic_stage, fingerprint
 from espnet_todm.data.audio import Measure
+from espnet_todm.data.encoder_input import ANY_LENGTH, Shortest
 from espnet_todm.data.features import read_measures
 from espnet_todm.data.tables import PROBLEMS, Problem, read_problems, write_problems, write_speakers
 from espnet_todm.errors import UserError
@@ -54,37 +55,48 @@ class Limits:
                 raise UserError(f"{key}: {getattr(self, key):g}, but a share lies in [0, 1]")
 
 
-def judge(measure: Measure, limits: Limits, evaluation: bool = False) -> Optional[Problem]:
-    """Why an utterance does not pass, or None when it does. Evaluation sets lose only what cannot be decoded at all."""
-    found = _fault(measure, limits) or (None if evaluation else _unfit(measure, limits))
+def judge(measure: Measure, limits: Limits, evaluation: bool = False, shortest: int = 1) -> Optional[Problem]:
+    """Why an utterance does not pass, or None when it does. Evaluation sets lose only what cannot be decoded at all.
+
+    shortest: what the encoder needs for one frame, in what ``measure.frames`` counts. Less is decoded as an empty text.
+    """
+    found = _fault(measure, limits) or (None if evaluation else _unfit(measure, limits, shortest))
     return Problem(measure.utterance, *found) if found else None
 
 
 def filter_split(
-    data: PathLike, features: PathLike, output: PathLike, limits: Limits, evaluation: bool = False
+    data: PathLike,
+    features: PathLike,
+    output: PathLike,
+    limits: Limits,
+    evaluation: bool = False,
+    needed: Shortest = ANY_LENGTH,
 ) -> Path:
     """Stage 4 for one split: ``data`` from stage 1 or 2, ``features`` (``<features>/org/<split>``) from stage 3 ->
-    ``output``.
+    ``output``. ``needed``: what the encoder that will be trained needs for one frame.
 
     Raises UserError, naming the share and the most frequent reasons, when too many utterances have faults or none is
     left.
     """
-    options = {"stage": "filter", **asdict(limits), "evaluation": evaluation}
+    inputs = [fingerprint(data), fingerprint(features)]
+    raw = read_json(Path(features) / MARKER)["feats_type"] == "raw"
+    shortest = 1 if evaluation else needed.samples if raw else needed.frames
+    options = {"stage": "filter", **asdict(limits), "evaluation": evaluation, "shortest": shortest, "input": inputs}
     target = Path(output)
-    with atomic_stage(target, {**options, "input": [fingerprint(data), fingerprint(features)]}) as folder:
+    with atomic_stage(target, options) as folder:
         if folder is None:
             return target
         problems = read_problems(Path(data) / PROBLEMS)
         passed: dict[str, tuple[str, str]] = {}  # utterance -> where its features are, how long they are
         for measure in tqdm(read_measures(features), desc=target.name, unit="utt", disable=None):
-            problem = judge(measure, limits, evaluation)
+            problem = judge(measure, limits, evaluation, shortest)
             if problem is None:
                 passed[measure.utterance] = (str(measure.where), str(measure.frames))
             else:
                 problems.append(problem)
         _check_share(target.name, problems, len(passed), limits)
         _report(target, problems, len(passed), evaluation)
-        _write(folder, Path(data), features, passed)
+        _write(folder, Path(data), raw, passed)
         write_problems(folder / QUARANTINE, problems)
     return target
 
@@ -106,12 +118,14 @@ def _fault(measure: Measure, limits: Limits) -> Optional[tuple[str, str]]:
     return None
 
 
-def _unfit(measure: Measure, limits: Limits) -> Optional[tuple[str, str]]:
+def _unfit(measure: Measure, limits: Limits, shortest: int) -> Optional[tuple[str, str]]:
     """What should not be trained on."""
     if measure.clipped > limits.max_clipped:
         return "clipped", f"{measure.clipped:.2%} of samples at full scale, at most {limits.max_clipped:.2%} allowed"
     if measure.seconds < limits.min_seconds:
         return "too-short", f"{measure.seconds:.2f} s, at least {limits.min_seconds:g} s needed"
+    if measure.frames < shortest:
+        return "too-short", f"{measure.seconds:.2f} s, a length of {measure.frames}, but the encoder needs {shortest}"
     if measure.seconds > limits.max_seconds:
         return "too-long", f"{measure.seconds:.2f} s, at most {limits.max_seconds:g} s allowed"
     return None
@@ -151,8 +165,7 @@ def _report(target: Path, problems: list[Problem], passed: int, evaluation: bool
         logging.info("%s: %d quarantined: %s (see %s)", target, len(problems), _reasons(problems), target / QUARANTINE)
 
 
-def _write(folder: Path, data: Path, features: PathLike, passed: dict[str, tuple[str, str]]) -> None:
-    raw = read_json(Path(features) / MARKER)["feats_type"] == "raw"
+def _write(folder: Path, data: Path, raw: bool, passed: dict[str, tuple[str, str]]) -> None:
     write_table(folder / ("wav.scp" if raw else "feats.scp"), {name: where for name, (where, _) in passed.items()})
     lengths = {name: length for name, (_, length) in passed.items()}
     write_table(folder / ("utt2num_samples" if raw else "utt2num_frames"), lengths)

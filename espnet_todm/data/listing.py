@@ -46,8 +46,13 @@ Reader = Callable[[Path, Sequence[str]], Listing]
 
 
 def digest(lines: Iterable[str]) -> str:
-    """SHA-256 of lines in any order."""
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    """SHA-256 of lines in any order. Raises UserError for a file's name that is not UTF-8, which no table can hold."""
+    ordered = sorted(lines)
+    try:
+        return hashlib.sha256("\n".join(ordered).encode()).hexdigest()
+    except UnicodeEncodeError:  # Python reads such names as halves of characters
+        name = next(line for line in ordered if line.encode("utf-8", "ignore").decode() != line)
+        raise UserError(f"{name!r}: the file's name is not UTF-8; rename it") from None
 
 
 def parse_split(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, cast
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from espnet_todm.amounts import parse_amount
-from espnet_todm.card import CARD, make_card
+from espnet_todm.card import CARD, TRAINED_AS, make_card
 from espnet_todm.components import Subnet
-from espnet_todm.deploy.folder import write_config, write_weights
-from espnet_todm.deploy.load import build_model, read_config, read_weights
+from espnet_todm.deploy.folder import write_config, write_images, write_weights
+from espnet_todm.deploy.load import build_model, read_trained_config, read_weights
 from espnet_todm.deploy.stock import STOCK, as_supernet
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.encoders.supernet import Front, SupernetEncoder
@@ -54,7 +54,7 @@ def load_supernet(config: PathLike, checkpoint: PathLike) -> Supernet:
 
     Raises UserError when the files do not fit or the model is no supernet.
     """
-    conf = as_supernet(read_config(config))
+    conf = as_supernet(read_trained_config(config))
     if conf.get("model") != "todm":
         raise UserError(
             f"{config}: model: {conf.get('model')!r} with encoder: {conf['encoder']} is no supernet; needed: model: todm, or"
@@ -110,13 +110,18 @@ def extract(
     state.update({f"encoder.{name}": value for name, value in small.state_dict().items()})
     with atomic_directory(output) as folder:
         conf = _small_config(supernet, subnet, Path(output))
-        write_config(conf, folder, Path(output))
+        write_config(conf, folder)
+        write_images(supernet.source, folder)
         model = build_model(conf, state, output)
         difference = None if calibration else _largest_difference(supernet, subnet, model)
         source = {**supernet.origin(), "max_abs_difference": difference}
         table = supernet.model.component_table()
         alone = supernet.encoder.component_table()
         card = make_card(subnet, table, conf["encoder"], conf["encoder_conf"], conf["token_list"], source, alone)
+        card[TRAINED_AS] = {
+            "encoder": supernet.encoder.name,
+            "encoder_conf": _without_input_size(supernet.encoder.extracted_conf(subnet)),
+        }
         card["weights"] = write_weights(state, folder)
         write_json(folder / CARD, card)
     logging.info("%s: %.2fM parameters as encoder: %s", output, card["cost"]["params"] / 1e6, conf["encoder"])
@@ -165,9 +170,7 @@ def _small_config(supernet: Supernet, subnet: Subnet, final: Path) -> dict[str, 
     transducer = supernet.model.use_transducer_decoder
     stock = None if transducer else supernet.encoder.stock_conf(subnet)
     conf["encoder"] = supernet.encoder.stock_name if stock is not None else supernet.encoder.name
-    encoder_conf = dict(stock if stock is not None else supernet.encoder.extracted_conf(subnet))
-    encoder_conf.pop("input_size", None)  # ESPnet passes it by itself
-    conf["encoder_conf"] = encoder_conf
+    conf["encoder_conf"] = _without_input_size(stock if stock is not None else supernet.encoder.extracted_conf(subnet))
     conf["model"] = "todm" if transducer else "espnet"
     if transducer:
         conf["subnet_trainer"] = "single"
@@ -176,6 +179,11 @@ def _small_config(supernet: Supernet, subnet: Subnet, final: Path) -> dict[str, 
     conf["model_conf"] = {key: value for key, value in model_conf.items() if key not in OPTIONS or key in kept}
     conf["output_dir"] = str(final)
     return conf
+
+
+def _without_input_size(conf: Mapping[str, Any]) -> dict[str, Any]:
+    """ESPnet passes it by itself."""
+    return {key: value for key, value in conf.items() if key != "input_size"}
 
 
 @torch.no_grad()

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from espnet_todm.card import CARD, WEIGHTS, read_card
+from espnet_todm.card import CARD, TRAINED_AS, WEIGHTS, read_card
 from espnet_todm.checks import check_number
 from espnet_todm.deploy.folder import write_config, write_weights
 from espnet_todm.deploy.load import CONFIG, load_checkpoint, load_extracted, read_config
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_directory, hash_file, read_json, write_json, write_text
+from espnet_todm.files import PathLike, atomic_directory, hash_file, make_folder, read_json, write_json, write_text
 from espnet_todm.overlay import best_model
+from espnet_todm.trainers.checkpoint_files import save_checkpoint
 from espnet_todm.trainers.cpu_processes import train
 
 ENTRY = "fine_tuned"  # of the card
@@ -86,18 +86,18 @@ def fine_tune(subnet: PathLike, output: PathLike, work: PathLike, options: FineT
     check_output(output, ENTRY)
     model, config = load_extracted(subnet)
     card = read_card(Path(subnet) / CARD)
-    conf = training_config(config, options)
+    conf = {**training_config(config, options), **card.get(TRAINED_AS, {})}
     _check_data(conf, Path(subnet) / CONFIG)
     home = Path(work)
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     write_text(home / "fine_tune.yaml", yaml.safe_dump(conf, sort_keys=False, allow_unicode=True))
-    torch.save(model.state_dict(), home / "start.pth")  # from the safetensors: what is unpickled was written here
+    save_checkpoint(model.state_dict(), home / "start.pth")  # from the safetensors: what is unpickled was written here
     arguments = ["--config", str(home / "fine_tune.yaml"), "--init_param", str(home / "start.pth")]
     arguments += ["--output_dir", str(home), "--ngpu", str(options.ngpu), "--resume", "false"]
     if options.ngpu:
         arguments += ["--multiprocessing_distributed", "true"]
     train([*arguments, *options.more], 1 if options.ngpu else options.processes)
-    return _finish(card, Path(subnet), Path(output), home)
+    return _finish(card, Path(subnet), Path(output), home, {key: config[key] for key in ("encoder", "encoder_conf")})
 
 
 def training_config(config: Mapping[str, Any], options: FineTuning) -> dict[str, Any]:
@@ -141,8 +141,8 @@ def _check_data(conf: Mapping[str, Any], source: Path) -> None:
                 )
 
 
-def _finish(card: Mapping[str, Any], subnet: Path, output: Path, home: Path) -> dict[str, Any]:
-    """Write the folder of what was trained in ``home`` from ``subnet``."""
+def _finish(card: Mapping[str, Any], subnet: Path, output: Path, home: Path, form: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the folder of what was trained in ``home`` from ``subnet``, its encoder in the ``form`` that it had there."""
     conf = read_config(home / CONFIG)
     checkpoint = home / best_model(conf)
     model, _ = load_checkpoint(home / CONFIG, checkpoint)
@@ -150,7 +150,7 @@ def _finish(card: Mapping[str, Any], subnet: Path, output: Path, home: Path) -> 
         "from": {"name": card["name"], "sha256": hash_file(subnet / WEIGHTS)},
         "training": {key: conf.get(key) for key in TOLD_OPTIONS},
     }
-    conf = {**conf, "init_param": [], "output_dir": str(output)}
+    conf = {**conf, "init_param": [], "output_dir": str(output), **form}
     origin = {k: v for k, v in card["supernet"].items() if k != "max_abs_difference"}  # it is the slice's no longer
     with atomic_directory(output) as folder:
         write_config(conf, folder, output)

@@ -125,6 +125,11 @@ def share_of(kept: Kept, components: int) -> float:
     return 1.0 if kept is None else len(kept) / components
 
 
+def adapted(rate: float, units: int, whole: Optional[int]) -> float:
+    """The dropout rate of a module of so many units where ``rate`` is for ``whole`` of them; never above it."""
+    return rate * min(1.0, units / (whole or units))
+
+
 def any_open(gates: Tensor) -> Tensor:
     """A smooth "or" of gates (components,): 1 - prod(1 - g). With 0/1 gates: whether the module keeps anything."""
     return 1 - (1 - gates).prod()

@@ -8,7 +8,7 @@ from typing import ClassVar, Optional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, last_linear, share_of
+from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, adapted, last_linear, share_of
 from espnet_todm.elastic.block import LAYER_NORM_EPS
 from espnet_todm.elastic.convolution import channel_norm, check_kernel, depthwise
 from espnet_todm.errors import UserError
@@ -24,7 +24,8 @@ class ElasticCgMlp(ElasticModule):
     Args:
         units: of ``channel_proj1``, twice the number of channels.
         activation: of the gate; nn.Identity() as in the paper.
-        adaptive_dropout: a slice's dropout is ``p * kept / groups``.
+        adaptive_dropout: a slice's dropout is ``p * kept / groups``, and what was extracted goes on with that.
+        whole: units that p is for, default ``units``.
 
     Raises UserError for an even kernel and for ``groups`` that do not divide the channels.
     """
@@ -45,6 +46,7 @@ class ElasticCgMlp(ElasticModule):
         dropout: float,
         activation: nn.Module,
         adaptive_dropout: bool = True,
+        whole: Optional[int] = None,
     ) -> None:
         check_kernel("cgmlp_conv_kernel", kernel)
         if groups < 1 or units % (2 * groups):
@@ -55,7 +57,7 @@ class ElasticCgMlp(ElasticModule):
         self.channel_proj1 = nn.Sequential(nn.Linear(size, units), nn.GELU())
         self.csgu = _SpatialGatingUnit(units // 2, kernel)
         self.channel_proj2 = nn.Linear(units // 2, size)
-        self.dropout = dropout
+        self.dropout = adapted(dropout, units, whole) if adaptive_dropout else dropout
         self.activation = activation
         self.adaptive_dropout = adaptive_dropout
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Optional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Cut, ElasticModule, Kept, last_linear, share_of
+from espnet_todm.elastic.base import Cut, ElasticModule, Kept, adapted, last_linear, share_of
 from espnet_todm.errors import UserError
 
 
@@ -16,7 +16,8 @@ class ElasticFeedForward(ElasticModule):
     """``w_2(dropout(activation(w_1(x))))`` with parameter names as ESPnet's PositionwiseFeedForward has them.
 
     A chunk keeps both the rows of ``w_1`` and the columns of ``w_2`` of its units. With ``adaptive_dropout`` a slice
-    uses ``p * kept / chunks`` (TODM: the narrower a layer is, the less it needs dropout).
+    uses ``p * kept / chunks`` (TODM: the narrower a layer is, the less it needs dropout), and what was extracted goes on
+    with that: p is for ``whole`` units, default ``hidden``.
 
     Raises UserError when ``chunks`` does not divide ``hidden``.
     """
@@ -31,13 +32,14 @@ class ElasticFeedForward(ElasticModule):
         dropout: float,
         activation: nn.Module,
         adaptive_dropout: bool = True,
+        whole: Optional[int] = None,
     ) -> None:
         if chunks < 1 or hidden % chunks:
             raise UserError(f"feed-forward width {hidden} cannot be cut into {chunks} chunks; chunks must divide it")
         super().__init__(chunks)
         self.w_1 = nn.Linear(size, hidden)
         self.w_2 = nn.Linear(hidden, size)
-        self.dropout = dropout
+        self.dropout = adapted(dropout, hidden, whole) if adaptive_dropout else dropout
         self.activation = activation
         self.adaptive_dropout = adaptive_dropout
 

@@ -80,6 +80,7 @@ class BlockConf:
     dropout: float
     attention_dropout: float
     adaptive_dropout: bool
+    linear_units: int  # that the dropout rate is for
     convolution_first: bool = False  # the convolution before the attention, as in OrthoSoftmax; ESPnet has it after
     causal: bool = False  # the convolution sees no frame to the right
 
@@ -92,7 +93,7 @@ class ElasticConformerBlock(ElasticBlock):
 
     def __init__(self, conf: BlockConf, shape: BlockShape, sizes: tuple[str, ...] = ()) -> None:
         activation = ACTIVATIONS[conf.activation]()
-        ffn = conf.dropout, activation, conf.adaptive_dropout
+        ffn = conf.dropout, activation, conf.adaptive_dropout, conf.linear_units
         modules: dict[Slot, ElasticModule] = {}
         if shape.macaron_chunks:
             modules[MACARON] = ElasticFeedForward(conf.size, shape.macaron_ffn, shape.macaron_chunks, *ffn)
@@ -246,6 +247,7 @@ def _block_conf(options: Mapping[str, Any]) -> BlockConf:
         dropout=options["dropout_rate"],
         attention_dropout=options["attention_dropout_rate"],
         adaptive_dropout=options["adaptive_dropout"],
+        linear_units=options["linear_units"],
         convolution_first=options["convolution_first"],
         causal=options["causal"],
     )

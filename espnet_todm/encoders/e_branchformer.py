@@ -86,6 +86,8 @@ class BlockConf:
     dropout: float
     attention_dropout: float
     adaptive_dropout: bool
+    linear_units: int  # that the dropout rate is for
+    cgmlp_units: int  # alike
 
 
 class ElasticEBranchformerBlock(ElasticBlock):
@@ -97,7 +99,7 @@ class ElasticEBranchformerBlock(ElasticBlock):
     """
 
     def __init__(self, conf: BlockConf, shape: BlockShape) -> None:
-        ffn = conf.dropout, ACTIVATIONS[conf.activation](), conf.adaptive_dropout
+        ffn = conf.dropout, ACTIVATIONS[conf.activation](), conf.adaptive_dropout, conf.linear_units
         modules: dict[Slot, ElasticModule] = {}
         if shape.heads:
             modules[ATTENTION] = ElasticAttention(
@@ -105,9 +107,8 @@ class ElasticEBranchformerBlock(ElasticBlock):
             )
         if shape.cgmlp_groups:
             gate = nn.Identity() if conf.gate_activation == "identity" else ACTIVATIONS[conf.gate_activation]()
-            modules[CGMLP] = ElasticCgMlp(
-                conf.size, shape.cgmlp, shape.cgmlp_groups, conf.cgmlp_kernel, conf.dropout, gate, conf.adaptive_dropout
-            )
+            rate = conf.dropout, gate, conf.adaptive_dropout, conf.cgmlp_units
+            modules[CGMLP] = ElasticCgMlp(conf.size, shape.cgmlp, shape.cgmlp_groups, conf.cgmlp_kernel, *rate)
         if shape.ffn_chunks:
             modules[FEED_FORWARD] = ElasticFeedForward(conf.size, shape.ffn, shape.ffn_chunks, *ffn)
         if shape.macaron_chunks:
@@ -284,6 +285,8 @@ def _block_conf(options: Mapping[str, Any]) -> BlockConf:
         dropout=options["dropout_rate"],
         attention_dropout=options["attention_dropout_rate"],
         adaptive_dropout=options["adaptive_dropout"],
+        linear_units=options["linear_units"],
+        cgmlp_units=options["cgmlp_linear_units"],
     )
 
 

@@ -63,7 +63,7 @@ class ElasticMhSsmBlock(ElasticBlock):
     def __init__(self, options: Mapping[str, Any], sizes: tuple[str, ...], shape: BlockShape) -> None:
         size, dropout = options["output_size"], options["dropout_rate"]
         activation = ACTIVATIONS[options["activation_type"]]()
-        ffn = dropout, activation, options["adaptive_dropout"]
+        ffn = dropout, activation, options["adaptive_dropout"], options["linear_units"]
         modules: dict[Slot, ElasticModule] = {}
         if shape.macaron_chunks:
             modules[MACARON] = ElasticFeedForward(size, shape.macaron_ffn, shape.macaron_chunks, *ffn)

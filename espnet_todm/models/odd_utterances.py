@@ -35,6 +35,8 @@ class ErrorRates:
         self.calculator = calculator
 
     def __getattr__(self, name: str) -> Any:
+        if name == "calculator":  # asked for before there is one, by who makes a copy
+            raise AttributeError(name)
         return getattr(self.calculator, name)
 
     def of_transducer(self, found: Sequence[Sequence[int]], text: Tensor, text_lengths: Tensor) -> dict[str, float]:

@@ -69,7 +69,9 @@ def describe_sources(folder: Path) -> Optional[Sources]:
 def _git(folder: Path, *arguments: str) -> Optional[str]:
     """Output of a git command run in ``folder``; None when there is no git or no repository."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, errors="replace", check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

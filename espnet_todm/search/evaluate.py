@@ -157,9 +157,7 @@ class Evaluator:
         names = tuple(name for name, _ in group)
         converter = TokenIDConverter(self.decoder.tokens)
         text = [
-            torch.tensor(
-                converter.tokens2ids(self.decoder.tokenizer.text2tokens(self.references[name])), dtype=torch.long
-            )
+            torch.tensor(converter.tokens2ids(self.decoder.spelling.tokens(self.references[name])), dtype=torch.long)
             for name in names
         ]
         batch = Batch(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -39,6 +41,13 @@ def test_our_own_mistakes_keep_their_traceback(error: BaseException) -> None:
 
     with pytest.raises(type(error)):
         run(main)
+
+
+def test_a_terminal_of_another_encoding_ends_no_command() -> None:
+    code = "from espnet_todm.bin._cli import run\nrun(lambda arguments: print('\\u2264 1'))"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "\\u2264 1\n"), done.stderr
 
 
 def test_wrong_options_are_a_users_error() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from espnet_todm.data.audio import Measure
 from espnet_todm.data.checks import Limits, filter_split, judge
 from espnet_todm.data.corpus import prepare_split
+from espnet_todm.data.encoder_input import Shortest
 from espnet_todm.data.features import FeatureOptions, compute_features
 from espnet_todm.data.tables import read_problems
 from espnet_todm.errors import UserError
@@ -141,6 +142,24 @@ def test_evaluation_sets_lose_only_the_undecodable_and_say_so(recipe: Recipe, ca
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
     assert "a IS NOT WHOLE: 1 no-transcript, 1 unreadable; error rates will be over 8 of 10 utterances" in warnings[0]
+
+
+@pytest.mark.parametrize("feats_type", ["fbank", "raw"])
+def test_training_sets_lose_what_is_too_short_for_the_encoder(recipe: Recipe, feats_type: str) -> None:
+    if feats_type == "raw":
+        recipe.compute("raw")
+    shortest = min(recipe.good, key=lambda name: float(read_table("data/a/utt2dur")[name]))
+    seconds = float(read_table("data/a/utt2dur")[shortest])
+    needed = Shortest(round(seconds * 100) + 1, round(seconds * RATE) + 1)
+    how = {"data": "data/a", "features": f"dump/{feats_type}/org/a", "output": f"dump/{feats_type}/a"}
+    folder = filter_split(**how, limits=Limits(max_quarantine_share=0.3), needed=needed)
+    details = {
+        one.utterance: one.detail for one in read_problems(folder / "quarantine.tsv") if one.reason == "too-short"
+    }
+    assert "but the encoder needs" in details[shortest]
+    assert shortest not in read_table(folder / "text")
+    folder = filter_split(**how, limits=Limits(max_quarantine_share=0.3), evaluation=True, needed=needed)
+    assert shortest in read_table(folder / "text")
 
 
 def test_nothing_left_is_an_error(recipe: Recipe) -> None:

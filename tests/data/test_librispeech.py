@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,17 @@ def test_unusable_folders_are_refused_in_words(tmp_path: Path, harm, message: st
     write_split(tmp_path, "a")
     harm(tmp_path / "LibriSpeech" / "a")
     with pytest.raises(UserError, match=message):
+        list_utterances(tmp_path / "LibriSpeech", ["a"])
+
+
+def test_a_file_name_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    write_split(tmp_path, "a")
+    path = next((tmp_path / "LibriSpeech" / "a").rglob("*.flac"))
+    try:
+        path.rename(os.fsdecode(os.fsencode(path.parent / "caf") + b"\xe9.flac"))
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 only")
+    with pytest.raises(UserError, match=r"caf\\udce9\.flac.*: the file's name is not UTF-8; rename it"):
         list_utterances(tmp_path / "LibriSpeech", ["a"])
 
 

@@ -165,6 +165,22 @@ def test_an_extracted_model_has_the_types_of_its_supernet(flavour: SupernetEncod
     torch.testing.assert_close(small(x.double(), lengths)[0], sliced, atol=1e-12, rtol=1e-10)
 
 
+def test_extraction_keeps_the_dropout_of_the_slice(flavour: SupernetEncoder) -> None:
+    """So that fine-tuning goes on with what training did, and what is cut again does, too."""
+    options = {**flavour._options, "dropout_rate": 0.4}
+    encoder = type(flavour)(**options)
+    subnet = random_subnet(encoder, 6)
+    small = encoder.extract(subnet)
+    again = small.extract(small.component_table().full())
+    kept = [(layer, modules) for layer, modules in sorted(subnet.layers.items())]
+    for place, (layer, modules) in enumerate(kept):
+        for name, _, module in encoder.encoders[layer].elastic_modules():
+            if modules.get(name) and getattr(module, "adaptive_dropout", False):
+                rate = module.dropout * len(modules[name]) / module.components
+                assert getattr(small.encoders[place], name).dropout == pytest.approx(rate)
+                assert getattr(again.encoders[place], name).dropout == pytest.approx(rate)
+
+
 def test_an_empty_block_is_the_identity_and_vanishes(flavour: SupernetEncoder) -> None:
     only_first = Subnet("first", frozenset(k for k in flavour.component_table().by_key if k.layer == 0))
     assert len(flavour.extract(only_first).encoders) == 1

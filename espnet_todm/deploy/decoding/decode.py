@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.text.build_tokenizer import build_tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_todm.deploy.decoding.context import Context
-from espnet_todm.deploy.decoding.features import read_features, seconds_of
+from espnet_todm.deploy.decoding.features import read_features, sampling_rate, seconds_of
 from espnet_todm.deploy.decoding.options import SEARCH, SearchOptions
 from espnet_todm.deploy.decoding.searches import make_search
 from espnet_todm.deploy.load import load_extracted
+from espnet_todm.deploy.text import Spelling, forbidden_tokens, only_text
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.files import write_json, write_table
 
@@ -30,6 +30,7 @@ Result = TypeVar("Result")
 
 class Decoder:
     """What a model hears, as text. Greedy by default: fast, the same everywhere, and what on-device runtimes do.
+    As there, ``<unk>`` is never written (:mod:`espnet_todm.deploy.text`).
 
     What it writes does not depend on which utterances stand in a batch: behind ESPnet's own encoders, whose convolutions see
     the padding and whose lengths count some of it, only those of one length are padded together, that is not at all.
@@ -43,8 +44,9 @@ class Decoder:
         self.model = model.eval()
         self.search = make_search(model, search or SearchOptions())
         self.tokens = list(model.token_list)
-        self.tokenizer = build_tokenizer(token_type=config["token_type"], bpemodel=config.get("bpemodel"))
-        self.silent = {model.blank_id, model.sos, model.eos}
+        self.forbidden = forbidden_tokens(model)
+        self.silent = {model.blank_id, *self.forbidden}
+        self.spelling = Spelling(config)
 
     @torch.no_grad()
     def __call__(self, batch: list[Tensor]) -> list[str]:
@@ -60,7 +62,8 @@ class Decoder:
         """Inputs as above -> CTC's log posteriors (T, V), float32; T is 0 for an utterance too short for one frame."""
         posteriors = [np.zeros((0, len(self.tokens)), dtype=np.float32)] * len(batch)
         for places, encoded, frames in self._encode(batch):
-            rows = self.model.ctc.log_softmax(encoded).float().cpu().numpy()
+            logits = only_text(self.model.ctc.ctc_lo(encoded), self.forbidden)
+            rows = logits.log_softmax(dim=-1).float().cpu().numpy()
             for place, row, length in zip(places, rows, frames.tolist()):
                 posteriors[place] = row[:length].copy()
         return posteriors
@@ -88,8 +91,7 @@ class Decoder:
 
     def text(self, labels: Sequence[int]) -> str:
         """What labels say."""
-        tokens = [self.tokens[i] for i in labels if i not in self.silent]
-        return str(self.tokenizer.tokens2text(tokens)).strip()
+        return self.spelling.text([self.tokens[i] for i in labels if i not in self.silent])
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,9 @@ def decode_sets(work: Work) -> None:
     if work.context is not None:
         work.context.apply(model)
         told["chunk"] = work.context.name
-    decoder = Decoder(model, config, work.search)
+    decoder, rate = Decoder(model, config, work.search), sampling_rate(config)
     for name, scp in work.inputs.items():
-        write_table(work.outputs[name], dict(decode(decoder, read_features(scp), work.batch_seconds)))
+        write_table(work.outputs[name], dict(decode(decoder, read_features(scp, rate=rate), work.batch_seconds)))
         write_json(Path(work.outputs[name]).parent / SEARCH, told)
 
 

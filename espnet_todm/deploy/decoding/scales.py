@@ -117,7 +117,7 @@ def _tune(work: Tuning, folder: Path) -> dict[str, Any]:
     references, posteriors = _read(work, decoder)
     prior = str(folder / PRIOR)
     write_json(prior, {"log_prior": log_prior(list(posteriors.values()))})
-    vocabulary, silent = decoder.tokens, (decoder.model.sos, decoder.model.eos)
+    vocabulary, silent = decoder.tokens, decoder.forbidden
     words = WordModel(vocabulary, silent, work.search.lm, work.search.lexicon)
 
     def errors(point: Point) -> int:

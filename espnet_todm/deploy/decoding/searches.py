@@ -10,6 +10,7 @@ from espnet2.asr.transducer.beam_search_transducer import BeamSearchTransducer
 from torch import Tensor
 
 from espnet_todm.deploy.decoding.options import GREEDY, PREFIX, TRANSDUCER_BEAM, SearchOptions
+from espnet_todm.deploy.text import TextJoint, forbidden_tokens, only_text
 from espnet_todm.errors import UserError
 from espnet_todm.models.transducer import search_each
 
@@ -17,7 +18,8 @@ Search = Callable[[Tensor, Tensor], list[list[int]]]  # encoded (B, T, D), lengt
 
 
 def make_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
-    """The search for a model. Raises UserError when the model has not the outputs that it needs."""
+    """The search for a model, among tokens that are text. Raises UserError when the model has not the outputs that it
+    needs."""
     if model.use_transducer_decoder:
         return _transducer_search(model, options)
     if options.kind not in (GREEDY, PREFIX):
@@ -30,8 +32,8 @@ def make_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
         )
     if options.kind == PREFIX:
         return _prefix_search(model, options)
-
-    return lambda encoded, lengths: best_paths(model.ctc.argmax(encoded), lengths)
+    forbidden = forbidden_tokens(model)
+    return lambda encoded, lengths: best_paths(only_text(model.ctc.ctc_lo(encoded), forbidden).argmax(dim=-1), lengths)
 
 
 def best_paths(likeliest: Tensor, lengths: Tensor) -> list[list[int]]:
@@ -44,10 +46,12 @@ def _prefix_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
         from espnet_todm.deploy.decoding.prefix_search import PrefixSearch
     except ImportError as error:
         raise UserError(f"search: {PREFIX} needs flashlight-text ({error}); pip install 'espnet_todm[lm]'") from None
-    beam = PrefixSearch(list(model.token_list), model.blank_id, (model.sos, model.eos), options)
+    forbidden = forbidden_tokens(model)
+    beam = PrefixSearch(list(model.token_list), model.blank_id, forbidden, options)
 
     def search(encoded: Tensor, lengths: Tensor) -> list[list[int]]:
-        posteriors = model.ctc.log_softmax(encoded).float().cpu().numpy()
+        logits = only_text(model.ctc.ctc_lo(encoded), forbidden)
+        posteriors = logits.log_softmax(dim=-1).float().cpu().numpy()
         return [beam(row[:length]) for row, length in zip(posteriors, lengths.tolist())]
 
     return search
@@ -61,6 +65,7 @@ def _transducer_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
     kind = "default" if options.kind == GREEDY else options.kind
     if beam_size > model.vocab_size - 2:  # mAES adds two candidates of its own
         raise UserError(f"beam_size: {beam_size} is too large for {model.vocab_size} tokens")
-    beam = BeamSearchTransducer(model.decoder, model.joint_network, beam_size, search_type=kind)
+    joint = TextJoint(model.joint_network, forbidden_tokens(model))
+    beam = BeamSearchTransducer(model.decoder, joint, beam_size, search_type=kind)
 
     return partial(search_each, beam)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.deploy.decoding.features import read_features, seconds_of
 from espnet_todm.deploy.runtime.fbank import fbank
 from espnet_todm.errors import UserError
@@ -26,7 +27,7 @@ def read_utterances(scp: PathLike, limit: int, audio: bool) -> Utterances:
     """The first utterances of a wav.scp of 16 kHz, or of a feats.scp where no ``audio`` is needed. Raises UserError."""
     if limit < 1:
         raise UserError(f"utterances: {limit} is not possible; allowed: 1 or more")
-    values = [value for _, value in read_features(scp, limit)]
+    values = [value for _, value in read_features(scp, limit, SAMPLING_RATE, 1)]
     seconds = [seconds_of(value) for value in values]
     if values[0].dim() == 2:
         if audio:

@@ -15,7 +15,7 @@ from espnet_todm.acoustics import FRAME_SAMPLES, SAMPLING_RATE
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, SHERPA, TORCH, StepRuntime
 from espnet_todm.deploy.runtime.opening import open_runtime
-from espnet_todm.deploy.runtime.streaming import StreamingOnnx, run_chunks
+from espnet_todm.deploy.runtime.streaming import StreamingOnnx, run_chunks, with_tail
 
 # What is imported before a model is loaded, and so counts as the runtime's.
 MODULES = {
@@ -91,18 +91,19 @@ class StreamOfFeatures(FromFeatures):
 
 
 class StreamOfSamples:
-    """sherpa-onnx's online recognizer, from samples (S,) to text. It gets as many at a time as a chunk moves on.
+    """sherpa-onnx's online recognizer, from samples (S,) to text. It gets as many at a time as a chunk moves on, and the
+    model's tail of silence behind.
 
     ``chunks``: seconds from handing over a chunk's last samples to having its text, the features computed in between.
     """
 
-    def __init__(self, recognizer: Any, inputs: Sequence[np.ndarray], shift: int) -> None:
-        self.recognizer, self.inputs = recognizer, inputs
+    def __init__(self, recognizer: Any, inputs: Sequence[np.ndarray], shift: int, tail_seconds: float) -> None:
+        self.recognizer, self.inputs, self.tail_seconds = recognizer, inputs, tail_seconds
         self.piece = shift * FRAME_SAMPLES
         self.chunks: list[float] = []
 
     def prepare(self, number: int) -> np.ndarray:
-        return self.inputs[number]
+        return with_tail(self.inputs[number], self.tail_seconds)
 
     def infer(self, prepared: np.ndarray) -> str:
         stream = self.recognizer.create_stream()
@@ -126,10 +127,12 @@ def load_model(job: Mapping[str, Any], inputs: Sequence[np.ndarray]) -> Model:
     """The model of a job (:func:`~espnet_todm.deploy.device.measure.make_job`) with its utterances, float32: features (T, F)
     each, samples (S,) for sherpa-onnx. Raises UserError when it cannot run."""
     if job["runtime"] == SHERPA:
-        from espnet_todm.deploy.runtime.sherpa_apart import recognizer
+        from espnet_todm.deploy.runtime.sherpa_apart import Recognizer
 
-        heard, shift = recognizer(**job["order"]), job.get("shift")
-        return StreamOfSamples(heard, inputs, shift) if shift else FromSamples(heard, inputs)
+        recognizer, shift = Recognizer(**job["order"]), job.get("shift")
+        if shift:
+            return StreamOfSamples(recognizer.stock, inputs, shift, recognizer.tail_seconds)
+        return FromSamples(recognizer.stock, inputs)
     opened = open_runtime(job["runtime"], job["folder"], job["precision"], job["threads"])
     if job.get("shift"):
         return StreamOfFeatures(cast(StreamingOnnx, opened), inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ TOKENS = "tokens.txt"
 FOLDER = "onnx"  # where an export goes, inside the folder of its size
 STREAMING_FOLDER = "streaming-onnx"  # and that of a streaming model
 BLANKS = ("<blk>", "<eps>", "<blank>")  # names by which sherpa-onnx knows a blank
+WORD_START = "▁"  # at the beginning of a symbol; becomes a space in a text
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def read_tokens(path: PathLike) -> list[str]:
         raise UserError(f"{path}: no such file")
     symbols: dict[int, str] = {}
     for number, line in enumerate(read_lines(path), 1):
-        words = line.split()
+        words = split_line(line)
         if not 1 <= len(words) <= 2 or not words[-1].isdecimal():
             raise UserError(f"{path}:{number}: {line!r} is no token; each line must be a symbol and its id")
         identity = int(words[-1])
@@ -73,6 +75,12 @@ def read_tokens(path: PathLike) -> list[str]:
     return [symbols[i] for i in range(len(symbols))]
 
 
+def split_line(line: str) -> list[str]:
+    """A line's words as sherpa-onnx has them: other spaces than ASCII's, such as the no-break space, are characters."""
+    return re.findall(r"[^ \t\n\v\f\r]+", line)
+
+
 def join_tokens(symbols: Sequence[str]) -> str:
-    """Text of symbols, as sherpa-onnx puts it together: ``▁`` begins a word; single spaces between words."""
-    return " ".join("".join(symbols).replace("▁", " ").split())
+    """Text of symbols, as sherpa-onnx puts it together (:mod:`espnet_todm.deploy.onnx.tokens`); single spaces between
+    words."""
+    return " ".join("".join(" " + one[1:] if one.startswith(WORD_START) else one for one in symbols).split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,11 +22,11 @@ from espnet_todm.deploy.onnx.transducer import (
     ProjectedEncoder,
     blank_last,
 )
+from espnet_todm.deploy.text import forbidden_tokens
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 
 TRACED_FRAMES = (96, 77)  # of the utterances that a graph is recorded on
-UNKNOWN_TOKEN = "<unk>"
 RUNTIME_FACTOR = 4  # sherpa-onnx's time stamps presume it
 
 
@@ -61,17 +61,18 @@ class Graph:
 
 @dataclass(frozen=True)
 class Form:
-    """A model's graphs, and its tokens as the runtime names and orders them."""
+    """A model's graphs, and its tokens as the runtime names and orders them. ``card``: what its card says more."""
 
     graphs: Sequence[Graph]
     tokens: Sequence[str]
+    card: Mapping[str, Any] = field(default_factory=dict)
 
 
 def runtime_form(model: Any, config: Mapping[str, Any]) -> Form:
     """The form that fits a model. Raises UserError when there is none."""
     if model.blank_id != 0:
         raise UserError(f"token_list: the blank is token {model.blank_id}; runtimes ask for token 0")
-    tokens = runtime_tokens(model.token_list, model.blank_id)
+    tokens = runtime_tokens(model.token_list, model.blank_id, config["token_type"])
     if model.use_transducer_decoder:
         if isinstance(model.decoder, TransducerDecoder):
             return Form(_nemo(model, config), blank_last(tokens))
@@ -195,12 +196,6 @@ def _nemo_step(model: Any, about: Mapping[str, Any]) -> list[Graph]:
             about,
         ),
     ]
-
-
-def forbidden_tokens(model: Any) -> list[int]:
-    """Tokens that are no text: ``<unk>`` and ``<sos/eos>``. Runtimes would write them out."""
-    named = [number for number, token in enumerate(model.token_list) if token == UNKNOWN_TOKEN]
-    return sorted({*named, model.sos, model.eos} - {model.blank_id})
 
 
 def _example_features(size: int) -> tuple[Tensor, Tensor]:

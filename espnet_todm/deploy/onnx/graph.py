@@ -25,12 +25,10 @@ from torch import Tensor, nn
 
 from espnet_todm.deploy.onnx.state_space import replace
 from espnet_todm.deploy.stock import STOCK
+from espnet_todm.deploy.text import NEVER
 from espnet_todm.encoders.positions import LegacyPositions
 from espnet_todm.encoders.supernet import SupernetEncoder, length_mask
 from espnet_todm.errors import UserError
-
-# A logit that no search picks. Finite, since beam searches subtract scores, and a number that float16 has.
-NEVER = -1e4
 
 
 class EncoderGraph(nn.Module):

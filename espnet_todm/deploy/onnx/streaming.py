@@ -9,7 +9,9 @@ no room that it does not fill, and the caches without a use are one number wide.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -17,12 +19,15 @@ from typing import Any, Callable, Optional
 import torch
 from torch import Tensor, nn
 
+from espnet_todm.acoustics import FRAMES_PER_SECOND
 from espnet_todm.deploy.onnx.export import ExportOptions, export
 from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
-from espnet_todm.deploy.onnx.forms import Form, Graph, forbidden_tokens, subsampling_factor
+from espnet_todm.deploy.onnx.forms import Form, Graph, subsampling_factor
 from espnet_todm.deploy.onnx.graph import check_parts, mean_and_scale, without
 from espnet_todm.deploy.onnx.quantize import STATIC
 from espnet_todm.deploy.onnx.tokens import runtime_tokens
+from espnet_todm.deploy.runtime.streaming import tail_seconds
+from espnet_todm.deploy.text import forbidden_tokens
 from espnet_todm.encoders.chunks import Chunk
 from espnet_todm.encoders.stack import StackedEncoder
 from espnet_todm.encoders.streaming import Caches, StreamingEncoder
@@ -112,15 +117,25 @@ def streaming_form(model: Any, config: Mapping[str, Any], chunk: Optional[Sequen
     for name in CACHES:
         axis = 0 if name.startswith(("conv", "embed", "processed")) else 1
         inputs[name], outputs[f"new_{name}"] = {axis: "N"}, {axis: "N"}
+    tail = tail_seconds(module.encoder.window)
     about = {
         **module.metadata(),
         "vocab_size": model.vocab_size,
         "subsampling_factor": subsampling_factor(module.encoder.encoder),
         "todm_chunk_frames": module.encoder.chunk.frames,
         "todm_left_frames": module.encoder.chunk.left,
+        "todm_tail_seconds": tail,
     }
     graph = Graph("model", module, _example_inputs(module), inputs, outputs, about)
-    return Form([graph], runtime_tokens(model.token_list, model.blank_id))
+    logging.info(
+        "streaming-onnx: give sherpa-onnx %g s of silence after each utterance, before input_finished: what makes no whole"
+        " chunk it does not hear",
+        tail,
+    )
+    tokens = runtime_tokens(model.token_list, model.blank_id, config["token_type"])
+    seconds = module.encoder.shift / FRAMES_PER_SECOND
+    told = {**asdict(module.encoder.chunk), "chunk_seconds": seconds, "tail_seconds": tail}
+    return Form([graph], tokens, {"streaming": told})
 
 
 def streaming_ctc(model: Any, chunk: Optional[Sequence[int]] = None) -> StreamingCtc:

@@ -14,12 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Optional
 
-import numpy as np
-
 from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.card import CARD, read_card
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.parity.report import JSON, PAGE, Limits, ParityReport, Step
+from espnet_todm.deploy.parity.short import compare_short
 from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.parity.steps import FP32, Arrays, Gate, Heard, hear
 from espnet_todm.deploy.parity.streaming import compare_streaming
@@ -35,7 +34,6 @@ from espnet_todm.processor import cpu_model
 SLICE, PYTORCH = "supernet slice", "PyTorch"
 # Of so many utterances the features are read out of sherpa-onnx, at most so much: it takes time, for NEMO a lot of it.
 PROBED, PROBED_SECONDS, NEMO_SECONDS = 5, 10.0, 0.3
-SHORT_SECONDS = (0.01, 0.05, 0.1)  # one frame of an encoder that makes one of four takes 0.07 s
 
 
 class ParityError(UserError):
@@ -159,7 +157,7 @@ def _compare(
         gate.exported(precision, heard, reference, transcribe_apart(exported, precision, threads, waves))
         if precision == FP32:
             _compare_padded(gate, heard, onnx, features)
-            _compare_short(gate, exported, runtime, waves[0], threads)
+            compare_short(gate, exported, PYTORCH, runtime, waves[0], threads)
 
 
 def _compare_features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: Arrays) -> None:
@@ -170,17 +168,6 @@ def _compare_features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: A
     hint = "for models of NeMo's form it computes NeMo's features" if kind.model_type == NEMO else ""
     ours = [runtime.features(samples) for samples in begins]
     gate.arrays("features", "sherpa-onnx", "training", theirs, ours, gate.limits.features, hint)
-
-
-def _compare_short(gate: Gate, exported: PathLike, runtime: TorchRuntime, samples: np.ndarray, threads: int) -> None:
-    """Beginnings of an utterance, some too short for one frame of the encoder: sherpa-onnx must survive them too."""
-    begins = [samples[: round(seconds * SAMPLING_RATE)] for seconds in SHORT_SECONDS]
-    try:
-        texts = transcribe_apart(exported, FP32, threads, begins)
-    except UserError as error:
-        raise UserError(f"speech of {', '.join(f'{s:g}' for s in SHORT_SECONDS)} s: {error}") from None
-    names = [f"{gate.names[0]}, first {seconds:g} s" for seconds in SHORT_SECONDS]
-    gate.texts("sherpa-onnx fp32, short", PYTORCH, texts, [*map(runtime.transcribe, begins)], True, names)
 
 
 def _compare_padded(gate: Gate, heard: Heard, onnx: OnnxRuntime, features: Arrays) -> None:

@@ -12,7 +12,7 @@ import soundfile
 
 from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.data.listing import parse_segment
-from espnet_todm.deploy.decoding.features import refuse_pipe
+from espnet_todm.deploy.decoding.features import check_audio, refuse_pipe
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike, read_table
 
@@ -60,11 +60,7 @@ def _samples(name: str, audio: Mapping[str, str], parts: Mapping[str, str], scp:
     refuse_pipe(scp, recording, place)
     try:
         with soundfile.SoundFile(place) as file:
-            if (file.samplerate, file.channels) != (SAMPLING_RATE, 1):
-                raise UserError(
-                    f"{scp}: {recording} has {file.channels} channel(s) of {file.samplerate} Hz, but 1 of"
-                    f" {SAMPLING_RATE} Hz is needed"
-                )
+            check_audio(scp, recording, (file.samplerate, file.channels), (SAMPLING_RATE, 1))
             file.seek(round(start * SAMPLING_RATE))
             frames = -1 if end is None else round((end - start) * SAMPLING_RATE)
             return np.asarray(file.read(frames, dtype="float32"))

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from espnet_todm.acoustics import MEL_BINS, SAMPLING_RATE
+from espnet_todm.errors import UserError
 
 if TYPE_CHECKING:
     from lhotse import Fbank
 
 
+SILENCE = math.log(np.finfo(np.float32).eps)  # the least log energy, which digital silence has in every bin
+
+
 def fbank(samples: np.ndarray, mel_bins: int = MEL_BINS) -> np.ndarray:
-    """samples (N,) float32 in [-1, 1] at 16 kHz -> log energies (T, mel_bins), float32, in frames of 10 ms.
+    """samples (N,) float in [-1, 1] at 16 kHz -> log energies (T, mel_bins), float32, in frames of 10 ms.
 
     lhotse's Fbank with its default options: no dither, snip_edges false. Nothing (0, mel_bins) below one window.
+    Raises UserError for other samples.
     """
+    check_samples(samples)
     if len(samples) < SAMPLING_RATE // 40:
         return np.zeros((0, mel_bins), dtype=np.float32)
     return np.asarray(_extractor(mel_bins).extract(samples, SAMPLING_RATE), dtype=np.float32)
+
+
+def check_samples(samples: np.ndarray) -> None:
+    """Raises UserError for what no runtime takes: several channels, or integers, which would be much too loud."""
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+        raise UserError(
+            f"speech: samples of shape {list(samples.shape)} and type {samples.dtype}; needed: one channel of floats in"
+            f" [-1, 1], {SAMPLING_RATE} a second"
+        )
 
 
 @cache

@@ -6,13 +6,15 @@ import numpy as np
 
 from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.deploy.runtime.base import SHERPA, Runtime
-from espnet_todm.deploy.runtime.sherpa_apart import decode, features_apart, make_order, recognizer, transcribe_apart
+from espnet_todm.deploy.runtime.fbank import check_samples
+from espnet_todm.deploy.runtime.sherpa_apart import Recognizer, features_apart, make_order, transcribe_apart
 from espnet_todm.deploy.runtime.sherpa_check import check_for_sherpa
 from espnet_todm.files import PathLike
 
 
 class SherpaRuntime(Runtime):
-    """``sherpa_onnx.OfflineRecognizer`` on an exported folder: ``from_zipformer_ctc`` or ``from_transducer``.
+    """``sherpa_onnx.OfflineRecognizer`` on an exported folder: ``from_zipformer_ctc`` or ``from_transducer``; on a streaming
+    one ``OnlineRecognizer.from_zipformer2_ctc``, which gets the model's tail of silence behind each utterance.
 
     Args:
         tried: the folder was in a sherpa-onnx before; else it is tried in a process of its own first.
@@ -29,11 +31,12 @@ class SherpaRuntime(Runtime):
         if not tried:
             noise = np.random.default_rng(0).normal(scale=1e-3, size=SAMPLING_RATE).astype(np.float32)
             transcribe_apart(folder, precision, threads, [noise])
-        self._recognizer = recognizer(**make_order(folder, precision, threads, self._kind))
+        self._recognizer = Recognizer(**make_order(folder, precision, threads, self._kind))
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         """What sherpa-onnx computes by itself, read out with a model that spells it (slow: a process of its own)."""
         return features_apart([samples], self._kind)[0]
 
     def transcribe(self, samples: np.ndarray) -> str:
-        return " ".join(str(decode(self._recognizer, samples).text).split())
+        check_samples(samples)
+        return " ".join(str(self._recognizer(samples).text).split())

@@ -23,6 +23,7 @@ from espnet_todm.deploy.onnx.folder import TOKENS, find_parts
 from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.runtime.sherpa_check import NEMO, STREAMING_CTC, ZIPFORMER_CTC, Checked, check_for_sherpa
 from espnet_todm.deploy.runtime.sherpa_features import read_spelled, write_speller
+from espnet_todm.deploy.runtime.streaming import with_tail
 from espnet_todm.errors import UserError, last_line
 from espnet_todm.files import PathLike
 
@@ -34,7 +35,7 @@ Order = dict[str, Any]
 def transcribe_apart(
     folder: PathLike, precision: str, threads: int, waves: Sequence[np.ndarray], seconds: float = _LIMIT
 ) -> list[str]:
-    """Texts of waves (N,), with single spaces between words.
+    """Texts of waves (N,), with single spaces between words. An online recognizer gets each with the model's tail.
 
     Raises UserError, with sherpa-onnx's last words, when its process ends early or takes longer than ``seconds``.
     """
@@ -56,40 +57,52 @@ def features_apart(waves: Sequence[np.ndarray], kind: Checked, seconds: float = 
 
 
 def make_order(folder: PathLike, precision: str, threads: int, kind: Checked) -> Order:
-    """Arguments of :func:`recognizer`, as JSON can hold them. Raises UserError when a file is not there."""
+    """Arguments of :class:`Recognizer`, as JSON can hold them. Raises UserError when a file is not there."""
     parts = {part: str(path) for part, path in find_parts(folder, precision)[1].items()}
     return {**asdict(kind), "parts": parts, "tokens": str(Path(folder) / TOKENS), "threads": threads}
 
 
-def recognizer(model_type: str, mel_bins: int, parts: dict[str, str], tokens: str, threads: int) -> Any:
-    """sherpa-onnx's recognizer of a folder that has been checked, since a fault ends this process."""
-    sherpa_onnx = needed("sherpa_onnx")
-    options: dict[str, Any] = {"tokens": tokens, "num_threads": threads, "feature_dim": mel_bins}
-    if model_type == STREAMING_CTC:
-        return sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(**parts, **options)
-    if model_type == ZIPFORMER_CTC:
-        return sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(**parts, **options)
-    return sherpa_onnx.OfflineRecognizer.from_transducer(**parts, **options, model_type=model_type)
+class Recognizer:
+    """sherpa-onnx's recognizer (``stock``) of a folder that has been checked, since a fault ends this process.
 
-
-def decode(heard: Any, samples: np.ndarray) -> Any:
-    """What a recognizer makes of samples (N,): sherpa-onnx's result, with ``text`` and ``tokens``.
-
-    Online recognizers get them in pieces, as from a microphone.
+    tail_seconds: the model's, 0 for whole utterances.
     """
-    stream = heard.create_stream()
-    if hasattr(heard, "is_ready"):
-        for piece in np.array_split(samples, max(len(samples) // PIECE, 1)):
+
+    def __init__(
+        self, model_type: str, mel_bins: int, tail_seconds: float, parts: dict[str, str], tokens: str, threads: int
+    ) -> None:
+        sherpa_onnx = needed("sherpa_onnx")
+        self.online, self.tail_seconds = model_type == STREAMING_CTC, tail_seconds
+        options: dict[str, Any] = {"tokens": tokens, "num_threads": threads, "feature_dim": mel_bins}
+        if self.online:
+            self.stock = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(**parts, **options)
+        elif model_type == ZIPFORMER_CTC:
+            self.stock = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(**parts, **options)
+        else:
+            self.stock = sherpa_onnx.OfflineRecognizer.from_transducer(**parts, **options, model_type=model_type)
+
+    def __call__(self, samples: np.ndarray) -> Any:
+        """What it makes of samples (N,): sherpa-onnx's result, with ``text`` and ``tokens``.
+
+        An online recognizer gets them in pieces, as from a microphone, and the tail behind: nothing that
+        docs/streaming.md does not tell its user to do.
+        """
+        stream = self.stock.create_stream()
+        if not self.online:
+            stream.accept_waveform(SAMPLING_RATE, samples)
+            self.stock.decode_stream(stream)
+            return stream.result
+        given = with_tail(samples, self.tail_seconds)
+        for piece in np.array_split(given, max(len(given) // PIECE, 1)):
             stream.accept_waveform(SAMPLING_RATE, piece)
-            while heard.is_ready(stream):
-                heard.decode_stream(stream)
+            self._decode(stream)
         stream.input_finished()
-        while heard.is_ready(stream):
-            heard.decode_stream(stream)
-        return heard.get_result_all(stream)
-    stream.accept_waveform(SAMPLING_RATE, samples)
-    heard.decode_stream(stream)
-    return stream.result
+        self._decode(stream)
+        return self.stock.get_result_all(stream)
+
+    def _decode(self, stream: Any) -> None:
+        while self.stock.is_ready(stream):
+            self.stock.decode_stream(stream)
 
 
 def _hear(order: Order, waves: Sequence[np.ndarray], seconds: float) -> list[tuple[list[str], str]]:
@@ -112,7 +125,9 @@ def _run(place: Path, seconds: float) -> str:
     command = [sys.executable, "-m", "espnet_todm.deploy.runtime.sherpa_apart", str(place)]
     environment = {**os.environ, "PYTHONPATH": paths}
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace", timeout=seconds
+        )
     except subprocess.TimeoutExpired:
         return f"took longer than {seconds:g} s"
     last = last_line(done.stderr + done.stdout)
@@ -122,9 +137,9 @@ def _run(place: Path, seconds: float) -> str:
 def _main(place: Path) -> None:
     """The other process: tokens and texts of waves.npz as order.json says, into answer.json."""
     order = json.loads((place / "order.json").read_text(encoding="utf-8"))
-    heard = recognizer(**order)
+    recognizer = Recognizer(**order)
     with np.load(place / "waves.npz") as waves:
-        results = [decode(heard, waves[name]) for name in waves.files]
+        results = [recognizer(waves[name]) for name in waves.files]
     answer = [(list(result.tokens), str(result.text)) for result in results]
     (place / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
 

@@ -12,6 +12,7 @@ from typing import Any
 from espnet_todm.acoustics import MEL_BINS
 from espnet_todm.deploy.onnx.folder import BLANKS, CTC, TOKENS, OnnxFolder, read_onnx_folder
 from espnet_todm.deploy.optional import needed
+from espnet_todm.deploy.runtime.streaming import tail_seconds
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike
 
@@ -28,10 +29,12 @@ _NAMES = {_FLOAT: "float32", _INT32: "int32", _INT64: "int64"}
 
 @dataclass(frozen=True)
 class Checked:
-    """What a folder's model is to sherpa-onnx (ZIPFORMER_CTC, STREAMING_CTC, TRANSDUCER or NEMO), and its mel bins."""
+    """What a folder's model is to sherpa-onnx (ZIPFORMER_CTC, STREAMING_CTC, TRANSDUCER or NEMO), its mel bins, and the
+    silence that a streaming model needs behind each utterance."""
 
     model_type: str
     mel_bins: int
+    tail_seconds: float = 0.0
 
 
 def check_for_sherpa(folder: PathLike, precision: str = "fp32") -> Checked:
@@ -44,7 +47,8 @@ def check_for_sherpa(folder: PathLike, precision: str = "fp32") -> Checked:
         kind = NEMO if len(graphs["decoder"].inputs) > 1 else TRANSDUCER  # NeMo's is handed states
     _CHECKS[kind](exported, graphs)
     features = _shape(next(iter(graphs.values())).inputs[0])
-    return Checked(kind, features[1 if kind == NEMO else 2] or MEL_BINS)
+    tail = tail_seconds(graphs["model"].number("T")) if kind == STREAMING_CTC else 0.0
+    return Checked(kind, features[1 if kind == NEMO else 2] or MEL_BINS, tail)
 
 
 class _Graph:

@@ -1,4 +1,9 @@
-"""Streaming models chunk by chunk in onnxruntime, as in sherpa-onnx's online recognizer. Nothing here imports PyTorch."""
+"""Streaming models chunk by chunk in onnxruntime, as in sherpa-onnx's online recognizer. Nothing here imports PyTorch.
+
+A chunk's work begins when all its frames are there, so an utterance's end, and all of one that is shorter than a chunk, is
+heard only with silence behind it: the tail. The runtimes here add it by themselves; sherpa-onnx's user gives it before
+``input_finished``, as docs/streaming.md says.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,9 @@ from typing import Any, Callable
 
 import numpy as np
 
-from espnet_todm.acoustics import FRAME_SAMPLES
+from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
+from espnet_todm.deploy.runtime.fbank import SILENCE, fbank
 from espnet_todm.deploy.runtime.onnx import OnnxCtc, Session
-from espnet_todm.errors import UserError
 
 # A chunk's features (1, window, F) and caches -> log posteriors (1, C, V), caches for the next chunk.
 ChunkStep = Callable[[np.ndarray, Sequence[Any]], tuple[np.ndarray, Sequence[Any]]]
@@ -22,23 +27,32 @@ def whole_chunks(frames: int, window: int, shift: int) -> int:
     return (chunks - 1) * shift + window if chunks else 0
 
 
-def with_tail(samples: np.ndarray, window: int) -> np.ndarray:
-    """samples (N,) float32 with quiet noise behind, enough to bring the last sample into a whole chunk.
+def tail_seconds(window: int) -> float:
+    """Silence that brings the last sample of any utterance into a whole chunk of so many feature frames."""
+    return (window + 2) / FRAMES_PER_SECOND
 
-    No zeros: digital silence is nothing that a microphone gives, and its log energy is another in each library.
-    """
-    noise = np.random.default_rng(0).normal(scale=1e-3, size=(window + 2) * FRAME_SAMPLES)
-    return np.concatenate([samples, noise.astype(np.float32)])
+
+def with_tail(samples: np.ndarray, seconds: float) -> np.ndarray:
+    """samples (N,) float32 with so much digital silence behind."""
+    return np.concatenate([samples, np.zeros(round(seconds * SAMPLING_RATE), dtype=np.float32)])
+
+
+def stream_features(samples: np.ndarray, mel_bins: int, window: int, shift: int) -> np.ndarray:
+    """samples (N,) float32 -> features (T, mel_bins) of the whole chunks that they make with their tail."""
+    features = fbank(with_tail(samples, tail_seconds(window)), mel_bins)
+    return features[: whole_chunks(len(features), window, shift)]
 
 
 def run_chunks(step: ChunkStep, caches: Sequence[Any], features: np.ndarray, window: int, shift: int) -> np.ndarray:
-    """Features (T, F) -> log posteriors (T', V) of their whole chunks. Raises UserError where they are too short for one."""
+    """Features (T, F) -> log posteriors (T', V) chunk by chunk. What is left at the end, or too short for one chunk, gets
+    features of silence behind it."""
+    chunks = max(-(-(len(features) - window) // shift) + 1, 1)
+    missing = (chunks - 1) * shift + window - len(features)
+    padded = np.pad(features, ((0, missing), (0, 0)), constant_values=SILENCE)
     outputs = []
-    for start in range(0, len(features) - window + 1, shift):
-        output, caches = step(features[None, start : start + window], caches)
+    for start in range(0, chunks * shift, shift):
+        output, caches = step(padded[None, start : start + window], caches)
         outputs.append(output[0])
-    if not outputs:
-        raise UserError(f"speech: {len(features)} feature frames are too few for one chunk, which takes {window}")
     return np.concatenate(outputs)
 
 
@@ -59,6 +73,9 @@ class StreamingOnnx(OnnxCtc):
             )
             for value in self._first.inputs[1:]
         ]
+
+    def features(self, samples: np.ndarray) -> np.ndarray:
+        return stream_features(samples, self.mel_bins, self.window, self.shift)
 
     def encode(self, features: np.ndarray) -> np.ndarray:
         return run_chunks(self.step, self.initial(), features, self.window, self.shift)

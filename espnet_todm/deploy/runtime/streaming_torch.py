@@ -10,7 +10,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_todm.deploy.onnx.streaming import streaming_ctc
-from espnet_todm.deploy.runtime.streaming import run_chunks
+from espnet_todm.deploy.runtime.streaming import run_chunks, stream_features
 from espnet_todm.deploy.runtime.torch import TorchCtc
 from espnet_todm.deploy.threads import torch_threads
 
@@ -29,6 +29,9 @@ class StreamingTorch(TorchCtc):
     ) -> None:
         super().__init__(model, config, threads)
         self.module = streaming_ctc(model, chunk)
+
+    def features(self, samples: np.ndarray) -> np.ndarray:
+        return stream_features(samples, self.mel_bins, self.module.encoder.window, self.module.encoder.shift)
 
     def encode(self, features: np.ndarray) -> np.ndarray:
         with torch_threads(self.threads):

@@ -17,8 +17,6 @@ from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.deploy.decoding.decode import Decoder
 from espnet_todm.deploy.extract import load_supernet
 from espnet_todm.deploy.load import load_extracted
-from espnet_todm.deploy.onnx.forms import forbidden_tokens
-from espnet_todm.deploy.onnx.graph import NEVER
 from espnet_todm.deploy.runtime.base import (
     RECURRENT_SYMBOLS,
     STATELESS_SYMBOLS,
@@ -27,6 +25,7 @@ from espnet_todm.deploy.runtime.base import (
     StepRuntime,
     TransducerRuntime,
 )
+from espnet_todm.deploy.text import forbidden_tokens, only_text
 from espnet_todm.deploy.threads import torch_threads
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
@@ -60,11 +59,6 @@ class TorchRuntime(StepRuntime):
                 return self.model.encode(speech, torch.tensor([speech.size(1)]))[0][0]
         return torch.zeros(0, (self.model.postencoder or self.model.encoder).output_size())
 
-    def _text_logits(self, logits: Tensor) -> Tensor:
-        """Logits (..., V), changed in place: what is no text is never the likeliest, as in exported models."""
-        logits[..., self.no_text] = NEVER
-        return logits
-
 
 class TorchCtc(TorchRuntime, CtcRuntime):
     """The encoder, and CTC's output layer."""
@@ -77,7 +71,8 @@ class TorchCtc(TorchRuntime, CtcRuntime):
     @torch.no_grad()
     def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
         with torch_threads(self.threads):
-            return self._text_logits(self.model.ctc.ctc_lo(torch.from_numpy(encoded))).log_softmax(dim=-1).numpy()
+            logits = only_text(self.model.ctc.ctc_lo(torch.from_numpy(encoded)), self.no_text)
+            return logits.log_softmax(dim=-1).numpy()
 
 
 class TorchTransducer(TorchRuntime, TransducerRuntime):
@@ -107,7 +102,7 @@ class TorchTransducer(TorchRuntime, TransducerRuntime):
     def join(self, frame: np.ndarray, predicted: Tensor) -> np.ndarray:
         with torch_threads(self.threads):
             logits = self.model.joint_network(torch.from_numpy(frame), predicted, no_projection=True)
-            return self._text_logits(logits).numpy()
+            return only_text(logits, self.no_text).numpy()
 
 
 def open_torch(folder: PathLike, threads: int = 1) -> TorchRuntime:

@@ -13,6 +13,7 @@ from espnet_todm.bin.decode import main as decode_main
 from espnet_todm.bin.measure_rtf import main as rtf_main
 from espnet_todm.deploy.decoding.decode import Decoder, decode
 from espnet_todm.deploy.decoding.features import input_table, read_features
+from espnet_todm.deploy.decoding.searches import best_paths
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.load import load_checkpoint
 from espnet_todm.errors import UserError
@@ -27,8 +28,9 @@ def decoder(experiment: Path) -> Decoder:
 
 def test_repeats_and_blanks_collapse_and_special_tokens_are_silent(decoder: Decoder, monkeypatch) -> None:
     path = [TOKENS.index(t) for t in ["<blank>", "A", "A", "<blank>", "A", "<space>", "B", "B", "<sos/eos>"]]
-    monkeypatch.setattr(decoder.model.ctc, "argmax", lambda encoded: torch.tensor([path]))
-    monkeypatch.setattr(decoder.model, "encode", lambda speech, lengths: (speech, torch.tensor([len(path)])))
+    monkeypatch.setattr(
+        decoder, "search", lambda encoded, _: best_paths(torch.tensor([path]), torch.tensor([len(path)]))
+    )
     assert decoder([torch.randn(60, 20)]) == ["AA B"]
 
 

@@ -78,7 +78,7 @@ class Online:
 
 
 def test_a_stream_gets_its_samples_chunk_by_chunk() -> None:
-    model = StreamOfSamples(Online(), [np.zeros(160 * 460, dtype=np.float32)], 100)
+    model = StreamOfSamples(Online(), [np.zeros(160 * 460, dtype=np.float32)], 100, 0.0)
     assert model.infer(model.prepare(0)) == "4 chunks" and len(model.chunks) == 4
 
 

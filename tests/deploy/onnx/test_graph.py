@@ -56,7 +56,9 @@ def with_statistics(model: Any) -> Any:
 
 
 def form_of(model: Any) -> Form:
-    return runtime_form(model, {"encoder": model.encoder.name, "encoder_conf": {}, "input_size": 20})
+    return runtime_form(
+        model, {"encoder": model.encoder.name, "encoder_conf": {}, "input_size": 20, "token_type": "char"}
+    )
 
 
 def session_of(model: Any, path: Path, opset: int = 17) -> Any:
@@ -173,7 +175,7 @@ def test_a_hybrid_model_is_exported_as_its_ctc(tmp_path: Path) -> None:
 
 def refused(model: Any, encoder: str = "todm_conformer", **conf: Any) -> str:
     with pytest.raises(UserError) as caught:
-        runtime_form(model, {"encoder": encoder, "encoder_conf": conf, "input_size": 20})
+        runtime_form(model, {"encoder": encoder, "encoder_conf": conf, "input_size": 20, "token_type": "char"})
     return str(caught.value)
 
 

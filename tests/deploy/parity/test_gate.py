@@ -231,7 +231,7 @@ def test_export_leaves_nothing_that_the_gate_does_not_let_pass(
         with pytest.raises(ParityError, match="the transcripts of sherpa-onnx"):
             export_command([*command, *given])
     with monkeypatch.context() as change:
-        change.setattr(forms, "runtime_tokens", lambda tokens, blank: ["blank", *tokens[1:]])
+        change.setattr(forms, "runtime_tokens", lambda tokens, *_: ["blank", *tokens[1:]])
         with pytest.raises(UserError, match=rf"^{output}/tokens.txt: "):
             export_command([*command, *given])
     assert not [path for path in tmp_path.iterdir() if "files" in path.name]

@@ -14,10 +14,14 @@ from espnet_todm.deploy.onnx.export import ExportOptions
 from espnet_todm.deploy.onnx.streaming import export_streaming
 from espnet_todm.deploy.parity.gate import ParityError, check_parity
 from espnet_todm.deploy.parity.speech import Speech
+from espnet_todm.deploy.runtime import sherpa_apart
+from espnet_todm.deploy.runtime.fbank import SILENCE
 from espnet_todm.deploy.runtime.opening import open_runtime
-from espnet_todm.deploy.runtime.sherpa_check import check_for_sherpa
-from espnet_todm.deploy.runtime.streaming import StreamingOnnx, run_chunks, whole_chunks, with_tail
+from espnet_todm.deploy.runtime.sherpa_apart import make_order
+from espnet_todm.deploy.runtime.sherpa_check import Checked, check_for_sherpa
+from espnet_todm.deploy.runtime.streaming import StreamingOnnx, run_chunks, tail_seconds, whole_chunks, with_tail
 from espnet_todm.errors import UserError
+from espnet_todm.files import read_json
 from tests.deploy.conftest import change_weights, write_experiment
 from tests.deploy.onnx.test_streaming import STREAMS, extracted
 
@@ -55,10 +59,11 @@ def test_all_runtimes_agree(subnet: Path, speech: list[Speech]) -> None:
         ("posteriors", "PyTorch chunk by chunk"),
         ("posteriors", "onnxruntime fp32"),
         ("transcripts", "sherpa-onnx fp32"),
+        ("transcripts", "sherpa-onnx fp32, short"),
     } <= exact
     assert [rate.of for rate in report.rates] == [
         "PyTorch under the chunks' mask", "onnxruntime fp32", "sherpa-onnx fp32", "onnxruntime int8", "sherpa-onnx int8",
-        "PyTorch, full context",
+        "PyTorch under the chunks' mask, without the tail", "PyTorch, full context",
     ]  # fmt: skip
     assert (subnet / "streaming-onnx" / "parity.md").is_file()
 
@@ -98,9 +103,9 @@ def test_what_would_end_the_runtime_is_found_before(
 def test_runtimes_open_a_streaming_folder(subnet: Path, speech: list[Speech]) -> None:
     ours, theirs = (open_runtime(kind, subnet / "streaming-onnx") for kind in ("onnxruntime", "sherpa-onnx"))
     assert isinstance(ours, StreamingOnnx) and ours.chunk == (3, 5)
-    samples = with_tail(speech[0].samples, ours.window)
-    features = ours.features(samples)
-    assert ours.text(features[: whole_chunks(len(features), ours.window, ours.shift)]) == theirs.transcribe(samples)
+    for samples in (speech[0].samples, speech[0].samples[:3000], speech[0].samples[:200], speech[0].samples[:0]):
+        assert ours.transcribe(samples) == theirs.transcribe(samples)
+    assert ours.transcribe(speech[0].samples[:3000])  # of less than a chunk
 
 
 @given(frames=st.integers(0, 200), left=st.integers(1, 9))
@@ -112,6 +117,44 @@ def test_whole_chunks_are_what_the_runtime_takes(frames: int, left: int) -> None
     assert whole_chunks(frames, window, shift) == taken
 
 
-def test_too_short_for_a_chunk_is_told() -> None:
-    with pytest.raises(UserError, match="5 feature frames are too few for one chunk, which takes 7"):
-        run_chunks(lambda x, caches: (x, caches), [], np.zeros((5, 80), dtype=np.float32), 7, 4)
+def seen(frames: int, window: int, shift: int) -> np.ndarray:
+    """What chunks are given, (chunks, window): the numbers of the frames; silence is below -15."""
+    features = np.arange(frames, dtype=np.float32)[:, None]
+    return run_chunks(lambda x, caches: (x.transpose(0, 2, 1), caches), [], features, window, shift)
+
+
+@given(frames=st.integers(0, 200), left=st.integers(1, 9))
+def test_what_makes_no_whole_chunk_gets_silence_behind_it(frames: int, left: int) -> None:
+    window, shift = left * 4 + 3, left * 4
+    chunks = seen(frames, window, shift)
+    expected = np.arange(window) + shift * np.arange(len(chunks))[:, None]
+    np.testing.assert_allclose(chunks, np.where(expected < frames, expected, SILENCE), rtol=1e-6)
+    assert expected[-1, -1] >= frames - 1  # nothing is left out
+    assert len(chunks) == 1 or expected[-2, -1] < frames - 1  # and no chunk is of silence alone
+
+
+@given(samples=st.integers(0, 60000), left=st.integers(1, 20))
+def test_the_tail_brings_every_sample_into_a_chunk(samples: int, left: int) -> None:
+    """Its own rule for what it takes, of the frames that it makes of so many samples and the tail."""
+    window, shift = left * 4 + 3, left * 4
+    given_ = len(with_tail(np.zeros(samples, dtype=np.float32), tail_seconds(window)))
+    taken = whole_chunks(round(given_ / 160), window, shift)
+    assert taken * 160 >= samples and taken >= window
+
+
+def test_the_card_says_what_silence_to_give(subnet: Path) -> None:
+    card = read_json(subnet / "streaming-onnx" / "card.json")
+    assert card["streaming"] == {"frames": 3, "left": 5, "chunk_seconds": 0.12, "tail_seconds": 0.17}
+    assert check_for_sherpa(subnet / "streaming-onnx").tail_seconds == 0.17
+    model = onnx.load(str(subnet / "streaming-onnx" / "model.onnx"))
+    assert {entry.key: entry.value for entry in model.metadata_props}["todm_tail_seconds"] == "0.17"
+
+
+def test_sherpa_onnx_gets_the_speech_and_the_tail_and_nothing_else(
+    subnet: Path, speech: list[Speech], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tail that is too short is seen by the gate: it helps nobody."""
+    order = make_order(subnet / "streaming-onnx", "fp32", 1, Checked("zipformer2_ctc", 80, 0.0))
+    monkeypatch.setattr(sherpa_apart, "make_order", lambda *_: order)
+    with pytest.raises(ParityError, match=r"the transcripts of sherpa-onnx fp32.* part"):
+        check_parity(subnet, subnet / "streaming-onnx", speech)

@@ -1,0 +1,74 @@
+"""The shortest input that the encoder of a training configuration can use, read without ESPnet's parser (10 s)."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from espnet_todm.acoustics import MEL_BINS
+from espnet_todm.checks import build, check_number
+from espnet_todm.errors import UserError
+from espnet_todm.overlay import read_config
+
+_PARTS = ("encoder", "frontend")
+
+
+@dataclass(frozen=True)
+class Shortest:
+    """What makes one frame of the encoder's output: at least so many frames of features, or samples of audio."""
+
+    frames: int = 1
+    samples: int = 1
+
+
+ANY_LENGTH = Shortest()
+
+
+def shortest_input(training: Sequence[str]) -> Shortest:
+    """For the training command's arguments, among them ``--config``.
+
+    Encoders and front ends that are not known here count as taking anything. Raises UserError as reading the configuration
+    and building its encoder do.
+    """
+    from espnet2.utils.nested_dict_action import NestedDictAction
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.error = _refuse  # type: ignore[method-assign]
+    parser.add_argument("--config", required=True)
+    for part in _PARTS:
+        parser.add_argument(f"--{part}")
+        parser.add_argument(f"--{part}_conf", action=NestedDictAction)
+    config = read_config(parser.parse_known_args(training)[0].config)
+    parser.set_defaults(**{key: config[key] for part in _PARTS for key in (part, f"{part}_conf") if key in config})
+    chosen, _ = parser.parse_known_args(training)
+    frames = _frames(str(chosen.encoder).lower(), chosen.encoder_conf or {})
+    return Shortest(frames, _samples(str(chosen.frontend or "default").lower(), chosen.frontend_conf or {}, frames))
+
+
+def _frames(encoder: str, conf: Mapping[str, Any]) -> int:
+    from espnet_todm.encoders.known import encoders
+    from espnet_todm.encoders.supernet import SUPERNET_OPTIONS
+
+    cls = encoders().get(encoder)
+    if cls is None:
+        return 1
+    own = {key: value for key, value in conf.items() if key not in SUPERNET_OPTIONS}  # sizes may need what comes later
+    return int(build(cls, own, "encoder_conf", input_size=MEL_BINS).shortest())
+
+
+def _samples(frontend: str, conf: Mapping[str, Any], frames: int) -> int:
+    """ESPnet's own front end pads audio on both sides by half of a window, so one sample makes one frame already."""
+    if frontend != "default":
+        return 1
+    from espnet2.asr.frontend.default import DefaultFrontend
+
+    hop = conf.get("hop_length", inspect.signature(DefaultFrontend).parameters["hop_length"].default)
+    check_number("frontend_conf.hop_length", hop, at_least=1, whole=True)
+    return max((frames - 1) * hop, 1)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(message)
