@@ -10,7 +10,6 @@ from typing import Any, Optional
 from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_todm.data.spelling import check_marks
-from espnet_todm.encoders.known import encoders
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import DTYPES
@@ -37,11 +36,16 @@ def check_configuration(args: Any, encoders: Mapping[str, type]) -> None:
     args: ESPnet's options, or an experiment's. encoders: ESPnet's choices, by name.
     """
     problems = [*_refused_parts(args)]
-    if not problems:
-        return
-    if isinstance(getattr(args, "encoder", None), str) and issubclass(encoders[args.encoder.lower()], SupernetEncoder):
-        problems += _refusal_of_encoder(encoders[args.encoder.lower()], getattr(args, "encoder_conf", None) or {})
-    raise UserError("; ".join(problems))
+    encoder = encoders.get(str(getattr(args, "encoder", None)).lower(), object)
+    if not issubclass(encoder, SupernetEncoder):
+        allowed = ", ".join(name for name, cls in encoders.items() if issubclass(cls, SupernetEncoder))
+        problems.append(
+            f"encoder: {getattr(args, 'encoder', None)!r} is no supernet for model: todm; allowed: {allowed}"
+        )
+    elif problems:
+        problems += _refusal_of_encoder(encoder, getattr(args, "encoder_conf", None) or {})
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 def _refused_parts(args: Any) -> Iterable[str]:
@@ -72,7 +76,7 @@ def check_options(
 ) -> None:
     """Raises UserError, in one line, for all options of ``model_conf`` that a supernet cannot have."""
     if not isinstance(espnet.get("encoder"), SupernetEncoder):
-        raise UserError(f"model: todm needs a supernet encoder: {', '.join(encoders())}")
+        raise UserError("model: todm needs a supernet encoder, such as encoder: todm_conformer")
     known = list(inspect.signature(ESPnetASRModel).parameters)
     problems = [
         f"model_conf: unknown key {key!r} for todm; allowed: {', '.join(OPTIONS)}, {', '.join(known)}"
