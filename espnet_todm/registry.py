@@ -18,6 +18,7 @@ CONTRACT = (
     ("espnet2.tasks.asr", "specaug_choices"),
     ("espnet2.tasks.abs_task", "optim_classes"),
     ("espnet2.tasks.abs_task", "scheduler_classes"),
+    ("espnet2.tasks.abs_task", "load_pretrained_model"),
     ("espnet2.train.class_choices", "ClassChoices"),
     ("espnet2.train.trainer", "Trainer"),
 )
@@ -42,6 +43,7 @@ def register() -> None:
     _registered = True
     _register_classes(symbols)
     _register_subnet_trainers(symbols)
+    _register_init_param(symbols)
     _guard(symbols["espnet2.tasks.asr", "ASRTask"])
 
 
@@ -121,6 +123,13 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
         return model
 
     task.build_model = classmethod(build_model)
+
+
+def _register_init_param(symbols: dict[tuple[str, str], Any]) -> None:
+    from espnet_todm.trainers.init_param import filling_sizes
+
+    load = filling_sizes(symbols["espnet2.tasks.abs_task", "load_pretrained_model"])
+    importlib.import_module("espnet2.tasks.abs_task").load_pretrained_model = load  # type: ignore[attr-defined]
 
 
 def _guard(task: Any) -> None:

@@ -43,8 +43,11 @@ class TodmTrainer(Trainer):
         if first:
             for part in Path(options.output_dir).glob(".*.pth.*.part"):
                 part.unlink()  # what a killed run was writing
-        with guarded_checkpoints(), candidates(kwargs["model"], configured(options)):
-            super().run(**kwargs)
+        try:
+            with guarded_checkpoints(), candidates(kwargs["model"], configured(options)):
+                super().run(**kwargs)
+        finally:
+            cls.criteria = None
 
     @classmethod
     def resume(cls, **kwargs: Any) -> None:
