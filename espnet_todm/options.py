@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Optional
 
 from espnet_todm.errors import UserError
 from espnet_todm.overlay import read_config
+from espnet_todm.trainers.inputs import check_run
 
 # Parts all of whose numbers are plain numbers; elsewhere text such as "16k" may be meant.
 NUMERIC = ("encoder", "model", "subnet_trainer", "optim", "scheduler")
@@ -38,6 +39,7 @@ def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
     ]
     for name, classes, optional in (*parts, ("optim", optim_classes, False), ("scheduler", scheduler_classes, True)):
         check_part(name, getattr(options, name), getattr(options, f"{name}_conf"), classes, optional)
+    check_run(options)
     return options
 
 

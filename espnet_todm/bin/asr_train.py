@@ -20,9 +20,12 @@ def main(arguments: Sequence[str]) -> None:
     from espnet2.tasks.asr import ASRTask
 
     from espnet_todm.options import checkpoint_errors, parse_training
+    from espnet_todm.trainers.inputs import check_data
 
+    options = parse_training(arguments)
+    check_data(options)
     with checkpoint_errors():
-        ASRTask.main(args=parse_training(arguments))
+        ASRTask.main(args=options)
 
 
 if __name__ == "__main__":
