@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from espnet_todm import hook, register
 from espnet_todm.bin._cli import run
 
-hook.install()
+hook.install(pipes=False)
 
 LOGS = False  # ESPnet sets them up, quieter on other ranks than the first
 
