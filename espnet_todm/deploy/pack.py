@@ -19,7 +19,7 @@ import torch
 from espnet_todm.card import CARD, WEIGHTS
 from espnet_todm.deploy.folder import CHECKPOINT, write_config
 from espnet_todm.deploy.load import CONFIG, load_extracted
-from espnet_todm.deploy.onnx.folder import FOLDER as ONNX
+from espnet_todm.deploy.onnx.folder import FOLDER, STREAMING_FOLDER
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_directory, atomic_path
 
@@ -37,8 +37,8 @@ class Packed(NamedTuple):
 def pack(subnet: PathLike, output: PathLike, readme: str, overwrite: bool = False) -> Packed:
     """Write ``output/<name>/`` and ``output/<name>.zip`` from the folder of an extracted size.
 
-    The folder holds model.safetensors, config.yaml and what it names, card.json, tokens.txt and README.md, and onnx/ if
-    the size was exported; the archive holds the same without onnx/, and model.pth for ESPnet.
+    The folder holds model.safetensors, config.yaml and what it names, card.json, tokens.txt and README.md, and onnx/ and
+    streaming-onnx/ if the size was exported; the archive holds the same without these, and model.pth for ESPnet.
 
     Args:
         readme: text of README.md, see :func:`espnet_todm.report.model_card.model_card`.
@@ -59,8 +59,9 @@ def pack(subnet: PathLike, output: PathLike, readme: str, overwrite: bool = Fals
         (folder / TOKENS).write_text("\n".join(model.token_list) + "\n", encoding="utf-8")
         (folder / README).write_text(readme, encoding="utf-8")
         _write_archive(folder, packed.archive, model.state_dict())
-        if (source / ONNX).is_dir():
-            shutil.copytree(source / ONNX, folder / ONNX)
+        for exported in (FOLDER, STREAMING_FOLDER):
+            if (source / exported).is_dir():
+                shutil.copytree(source / exported, folder / exported)
     return packed
 
 
