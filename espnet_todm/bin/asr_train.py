@@ -19,10 +19,15 @@ def main(arguments: Sequence[str]) -> None:
     register()
     from espnet2.tasks.asr import ASRTask
 
-    from espnet_todm.options import checkpoint_errors, parse_training
+    from espnet_todm.options import checkpoint_errors, parse_training, print_config
+    from espnet_todm.trainers.faults import faults_told
 
-    with checkpoint_errors():
-        ASRTask.main(args=parse_training(arguments))
+    options = parse_training(arguments)
+    if options.print_config:
+        print_config(options)
+        return
+    with checkpoint_errors(), faults_told():
+        ASRTask.main(args=options)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-import torch
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from espnet_todm.card import CARD, WEIGHTS, identify_weights
 from espnet_todm.deploy.load import CONFIG, FILE_OPTIONS
 from espnet_todm.files import PathLike
+from espnet_todm.trainers.checkpoint_files import save_checkpoint
 
 IMAGES = "images"  # ESPnet's name
 CHECKPOINT = "model.pth"  # the same weights for ESPnet, which reads no safetensors
@@ -49,7 +49,7 @@ def write_weights(state: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
     """Write the weights as safetensors and for ESPnet; returns what the card says of them (:func:`identify_weights`)."""
     contiguous = {name: value.contiguous() for name, value in state.items()}
     save_file(contiguous, folder / WEIGHTS)
-    torch.save(contiguous, folder / CHECKPOINT)
+    save_checkpoint(contiguous, folder / CHECKPOINT)
     return identify_weights(folder / WEIGHTS)
 
 
