@@ -32,7 +32,8 @@ def check_training(options: Any) -> None:
     check_number("accum_grad", options.accum_grad, at_least=1, whole=True)
     if options.log_interval is not None:
         check_number("log_interval", options.log_interval, at_least=1, whole=True)
-    if supernet and options.ngpu > 1 and not getattr(options, "distributed", False):
+    distributed = options.multiprocessing_distributed or getattr(options, "distributed", False)
+    if supernet and options.ngpu > 1 and not distributed:
         raise UserError(
             f"ngpu: {options.ngpu} in one process is not possible with model: todm, whose steps need a process for each GPU;"
             " add --multiprocessing_distributed true"

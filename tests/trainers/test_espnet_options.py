@@ -20,7 +20,7 @@ from tests.trainers.epochs import batches, train_epoch
 def options(**changes: Any) -> SimpleNamespace:
     """ESPnet's defaults."""
     base = {"model": "todm", "ngpu": 0, "accum_grad": 1, "log_interval": None, "distributed": False}
-    switches = dict.fromkeys(("use_adapter", "sharded_ddp", "use_deepspeed"), False)
+    switches = dict.fromkeys(("use_adapter", "sharded_ddp", "use_deepspeed", "multiprocessing_distributed"), False)
     return SimpleNamespace(**{**base, **switches, **changes})
 
 
@@ -45,6 +45,7 @@ def test_what_works_passes() -> None:
     check_training(options())
     check_training(options(model="espnet", use_adapter=True, ngpu=2, log_interval=5, accum_grad=4))
     check_training(options(ngpu=1, distributed=True))
+    check_training(options(ngpu=2, multiprocessing_distributed=True))
 
 
 def test_freeze_param_names_parts_and_leaves_something() -> None:
