@@ -84,6 +84,7 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     from espnet_todm.trainers.base import SubnetTrainer
     from espnet_todm.trainers.baselines import RandomNestedTrainer, TopKTrainer, UniformTrainer, ZeroOutTrainer
     from espnet_todm.trainers.espnet_trainer import TodmTrainer
+    from espnet_todm.trainers.inputs import batch_errors
     from espnet_todm.trainers.kd import KDTrainer
     from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
     from espnet_todm.trainers.single import SingleTrainer
@@ -122,7 +123,14 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
             model.subnet_trainer = build(trainer, conf, "subnet_trainer_conf", model, seed=seed)
         return model
 
+    build_stock_batches = task.build_iter_factory.__func__
+
+    def build_iter_factory(cls: Any, args: Any, distributed_option: Any, mode: str, kwargs: Any = None) -> Any:
+        with batch_errors(mode):
+            return build_stock_batches(cls, args, distributed_option, mode, kwargs)
+
     task.build_model = classmethod(build_model)
+    task.build_iter_factory = classmethod(build_iter_factory)
 
 
 def _register_init_param(symbols: dict[tuple[str, str], Any]) -> None:
