@@ -16,6 +16,7 @@ from espnet_todm.files import make_folder
 from espnet_todm.lifetime import end_forks_with_this, end_with_parent
 from espnet_todm.overlay import read_yaml
 from espnet_todm.trainers.checkpoint_files import check_checkpoint
+from espnet_todm.trainers.espnet_options import check_training
 from espnet_todm.trainers.faults import faults_told, told_by_rank
 from espnet_todm.vocabulary import check_record, check_same, read_tokens, write_record
 
@@ -36,6 +37,7 @@ def guarded_training(options: argparse.Namespace) -> Iterator[None]:
             stack.enter_context(told_by_rank())
             end_with_parent()
         stack.enter_context(faults_told())
+        check_training(options)
         refuse_code(pipes=not hook.runs_pipes)
         if options.normalize_conf and options.normalize_conf.get("stats_file"):
             check_statistics(options.normalize_conf["stats_file"])
