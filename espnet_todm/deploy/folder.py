@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import sentencepiece
 import yaml
@@ -19,6 +19,7 @@ from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike, read_json
 from espnet_todm.trainers.checkpoint_files import save_checkpoint
 
+IMAGES = "images"  # ESPnet's name
 CHECKPOINT = "model.pth"  # the same weights for ESPnet, which reads no safetensors
 
 
@@ -34,11 +35,11 @@ def check_sentencepiece(path: PathLike) -> None:
 CHECKS = {"stats_file": check_statistics, "bpemodel": check_sentencepiece, "latency_table": read_json}
 
 
-def write_config(conf: Mapping[str, Any], folder: Path, final: Path) -> None:
+def write_config(conf: Mapping[str, Any], folder: Path, final: Optional[Path] = None) -> None:
     """Write config.yaml and copies of the files it names into ``folder``.
 
-    final: where they will be in the end, as the config then says; ``Path(".")`` for bare names, which are looked for beside
-    the config.
+    final: where they will be in the end, as the config then says; ``Path(".")`` for bare names. None leaves the names under
+    which the recipe knows the files: asr.sh packs them so. What this package reads are the copies, in any case.
     """
     written = dict(conf)
     for section, key in FILE_OPTIONS:
@@ -46,9 +47,18 @@ def write_config(conf: Mapping[str, Any], folder: Path, final: Path) -> None:
         if owner and owner.get(key):
             CHECKS[key](owner[key])  # a config may come from others, and the copy be given away
             shutil.copyfile(owner[key], folder / Path(owner[key]).name)
-            moved = {**owner, key: str(final / Path(owner[key]).name)}
+            moved = {**owner, key: owner[key] if final is None else str(final / Path(owner[key]).name)}
             written = {**written, section: moved} if section else {**written, key: moved[key]}
     (folder / CONFIG).write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def write_images(source: Mapping[str, Any], folder: Path) -> None:
+    """Copy the pictures of the supernet's training, ``images/``, into ``folder``: stage 14 of ESPnet's asr.sh packs them.
+    source: as :class:`espnet_todm.deploy.extract.Supernet` has it."""
+    drawn = Path(source["config"]).parent / IMAGES
+    (folder / IMAGES).mkdir()
+    for picture in sorted(drawn.glob("*.png")):
+        shutil.copyfile(picture, folder / IMAGES / picture.name)
 
 
 def write_weights(state: Mapping[str, Tensor], folder: Path) -> dict[str, str]:

@@ -22,8 +22,8 @@ from espnet_todm.trainers.checkpoint_files import is_training_state, read_checkp
 from espnet_todm.vocabulary import check_record, check_stated
 
 CONFIG = "config.yaml"
-# Options of a training config that name files. A bare name, or one that no longer lies as written, is looked for beside the
-# config.
+# Options of a training config that name files. A file of that name beside the config goes before the one that is named:
+# extracted folders have copies, which stay what they were.
 FILE_OPTIONS = (("normalize_conf", "stats_file"), (None, "bpemodel"), ("encoder_conf", "latency_table"))
 
 
@@ -41,7 +41,7 @@ def read_config(path: PathLike) -> dict[str, Any]:
         if not value:
             continue
         beside = source.parent / Path(value).name
-        if beside.exists() and (beside.name == value or not Path(value).exists()):
+        if beside.exists():
             owner[key] = str(beside)
         elif not Path(value).exists():
             raise UserError(f"{source}: {key} names {value}, which is not there")

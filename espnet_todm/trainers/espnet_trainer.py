@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Optional
@@ -9,11 +10,15 @@ from typing import Any, ClassVar, Optional
 import torch
 from espnet2.train.reporter import SubReporter
 from espnet2.train.trainer import Trainer
+from espnet2.utils.build_dataclass import build_dataclass
 
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.base import RunState
 from espnet_todm.trainers.candidates import candidates
 from espnet_todm.trainers.checkpoint_files import guarded_checkpoints, save_checkpoint
+from espnet_todm.trainers.criteria import check_criteria
+from espnet_todm.trainers.inputs import Batches, without_missing_packages
+from espnet_todm.trainers.resumed import TodmTrainerOptions, configuration_holds, configured
 from espnet_todm.trainers.skipped import SkippedSteps, check_validation
 
 
@@ -24,22 +29,37 @@ class TodmTrainer(Trainer):
     criteria: ClassVar[Optional[Sequence[Sequence[str]]]] = None
 
     @classmethod
+    def build_options(cls, args: argparse.Namespace) -> TodmTrainerOptions:
+        """From ESPnet's options."""
+        options: TodmTrainerOptions = build_dataclass(TodmTrainerOptions, args)
+        return options
+
+    @classmethod
     def run(cls, **kwargs: Any) -> None:
         """As ESPnet's, which passes everything by name."""
         options, first = kwargs["trainer_options"], kwargs["distributed_option"].dist_rank in (None, 0)
+        if isinstance(kwargs["model"], TodmModel):
+            check_criteria(kwargs["model"], options, [type(s) for s in kwargs["schedulers"] if s is not None])
         cls.criteria = options.best_model_criterion if first else None
         if first:
             for part in Path(options.output_dir).glob(".*.pth.*.part"):
                 part.unlink()  # what a killed run was writing
-        with guarded_checkpoints(), candidates(kwargs["model"]):
-            super().run(**kwargs)
+        without_missing_packages(options)
+        if not options.use_matplotlib:
+            kwargs["plot_attention_iter_factory"] = None  # which draws with it too
+        try:
+            with guarded_checkpoints(), candidates(kwargs["model"], configured(options)):
+                super().run(**kwargs)
+        finally:
+            cls.criteria = None
 
     @classmethod
     def resume(cls, **kwargs: Any) -> None:
         """As ESPnet's, which passes everything by name. A run killed right after it wrote the checkpoint lacks the model of
         that epoch, for which ESPnet would look in the end, or the links to it, which ESPnet would never make again for the
         best one: the model is what the checkpoint holds, and the reporter in it knows which is the best."""
-        Trainer.resume(**kwargs)
+        with configuration_holds(**kwargs):
+            Trainer.resume(**kwargs)
         if cls.criteria is None:
             return
         folder, reporter = Path(kwargs["checkpoint"]).parent, kwargs["reporter"]
@@ -58,10 +78,11 @@ class TodmTrainer(Trainer):
         for schedule in kwargs["schedulers"]:
             if hasattr(schedule, "set_epoch"):
                 schedule.set_epoch(reporter.get_epoch() - 1)
-        inner = getattr(model, "module", model)
+        inner, run = getattr(model, "module", model), _run_state(**kwargs)
+        kwargs["iterator"] = Batches(kwargs["iterator"], "train")
         if isinstance(inner, TodmModel):
             inner.loss_scale = scaler.get_scale if scaler is not None else lambda: 1.0
-            kwargs["iterator"] = _TellStep(kwargs["iterator"], inner, reporter, _run_state(**kwargs))
+            kwargs["iterator"] = _TellStep(kwargs["iterator"], inner, reporter, run)
         if kwargs["options"].no_forward_run:
             return bool(super().train_one_epoch(**kwargs))
         scale = scaler.get_scale if scaler is not None else None
@@ -73,6 +94,7 @@ class TodmTrainer(Trainer):
     @classmethod
     def validate_one_epoch(cls, **kwargs: Any) -> None:
         """As ESPnet's, which passes everything by name."""
+        kwargs["iterator"] = Batches(kwargs["iterator"], "valid")
         super().validate_one_epoch(**kwargs)
         check_validation(kwargs["reporter"])
 

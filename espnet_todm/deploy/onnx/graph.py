@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from espnet_todm.deploy.onnx.state_space import replace
 from espnet_todm.deploy.stock import STOCK
 from espnet_todm.deploy.text import NEVER
+from espnet_todm.encoders.known import encoders
 from espnet_todm.encoders.positions import LegacyPositions
 from espnet_todm.encoders.supernet import SupernetEncoder, length_mask
 from espnet_todm.errors import UserError
@@ -116,7 +117,7 @@ def exportable(encoder: nn.Module, name: str, conf: Mapping[str, Any]) -> Supern
     elif name in STOCK:
         ours = _as_ours(encoder, name, conf)
     else:
-        known = sorted({"todm_conformer", "todm_e_branchformer", "todm_mh_ssm", *STOCK})
+        known = sorted({*encoders(), *STOCK})
         raise UserError(f"encoder: {name!r} cannot be exported; allowed: {', '.join(known)}")
     for module in list(ours.modules()):
         for child, part in list(module.named_children()):
