@@ -143,7 +143,7 @@ def test_other_tokens_do_not_go_on(data: Path, trained: Path, tmp_path: Path) ->
     line = r"exp: was trained with other tokens: number 4 was 'b', and is 'c' now"
     with pytest.raises(UserError, match=line):
         main(arguments(data, trained, "--token_list", swapped))
-    (trained / "config.yaml").unlink()
+    os.truncate(trained / "config.yaml", 50)  # a run was killed while it wrote this
     with pytest.raises(UserError, match=r"swapped\.txt: its token list is not the one in .*exp/vocabulary\.json"):
         main(arguments(data, trained, "--token_list", swapped))
     main(arguments(data, trained, "--token_list", swapped, "--resume", "false", "--max_epoch", "1"))  # a new training
