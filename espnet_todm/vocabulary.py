@@ -26,8 +26,8 @@ def describe(tokens: Sequence[str], bpemodel: Optional[PathLike] = None) -> dict
 
 
 def read_tokens(tokens: Union[PathLike, Sequence[str]]) -> list[str]:
-    """A token list as ESPnet takes it: as it is, or the file with one token per line. Raises UserError when that is missing or
-    not UTF-8."""
+    """A token list as ESPnet takes it: as it is, or the file with one token per line. Raises UserError when that is missing
+    or not UTF-8."""
     if not isinstance(tokens, (str, Path)):
         return list(tokens)
     if not Path(tokens).is_file():
@@ -40,7 +40,7 @@ def read_tokens(tokens: Union[PathLike, Sequence[str]]) -> list[str]:
 
 
 def check_tokens(tokens: Sequence[str]) -> None:
-    """Raises UserError when there is no ``<blank>``, for which ESPnet would take the first token, or a token stands twice."""
+    """Raises UserError when a token stands twice, or there is no ``<blank>``: ESPnet would take the first token for it."""
     if BLANK not in tokens:
         raise UserError(f"token_list: has {len(tokens)} tokens, but no {BLANK}; it must be the first")
     if len(set(tokens)) < len(tokens):
