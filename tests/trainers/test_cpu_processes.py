@@ -57,7 +57,7 @@ def _training(output: Path, data: Path, *before: str) -> Iterator[subprocess.Pop
     with output.with_suffix(".log").open("w") as log:
         started = subprocess.Popen([*before, *options], cwd=ROOT, stdout=log, stderr=log, text=True)
     try:
-        end = time.monotonic() + 300
+        end = time.monotonic() + 900
         while not (output / "checkpoint.pth").exists():
             assert started.poll() is None and time.monotonic() < end, output.with_suffix(".log").read_text()[-3000:]
             time.sleep(0.1)
