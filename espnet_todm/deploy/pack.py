@@ -22,7 +22,7 @@ import torch
 from espnet_todm.card import CARD, WEIGHTS
 from espnet_todm.deploy.folder import CHECKPOINT, write_config
 from espnet_todm.deploy.load import CONFIG, FILE_OPTIONS, load_extracted
-from espnet_todm.deploy.onnx.folder import FOLDER as ONNX
+from espnet_todm.deploy.onnx.folder import FOLDER, STREAMING_FOLDER
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_directory, atomic_path, damage_told
 from espnet_todm.trainers.checkpoint_files import save_checkpoint
@@ -41,8 +41,8 @@ class Packed(NamedTuple):
 def pack(subnet: PathLike, output: PathLike, readme: str, overwrite: bool = False) -> Packed:
     """Write ``output/<name>/`` and ``output/<name>.zip`` from the folder of an extracted size.
 
-    The folder holds model.safetensors, config.yaml and what it names, card.json, tokens.txt and README.md, and onnx/ if
-    the size was exported; the archive holds the same without onnx/, and model.pth for ESPnet.
+    The folder holds model.safetensors, config.yaml and what it names, card.json, tokens.txt and README.md, and onnx/ and
+    streaming-onnx/ if the size was exported; the archive holds the same without these, and model.pth for ESPnet.
 
     Args:
         readme: text of README.md, see :func:`espnet_todm.report.model_card.model_card`.
@@ -65,8 +65,9 @@ def pack(subnet: PathLike, output: PathLike, readme: str, overwrite: bool = Fals
         (folder / TOKENS).write_text("\n".join(model.token_list) + "\n", encoding="utf-8")
         (folder / README).write_text(readme, encoding="utf-8")
         _write_archive(folder, packed.archive, model.state_dict())
-        if (source / ONNX).is_dir():
-            shutil.copytree(source / ONNX, folder / ONNX)
+        for exported in (FOLDER, STREAMING_FOLDER):
+            if (source / exported).is_dir():
+                shutil.copytree(source / exported, folder / exported)
     return packed
 
 
@@ -98,15 +99,9 @@ def _leads_out(name: str) -> bool:
 def _check_own(source: Path, config: Mapping[str, Any]) -> None:
     """Raises UserError where a file that would be packed lies outside the folder: named by the config, or by a link."""
     named = [(config.get(section) or {} if section else config).get(key) for section, key in FILE_OPTIONS]
-    exported = (source / ONNX).rglob("*") if (source / ONNX).exists() else ()
-    for file in (
-        source / WEIGHTS,
-        source / CARD,
-        source / CONFIG,
-        *map(Path, filter(None, named)),
-        source / ONNX,
-        *exported,
-    ):
+    exports = [source / FOLDER, source / STREAMING_FOLDER]
+    exported = [file for export in exports for file in (export, *export.rglob("*"))]
+    for file in (source / WEIGHTS, source / CARD, source / CONFIG, *map(Path, filter(None, named)), *exported):
         if os.path.lexists(file) and source.resolve() not in file.resolve().parents:
             raise UserError(
                 f"{file}: is {file.resolve()}, outside of {source}; a size is packed from files of its folder only"

@@ -254,7 +254,7 @@ def _rename(subnet: Path, **changes: str) -> None:
     (subnet / "config.yaml").write_text(yaml.safe_dump({**config, **changes}), encoding="utf-8")
 
 
-@pytest.mark.parametrize("how", ["named", "named above", "linked", "exported"])
+@pytest.mark.parametrize("how", ["named", "named above", "linked", "onnx", "streaming-onnx"])
 def test_only_files_of_the_sizes_own_folder_are_packed(experiment: Path, tmp_path: Path, how: str) -> None:
     subnet = extracted(experiment, tmp_path)
     secret = tmp_path / "secret"
@@ -267,8 +267,8 @@ def test_only_files_of_the_sizes_own_folder_are_packed(experiment: Path, tmp_pat
         (subnet / "bpe.model").symlink_to(secret)
         _rename(subnet, bpemodel="bpe.model")
     else:
-        (subnet / "onnx").mkdir()
-        (subnet / "onnx/model.onnx").symlink_to(secret)
+        (subnet / how).mkdir()
+        (subnet / how / "model.onnx").symlink_to(secret)
     with pytest.raises(
         UserError, match=r"is .*/secret, outside of .*small; a size is packed from files of its folder only"
     ):
@@ -345,3 +345,16 @@ def test_a_damaged_card_is_one_line(experiment: Path, tmp_path: Path) -> None:
             UserError, match=r"card\.json: damaged: (cost is None|vocabulary is 7); extract the size again"
         ):
             load_extracted(subnet)
+
+
+def test_a_streaming_export_is_released_with_the_silence_that_it_needs(experiment: Path, tmp_path: Path) -> None:
+    subnet = extracted(experiment, tmp_path)
+    assert "## Streaming" not in model_card(subnet)
+    (subnet / "streaming-onnx").mkdir()
+    (subnet / "streaming-onnx/model.onnx").write_bytes(b"onnx")
+    streaming = {"frames": 16, "left": 64, "chunk_seconds": 0.64, "tail_seconds": 0.69}
+    write_json(subnet / "streaming-onnx/card.json", {**read_json(subnet / "card.json"), "streaming": streaming})
+    packed = pack(subnet, tmp_path / "out", model_card(subnet))
+    readme = (packed.folder / "README.md").read_text()
+    assert "chunks of 0.64 s" in readme and "0.69 s of silence" in readme and "- `streaming-onnx`" in readme
+    assert read_json(packed.folder / "streaming-onnx/card.json")["streaming"] == streaming
