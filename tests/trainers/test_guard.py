@@ -212,6 +212,17 @@ def test_an_output_that_is_no_folder_is_refused(data: Path, tmp_path: Path, what
         main(arguments(data, tmp_path / "exp"))
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_command_in_the_data_is_not_run(data: Path, tmp_path: Path, workers: str) -> None:
+    copy = shutil.copytree(data, tmp_path / "data")
+    rows = (copy / "feats.scp").read_text().splitlines()
+    (copy / "feats.scp").write_text("\n".join([f"utt00 touch {tmp_path}/ran |:5", *rows[1:]]) + "\n")
+    options = arguments(copy, tmp_path / "exp", "--num_workers", workers)
+    with pytest.raises(UserError, match=r"^touch .*/ran \|: a shell command in a table of data; pipes are not run"):
+        main(options)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "not finite", "gone"])
 def test_damaged_statistics_are_named(data: Path, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "feats_stats.npz"
