@@ -99,10 +99,9 @@ def _leads_out(name: str) -> bool:
 def _check_own(source: Path, config: Mapping[str, Any]) -> None:
     """Raises UserError where a file that would be packed lies outside the folder: named by the config, or by a link."""
     named = [(config.get(section) or {} if section else config).get(key) for section, key in FILE_OPTIONS]
-    exported = [source / name for name in (FOLDER, STREAMING_FOLDER)]
-    within = [file for folder in exported for file in folder.rglob("*")]
-    own = [source / name for name in (WEIGHTS, CARD, CONFIG)]
-    for file in (*own, *map(Path, filter(None, named)), *exported, *within):
+    exports = [source / FOLDER, source / STREAMING_FOLDER]
+    exported = [file for export in exports for file in (export, *export.rglob("*"))]
+    for file in (source / WEIGHTS, source / CARD, source / CONFIG, *map(Path, filter(None, named)), *exported):
         if os.path.lexists(file) and source.resolve() not in file.resolve().parents:
             raise UserError(
                 f"{file}: is {file.resolve()}, outside of {source}; a size is packed from files of its folder only"
