@@ -51,7 +51,7 @@ def test_without_something_to_compare_nothing_is_said() -> None:
 
 def test_models_that_have_not_learned_are_not_advised() -> None:
     wrong = {f"u{n}": "one" for n in range(9)}
-    hypotheses = {name: "two" for name in wrong}
+    hypotheses = dict.fromkeys(wrong, "two")
     sizes = [
         SizeResult(name, params=params, scores={"test": score_tables(wrong, hypotheses, "test", name)})
         for name, params in (("full", 4e6), ("small", 1e6))
