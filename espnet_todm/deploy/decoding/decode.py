@@ -74,7 +74,7 @@ class Decoder:
             lengths = torch.tensor([len(batch[place]) for place in places])
             try:
                 padded = pad_sequence([batch[place] for place in places], batch_first=True)
-                encoded, frames = self.model.encode(padded, lengths)
+                encoded, frames = encode(self.model, padded, lengths)
             except TooShortUttError:
                 continue
             yield places, encoded, frames
