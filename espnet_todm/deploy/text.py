@@ -7,23 +7,30 @@ sees them, so that the next best token, or the blank, stands in their place. Exp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from espnet2.text.build_tokenizer import build_tokenizer
 from torch import Tensor, nn
 
-from espnet_todm.data.tokens import UNKNOWN
+from espnet_todm.data.tokens import SPACE, UNKNOWN
 
 # A logit that no search picks. Finite, since beam searches subtract scores, and a number that float16 has.
 NEVER = -1e4
+_MARK = re.compile("<.+>")
 WORD_TYPES = ("word", "phn")  # token types of which each token is a word of the text: words themselves, or phonemes
 
 
 def forbidden_tokens(model: Any) -> list[int]:
-    """Tokens that are no text: ``<unk>`` and ``<sos/eos>``, in the order of their numbers."""
-    named = [number for number, token in enumerate(model.token_list) if token == UNKNOWN]
-    return sorted({*named, model.sos, model.eos} - {model.blank_id})
+    """Tokens that are no text: ``<unk>`` and ``<sos/eos>``, in the order of their numbers.
+
+    ESPnet takes the last token for ``<sos/eos>`` where a list has none. That is text, unless its name is that of a mark.
+    """
+    tokens = model.token_list
+    unknown = [number for number, token in enumerate(tokens) if token == UNKNOWN]
+    ends = [number for number in (model.sos, model.eos) if _MARK.fullmatch(tokens[number]) and tokens[number] != SPACE]
+    return sorted({*unknown, *ends} - {model.blank_id})
 
 
 def only_text(logits: Tensor, forbidden: Sequence[int]) -> Tensor:

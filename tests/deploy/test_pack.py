@@ -244,3 +244,16 @@ def test_asr_sh_packs_an_extracted_folder_into_what_espnet_loads(
     ours, _ = load_extracted(subnet)  # from its own copy of the statistics
     for _, features in read_features(experiment / "feats.scp"):
         torch.testing.assert_close(encode(recogniser.asr_model, features), encode(ours, features), atol=0, rtol=0)
+
+
+def test_a_streaming_export_is_released_with_the_silence_that_it_needs(experiment: Path, tmp_path: Path) -> None:
+    subnet = extracted(experiment, tmp_path)
+    assert "## Streaming" not in model_card(subnet)
+    (subnet / "streaming-onnx").mkdir()
+    (subnet / "streaming-onnx/model.onnx").write_bytes(b"onnx")
+    streaming = {"frames": 16, "left": 64, "chunk_seconds": 0.64, "tail_seconds": 0.69}
+    write_json(subnet / "streaming-onnx/card.json", {**read_json(subnet / "card.json"), "streaming": streaming})
+    packed = pack(subnet, tmp_path / "out", model_card(subnet))
+    readme = (packed.folder / "README.md").read_text()
+    assert "chunks of 0.64 s" in readme and "0.69 s of silence" in readme and "- `streaming-onnx`" in readme
+    assert read_json(packed.folder / "streaming-onnx/card.json")["streaming"] == streaming

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Optional
 
 import numpy as np
@@ -55,6 +56,16 @@ def test_the_model_itself_would_write_them(ctc: Path) -> None:
     encoded, _ = model.encode(torch.tensor(FEATURES[0])[None], torch.tensor([len(FEATURES[0])]))
     assert 1 in model.ctc.argmax(encoded)[0] and 10 in model.ctc.argmax(encoded)[0]
     assert forbidden_tokens(model) == [1, 10]
+
+
+def test_the_last_token_of_a_list_without_marks_is_text() -> None:
+    model = SimpleNamespace(token_list=["<blank>", "<unk>", "A", "B"], sos=3, eos=3, blank_id=0)
+    assert forbidden_tokens(model) == [1]
+    for last, expected in (("<space>", [1]), ("<sos/eos>", [1, 3]), ("</s>", [1, 3]), ("<", [1])):
+        model.token_list[3] = last
+        assert forbidden_tokens(model) == expected, last
+    model.blank_id = 3
+    assert forbidden_tokens(model) == [1]  # a blank is never forbidden
 
 
 @pytest.mark.parametrize("name", ["ctc", "transducer"])

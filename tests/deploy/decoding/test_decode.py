@@ -12,8 +12,9 @@ import torch
 from espnet_todm.bin.decode import main as decode_main
 from espnet_todm.bin.measure_rtf import main as rtf_main
 from espnet_todm.deploy.decoding.decode import Decoder, decode
-from espnet_todm.deploy.decoding.features import input_table, read_features
+from espnet_todm.deploy.decoding.features import input_table, read_features, sampling_rate
 from espnet_todm.deploy.decoding.searches import best_paths
+from espnet_todm.deploy.device.inputs import read_utterances
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.load import load_checkpoint
 from espnet_todm.errors import UserError
@@ -100,3 +101,27 @@ def test_an_empty_set_is_refused(tmp_path) -> None:
     (tmp_path / "feats.scp").unlink()
     with pytest.raises(UserError, match="neither"):
         input_table(tmp_path)
+
+
+def test_audio_of_another_rate_or_number_of_channels_is_refused_where_it_matters(tmp_path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros((800, 2)), 8000)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path}/a.wav\n")
+    assert len(list(read_features(tmp_path / "wav.scp", rate=8000))) == 1
+    with pytest.raises(UserError, match=r"wav.scp: a has 2 channel\(s\) of 8000 Hz, but 2 of 16000 Hz is needed"):
+        list(read_features(tmp_path / "wav.scp", rate=16000))
+    with pytest.raises(UserError, match=r"wav.scp: a has 2 channel\(s\) of 8000 Hz, but 1 of 16000 Hz is needed"):
+        read_utterances(tmp_path / "wav.scp", 1, audio=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "rate"),
+    [
+        ({"frontend": "default", "frontend_conf": {"fs": "8k"}}, 8000),
+        ({"frontend": "default", "frontend_conf": {"fs": 16000}}, 16000),
+        ({"frontend": "default", "frontend_conf": {}}, None),
+        ({"frontend": "s3prl", "frontend_conf": None}, None),
+        ({"frontend": None, "frontend_conf": {"fs": 16000}}, None),
+    ],
+)
+def test_the_rate_is_what_the_front_end_says(config: dict, rate: object) -> None:
+    assert sampling_rate(config) == rate
