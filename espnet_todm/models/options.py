@@ -84,8 +84,8 @@ def check_options(
         if key not in known
     ]
     check_tokens(espnet.get("token_list", ()))
-    if espnet.get("interctc_weight"):
-        problems.append(f"interctc_weight: {espnet['interctc_weight']} is not possible in model: todm; allowed: 0")
+    if espnet.get("aux_ctc"):
+        problems.append(f"aux_ctc: {espnet['aux_ctc']!r} is not possible in model: todm: all CTC is of the text")
     if autocast is not None and autocast not in DTYPES:
         problems.append(f"autocast: {autocast!r} is unknown; allowed: {', '.join(DTYPES)} or leave it out")
     if output_layers not in OUTPUT_LAYERS:

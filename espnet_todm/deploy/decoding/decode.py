@@ -23,6 +23,7 @@ from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.text import Spelling, forbidden_tokens, only_text
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.files import write_json, write_table
+from espnet_todm.models.interctc import encode
 
 Utterance = tuple[str, Tensor]
 Result = TypeVar("Result")
@@ -74,7 +75,7 @@ class Decoder:
             lengths = torch.tensor([len(batch[place]) for place in places])
             try:
                 padded = pad_sequence([batch[place] for place in places], batch_first=True)
-                encoded, frames = self.model.encode(padded, lengths)
+                encoded, frames = encode(self.model, padded, lengths)
             except TooShortUttError:
                 continue
             yield places, encoded, frames

@@ -29,6 +29,7 @@ from espnet_todm.deploy.text import forbidden_tokens, only_text
 from espnet_todm.deploy.threads import torch_threads
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
+from espnet_todm.models.interctc import encode
 
 
 class TorchRuntime(StepRuntime):
@@ -56,7 +57,7 @@ class TorchRuntime(StepRuntime):
         speech = torch.tensor(features).unsqueeze(0)  # a copy: GlobalMVN works in place
         if speech.size(1):  # ESPnet fails on nothing before it finds it too short
             with suppress(TooShortUttError):
-                return self.model.encode(speech, torch.tensor([speech.size(1)]))[0][0]
+                return encode(self.model, speech, torch.tensor([speech.size(1)]))[0][0]
         return torch.zeros(0, (self.model.postencoder or self.model.encoder).output_size())
 
 
