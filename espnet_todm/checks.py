@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from espnet_todm.errors import UserError
 
@@ -45,3 +45,15 @@ def build(cls: type, conf: Mapping[str, Any], where: str, *arguments: Any, **def
         if key not in allowed and not looks_itself:
             raise UserError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}")
     return cls(*arguments, **{**defaults, **conf})
+
+
+def together(*checks: Callable[[], Any]) -> None:
+    """Make all of these checks; raise one UserError with what each of them refuses, in one line."""
+    told = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            told.append(str(error))
+    if told:
+        raise UserError("; ".join(told))

@@ -22,6 +22,11 @@ from espnet_todm.errors import UserError, one_line
 PathLike = Union[str, Path]
 BYTE_ORDER_MARK = "\ufeff"
 _GZIP, _UTF_16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")  # the first bytes of such files
+# What libraries raise where a file's content is not what they wrote.
+DAMAGE = (
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError, EOFError),
+    *(zlib.error, zipfile.BadZipFile, gzip.BadGzipFile),
+)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, quota used up, larger than a file may be
 
 
@@ -252,7 +257,7 @@ def damage_told(path: PathLike, advice: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
+    except DAMAGE as error:
         raise UserError(f"{path}: damaged ({type(error).__name__}: {one_line(error, 100)}); {advice}") from error
 
 

@@ -13,6 +13,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Optional
 
 TASK = "espnet2.tasks.asr"
+runs_pipes = True  # until one of this package's own commands says otherwise
 
 
 class _RegisteringLoader(Loader):
@@ -62,8 +63,13 @@ class _Finder(MetaPathFinder):
         return spec
 
 
-def install() -> None:
-    """Register now if ESPnet's ASR task is imported already, otherwise when it is. Idempotent and cheap."""
+def install(pipes: bool = True) -> None:
+    """Register now if ESPnet's ASR task is imported already, otherwise when it is. Idempotent and cheap.
+
+    pipes: whether ESPnet may run shell commands in tables of data, as Kaldi allows. Stock commands may; ours may not.
+    """
+    global runs_pipes
+    runs_pipes = runs_pipes and pipes
     if TASK in sys.modules:
         from espnet_todm import register
 

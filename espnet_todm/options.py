@@ -16,6 +16,7 @@ from unittest import mock
 
 from espnet_todm.errors import UserError
 from espnet_todm.overlay import read_config
+from espnet_todm.trainers.inputs import check_run
 
 # Parts all of whose numbers are plain numbers; elsewhere text such as "16k" may be meant.
 NUMERIC = ("encoder", "model", "subnet_trainer", "optim", "scheduler")
@@ -40,6 +41,7 @@ def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
     ]
     for name, classes, optional in (*parts, ("optim", optim_classes, False), ("scheduler", scheduler_classes, True)):
         check_part(name, getattr(options, name), getattr(options, f"{name}_conf"), classes, optional)
+    check_run(options)
     return options
 
 

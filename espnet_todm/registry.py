@@ -18,6 +18,7 @@ CONTRACT = (
     ("espnet2.tasks.asr", "specaug_choices"),
     ("espnet2.tasks.abs_task", "optim_classes"),
     ("espnet2.tasks.abs_task", "scheduler_classes"),
+    ("espnet2.tasks.abs_task", "load_pretrained_model"),
     ("espnet2.train.class_choices", "ClassChoices"),
     ("espnet2.train.trainer", "Trainer"),
 )
@@ -42,6 +43,7 @@ def register() -> None:
     _registered = True
     _register_classes(symbols)
     _register_subnet_trainers(symbols)
+    _register_init_param(symbols)
     _guard(symbols["espnet2.tasks.asr", "ASRTask"])
 
 
@@ -82,6 +84,7 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     from espnet_todm.trainers.base import SubnetTrainer
     from espnet_todm.trainers.baselines import RandomNestedTrainer, TopKTrainer, UniformTrainer, ZeroOutTrainer
     from espnet_todm.trainers.espnet_trainer import TodmTrainer
+    from espnet_todm.trainers.inputs import batch_errors
     from espnet_todm.trainers.kd import KDTrainer
     from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
     from espnet_todm.trainers.single import SingleTrainer
@@ -120,7 +123,21 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
             model.subnet_trainer = build(trainer, conf, "subnet_trainer_conf", model, seed=seed)
         return model
 
+    build_stock_batches = task.build_iter_factory.__func__
+
+    def build_iter_factory(cls: Any, args: Any, distributed_option: Any, mode: str, kwargs: Any = None) -> Any:
+        with batch_errors(mode):
+            return build_stock_batches(cls, args, distributed_option, mode, kwargs)
+
     task.build_model = classmethod(build_model)
+    task.build_iter_factory = classmethod(build_iter_factory)
+
+
+def _register_init_param(symbols: dict[tuple[str, str], Any]) -> None:
+    from espnet_todm.trainers.init_param import filling_sizes
+
+    load = filling_sizes(symbols["espnet2.tasks.abs_task", "load_pretrained_model"])
+    importlib.import_module("espnet2.tasks.abs_task").load_pretrained_model = load  # type: ignore[attr-defined]
 
 
 def _guard(task: Any) -> None:

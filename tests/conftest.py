@@ -11,10 +11,12 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from espnet_todm.components import Subnet
+from espnet_todm.encoders.branchformer import TodmBranchformerEncoder
 from espnet_todm.encoders.conformer import TodmConformerEncoder
 from espnet_todm.encoders.e_branchformer import TodmEBranchformerEncoder
 from espnet_todm.encoders.mh_ssm import TodmMhSsmEncoder
 from espnet_todm.encoders.supernet import SupernetEncoder
+from espnet_todm.encoders.transformer import TodmTransformerEncoder
 from espnet_todm.latency import LatencyTable, Line, fingerprint
 
 torch.set_num_threads(1)
@@ -40,6 +42,9 @@ FLAVOURS: dict[str, dict[str, Any]] = {
     "no convolution": {"use_cnn_module": False},
     "stride 6, chunks apart": {"input_layer": "conv2d6", "ffn_chunks": 2, "macaron_ffn_chunks": 8},
     "slim input layer": {"input_channels": 6},
+    "stride 8": {"input_layer": "conv2d8", "num_blocks": 2},
+    "frames as they are": {"input_layer": "linear", "num_blocks": 2},
+    "dropped layers": {"layer_drop_rate": 0.3, "stochastic_depth_rate": [0.0, 0.2, 0.5]},
     "VGG front end": {"input_layer": "vgg4", "num_blocks": 2},
     "depthwise front end": {"input_layer": "dw_conv2d", "num_blocks": 2},
     "wide heads": {"head_dim": 12, "activation_type": "gelu"},
@@ -54,8 +59,21 @@ E_BRANCHFORMERS: dict[str, dict[str, Any]] = {
         "pos_enc_layer_type": "abs_pos", "attention_layer_type": "selfattn", "cgmlp_groups": 1, "merge_conv_kernel": 5,
     },
     "E-Branchformer, legacy relative": {"rel_pos_type": "legacy", "num_blocks": 2},
+    "E-Branchformer, stride 2, a linear layer after the filters": {
+        "input_layer": "conv1d2", "use_linear_after_conv": True, "cgmlp_groups": 1, "num_blocks": 2,
+    },
     "E-Branchformer, no positions": {
         "pos_enc_layer_type": "none", "attention_layer_type": "selfattn", "head_dim": 6, "input_layer": "dw_conv2d",
+    },
+}  # fmt: skip
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "Transformer": {},
+    "Transformer, stride 2, wide heads": {"input_layer": "conv1d2", "head_dim": 6, "num_blocks": 2},
+}
+BRANCHFORMERS: dict[str, dict[str, Any]] = {
+    "Branchformer": {"stochastic_depth_rate": 0.1},
+    "Branchformer, legacy relative, gated by swish": {
+        "rel_pos_type": "legacy", "gate_activation": "swish", "num_blocks": 2, "input_layer": "conv2d2",
     },
 }  # fmt: skip
 MH_SSMS: dict[str, dict[str, Any]] = {
@@ -104,6 +122,21 @@ def e_branchformer(**options: Any) -> TodmEBranchformerEncoder:
         "cgmlp_conv_kernel": 5,
     }
     return build(TodmEBranchformerEncoder, **{**base, **options})
+
+
+def transformer(**options: Any) -> TodmTransformerEncoder:
+    """The same size of Transformer."""
+    return build(TodmTransformerEncoder, **{"attention_heads": 4, **options})
+
+
+def branchformer(**options: Any) -> TodmBranchformerEncoder:
+    """The same size of Branchformer; it has no feed-forward modules."""
+    torch.manual_seed(0)
+    base = {name: value for name, value in SMALL.items() if name != "linear_units"}
+    cgmlp = {"attention_heads": 4, "cgmlp_linear_units": 24, "cgmlp_conv_kernel": 5}
+    built = TodmBranchformerEncoder(**{**base, **cgmlp, **options})
+    disturb(built)
+    return built.eval()
 
 
 def mh_ssm(**options: Any) -> TodmMhSsmEncoder:
@@ -165,6 +198,8 @@ def random_subnet(encoder: SupernetEncoder, seed: int, density: float = 0.5) -> 
 ENCODERS: dict[str, tuple[Callable[..., SupernetEncoder], dict[str, Any]]] = {
     **{name: (conformer, options) for name, options in FLAVOURS.items()},
     **{name: (e_branchformer, options) for name, options in E_BRANCHFORMERS.items()},
+    **{name: (transformer, options) for name, options in TRANSFORMERS.items()},
+    **{name: (branchformer, options) for name, options in BRANCHFORMERS.items()},
     **{name: (mh_ssm, options) for name, options in MH_SSMS.items()},
 }
 

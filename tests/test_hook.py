@@ -99,8 +99,8 @@ def test_children_that_a_script_spawns_import_the_script(tmp_path: Path) -> None
 
 def test_a_users_error_of_a_stock_command_is_one_line(tmp_path: Path) -> None:
     code = (
-        "import espnet2.tasks.asr as asr\nfrom types import SimpleNamespace\n"
-        "asr.ASRTask.build_model(SimpleNamespace(model='todm', postencoder='hugging_face_transformers'))"
+        "import espnet2.tasks.asr as asr\nfrom argparse import Namespace\n"
+        "asr.ASRTask.build_model(Namespace(model='todm', postencoder='hugging_face_transformers'))"
     )
     done = python(["-m", "espnet_todm.run", "-c", code])
     assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -16,7 +16,7 @@ from espnet_todm.bin._cli import run
 from espnet_todm.deploy.optional import needed
 from espnet_todm.errors import UserError
 
-hook.install()
+hook.install(pipes=False)
 
 LOGS = False  # ESPnet sets them up
 
@@ -43,6 +43,9 @@ def main(arguments: Sequence[str]) -> None:
     register()
     from espnet2.bin.asr_inference import main as inference
 
+    from espnet_todm.data.archives import refuse_code
+
+    refuse_code()
     inference(rest)
 
 

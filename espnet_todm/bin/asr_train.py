@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from espnet_todm import hook, register
 from espnet_todm.bin._cli import run
 
-hook.install()
+hook.install(pipes=False)
 
 LOGS = False  # ESPnet sets them up, quieter on other ranks than the first
 
@@ -21,11 +21,13 @@ def main(arguments: Sequence[str]) -> None:
 
     from espnet_todm.options import checkpoint_errors, parse_training, print_config
     from espnet_todm.trainers.faults import faults_told
+    from espnet_todm.trainers.inputs import check_data
 
     options = parse_training(arguments)
     if options.print_config:
         print_config(options)
         return
+    check_data(options)
     with checkpoint_errors(), faults_told():
         ASRTask.main(args=options)
 

@@ -14,7 +14,7 @@ from espnet_todm import hook, register
 from espnet_todm.acoustics import MEL_BINS
 from espnet_todm.bin._cli import Parser, run
 
-hook.install()
+hook.install(pipes=False)
 
 # criterion, its unit's factor, title
 COLUMNS = (

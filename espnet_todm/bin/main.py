@@ -20,7 +20,7 @@ from espnet_todm import bin as commands_package
 from espnet_todm.bin._cli import EXAMPLE, run
 from espnet_todm.errors import UserError
 
-hook.install()  # a training's child processes import this module, not the training's
+hook.install(pipes=False)  # a training's child processes import this module, not the training's
 
 # Shown first, in the order of their use; the others are mostly stages of the recipes.
 TITLES = ("From a trained supernet to devices", "Training, and the stages of the recipes")

@@ -44,12 +44,12 @@ class Perplexity:
     @property
     def perplexity(self) -> float:
         """Over all words and sentence ends."""
-        return 10 ** (-self.log_prob / (self.words + self.sentences))
+        return _power(-self.log_prob / (self.words + self.sentences))
 
     @property
     def perplexity_of_known(self) -> float:
         """Without the words that the model has not."""
-        return 10 ** (-(self.log_prob - self.unknown_log_prob) / (self.words - self.unknown + self.sentences))
+        return _power(-(self.log_prob - self.unknown_log_prob) / (self.words - self.unknown + self.sentences))
 
 
 class Arpa:
@@ -185,6 +185,10 @@ def _log10(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError
     return value
+
+
+def _power(exponent: float) -> float:
+    return float(10 ** min(exponent, 300.0))  # models with impossible words and back-off weights may ask for more
 
 
 def _grams(sentences: Sequence[Sequence[str]], number: int) -> Iterator[str]:

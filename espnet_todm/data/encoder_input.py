@@ -53,7 +53,7 @@ def _frames(encoder: str, conf: Mapping[str, Any]) -> int:
     from espnet_todm.encoders.supernet import SUPERNET_OPTIONS
 
     cls = encoders().get(encoder)
-    if cls is None:
+    if cls is None or conf.get("input_layer", "") is None:  # null takes frames as they are, of the encoder's own width
         return 1
     own = {key: value for key, value in conf.items() if key not in SUPERNET_OPTIONS}  # sizes may need what comes later
     return int(build(cls, own, "encoder_conf", input_size=MEL_BINS).shortest())

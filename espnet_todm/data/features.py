@@ -23,15 +23,24 @@ from typing import Any, Optional
 import kaldiio
 import numpy as np
 import soundfile
-from lhotse import CutSet, Fbank, FbankConfig
+from lhotse import Fbank, FbankConfig
 from lhotse.cut import MonoCut
 
 from espnet_todm.acoustics import MEL_BINS, SAMPLING_RATE
 from espnet_todm.completion import MARKER, exclusive, fingerprint, is_complete, mark_complete
 from espnet_todm.data.audio import Measure, libsndfile, read
-from espnet_todm.data.tables import CUTS, is_whole
+from espnet_todm.data.tables import CUTS, DAMAGED, is_whole, iterate_cuts
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_directory, atomic_path, read_json, to_json, write_json, write_text
+from espnet_todm.files import (
+    PathLike,
+    atomic_directory,
+    atomic_path,
+    damage_told,
+    read_json,
+    to_json,
+    write_json,
+    write_text,
+)
 from espnet_todm.launch import launch
 
 FEATS_TYPES = ("fbank", "raw")
@@ -128,7 +137,8 @@ def compute_shard(shard: Shard) -> None:
 
 def read_measures(folder: PathLike) -> Iterator[Measure]:
     """The measures of a completed stage 3, in the order of the cuts."""
-    with (Path(folder) / MEASURES).open(encoding="utf-8") as lines:
+    path = Path(folder) / MEASURES
+    with damage_told(path, "remove its folder and run stage 3 (features) again"), path.open(encoding="utf-8") as lines:
         for line in lines:
             yield Measure(**json.loads(line))
 
@@ -167,7 +177,7 @@ def _begin(data: Path, folder: Path, options: FeatureOptions, wanted: dict[str, 
 
 def _pieces(cuts: Path, size: int) -> Iterator[list[str]]:
     piece: list[str] = []
-    with gzip.open(cuts, "rt", encoding="utf-8") as lines:
+    with damage_told(cuts, DAMAGED), gzip.open(cuts, "rt", encoding="utf-8") as lines:
         for line in lines:
             piece.append(line)
             if len(piece) == size:
@@ -196,7 +206,7 @@ def _write_fbank(shard: Shard) -> list[Measure]:
     extractor = Fbank(FbankConfig(sampling_rate=options.sampling_rate, num_filters=options.mel_bins))
     measures = []
     with atomic_path(shard.archive) as temporary, temporary.open("wb") as archive:
-        for cut in CutSet.from_jsonl_lazy(shard.cuts):
+        for cut in iterate_cuts(shard.cuts):
             measure, samples = read(cut)
             if samples is not None and usable(measure, options.sampling_rate):
                 features = np.asarray(extractor.extract(samples, options.sampling_rate))
@@ -213,7 +223,7 @@ def _write_fbank(shard: Shard) -> list[Measure]:
 def _write_audio(shard: Shard) -> list[Measure]:
     measures = []
     with atomic_directory(shard.audio) as folder:
-        for cut in CutSet.from_jsonl_lazy(shard.cuts):
+        for cut in iterate_cuts(shard.cuts):
             measure, samples = read(cut)
             if samples is not None and usable(measure, shard.options.sampling_rate):
                 measure.where, measure.frames = _raw(cut, samples, shard, folder), samples.shape[-1]

@@ -8,7 +8,7 @@ recordings; ``wav.scp`` then names recordings) and ``problems.tsv`` (utterances 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from lhotse.cut import MonoCut
 from tqdm import tqdm
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, read_lines, write_table, write_text
+from espnet_todm.files import PathLike, damage_told, read_lines, write_table, write_text
 
 CUTS = "cuts.jsonl.gz"
+DAMAGED = "remove its folder and run stage 1 (data) again"  # what to do
 PROBLEMS = "problems.tsv"
 
 
@@ -91,12 +92,25 @@ def write_speakers(folder: PathLike, speakers: dict[str, str]) -> None:
     write_table(Path(folder) / "spk2utt", {speaker: " ".join(names) for speaker, names in utterances.items()})
 
 
-def read_cuts(folder: PathLike) -> CutSet:
-    """The cuts of a data folder, read lazily. Raises UserError when there are none."""
+def read_cuts(folder: PathLike) -> Iterator[MonoCut]:
+    """The cuts of a data folder, read lazily. Raises UserError when there are none, and as ``iterate_cuts``."""
     path = Path(folder) / CUTS
     if not path.is_file():
         raise UserError(f"{path}: no such file; run stage 1 (data) first")
-    return CutSet.from_jsonl_lazy(path)
+    return iterate_cuts(path)
+
+
+def iterate_cuts(path: PathLike) -> Iterator[MonoCut]:
+    """The cuts of a file, one at a time.
+
+    Raises UserError when the file is damaged, and where a cut's audio is no file: lhotse would run a command or load a page.
+    """
+    with damage_told(path, DAMAGED):
+        for cut in CutSet.from_jsonl_lazy(path):
+            for source in cut.recording.sources:
+                if source.type != "file":
+                    raise UserError(f"{path}: {cut.id}: its audio is a {source.type} ({source.source}), not a file")
+            yield cut
 
 
 def write_problems(path: PathLike, problems: Iterable[Problem]) -> None:

@@ -50,7 +50,7 @@ class Supernet:
 
 
 def load_supernet(config: PathLike, checkpoint: PathLike) -> Supernet:
-    """A stock Conformer or E-Branchformer counts as a supernet of one size, ``full``.
+    """A model with one of ESPnet's own encoders that supernets are made of counts as a supernet of one size, ``full``.
 
     Raises UserError when the files do not fit or the model is no supernet.
     """

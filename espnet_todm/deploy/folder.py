@@ -7,17 +7,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+import sentencepiece
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
 from espnet_todm.card import CARD, WEIGHTS, identify_weights
+from espnet_todm.data.statistics import check_statistics
 from espnet_todm.deploy.load import CONFIG, FILE_OPTIONS
-from espnet_todm.files import PathLike
+from espnet_todm.errors import UserError, one_line
+from espnet_todm.files import PathLike, read_json
 from espnet_todm.trainers.checkpoint_files import save_checkpoint
 
 IMAGES = "images"  # ESPnet's name
 CHECKPOINT = "model.pth"  # the same weights for ESPnet, which reads no safetensors
+
+
+def check_sentencepiece(path: PathLike) -> None:
+    """Raises UserError unless a file is a model of sentencepiece."""
+    try:
+        sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError, TypeError) as error:
+        raise UserError(f"bpemodel: {path}: no model of sentencepiece, or damaged ({one_line(error, 100)})") from None
+
+
+# What each of FILE_OPTIONS must name.
+CHECKS = {"stats_file": check_statistics, "bpemodel": check_sentencepiece, "latency_table": read_json}
 
 
 def write_config(conf: Mapping[str, Any], folder: Path, final: Optional[Path] = None) -> None:
@@ -30,6 +45,7 @@ def write_config(conf: Mapping[str, Any], folder: Path, final: Optional[Path] = 
     for section, key in FILE_OPTIONS:
         owner = conf.get(section) if section else conf
         if owner and owner.get(key):
+            CHECKS[key](owner[key])  # a config may come from others, and the copy be given away
             shutil.copyfile(owner[key], folder / Path(owner[key]).name)
             moved = {**owner, key: owner[key] if final is None else str(final / Path(owner[key]).name)}
             written = {**written, section: moved} if section else {**written, key: moved[key]}

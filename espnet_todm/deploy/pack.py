@@ -8,23 +8,27 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from espnet_todm.card import CARD, WEIGHTS
 from espnet_todm.deploy.folder import CHECKPOINT, write_config
-from espnet_todm.deploy.load import CONFIG, load_extracted
+from espnet_todm.deploy.load import CONFIG, FILE_OPTIONS, load_extracted
 from espnet_todm.deploy.onnx.folder import FOLDER, STREAMING_FOLDER
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_directory, atomic_path
+from espnet_todm.files import PathLike, atomic_directory, atomic_path, damage_told
 from espnet_todm.trainers.checkpoint_files import save_checkpoint
 
 README = "README.md"
+EXPORTS = (FOLDER, STREAMING_FOLDER)
 TOKENS = "tokens.txt"
 
 
@@ -46,13 +50,15 @@ def pack(subnet: PathLike, output: PathLike, readme: str, overwrite: bool = Fals
         overwrite: replace what an earlier run wrote.
 
     Raises:
-        UserError: the size's folder is damaged, its weights are not the card's, or the output exists already.
+        UserError: the size's folder is damaged, its weights are not the card's, it or its config leads to files outside, or
+            the output exists already.
     """
     source = Path(subnet)
     name = source.resolve().name
     packed = Packed(Path(output) / name, Path(output) / f"{name}.zip")
     _check_output(packed, source, overwrite)
     model, config = load_extracted(source)
+    _check_own(source, config)
     with atomic_directory(packed.folder) as folder:
         write_config({**config, "output_dir": "."}, folder, Path("."))
         for file in (WEIGHTS, CARD):
@@ -60,10 +66,47 @@ def pack(subnet: PathLike, output: PathLike, readme: str, overwrite: bool = Fals
         (folder / TOKENS).write_text("\n".join(model.token_list) + "\n", encoding="utf-8")
         (folder / README).write_text(readme, encoding="utf-8")
         _write_archive(folder, packed.archive, model.state_dict())
-        for exported in (FOLDER, STREAMING_FOLDER):
+        for exported in EXPORTS:
             if (source / exported).is_dir():
                 shutil.copytree(source / exported, folder / exported)
     return packed
+
+
+def unpack(archive: PathLike, output: PathLike) -> Path:
+    """Unpack what :func:`pack` wrote into the folder ``output``, which :func:`load_extracted` then reads.
+
+    Raises UserError when the archive is missing or damaged, a name in it leads out of the folder, or ``output`` exists.
+    """
+    if Path(output).exists():
+        raise UserError(f"{output}: exists; give another --output")
+    if not Path(archive).is_file():
+        raise UserError(f"{archive}: no such file")
+    with damage_told(archive, "get it again"), zipfile.ZipFile(archive) as packed:
+        for entry in packed.infolist():
+            link = stat.S_ISLNK(entry.external_attr >> 16)
+            if link or _leads_out(entry.filename):
+                raise UserError(f"{archive}: {entry.filename!r} in it leads out of its folder; nothing is unpacked")
+        with atomic_directory(output) as folder:
+            packed.extractall(folder)
+    return Path(output)
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a name in an archive is anything but one below the archive's folder, on any system."""
+    parts = re.split(r"[/\\]", name)
+    return ".." in parts or parts[0] == "" or ":" in parts[0]
+
+
+def _check_own(source: Path, config: Mapping[str, Any]) -> None:
+    """Raises UserError where a file that would be packed lies outside the folder: named by the config, or by a link."""
+    named = [(config.get(section) or {} if section else config).get(key) for section, key in FILE_OPTIONS]
+    exports = [source / name for name in EXPORTS if (source / name).exists()]
+    exported = [file for folder in exports for file in (folder, *folder.rglob("*"))]
+    for file in (source / WEIGHTS, source / CARD, source / CONFIG, *map(Path, filter(None, named)), *exported):
+        if os.path.lexists(file) and source.resolve() not in file.resolve().parents:
+            raise UserError(
+                f"{file}: is {file.resolve()}, outside of {source}; a size is packed from files of its folder only"
+            )
 
 
 def _check_output(packed: Packed, source: Path, overwrite: bool) -> None:

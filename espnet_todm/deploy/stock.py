@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from espnet_todm.encoders.conformer import TodmConformerEncoder
-from espnet_todm.encoders.e_branchformer import TodmEBranchformerEncoder
+from espnet_todm.encoders.known import encoders
 from espnet_todm.encoders.supernet import SupernetEncoder
 
 # ESPnet's encoders by their names there -> ours of the same function.
 STOCK: dict[str, type[SupernetEncoder]] = {
-    encoder.stock_name: encoder for encoder in (TodmConformerEncoder, TodmEBranchformerEncoder)
+    encoder.stock_name: encoder for encoder in encoders().values() if encoder.stock_name is not None
 }
 
 

@@ -36,12 +36,13 @@ class Slot(NamedTuple):
 class LayerChoice:
     """What runs in one block: ``kept`` indices per module, or ``gates`` (components,) per module, or all when both are
     None. ``drop`` has modules that a training pass leaves out of each utterance with a probability of their own (stochastic
-    depth). ``size`` names the subnet, for statistics that a named size owns."""
+    depth). ``scale`` multiplies what each module adds. ``size`` names the subnet, for statistics that a named size owns."""
 
     kept: Optional[Mapping[str, tuple[int, ...]]] = None
     gates: Optional[Mapping[str, Tensor]] = None
     drop: Mapping[str, float] = field(default_factory=dict)
     size: str = FULL
+    scale: float = 1.0
 
     def keeps(self, name: str) -> bool:
         """Whether the module of this name runs."""
@@ -108,7 +109,7 @@ class ElasticBlock(nn.Module):
         """x (B, T, D) and what the modules that run add to it, one after another -> (B, T, D)."""
         for slot in running:
             branch = self.dropout(self.branch(x, slot, choice, context))
-            x = x + self.without_some(branch, choice.drop.get(slot.name, 0.0))
+            x = x + scaled(self.without_some(branch, choice.drop.get(slot.name, 0.0)), choice.scale)
         return x
 
     def branch(self, x: Tensor, slot: Slot, choice: LayerChoice, context: Context) -> Tensor:
@@ -163,6 +164,10 @@ class ElasticBlock(nn.Module):
         if hasattr(self, "norm_final"):
             state.update(_prefixed("norm_final", self.norm_final.state_dict()))
         return state
+
+
+def scaled(x: Tensor, factor: float) -> Tensor:
+    return x if factor == 1.0 else factor * x
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -26,8 +26,10 @@ class ElasticCgMlp(ElasticModule):
         activation: of the gate; nn.Identity() as in the paper.
         adaptive_dropout: a slice's dropout is ``p * kept / groups``, and what was extracted goes on with that.
         whole: units that p is for, default ``units``.
+        linear_after: a linear layer over all channels follows the convolution, so they are one group.
 
-    Raises UserError for an even kernel and for ``groups`` that do not divide the channels.
+    Raises UserError for more groups than one with ``linear_after``, for an even kernel, and for ``groups`` that do not
+    divide the channels.
     """
 
     cuts: ClassVar[Mapping[str, Cut]] = {
@@ -47,23 +49,25 @@ class ElasticCgMlp(ElasticModule):
         activation: nn.Module,
         adaptive_dropout: bool = True,
         whole: Optional[int] = None,
+        linear_after: bool = False,
     ) -> None:
         check_kernel("cgmlp_conv_kernel", kernel)
         if groups < 1 or units % (2 * groups):
             raise UserError(
                 f"cgmlp_groups: {groups} cannot cut cgmlp_linear_units: {units}, whose halves they must divide"
             )
+        if linear_after and groups > 1:
+            raise UserError("use_linear_after_conv: True mixes all channels of a cgMLP; it needs cgmlp_groups: 1")
         super().__init__(groups)
         self.channel_proj1 = nn.Sequential(nn.Linear(size, units), nn.GELU())
-        self.csgu = _SpatialGatingUnit(units // 2, kernel)
+        self.csgu = _SpatialGatingUnit(units // 2, kernel, linear_after)
         self.channel_proj2 = nn.Linear(units // 2, size)
         self.dropout = adapted(dropout, units, whole) if adaptive_dropout else dropout
         self.activation = activation
         self.adaptive_dropout = adaptive_dropout
 
     def flops(self, frames: int) -> float:
-        weights = ("channel_proj1.0.weight", "csgu.conv.weight", "channel_proj2.weight")
-        return 2.0 * frames * sum(self.get_parameter(name).numel() for name in weights)
+        return 2.0 * frames * sum(p.numel() for p in self.parameters() if p.dim() > 1)
 
     def run(self, x: Tensor, context: Context, kept: Kept, gates: Optional[Tensor]) -> Tensor:
         result: Tensor = self(x, context.mask, kept, gates)
@@ -76,6 +80,8 @@ class ElasticCgMlp(ElasticModule):
         weight, bias = self.take("csgu.norm.weight", kept), self.take("csgu.norm.bias", kept)
         gate = channel_norm(gate, weight, bias, self.csgu.norm.eps, gates)
         gate = depthwise(gate, mask, self.take("csgu.conv.weight", kept), self.take("csgu.conv.bias", kept))
+        if self.csgu.linear is not None:
+            gate = self.csgu.linear(gate)
         rate = self.dropout * share_of(kept, self.components) if self.adaptive_dropout else self.dropout
         hidden = F.dropout(value * self.activation(gate), rate, self.training)
         weight, bias = self.take("channel_proj2.weight", kept), self.channel_proj2.bias
@@ -85,12 +91,15 @@ class ElasticCgMlp(ElasticModule):
 class _SpatialGatingUnit(nn.Module):
     """Holds the parameters of the gate under the names, and with the start, of ESPnet's ConvolutionalSpatialGatingUnit."""
 
-    def __init__(self, channels: int, kernel: int) -> None:
+    def __init__(self, channels: int, kernel: int, linear_after: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps=LAYER_NORM_EPS)
         self.conv = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        self.linear = nn.Linear(channels, channels) if linear_after else None
 
     def espnet_initialization_fn(self) -> None:
         """What ESPnet does where a config has ``init``: gates start open."""
-        nn.init.normal_(self.conv.weight, std=1e-6)
-        nn.init.ones_(self.get_parameter("conv.bias"))
+        for layer in (self.conv, self.linear):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=1e-6)
+                nn.init.ones_(layer.get_parameter("bias"))

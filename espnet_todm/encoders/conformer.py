@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Optional
+from typing import Any, ClassVar, Optional, Union
+
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
 from espnet_todm.components import Subnet
 from espnet_todm.elastic.attention import ElasticAttention
@@ -17,33 +20,16 @@ from espnet_todm.elastic.base import ElasticModule
 from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, Slot
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.elastic.feed_forward import ElasticFeedForward
-from espnet_todm.encoders.positions import LONGEST, position_encoding, relative_kind
+from espnet_todm.encoders.frontends import STOCK_INPUTS
+from espnet_todm.encoders.positions import LONGEST, relative_kind
 from espnet_todm.encoders.stack import (
     StackedEncoder,
-    check_options,
-    check_stock,
     head_width,
     parse_blocks,
 )
 from espnet_todm.sizes import SizeSpec
 
 NAME = "todm_conformer"
-# Options of ESPnet's Conformer that a supernet has in one form only.
-FIXED_OPTIONS: dict[str, Any] = {
-    "normalize_before": True,
-    "concat_after": False,
-    "positionwise_layer_type": "linear",
-    "zero_triu": False,
-    "interctc_layer_idx": [],
-    "interctc_use_conditioning": False,
-    "ctc_trim": False,
-    "stochastic_depth_rate": 0.0,
-    "layer_drop_rate": 0.0,
-    "qk_norm": False,
-}
-IGNORED_OPTIONS = ("positionwise_conv_kernel_size", "padding_idx", "use_flash_attn")
-
-
 # Modules in ESPnet's order.
 MACARON = Slot("feed_forward_macaron", "ffn", "norm_ff_macaron")
 ATTENTION = Slot("self_attn", "heads", "norm_mha")
@@ -141,6 +127,19 @@ class TodmConformerEncoder(StackedEncoder):
 
     name: ClassVar[str] = NAME
     stock_name: ClassVar[str] = "conformer"
+    stock_class: ClassVar[type[AbsEncoder]] = ConformerEncoder
+    stock_inputs: ClassVar[Sequence[Optional[str]]] = STOCK_INPUTS
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "normalize_before": True,
+        "concat_after": False,
+        "positionwise_layer_type": "linear",
+        "zero_triu": False,
+        "interctc_layer_idx": [],
+        "interctc_use_conditioning": False,
+        "ctc_trim": False,
+        "qk_norm": False,
+    }
+    ignored: ClassVar[Sequence[str]] = ("positionwise_conv_kernel_size", "padding_idx", "use_flash_attn")
     cut_options: ClassVar[Sequence[str]] = ("ffn_chunks", "macaron_ffn_chunks", "conv_groups")
     widths: ClassVar[Mapping[str, tuple[str, Optional[str]]]] = {
         MACARON.name: ("macaron_ffn", "macaron_chunks"),
@@ -159,7 +158,7 @@ class TodmConformerEncoder(StackedEncoder):
         dropout_rate: float = 0.1,
         positional_dropout_rate: float = 0.1,
         attention_dropout_rate: float = 0.0,
-        input_layer: str = "conv2d",
+        input_layer: Optional[str] = "conv2d",
         input_channels: Optional[int] = None,
         macaron_style: bool = False,
         rel_pos_type: str = "legacy",
@@ -169,6 +168,8 @@ class TodmConformerEncoder(StackedEncoder):
         use_cnn_module: bool = True,
         cnn_module_kernel: int = 31,
         max_pos_emb_len: int = LONGEST,
+        layer_drop_rate: float = 0.0,
+        stochastic_depth_rate: Union[float, Sequence[float]] = 0.0,
         ffn_chunks: int = 4,
         macaron_ffn_chunks: Optional[int] = None,
         conv_groups: int = 1,
@@ -188,17 +189,14 @@ class TodmConformerEncoder(StackedEncoder):
     ) -> None:
         super().__init__(input_size, output_size)
         options = {k: v for k, v in locals().items() if k not in ("self", "stock", "__class__")}
-        check_stock(NAME, stock, FIXED_OPTIONS, IGNORED_OPTIONS)
-        check_options(options)
-        self.take_chunks(options)
-        encoding = position_encoding(options)
+        self.check(options, stock, lambda: self.take_chunks(options))
         conf = _block_conf(options)
         shapes = [_uniform_shape(options)] * num_blocks if blocks is None else parse_blocks(blocks, BlockShape)
-        self.build(options, encoding, shapes, partial(ElasticConformerBlock, conf, sizes=tuple(sizes or ())))
+        self.build(options, shapes, partial(ElasticConformerBlock, conf, sizes=tuple(sizes or ())))
         self.finish(sizes, subnet, criterion, latency_table)
 
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
-        return {**super().extracted_conf(subnet), "head_dim": head_width(self._options)}
+        return {**super().extracted_conf(subnet), "head_dim": head_width(self.options)}
 
     def stock_conf(self, subnet: Subnet) -> Optional[dict[str, Any]]:
         conf = self.extracted_conf(subnet)
@@ -218,20 +216,7 @@ class TodmConformerEncoder(StackedEncoder):
         )
         if not faithful:
             return None
-        ours = (
-            "blocks",
-            "conv_norm",
-            "head_dim",
-            "adaptive_dropout",
-            "convolution_first",
-            "causal",
-            "chunk",
-            "decode_chunk",
-            "input_size",
-            "input_channels",
-        )
-        kept = {k: v for k, v in conf.items() if k not in ours}
-        return {**kept, "linear_units": shape.ffn, "attention_heads": shape.heads}
+        return {**self.stock_options(conf), "linear_units": shape.ffn, "attention_heads": shape.heads}
 
 
 def _block_conf(options: Mapping[str, Any]) -> BlockConf:

@@ -13,41 +13,29 @@ from typing import Any, ClassVar, Optional
 
 import torch
 import torch.nn.functional as F
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from torch import Tensor, nn
 
 from espnet_todm.components import Cost, Subnet
 from espnet_todm.elastic.attention import ElasticAttention
 from espnet_todm.elastic.base import Context, ElasticModule, any_open
-from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, LayerChoice, Slot
+from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, LayerChoice, Slot, scaled
 from espnet_todm.elastic.cgmlp import ElasticCgMlp
 from espnet_todm.elastic.convolution import check_kernel, depthwise
 from espnet_todm.elastic.feed_forward import ElasticFeedForward
-from espnet_todm.encoders.positions import LONGEST, position_encoding, relative_kind
+from espnet_todm.encoders.frontends import STOCK_INPUTS, STOCK_INPUTS_1D
+from espnet_todm.encoders.positions import LONGEST, relative_kind
 from espnet_todm.encoders.stack import (
     StackedEncoder,
-    check_options,
+    check_among,
     check_positive,
-    check_stock,
     head_width,
     parse_blocks,
 )
-from espnet_todm.errors import UserError
 from espnet_todm.sizes import SizeSpec
 
 NAME = "todm_e_branchformer"
-# Options of ESPnet's E-Branchformer that a supernet has in one form only.
-FIXED_OPTIONS: dict[str, Any] = {
-    "use_linear_after_conv": False,  # it mixes all channels of the cgMLP, so no group of them could be taken out
-    "positionwise_layer_type": "linear",
-    "zero_triu": False,
-    "interctc_layer_idx": [],
-    "interctc_use_conditioning": False,
-    "layer_drop_rate": 0.0,
-    "qk_norm": False,
-    "gradient_checkpoint_layers": [],
-}
-IGNORED_OPTIONS = ("padding_idx", "use_flash_attn")
-
 # Modules in ESPnet's order.
 ATTENTION = Slot("attn", "heads", "norm_mha")
 CGMLP = Slot("cgmlp", "cgmlp", "norm_mlp")
@@ -55,7 +43,8 @@ FEED_FORWARD = Slot("feed_forward", "ffn", "norm_ff")
 MACARON = Slot("feed_forward_macaron", "ffn", "norm_ff_macaron")
 ORDER = tuple(slot.name for slot in (MACARON, ATTENTION, CGMLP, FEED_FORWARD))
 # Parameters of the merge -> the axis along which the branches' parts lie.
-MERGE = {"depthwise_conv_fusion.weight": 0, "depthwise_conv_fusion.bias": 0, "merge_proj.weight": 1}
+FILTERS = {"depthwise_conv_fusion.weight": 0, "depthwise_conv_fusion.bias": 0}
+COLUMNS = "merge_proj.weight"
 
 
 @dataclass(frozen=True)
@@ -80,7 +69,7 @@ class BlockConf:
     relative: Optional[str]  # the kind of relative positions, None without
     cgmlp_kernel: int
     gate_activation: str
-    merge_kernel: int
+    merge_kernel: int  # 0: the merge has no convolution, as in the Branchformer
     macaron: bool
     activation: str
     dropout: float
@@ -88,6 +77,7 @@ class BlockConf:
     adaptive_dropout: bool
     linear_units: int  # that the dropout rate is for
     cgmlp_units: int  # alike
+    linear_after: bool
 
 
 class ElasticEBranchformerBlock(ElasticBlock):
@@ -107,7 +97,7 @@ class ElasticEBranchformerBlock(ElasticBlock):
             )
         if shape.cgmlp_groups:
             gate = nn.Identity() if conf.gate_activation == "identity" else ACTIVATIONS[conf.gate_activation]()
-            rate = conf.dropout, gate, conf.adaptive_dropout, conf.cgmlp_units
+            rate = conf.dropout, gate, conf.adaptive_dropout, conf.cgmlp_units, conf.linear_after
             modules[CGMLP] = ElasticCgMlp(conf.size, shape.cgmlp, shape.cgmlp_groups, conf.cgmlp_kernel, *rate)
         if shape.ffn_chunks:
             modules[FEED_FORWARD] = ElasticFeedForward(conf.size, shape.ffn, shape.ffn_chunks, *ffn)
@@ -117,46 +107,49 @@ class ElasticEBranchformerBlock(ElasticBlock):
         self.size = conf.size
         self.branches = [slot.name for slot in (ATTENTION, CGMLP) if slot in modules]
         width, kernel = len(self.branches) * conf.size, conf.merge_kernel
-        if width:
+        self.merge = {**(FILTERS if kernel else {}), COLUMNS: 1}
+        if width and kernel:
             self.depthwise_conv_fusion = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        if width:
             self.merge_proj = nn.Linear(width, conf.size, bias=CGMLP in modules)
 
     def run(self, x: Tensor, running: Sequence[Slot], choice: LayerChoice, context: Context) -> Tensor:
         beside = [slot for slot in running if slot.name in self.branches]
         x = super().run(x, [slot for slot in running if slot == MACARON], choice, context)
         if beside:
-            x = x + self.dropout(sum(self._merged(x, slot, choice, context) for slot in beside))
+            merged = self.dropout(sum(self._merged(x, slot, choice, context) for slot in beside))
+            x = x + scaled(merged, choice.scale)
         return super().run(x, [slot for slot in running if slot == FEED_FORWARD], choice, context)
 
     def _merged(self, x: Tensor, slot: Slot, choice: LayerChoice, context: Context) -> Tensor:
         """What one branch adds to the merge, (B, T, D) -> (B, T, D)."""
         branch = self.dropout(self.branch(x, slot, choice, context))
-        filters, shift, columns = (self._part(name, slot.name) for name in MERGE)
-        bias: Optional[Tensor] = self.merge_proj.bias if slot == CGMLP else None
-        if choice.gates is not None:
-            opened = any_open(choice.gates[slot.name])
-            shift, bias = shift * opened, bias * opened if bias is not None else None
-        merged = F.linear(branch + depthwise(branch, context.mask, filters, shift), columns, bias)
+        opened = any_open(choice.gates[slot.name]) if choice.gates is not None else 1.0
+        bias: Optional[Tensor] = self.merge_proj.bias * opened if slot == CGMLP else None
+        if len(self.merge) > 1:
+            filters, shift = (self._part(name, slot.name) for name in FILTERS)
+            branch = branch + depthwise(branch, context.mask, filters, shift * opened)
+        merged = F.linear(branch, self._part(COLUMNS, slot.name), bias)
         return self.without_some(merged, choice.drop.get(slot.name, 0.0))
 
     def _part(self, parameter: str, branch: str) -> Tensor:
-        """What belongs to a branch of one of the MERGE parameters."""
+        """What belongs to a branch of one of the merge's parameters."""
         start = self.branches.index(branch) * self.size
-        return self.get_parameter(parameter).narrow(MERGE[parameter], start, self.size)
+        return self.get_parameter(parameter).narrow(self.merge[parameter], start, self.size)
 
     def module_costs(self, frames: int, per_second: float) -> dict[str, Cost]:
         costs = super().module_costs(frames, per_second)
         for branch in self.branches:
-            filters, shift, columns = (self._part(name, branch).numel() for name in MERGE)
+            parts = [self._part(name, branch) for name in self.merge]
             bias = self.size if branch == CGMLP.name else 0
-            flops = 2.0 * frames * (filters + columns) * per_second
-            costs[branch] += Cost(filters + shift + columns + bias, flops)
+            flops = 2.0 * frames * sum(part.numel() for part in parts if part.dim() > 1) * per_second
+            costs[branch] += Cost(sum(part.numel() for part in parts) + bias, flops)
         return costs
 
     def extracted_state(self, modules: Mapping[str, tuple[int, ...]], size: str) -> dict[str, Tensor]:
         state = super().extracted_state(modules, size)
         kept = [branch for branch in self.branches if modules.get(branch)]
-        for parameter, axis in MERGE.items() if kept else ():
+        for parameter, axis in self.merge.items() if kept else ():
             state[parameter] = torch.cat([self._part(parameter, branch) for branch in kept], axis).detach().clone()
         if CGMLP.name in kept:
             state["merge_proj.bias"] = self.merge_proj.bias.detach().clone()
@@ -180,6 +173,19 @@ class TodmEBranchformerEncoder(StackedEncoder):
 
     name: ClassVar[str] = NAME
     stock_name: ClassVar[str] = "e_branchformer"
+    stock_class: ClassVar[type[AbsEncoder]] = EBranchformerEncoder
+    stock_inputs: ClassVar[Sequence[Optional[str]]] = (*STOCK_INPUTS, *STOCK_INPUTS_1D)
+    activation: ClassVar[str] = "ffn_activation_type"
+    attention: ClassVar[str] = "attention_layer_type"
+    fixed: ClassVar[Mapping[str, Any]] = {
+        "positionwise_layer_type": "linear",
+        "zero_triu": False,
+        "interctc_layer_idx": [],
+        "interctc_use_conditioning": False,
+        "qk_norm": False,
+        "gradient_checkpoint_layers": [],
+    }
+    ignored: ClassVar[Sequence[str]] = ("padding_idx", "use_flash_attn")
     cut_options: ClassVar[Sequence[str]] = ("ffn_chunks", "macaron_ffn_chunks", "cgmlp_groups")
     widths: ClassVar[Mapping[str, tuple[str, Optional[str]]]] = {
         MACARON.name: ("macaron_ffn", "macaron_chunks"),
@@ -198,12 +204,13 @@ class TodmEBranchformerEncoder(StackedEncoder):
         rel_pos_type: str = "latest",
         cgmlp_linear_units: int = 2048,
         cgmlp_conv_kernel: int = 31,
+        use_linear_after_conv: bool = False,
         gate_activation: str = "identity",
         num_blocks: int = 12,
         dropout_rate: float = 0.1,
         positional_dropout_rate: float = 0.1,
         attention_dropout_rate: float = 0.0,
-        input_layer: str = "conv2d",
+        input_layer: Optional[str] = "conv2d",
         input_channels: Optional[int] = None,
         use_ffn: bool = False,
         macaron_ffn: bool = False,
@@ -211,6 +218,7 @@ class TodmEBranchformerEncoder(StackedEncoder):
         linear_units: int = 2048,
         merge_conv_kernel: int = 3,
         max_pos_emb_len: int = LONGEST,
+        layer_drop_rate: float = 0.0,
         ffn_chunks: int = 4,
         macaron_ffn_chunks: Optional[int] = None,
         cgmlp_groups: int = 4,
@@ -225,12 +233,9 @@ class TodmEBranchformerEncoder(StackedEncoder):
     ) -> None:
         super().__init__(input_size, output_size)
         options = {k: v for k, v in locals().items() if k not in ("self", "stock", "__class__")}
-        check_stock(NAME, stock, FIXED_OPTIONS, IGNORED_OPTIONS)
-        check_options(options, "ffn_activation_type")
-        _check_options(options)
-        encoding = position_encoding(options, "attention_layer_type")
-        shapes = [_uniform_shape(options)] * num_blocks if blocks is None else parse_blocks(blocks, BlockShape)
-        self.build(options, encoding, shapes, partial(ElasticEBranchformerBlock, _block_conf(options)))
+        self.check(options, stock, lambda: _check_options(options))
+        shapes = [uniform_shape(options)] * num_blocks if blocks is None else parse_blocks(blocks, BlockShape)
+        self.build(options, shapes, partial(ElasticEBranchformerBlock, block_conf(options)))
         self.finish(sizes, subnet, criterion, latency_table)
 
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
@@ -251,20 +256,23 @@ class TodmEBranchformerEncoder(StackedEncoder):
         )
         if not faithful:
             return None
-        ours = ("blocks", "head_dim", "adaptive_dropout", "input_size", "input_channels")
         widths = {"attention_heads": shape.heads, "cgmlp_linear_units": shape.cgmlp, "use_ffn": shape.ffn > 0}
         if shape.ffn:
             widths["linear_units"] = shape.ffn
-        return {**{k: v for k, v in conf.items() if k not in ours}, **widths}
+        return {**self.stock_options(conf), **widths}
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
     """Raises UserError for a value that no E-Branchformer of ours can have."""
-    check_positive(options, "attention_heads", "cgmlp_linear_units", "merge_conv_kernel")
-    allowed = ("identity", *ACTIVATIONS)
-    if options["gate_activation"] not in allowed:
-        raise UserError(f"gate_activation: {options['gate_activation']!r} is unknown; allowed: {', '.join(allowed)}")
+    check_cgmlp(options)
+    check_positive(options, "merge_conv_kernel")
     check_kernel("merge_conv_kernel", options["merge_conv_kernel"])
+
+
+def check_cgmlp(options: Mapping[str, Any]) -> None:
+    """Raises UserError for a value that no branch of ours can have."""
+    check_positive(options, "attention_heads", "cgmlp_linear_units")
+    check_among(options, "gate_activation", ("identity", *ACTIVATIONS))
 
 
 def _has_macaron(options: Mapping[str, Any]) -> bool:
@@ -272,7 +280,7 @@ def _has_macaron(options: Mapping[str, Any]) -> bool:
     return bool(options["use_ffn"] and options["macaron_ffn"])
 
 
-def _block_conf(options: Mapping[str, Any]) -> BlockConf:
+def block_conf(options: Mapping[str, Any]) -> BlockConf:
     return BlockConf(
         size=options["output_size"],
         head_dim=head_width(options),
@@ -287,10 +295,11 @@ def _block_conf(options: Mapping[str, Any]) -> BlockConf:
         adaptive_dropout=options["adaptive_dropout"],
         linear_units=options["linear_units"],
         cgmlp_units=options["cgmlp_linear_units"],
+        linear_after=options["use_linear_after_conv"],
     )
 
 
-def _uniform_shape(options: Mapping[str, Any]) -> BlockShape:
+def uniform_shape(options: Mapping[str, Any]) -> BlockShape:
     ffn, macaron, chunks = options["use_ffn"], _has_macaron(options), options["ffn_chunks"]
     return BlockShape(
         macaron_ffn=options["linear_units"] if macaron else 0,

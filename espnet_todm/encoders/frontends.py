@@ -1,17 +1,20 @@
 """Input layers of supernets: what turns features into the frames that all subnets share, and its cost.
 
-``conv2d``, ``conv2d1``, ``conv2d2``, ``conv2d6``, ``conv2d8`` are ESPnet's. ``vgg4`` is the front end of OrthoSoftmax
+The ``conv2d`` and ``conv1d`` families, ``linear`` and null, for features that are the encoder's width already, are ESPnet's.
+``vgg4`` is the front end of OrthoSoftmax
 (arXiv 2501.18895); ``dw_conv2d`` is ``conv2d`` at a fraction of its cost (FastConformer, arXiv 2305.05084).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Callable, Optional, cast
 
 import torch
+from espnet.nets.pytorch_backend.transformer import subsampling
 from espnet.nets.pytorch_backend.transformer.subsampling import (
     Conv2dSubsampling,
     Conv2dSubsampling1,
@@ -28,15 +31,14 @@ from espnet_todm.errors import UserError
 
 @dataclass(frozen=True)
 class InputLayer:
-    """How an input layer is built, (kernel, stride) of what shortens its input, in order, and whether ESPnet has it.
+    """How an input layer is built, and (kernel, stride) of what shortens its input, in order.
 
-    ``build(input_size, output_size, dropout, position encoding)`` gives a module with its convolutions and poolings in
-    ``conv``, its projection and the position encoding in ``out``; called with features (B, T, F) and mask (B, 1, T).
+    ``build(input_size, output_size, dropout, position encoding)`` gives a module with its convolutions and poolings, if any,
+    in ``conv``; called with features (B, T, F) and mask (B, 1, T). The position encoding is its last part.
     """
 
     build: Callable[[int, int, float, nn.Module], nn.Module]
     steps: tuple[tuple[int, int], ...]
-    stock: bool = True
     slim: bool = True  # whether its convolutions can have another width than the encoder
     windowed: bool = True  # whether frame t comes from ``shortest`` input frames alone, those from t * stride on
 
@@ -80,7 +82,11 @@ class InputLayer:
                 f"input_channels: {channels} is not possible with this input layer, whose channels are fixed"
             )
         embed: Any = self.build(input_size, channels or size, dropout, positions)
-        embed.out[0] = nn.Linear(embed.out[0].in_features, size)  # ESPnet's has as many outputs as channels
+        out = getattr(embed, "out", None)  # ESPnet's projection has as many outputs as channels
+        if isinstance(out, nn.Linear):
+            embed.out = nn.Linear(out.in_features, size)
+        elif out is not None:
+            out[0] = nn.Linear(out[0].in_features, size)
         return cast(nn.Module, embed)
 
     def check_length(self, frames: int) -> None:
@@ -90,6 +96,28 @@ class InputLayer:
             raise TooShortUttError(
                 f"has {frames} frames and is too short for subsampling (it needs {shortest} frames)", frames, shortest
             )
+
+
+class UnshortenedInput(nn.Sequential):
+    """Frames as they are. Parts have the names of ESPnet's, which has them in a plain nn.Sequential."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Any, None]:  # type: ignore[override]
+        """x (B, T, F), mask (B, 1, T) unused -> (B, T, D), with its positions if the encoding has any."""
+        return super().forward(x), None
+
+
+def linear_input(input_size: int, size: int, dropout: float, positions: nn.Module) -> nn.Module:
+    """``input_layer: linear``."""
+    return UnshortenedInput(nn.Linear(input_size, size), nn.LayerNorm(size), nn.Dropout(dropout), positions)
+
+
+def no_input(input_size: int, size: int, dropout: float, positions: nn.Module) -> nn.Module:
+    """``input_layer: null``: positions alone. Raises UserError where features have another width than the encoder."""
+    if input_size != size:
+        raise UserError(
+            f"input_layer: null takes features of output_size: {size}, but these have {input_size}; say linear"
+        )
+    return UnshortenedInput(positions)
 
 
 class DepthwiseSubsampling(nn.Module):
@@ -143,37 +171,63 @@ class VggSubsampling(nn.Module):
         return self.out(x.transpose(1, 2).flatten(2)), None
 
 
-INPUT_LAYERS = {
+def _of_one_dimension(name: str) -> Callable[[int, int, float, nn.Module], nn.Module]:
+    """A Conv1dSubsampling of ESPnet's, looked up when it is built: old versions have fewer."""
+    return lambda *arguments: getattr(subsampling, name)(*arguments)
+
+
+INPUT_LAYERS: dict[Optional[str], InputLayer] = {
     "conv2d1": InputLayer(Conv2dSubsampling1, ((3, 1), (3, 1))),
     "conv2d2": InputLayer(Conv2dSubsampling2, ((3, 2), (3, 1))),
     "conv2d": InputLayer(Conv2dSubsampling, ((3, 2), (3, 2))),
     "conv2d6": InputLayer(Conv2dSubsampling6, ((3, 2), (5, 3))),
     "conv2d8": InputLayer(Conv2dSubsampling8, ((3, 2), (3, 2), (3, 2))),
-    "dw_conv2d": InputLayer(DepthwiseSubsampling, ((3, 2), (3, 2)), stock=False),
-    "vgg4": InputLayer(VggSubsampling, ((2, 2), (2, 2)), stock=False, slim=False, windowed=False),
+    "conv1d1": InputLayer(_of_one_dimension("Conv1dSubsampling1"), ((3, 1), (3, 1))),
+    "conv1d2": InputLayer(_of_one_dimension("Conv1dSubsampling2"), ((3, 1), (3, 2))),
+    "conv1d3": InputLayer(_of_one_dimension("Conv1dSubsampling3"), ((3, 1), (5, 3))),
+    "linear": InputLayer(linear_input, (), slim=False),
+    None: InputLayer(no_input, (), slim=False),
+    "dw_conv2d": InputLayer(DepthwiseSubsampling, ((3, 2), (3, 2))),
+    "vgg4": InputLayer(VggSubsampling, ((2, 2), (2, 2)), slim=False, windowed=False),
 }
+# Those that ESPnet's encoders have in common, and those of its encoders for features of all kinds.
+STOCK_INPUTS = ("conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8", "linear", None)
+STOCK_INPUTS_1D = ("conv1d1", "conv1d2", "conv1d3")
+
+
+def input_names(layers: Iterable[Optional[str]]) -> str:
+    """Names of input layers as a configuration says them."""
+    return ", ".join(name or "null" for name in layers)
+
+
+def encoding_of(embed: nn.Module) -> nn.Module:
+    """The position encoding of an input layer: ESPnet 202511 keeps that of conv2d8 apart, all others end with it."""
+    part: Any = getattr(embed, "pos_enc", None) or getattr(embed, "out", embed)
+    return cast(nn.Module, part[-1] if isinstance(part, nn.Sequential) else part)
 
 
 def subsampling_cost(embed: nn.Module, frames: int, features: int) -> Cost:
     """Parameters, and FLOPs in all, of an input layer on one utterance (frames, features)."""
     shape, macs = (frames, features), 0
-    for module in embed.get_submodule("conv"):  # type: ignore[attr-defined]
-        if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
+    for module in getattr(embed, "conv", ()):
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.MaxPool2d)):
             shape = _output_shape(module, shape)
         if isinstance(module, nn.Conv2d):
             macs += shape[0] * shape[1] * module.weight.numel()
-    linear = [m.weight.numel() for m in embed.get_submodule("out").modules() if isinstance(m, nn.Linear)]
+        elif isinstance(module, nn.Conv1d):
+            macs += shape[0] * module.weight.numel()
+    linear = [m.weight.numel() for m in embed.modules() if isinstance(m, nn.Linear)]
     return Cost(sum(p.numel() for p in embed.parameters()), 2.0 * (macs + shape[0] * sum(linear)))
 
 
 def _output_shape(module: Any, shape: tuple[int, int]) -> tuple[int, int]:
-    """(time, width) after a convolution or pooling."""
+    """(time, width) after a convolution or pooling, which may be over time alone."""
     kernel, stride, padding = (
         value if isinstance(value, tuple) else (value, value)
         for value in (module.kernel_size, module.stride, module.padding)
     )
-    time, width = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(shape, kernel, stride, padding))
-    return time, width
+    time, *rest = ((n + 2 * p - k) // s + 1 for n, k, s, p in zip(shape, kernel, stride, padding))
+    return time, rest[0] if rest else shape[1]
 
 
 def _no_autocast_on_cpu(x: Tensor) -> AbstractContextManager[Any]:

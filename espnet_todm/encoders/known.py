@@ -7,8 +7,17 @@ from espnet_todm.encoders.supernet import SupernetEncoder
 
 def encoders() -> dict[str, type[SupernetEncoder]]:
     """Name in lower case, as ESPnet's parsers want it -> class. Imported on call: each pulls in a part of ESPnet."""
+    from espnet_todm.encoders.branchformer import TodmBranchformerEncoder
     from espnet_todm.encoders.conformer import TodmConformerEncoder
     from espnet_todm.encoders.e_branchformer import TodmEBranchformerEncoder
     from espnet_todm.encoders.mh_ssm import TodmMhSsmEncoder
+    from espnet_todm.encoders.transformer import TodmTransformerEncoder
 
-    return {encoder.name: encoder for encoder in (TodmConformerEncoder, TodmEBranchformerEncoder, TodmMhSsmEncoder)}
+    known: tuple[type[SupernetEncoder], ...] = (
+        TodmConformerEncoder,
+        TodmEBranchformerEncoder,
+        TodmBranchformerEncoder,
+        TodmTransformerEncoder,
+        TodmMhSsmEncoder,
+    )
+    return {encoder.name: encoder for encoder in known}

@@ -21,12 +21,10 @@ from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, LayerChoice, Sl
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.elastic.feed_forward import ElasticFeedForward
 from espnet_todm.elastic.state_space import ElasticStateSpace
-from espnet_todm.encoders.positions import position_encoding, relative_kind
+from espnet_todm.encoders.positions import relative_kind
 from espnet_todm.encoders.stack import (
     StackedEncoder,
-    check_options,
     check_positive,
-    check_stock,
     head_width,
     parse_blocks,
 )
@@ -151,7 +149,7 @@ class TodmMhSsmEncoder(StackedEncoder):
         dropout_rate: float = 0.1,
         positional_dropout_rate: float = 0.1,
         attention_dropout_rate: float = 0.0,
-        input_layer: str = "conv2d",
+        input_layer: Optional[str] = "conv2d",
         input_channels: Optional[int] = None,
         macaron_style: bool = False,
         activation_type: str = "swish",
@@ -171,12 +169,9 @@ class TodmMhSsmEncoder(StackedEncoder):
     ) -> None:
         super().__init__(input_size, output_size)
         options = {k: v for k, v in locals().items() if k not in ("self", "unknown", "__class__")}
-        check_stock(NAME, unknown, {}, ())
-        check_options(options)
-        _check_options(options)
-        encoding = position_encoding(options)
+        self.check(options, unknown, lambda: _check_options(options))
         shapes = [_uniform_shape(options)] * num_blocks if blocks is None else parse_blocks(blocks, BlockShape)
-        self.build(options, encoding, shapes, partial(ElasticMhSsmBlock, options, tuple(sizes or ())))
+        self.build(options, shapes, partial(ElasticMhSsmBlock, options, tuple(sizes or ())))
         self.finish(sizes, subnet, criterion, latency_table)
 
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:

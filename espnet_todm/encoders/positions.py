@@ -33,46 +33,75 @@ class NoPositions(nn.Module):
         return self.dropout(x)
 
 
-class LegacyPositions(LegacyRelPositionalEncoding):
-    """ESPnet's, (B, T, D) -> (B, T, D), (1, T, D) for the places longest-1, longest-2, ...: from the end of its table.
+class _SameEachTime(nn.Module):
+    """A position encoding of ESPnet's whose results do not depend on what ran before.
 
-    An input longer than the table gets one of its own length. ESPnet keeps that, and encodes every later utterance from
-    its end; here a result never depends on what ran before.
+    ESPnet casts its table to the type of each input, so that a pass in bfloat16 leaves a rounded one.
     """
 
     pe: Tensor
+
+    def forward(self, x: Tensor) -> Any:
+        table = self.pe = self.pe.to(x.device)
+        encoded = super().forward(x)
+        if not self.may_keep(table):
+            self.pe = table
+        return encoded
+
+    def may_keep(self, table: Tensor) -> bool:
+        """Whether what took the place of ``table`` serves as well."""
+        return self.pe.dtype == table.dtype
+
+
+class AbsolutePositions(_SameEachTime, PositionalEncoding):
+    """ESPnet's, (B, T, D) -> (B, T, D)."""
+
+
+class ScaledPositions(_SameEachTime, ScaledPositionalEncoding):
+    """ESPnet's, (B, T, D) -> (B, T, D)."""
+
+
+class RelativePositions(_SameEachTime, RelPositionalEncoding):
+    """ESPnet's, (B, T, D) -> (B, T, D), (1, 2T-1, D) for the distances T-1 .. -(T-1)."""
+
+
+class LegacyPositions(_SameEachTime, LegacyRelPositionalEncoding):
+    """ESPnet's, (B, T, D) -> (B, T, D), (1, T, D) for the places longest-1, longest-2, ...: from the end of its table.
+
+    An input longer than the table gets one of its own length. ESPnet keeps that, and encodes every later utterance from
+    its end.
+    """
 
     def __init__(self, size: int, dropout: float, max_len: int = LONGEST) -> None:
         super().__init__(size, dropout, max_len)
         self.longest = max_len
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        table = self.pe
-        encoded: tuple[Tensor, Tensor] = super().forward(x)
-        if self.pe.size(1) > self.longest:
-            self.pe = table
-        return encoded
+    def may_keep(self, table: Tensor) -> bool:
+        return super().may_keep(table) and self.pe.size(1) == table.size(1)
 
 
 # (pos_enc_layer_type, type of attention) -> position encoding.
 POSITIONS: dict[tuple[str, str], Any] = {
-    ("rel_pos", "rel_selfattn"): RelPositionalEncoding,
+    ("rel_pos", "rel_selfattn"): RelativePositions,
     ("legacy_rel_pos", "legacy_rel_selfattn"): LegacyPositions,
-    ("abs_pos", "selfattn"): PositionalEncoding,
-    ("scaled_abs_pos", "selfattn"): ScaledPositionalEncoding,
+    ("abs_pos", "selfattn"): AbsolutePositions,
+    ("scaled_abs_pos", "selfattn"): ScaledPositions,
     ("none", "selfattn"): NoPositions,
 }
 
 
-def position_encoding(options: Mapping[str, Any], attention: str = "selfattention_layer_type") -> Encoding:
-    """The class of a position encoding. ``attention`` is the option with the type of attention.
+def position_encoding(options: Mapping[str, Any], attention: Optional[str] = "selfattention_layer_type") -> Encoding:
+    """The class of a position encoding. ``attention`` is the option with the type of attention; None: it sees no positions.
 
     Raises UserError for a pair that has no meaning together.
     """
-    given = options["pos_enc_layer_type"], options[attention]
+    given = options["pos_enc_layer_type"], options[attention] if attention else "selfattn"
     pair = _legacy(given) if options.get("rel_pos_type") == LEGACY else given
     legacy = "legacy_rel_pos", "legacy_rel_selfattn"
     if pair not in POSITIONS or (pair == legacy and options.get("rel_pos_type") != LEGACY):
+        if attention is None:
+            alone = ", ".join(positions for positions, kind in POSITIONS if kind == "selfattn")
+            raise UserError(f"pos_enc_layer_type: {given[0]!r} is not possible; allowed: {alone}")
         pairs = "; ".join(" with ".join(pair) for pair in POSITIONS if pair != legacy)
         raise UserError(
             f"pos_enc_layer_type: {given[0]!r} with {attention}: {given[1]!r} is not possible; allowed: {pairs}"

@@ -5,18 +5,22 @@ An encoder is a subclass of :class:`StackedEncoder` with a dataclass of one bloc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any, Callable, ClassVar, Optional, TypeVar, cast
 
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import Tensor, nn
 
 from espnet_todm.acoustics import FRAMES_PER_SECOND
+from espnet_todm.checks import together
 from espnet_todm.components import Cost, Subnet
 from espnet_todm.elastic.block import ACTIVATIONS, LAYER_NORM_EPS, ElasticBlock, count_parameters
 from espnet_todm.encoders.chunks import Chunk, ChunkOptions, parse_chunk, parse_chunk_options
-from espnet_todm.encoders.frontends import INPUT_LAYERS, InputLayer, subsampling_cost
-from espnet_todm.encoders.positions import LATEST, LEGACY, Encoding, relative_kind
+from espnet_todm.encoders.depth import WHOLE, depth_options, kept_rates
+from espnet_todm.encoders.frontends import INPUT_LAYERS, InputLayer, input_names, subsampling_cost
+from espnet_todm.encoders.positions import LATEST, LEGACY, position_encoding, relative_kind
 from espnet_todm.encoders.supernet import (
     REFERENCE_SECONDS,
     SUPERNET_OPTIONS,
@@ -36,31 +40,62 @@ class StackedEncoder(SupernetEncoder):
         widths: module -> the fields of a block's shape that hold its width and its number of components, None where the
             width says both.
         cut_options: options that say into how many components modules are cut; ``blocks`` has that for extracted models.
+        inputs: the input layers that there are.
+        stock_class, stock_inputs: ESPnet's own encoder, if there is one, and the input layers that it has, too.
+        fixed, ignored: options of ESPnet's encoder that have one form only here, and those that mean nothing here.
+        activation, attention: options of the activation and of the type of attention, by ESPnet's names, if there are any.
     """
 
     widths: ClassVar[Mapping[str, tuple[str, Optional[str]]]]
     cut_options: ClassVar[Sequence[str]]
+    inputs: ClassVar[Sequence[Optional[str]]] = tuple(INPUT_LAYERS)
+    stock_class: ClassVar[Optional[type[AbsEncoder]]] = None
+    stock_inputs: ClassVar[Sequence[Optional[str]]] = ()
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    ignored: ClassVar[Sequence[str]] = ()
+    activation: ClassVar[Optional[str]] = "activation_type"
+    attention: ClassVar[Optional[str]] = "selfattention_layer_type"
     chunk_options: Optional[ChunkOptions] = None  # of training
     decode_chunk: Optional[Chunk] = None  # outside of training; None: full context
 
     def build(
         self,
         options: Mapping[str, Any],
-        encoding: Encoding,
         shapes: Sequence[Any],
         block: Callable[[Any], ElasticBlock],
     ) -> None:
-        """Make the parts. ``options`` are those of ``__init__``, ``block`` makes a block of one of the ``shapes``."""
+        """Make the parts. ``options`` are those of ``__init__``, ``block`` makes a block of one of the ``shapes``.
+
+        Raises UserError for rates of layers that are none.
+        """
         self._options = dict(options)
         self._input = INPUT_LAYERS[options["input_layer"]]
         size = options["output_size"]
-        positions = encoding(size, options["positional_dropout_rate"])
+        positions = position_encoding(options, self.attention)(size, self.positional_dropout())
         self.embed = self._input.make(
             self.input_size, size, options["dropout_rate"], positions, options["input_channels"]
         )
         self.shapes = tuple(shapes)
         self.encoders = nn.ModuleList(block(shape) for shape in shapes)
         self.after_norm = nn.LayerNorm(size, eps=LAYER_NORM_EPS)
+        self._depth = depth_options(options, len(self.shapes))
+
+    def positional_dropout(self) -> float:
+        """The dropout of positions, and of the frames that they are added to."""
+        return float(self._options["positional_dropout_rate"])
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any], stock: Mapping[str, Any], *more: Callable[[], Any]) -> None:
+        """What all encoders check of their options, what ESPnet's has besides as ``stock``, and ``more`` that one checks by
+        itself. Raises one UserError for all that is not allowed."""
+        together(
+            lambda: check_stock(cls.name, stock, cls.fixed, cls.ignored),
+            lambda: _check_input(options, cls.inputs),
+            lambda: check_among(options, cls.activation, ACTIVATIONS) if cls.activation else None,
+            lambda: check_among(options, "rel_pos_type", (LATEST, LEGACY)) if "rel_pos_type" in options else None,
+            lambda: position_encoding(options, cls.attention),
+            *more,
+        )
 
     def front(self, features: Tensor, lengths: Tensor, step: Optional[int] = None) -> Front:
         self._input.check_length(features.size(1))
@@ -69,7 +104,8 @@ class StackedEncoder(SupernetEncoder):
         lengths = self._input.lengths(lengths)
         mask, chunk = length_mask(lengths, hidden.size(1)), self._chunk(step)
         visible = None if chunk is None else mask & chunk.visible(hidden.size(1), hidden.device)
-        return Front(hidden, positions, lengths, mask, visible)
+        depth = self._depth.draw(step) if self.training else WHOLE
+        return Front(hidden, positions, lengths, mask, visible, depth)
 
     def _chunk(self, step: Optional[int]) -> Optional[Chunk]:
         """What limits attention: drawn in training, as options say outside of it."""
@@ -111,7 +147,7 @@ class StackedEncoder(SupernetEncoder):
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
         small = [asdict(self._kept_shape(layer, modules)) for layer, modules in sorted(subnet.layers.items())]
         conf = {k: v for k, v in self._options.items() if k not in SUPERNET_OPTIONS and k not in self.cut_options}
-        return {**conf, "num_blocks": len(small), "blocks": small}
+        return {**conf, **kept_rates(conf, sorted(subnet.layers)), "num_blocks": len(small), "blocks": small}
 
     def _kept_shape(self, layer: int, modules: Mapping[str, tuple[int, ...]]) -> Any:
         """The shape of a block that keeps these components of its modules."""
@@ -134,23 +170,30 @@ class StackedEncoder(SupernetEncoder):
         """Whether ESPnet's own encoders have this input layer and these positions."""
         channels = self._options["input_channels"]
         return (
-            self._input.stock
+            self._options["input_layer"] in self.stock_inputs
             and channels in (None, self._options["output_size"])
             and self._options["pos_enc_layer_type"] != "none"
         )
 
+    def stock_options(self, conf: Mapping[str, Any]) -> dict[str, Any]:
+        """Those options of an extracted model that ESPnet's own encoder has, too."""
+        known = inspect.signature(cast(Callable[..., Any], self.stock_class)).parameters
+        return {key: value for key, value in conf.items() if key in known and key != "input_size"}
 
-def check_options(options: Mapping[str, Any], activation: str = "activation_type") -> None:
-    """Options that all encoders have; ``activation`` is the name of one. Raises UserError for an impossible value."""
-    input_layer, function = options["input_layer"], options[activation]
-    if input_layer not in INPUT_LAYERS:
-        raise UserError(f"input_layer: {input_layer!r} is unknown; allowed: {', '.join(INPUT_LAYERS)}")
-    if function not in ACTIVATIONS:
-        raise UserError(f"{activation}: {function!r} is unknown; allowed: {', '.join(ACTIVATIONS)}")
+
+def check_among(options: Mapping[str, Any], name: str, allowed: Iterable[str]) -> None:
+    """Raises UserError where an option is none of those that are allowed."""
+    if options[name] not in tuple(allowed):
+        raise UserError(f"{name}: {options[name]!r} is unknown; allowed: {', '.join(allowed)}")
+
+
+def _check_input(options: Mapping[str, Any], allowed: Sequence[Optional[str]]) -> None:
+    name = options["input_layer"]
+    if name not in allowed:
+        what = "takes token ids, not speech" if name == "embed" else "is unknown"
+        raise UserError(f"input_layer: {name!r} {what}; allowed: {input_names(allowed)}")
     if options["input_channels"] is not None:
         check_positive(options, "input_channels")
-    if options["rel_pos_type"] not in (LATEST, LEGACY):
-        raise UserError(f"rel_pos_type: {options['rel_pos_type']!r} is unknown; allowed: {LATEST}, {LEGACY}")
 
 
 def check_streaming(key: str, options: Mapping[str, Any]) -> None:
@@ -165,7 +208,7 @@ def check_streaming(key: str, options: Mapping[str, Any]) -> None:
     if relative_kind(options) == LEGACY:
         raise UserError(f"{key}: rel_pos_type: 'legacy' counts from the end of speech; say rel_pos_type: latest")
     if not INPUT_LAYERS[options["input_layer"]].windowed:
-        allowed = ", ".join(name for name, layer in INPUT_LAYERS.items() if layer.windowed)
+        allowed = input_names(name for name, layer in INPUT_LAYERS.items() if layer.windowed)
         raise UserError(f"{key}: input_layer: {options['input_layer']!r} pads inside of speech; allowed: {allowed}")
 
 
@@ -190,13 +233,14 @@ def head_width(options: Mapping[str, Any], width: str = "head_dim", heads: str =
 
 def check_stock(encoder: str, stock: Mapping[str, Any], fixed: Mapping[str, Any], ignored: Sequence[str]) -> None:
     """Options of ESPnet's encoder that are not ours: fine at the one value that a supernet has. Raises UserError."""
+    told = []
     for key, value in stock.items():
-        if key in ignored:
-            continue
-        if key not in fixed:
-            raise UserError(f"encoder_conf: unknown option {key!r} for {encoder}")
-        if value != fixed[key]:
-            raise UserError(f"{key}: {value!r} is not possible in a supernet; allowed: {fixed[key]!r}")
+        if key not in (*fixed, *ignored):
+            told.append(f"encoder_conf: unknown option {key!r} for {encoder}")
+        elif key in fixed and value != fixed[key]:
+            told.append(f"{key}: {value!r} is not possible in a supernet; allowed: {fixed[key]!r}")
+    if told:
+        raise UserError("; ".join(told))
 
 
 def parse_blocks(blocks: Sequence[Mapping[str, int]], shape: type[S]) -> list[S]:

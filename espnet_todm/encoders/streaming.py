@@ -20,6 +20,7 @@ from espnet_todm.elastic.base import Context
 from espnet_todm.elastic.block import ElasticBlock, LayerChoice
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.encoders.chunks import Chunk
+from espnet_todm.encoders.frontends import encoding_of
 from espnet_todm.encoders.stack import StackedEncoder, check_streaming
 
 
@@ -52,7 +53,7 @@ class StreamingEncoder(nn.Module):
         # At least 1: runtimes have no empty tensors.
         self.attention_width = max(sum(2 * w for w in self._widths(ElasticAttention)), 1)
         self.convolution_width = max(sum(self._widths(ElasticConvolution)), 1)
-        encoding = encoder.embed.get_submodule("out")[-1]  # type: ignore[index]
+        encoding = encoding_of(encoder.embed)
         self.relative = isinstance(encoding, RelPositionalEncoding)
         if self.relative:
             positions = relative_positions(encoding, chunk.left + chunk.frames, chunk.frames)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from espnet_todm.acoustics import FRAMES_PER_SECOND
 from espnet_todm.components import FULL, Component, ComponentTable, Cost, Subnet
 from espnet_todm.elastic.block import LayerChoice
+from espnet_todm.encoders.depth import WHOLE, Depth
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_json
 from espnet_todm.latency import LatencyTable, load_latency
@@ -35,10 +36,11 @@ class Front:
     """What all subnets of a step share: the subsampled input."""
 
     hidden: Tensor  # (B, T, D)
-    positions: Optional[Tensor]  # (1, 2T-1, D), or None
+    positions: Optional[Tensor]  # (1, 2T-1, D), or None; legacy ones (1, T, D)
     lengths: Tensor  # (B,) int64, frames after subsampling
     mask: Tensor  # (B, 1, T) bool, true at valid frames
     visible: Optional[Tensor] = None  # (B, T, T) bool, what attention sees in chunks of speech; None: all valid frames
+    depth: Depth = WHOLE  # layers that this step goes without
 
     def with_hidden(self, hidden: Tensor) -> Front:
         return replace(self, hidden=hidden)
@@ -172,12 +174,13 @@ class SupernetEncoder(AbsEncoder):
         hidden, outputs = front.hidden, []
         chosen = subnet or self.subnet
         for layer, block in enumerate(self.encoders):
-            dropped = _of_layer(layer, drop or {})
+            dropped, scale = _of_layer(layer, drop or {}), front.depth.scales.get(layer, 1.0)
             if gates is not None:
-                choice = LayerChoice(gates=_of_layer(layer, gates), drop=dropped, size="")
+                choice = LayerChoice(gates=_of_layer(layer, gates), drop=dropped, size="", scale=scale)
             else:
-                choice = LayerChoice(kept=chosen.layers.get(layer, {}), drop=dropped, size=chosen.name)
-            hidden = block(hidden, front.positions, front.mask, choice, front.visible)
+                choice = LayerChoice(kept=chosen.layers.get(layer, {}), drop=dropped, size=chosen.name, scale=scale)
+            if layer not in front.depth.without:
+                hidden = block(hidden, front.positions, front.mask, choice, front.visible)
             if layer + 1 in exits:
                 outputs.append(self.finalise(hidden))
         return torch.stack(outputs) if exits else self.finalise(hidden)

@@ -17,7 +17,6 @@ from espnet_todm.models.autocast import DTYPES
 OUTPUT_LAYERS = ("shared", "per_size")
 # Options beside ESPnet's own; a small model has no use for them.
 OPTIONS = ("autocast", "output_layers", "transducer_conf", "distil_attention")
-NEEDED_ENCODER = "model: todm needs a supernet encoder: todm_conformer, todm_e_branchformer or todm_mh_ssm"
 # Part -> what of ESPnet's it may be. Others compute something else, or build a foreign model that no subnet has a place in.
 ALLOWED_PARTS = {
     "preencoder": ("linear",),
@@ -37,11 +36,16 @@ def check_configuration(args: Any, encoders: Mapping[str, type]) -> None:
     args: ESPnet's options, or an experiment's. encoders: ESPnet's choices, by name.
     """
     problems = [*_refused_parts(args)]
-    if not problems:
-        return
-    if isinstance(getattr(args, "encoder", None), str) and issubclass(encoders[args.encoder.lower()], SupernetEncoder):
-        problems += _refusal_of_encoder(encoders[args.encoder.lower()], getattr(args, "encoder_conf", None) or {})
-    raise UserError("; ".join(problems))
+    encoder = encoders.get(str(getattr(args, "encoder", None)).lower(), object)
+    if not issubclass(encoder, SupernetEncoder):
+        allowed = ", ".join(name for name, cls in encoders.items() if issubclass(cls, SupernetEncoder))
+        problems.append(
+            f"encoder: {getattr(args, 'encoder', None)!r} is no supernet for model: todm; allowed: {allowed}"
+        )
+    elif problems:
+        problems += _refusal_of_encoder(encoder, getattr(args, "encoder_conf", None) or {})
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 def _refused_parts(args: Any) -> Iterable[str]:
@@ -72,7 +76,7 @@ def check_options(
 ) -> None:
     """Raises UserError, in one line, for all options of ``model_conf`` that a supernet cannot have."""
     if not isinstance(espnet.get("encoder"), SupernetEncoder):
-        raise UserError(NEEDED_ENCODER)
+        raise UserError("model: todm needs a supernet encoder, such as encoder: todm_conformer")
     known = list(inspect.signature(ESPnetASRModel).parameters)
     problems = [
         f"model_conf: unknown key {key!r} for todm; allowed: {', '.join(OPTIONS)}, {', '.join(known)}"

@@ -17,6 +17,7 @@ from espnet_todm.trainers.base import RunState
 from espnet_todm.trainers.candidates import candidates
 from espnet_todm.trainers.checkpoint_files import guarded_checkpoints, save_checkpoint
 from espnet_todm.trainers.criteria import check_criteria
+from espnet_todm.trainers.inputs import Batches, without_missing_packages
 from espnet_todm.trainers.resumed import TodmTrainerOptions, configuration_holds, configured
 from espnet_todm.trainers.skipped import SkippedSteps, check_validation
 
@@ -43,8 +44,14 @@ class TodmTrainer(Trainer):
         if first:
             for part in Path(options.output_dir).glob(".*.pth.*.part"):
                 part.unlink()  # what a killed run was writing
-        with guarded_checkpoints(), candidates(kwargs["model"], configured(options)):
-            super().run(**kwargs)
+        without_missing_packages(options)
+        if not options.use_matplotlib:
+            kwargs["plot_attention_iter_factory"] = None  # which draws with it too
+        try:
+            with guarded_checkpoints(), candidates(kwargs["model"], configured(options)):
+                super().run(**kwargs)
+        finally:
+            cls.criteria = None
 
     @classmethod
     def resume(cls, **kwargs: Any) -> None:
@@ -71,10 +78,11 @@ class TodmTrainer(Trainer):
         for schedule in kwargs["schedulers"]:
             if hasattr(schedule, "set_epoch"):
                 schedule.set_epoch(reporter.get_epoch() - 1)
-        inner = getattr(model, "module", model)
+        inner, run = getattr(model, "module", model), _run_state(**kwargs)
+        kwargs["iterator"] = Batches(kwargs["iterator"], "train")
         if isinstance(inner, TodmModel):
             inner.loss_scale = scaler.get_scale if scaler is not None else lambda: 1.0
-            kwargs["iterator"] = _TellStep(kwargs["iterator"], inner, reporter, _run_state(**kwargs))
+            kwargs["iterator"] = _TellStep(kwargs["iterator"], inner, reporter, run)
         if kwargs["options"].no_forward_run:
             return bool(super().train_one_epoch(**kwargs))
         scale = scaler.get_scale if scaler is not None else None
@@ -86,6 +94,7 @@ class TodmTrainer(Trainer):
     @classmethod
     def validate_one_epoch(cls, **kwargs: Any) -> None:
         """As ESPnet's, which passes everything by name."""
+        kwargs["iterator"] = Batches(kwargs["iterator"], "valid")
         super().validate_one_epoch(**kwargs)
         check_validation(kwargs["reporter"])
 

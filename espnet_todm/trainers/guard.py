@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from espnet_todm import hook
 from espnet_todm.completion import exclusive
+from espnet_todm.data.archives import refuse_code
 from espnet_todm.data.statistics import check_statistics
 from espnet_todm.errors import UserError
 from espnet_todm.files import make_folder
@@ -34,6 +36,7 @@ def guarded_training(options: argparse.Namespace) -> Iterator[None]:
             stack.enter_context(told_by_rank())
             end_with_parent()
         stack.enter_context(faults_told())
+        refuse_code(pipes=not hook.runs_pipes)
         if options.normalize_conf and options.normalize_conf.get("stats_file"):
             check_statistics(options.normalize_conf["stats_file"])
         if not (options.collect_stats or options.dry_run):

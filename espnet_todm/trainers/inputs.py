@@ -9,10 +9,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from espnet_todm.checks import check_number
 from espnet_todm.errors import UserError, last_line
 from espnet_todm.files import PathLike, read_lines, split_key
 
 SETS = ("train", "valid")
+_ITERATORS = ("sequence", "category")
+# ESPnet's data types of files with one utterance a line, its name first.
+_TABLES = (
+    *("sound", "multi_columns_sound", "variable_columns_sound", "kaldi_ark", "npy"),
+    *("text", "text_int", "text_float", "csv_int", "csv_float"),
+)
 # What training can do without, option -> package and what is then missing.
 _OPTIONAL = {"use_tensorboard": ("tensorboard", "curves"), "use_matplotlib": ("matplotlib", "pictures")}
 _BROKEN = (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -24,9 +31,14 @@ def check_run(options: argparse.Namespace) -> None:
         raise UserError(
             "use_wandb: true needs wandb, which is not installed; pip install wandb, or say use_wandb: false"
         )
-    for key in ("iterator_type", "valid_iterator_type"):
-        if getattr(options, key, None) == "chunk":
-            raise UserError(f"{key}: 'chunk' cuts speech into pieces but not its text; say {key}: sequence")
+    for key in ("batch_size", "batch_bins", "valid_batch_size", "valid_batch_bins"):
+        if getattr(options, key) is not None:
+            check_number(key, getattr(options, key), at_least=1, whole=True)
+    for key in () if options.collect_stats else ("iterator_type", "valid_iterator_type"):
+        kind = getattr(options, key, None)
+        if kind is not None and kind not in _ITERATORS:
+            why = " (it cuts speech into pieces, but not its text)" if "chunk" in str(kind) else ""
+            raise UserError(f"{key}: {kind!r} is not possible{why}; allowed: {', '.join(_ITERATORS)}")
 
 
 def check_data(options: argparse.Namespace) -> None:
@@ -35,7 +47,7 @@ def check_data(options: argparse.Namespace) -> None:
         return
     processes = max(options.dist_world_size or 1, options.ngpu if options.multiprocessing_distributed else 1)
     for name in SETS:
-        tables = [path for path, _, _ in getattr(options, f"{name}_data_path_and_name_and_type")]
+        tables = [path for path, _, kind in getattr(options, f"{name}_data_path_and_name_and_type") if kind in _TABLES]
         shapes = getattr(options, f"{name}_shape_file")
         if not tables or not shapes:
             continue  # ESPnet names the option that is missing
@@ -45,7 +57,7 @@ def check_data(options: argparse.Namespace) -> None:
         count = len(keys[shapes[0]])
         if count < processes:
             raise UserError(
-                f"{name} set: {count} utterances in {shapes[0]}, but {processes} processes share each batch; take more "
+                f"{name} set: utterances in {shapes[0]}: {count}, but {processes} processes share each batch; take more "
                 "data, or fewer processes (--ngpu, --cpu_processes of run.sh)"
             )
 
@@ -84,6 +96,8 @@ class Batches:
                 batch = next(source)
             except StopIteration:
                 return
+            except UserError:
+                raise
             except _BROKEN as error:
                 raise UserError(f"{self.name} set: a batch cannot be read: {_words(error)}") from error
             yield batch
@@ -116,4 +130,6 @@ def _installed(package: str) -> bool:
 def _words(error: BaseException) -> str:
     """The cause on one line; a loader's worker sends its whole traceback, whose last line has it."""
     words = last_line(str(error))
-    return words if isinstance(error, RuntimeError) and words else f"{type(error).__name__} {words}".rstrip()
+    return (
+        words if isinstance(error, (RuntimeError, ValueError)) and words else f"{type(error).__name__} {words}".rstrip()
+    )

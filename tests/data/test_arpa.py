@@ -110,6 +110,13 @@ def test_without_an_unknown_word_kenlms_probability_and_numbers_in_json(
     assert found["perplexity_of_known"] == pytest.approx(10 ** ((0.4 + 0.6 - known.log_prob) / 5))
 
 
+def test_impossible_words_and_weights_give_a_number(tmp_path: Path) -> None:
+    path = written(tmp_path, MODEL.replace("-1.0\t<unk>", "-inf\t<unk>").replace("a\t-0.2", "a\t-inf"))
+    path.write_text(path.read_text().replace("\t<s>\t-0.3", "\t<s>\t-1e9"))
+    found = measure_perplexity(path, ["zebra zebra", "a zebra"] * 3)
+    assert math.isfinite(found.perplexity) and math.isfinite(found.perplexity_of_known)
+
+
 def test_a_set_without_words_is_named(tmp_path: Path) -> None:
     write_table(tmp_path / "data/dev/text", {"u1": ""})
     with pytest.raises(UserError, match="dev"):

@@ -25,6 +25,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "todm_conformer": {"macaron_style": True, "rel_pos_type": "latest", "cnn_module_kernel": 5},
     "todm_e_branchformer": {"cgmlp_linear_units": 24, "cgmlp_conv_kernel": 5, "use_ffn": True, "macaron_ffn": True},
     "todm_mh_ssm": {"ssm_state": 4},
+    "todm_transformer": {},
 }
 
 

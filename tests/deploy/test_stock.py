@@ -16,7 +16,7 @@ from espnet_todm.errors import UserError
 from tests.deploy.conftest import write_experiment
 
 
-@pytest.fixture(scope="module", params=["todm_conformer", "todm_e_branchformer"])
+@pytest.fixture(scope="module", params=["todm_conformer", "todm_e_branchformer", "todm_transformer"])
 def stock(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """config.yaml and model.pth of a model with ESPnet's own encoder, as plain ESPnet leaves them: no name of ours."""
     folder = tmp_path_factory.mktemp("stock")

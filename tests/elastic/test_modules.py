@@ -176,11 +176,12 @@ def test_relative_attention_sees_only_the_distance() -> None:
 
 
 def block(**changes: Any) -> ElasticConformerBlock:
-    conf = {"size": SIZE, "head_dim": 4, "kernel": 3, "relative": False, "macaron": True, "convolution": True}
+    conf = {"size": SIZE, "head_dim": 4, "kernel": 3, "relative": None, "macaron": True, "convolution": True}
     rest = {"conv_norm": "layer_norm", "activation": "swish", "dropout": 0.0, "attention_dropout": 0.0}
+    rest = {**rest, "adaptive_dropout": True, "linear_units": 8}
     shape = BlockShape(macaron_ffn=8, macaron_chunks=2, heads=2, conv=8, conv_groups=1, ffn=8, ffn_chunks=2)
     torch.manual_seed(0)
-    return ElasticConformerBlock(BlockConf(**{**conf, **rest, "adaptive_dropout": True, **changes}), shape).eval()
+    return ElasticConformerBlock(BlockConf(**{**conf, **rest, **changes}), shape).eval()
 
 
 def test_a_module_that_keeps_nothing_is_skipped_and_an_empty_block_is_the_identity() -> None:

@@ -10,7 +10,6 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet_todm.components import Key, Subnet
 from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.encoders.conformer import TodmConformerEncoder
-from espnet_todm.encoders.frontends import INPUT_LAYERS
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json
 from tests.conftest import FLAVOURS, conformer, disturb, random_subnet, speech
@@ -20,7 +19,7 @@ STOCK = {
     for name, options in FLAVOURS.items()
     if not {"conv_norm", "head_dim", "input_channels", "convolution_first"} & options.keys()
     and options.get("pos_enc_layer_type") != "none"
-    and INPUT_LAYERS[options.get("input_layer", "conv2d")].stock
+    and options.get("input_layer", "conv2d") in TodmConformerEncoder.stock_inputs
 }
 
 
@@ -149,6 +148,13 @@ def test_forward_runs_the_chosen_subnet(tmp_path) -> None:
         ({"pos_enc_layer_type": "legacy_rel_pos"}, ["pos_enc_layer_type", "legacy_rel_pos", "rel_pos with"]),
         ({"pos_enc_layer_type": "rel_pos", "selfattention_layer_type": "selfattn"}, ["pos_enc_layer_type", "abs_pos"]),
         ({"normalize_before": False}, ["normalize_before", "False", "True"]),
+        (
+            {"zero_triu": True, "qk_norm": True, "input_layer": "embed", "activation_type": "mish", "macaron": True},
+            ["zero_triu: True", "qk_norm: True", "token ids", "activation_type: 'mish'", "unknown option 'macaron'"],
+        ),
+        ({"input_layer": None}, ["input_layer: null", "16", "20", "linear"]),
+        ({"layer_drop_rate": 1.0}, ["layer_drop_rate", "1.0", "< 1"]),
+        ({"stochastic_depth_rate": [0.1, 0.2]}, ["stochastic_depth_rate", "2 rates for 3 blocks"]),
         ({"ffn_chunk": 4}, ["ffn_chunk"]),
         ({"subnet": "tiny", "sizes": {"small": 0.6}}, ["tiny", "small", "full"]),
         ({"blocks": [{"ffn": 3}]}, ["blocks[0]", "macaron_chunks"]),

@@ -120,7 +120,7 @@ def test_a_branch_is_dropped_with_its_part_of_the_merge() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"use_linear_after_conv": True}, ["use_linear_after_conv", "True", "False"]),
+        ({"use_linear_after_conv": True}, ["use_linear_after_conv", "True", "cgmlp_groups: 1"]),
         ({"cgmlp_groups": 5}, ["cgmlp_groups", "5", "24"]),
         ({"cgmlp_conv_kernel": 4}, ["cgmlp_conv_kernel", "4", "odd"]),
         ({"merge_conv_kernel": 2}, ["merge_conv_kernel", "2", "odd"]),

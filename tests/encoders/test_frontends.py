@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Optional
+
 import pytest
 import torch
 from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
@@ -9,16 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from espnet_todm.encoders.frontends import INPUT_LAYERS, subsampling_cost
+from espnet_todm.encoders.frontends import INPUT_LAYERS, STOCK_INPUTS, STOCK_INPUTS_1D, encoding_of, subsampling_cost
 from espnet_todm.encoders.supernet import length_mask
-from tests.conftest import conformer, disturb, flop_counter
+from tests.conftest import conformer, disturb, e_branchformer, flop_counter
 
-OURS = [name for name, layer in INPUT_LAYERS.items() if not layer.stock]
+STOCK = (*STOCK_INPUTS, *STOCK_INPUTS_1D)
+OURS = [name for name in INPUT_LAYERS if name not in STOCK]
 
 
-def build(name: str, features: int = 20, size: int = 8) -> nn.Module:
+def build(name: Optional[str], features: int = 20, size: int = 8) -> nn.Module:
     torch.manual_seed(0)
-    embed = INPUT_LAYERS[name].build(features, size, 0.0, nn.Identity())
+    embed = INPUT_LAYERS[name].build(features, features if name is None else size, 0.0, nn.Identity())
     disturb(embed)
     return embed
 
@@ -42,6 +45,34 @@ def test_cost_is_what_torch_counts(name: str) -> None:
     with flop_counter() as counter, torch.no_grad():
         embed(torch.randn(1, 101, 40), torch.ones(1, 1, 101, dtype=torch.bool))
     assert cost.flops == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", INPUT_LAYERS)
+def test_the_position_encoding_is_found(name: Optional[str]) -> None:
+    positions, layer = nn.Identity(), INPUT_LAYERS[name]
+    for channels in (None, 6) if layer.slim else (None,):
+        embed = layer.make(20, 20 if name is None else 8, 0.0, positions, channels)
+        assert encoding_of(embed) is positions
+        assert embed(torch.randn(1, 40, 20), torch.ones(1, 1, 40, dtype=torch.bool))[0].size(2) == (8 if name else 20)
+
+
+STOCK_FORMS = [(encoder, name) for encoder in (conformer, e_branchformer) for name in STOCK]
+
+
+@pytest.mark.parametrize(("make", "name"), STOCK_FORMS)
+def test_input_layers_are_espnets(make: Any, name: Optional[str]) -> None:
+    options = {"input_size": 40 if name else 16, "input_layer": name, "num_blocks": 1}
+    encoder = make(**options)
+    full = encoder.component_table().full()
+    conf = encoder.stock_conf(full)
+    assert (conf is not None) == (name in encoder.stock_inputs)
+    if conf is None:
+        return
+    stock = encoder.stock_class(input_size=options["input_size"], **conf).eval()
+    stock.load_state_dict(encoder.extracted_state(full))
+    x, lengths = torch.randn(2, 50, options["input_size"]), torch.tensor([50, 50])
+    torch.testing.assert_close(encoder(x, lengths)[0], stock(x, lengths)[0], atol=1e-6, rtol=1e-5)
+    assert torch.equal(encoder(x, lengths)[1], stock(x, lengths)[1])
 
 
 @settings(max_examples=20, deadline=None)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from espnet_todm.completion import exclusive
 from espnet_todm.errors import UserError
 from espnet_todm.trainers.cpu_processes import train
+from tests.test_lifetime import ROOT, gone
 from tests.tiny_training import arguments, python, write_data
 
 
@@ -33,6 +40,65 @@ def test_a_failing_rank_ends_all_and_says_why(tmp_path: Path) -> None:
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "todm_conformr" in done.stderr and done.stderr.splitlines()[-1].startswith("error: training ended")
     assert time.monotonic() - begin < 300  # nobody waits for a rank that is gone
+
+
+RUN_SH = """
+export ESPNET_TODM_PARENT="$$@$(uname -n)"
+python=$1; shift
+"$python" -m espnet_todm.bin.asr_train_cpu "$@" || exit
+"""
+
+
+def _start(output: Path, data: Path, *before: str) -> subprocess.Popen[str]:
+    """A training of two ranks that would take hours, as soon as it has written an epoch; its output goes to a file."""
+    options = ["--processes", "2", "--", *arguments(data, output, "--max_epoch", "100000", "--num_workers", "1")]
+    with output.with_suffix(".log").open("w") as log:
+        started = subprocess.Popen([*before, *options], cwd=ROOT, stdout=log, stderr=log, text=True)
+    end = time.monotonic() + 300
+    while not (output / "checkpoint.pth").exists():
+        assert started.poll() is None and time.monotonic() < end, output.with_suffix(".log").read_text()[-3000:]
+        time.sleep(0.1)
+    return started
+
+
+def _family(pid: int) -> list[int]:
+    """The processes below one, by /proc."""
+    below: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            below.setdefault(int(stat.read_text().rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
+    children = below.get(pid, [])
+    return [*children, *(one for child in children for one in _family(child))]
+
+
+@pytest.mark.recipe
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_nothing_trains_on_when_the_recipe_is_killed(tmp_path: Path) -> None:
+    """Its ranks and their data loaders end, and the folder is free for the next run."""
+    output = tmp_path / "exp"
+    recipe = _start(output, write_data(tmp_path / "data"), "bash", "-c", RUN_SH, "run.sh", sys.executable)
+    with pytest.raises(UserError, match=r"exp: another process is writing it \(pid \d+ on "), exclusive(output):
+        pass
+    family = _family(recipe.pid)
+    assert len(family) >= 3  # the command, and two ranks
+    recipe.kill()
+    recipe.wait()
+    assert all(gone(pid) for pid in family)
+    with exclusive(output):
+        pass
+
+
+@pytest.mark.recipe
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_killed_rank_is_one_line(tmp_path: Path) -> None:
+    output = tmp_path / "exp"
+    command = _start(output, write_data(tmp_path / "data"), sys.executable, "-m", "espnet_todm.bin.asr_train_cpu")
+    ranks = [pid for pid in _family(command.pid) if "--dist_rank\01" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(ranks[0], signal.SIGKILL)
+    assert command.wait(60) == 1
+    told = output.with_suffix(".log").read_text()
+    assert "Traceback" not in told
+    assert told.splitlines()[-1] == "error: training ended: its process 1 was ended by SIGKILL (out of memory?)"
 
 
 def test_no_process_is_refused() -> None:

@@ -13,8 +13,11 @@ from humanfriendly import parse_size
 from torch import Tensor
 
 from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
+from espnet_todm.data.archives import refuse_code, refuse_pipe
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike, read_table
+
+refuse_code()
 
 
 def read_features(
@@ -50,12 +53,6 @@ def check_audio(scp: PathLike, name: str, found: tuple[int, int], needed: tuple[
         raise UserError(
             f"{scp}: {name} has {found[1]} channel(s) of {found[0]} Hz, but {needed[1]} of {needed[0]} Hz is needed"
         )
-
-
-def refuse_pipe(scp: PathLike, name: str, place: str) -> None:
-    """Raises UserError where an entry of a table is a shell command, as Kaldi allows."""
-    if place.endswith("|"):
-        raise UserError(f"{scp}: {name} is a shell command ({place}); pipes are not run, write the audio out")
 
 
 def input_table(folder: Path) -> Path:

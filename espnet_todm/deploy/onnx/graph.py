@@ -117,8 +117,8 @@ def exportable(encoder: nn.Module, name: str, conf: Mapping[str, Any]) -> Supern
     elif name in STOCK:
         ours = _as_ours(encoder, name, conf)
     else:
-        allowed = ", ".join(sorted({*encoders(), *STOCK}))
-        raise UserError(f"encoder: {name!r} cannot be exported; allowed: {allowed}")
+        known = sorted({*encoders(), *STOCK})
+        raise UserError(f"encoder: {name!r} cannot be exported; allowed: {', '.join(known)}")
     for module in list(ours.modules()):
         for child, part in list(module.named_children()):
             if isinstance(part, (PositionalEncoding, RelPositionalEncoding)):

@@ -36,6 +36,9 @@ TRIED = [
     "VGG front end",
     "E-Branchformer",
     "E-Branchformer, no positions",
+    "Transformer",
+    "Branchformer",
+    "frames as they are",
     "MH-SSM",
     "MH-SSM, causal, inverse start",
     "MH-SSM, no gating, two in series",
@@ -192,7 +195,7 @@ def test_what_has_no_graph_is_named() -> None:
     assert "the blank is token 3" in refused(shifted)
     other = with_statistics(tiny_model())
     other.encoder = torch.nn.Identity()
-    assert "encoder: 'transformer' cannot be exported; allowed: conformer" in refused(other, "transformer")
+    assert "encoder: 'rnn' cannot be exported; allowed: branchformer, conformer" in refused(other, "rnn")
     each = with_statistics(tiny_model())
     each.normalize = UtteranceMVN()
     assert "normalize: UtteranceMVN cannot be exported; needed: global_mvn" in refused(each)
