@@ -12,6 +12,7 @@ K2 = [f"{one}; python_version == '3.9'" for one in ("k2==1.23.4", "torch==1.13.1
 # submitit 1.5.4 does not start where importlib.metadata is that of Python 3.9.
 SLURM = ["submitit", "submitit<1.5.4; python_version < '3.10'"]
 LM = ["flashlight-text"]
+ZOO = ["espnet_model_zoo"]  # for ESPnet's from_pretrained
 DOCS = ["pdoc"]
 TEST = ["jiwer", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
 # What is made of ONNX needs a torch that exports it and a runtime of the same age; with k2's Python those tests are skipped.
@@ -59,6 +60,7 @@ setup(
         "lm": LM,
         "mini": MINI,
         "slurm": SLURM,
+        "zoo": ZOO,
         "test": TEST + MINI + LM + SLURM + TEST_DEPLOY,
     },
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -11,10 +10,14 @@ from espnet_todm import __version__
 from espnet_todm.components import ComponentTable, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, hash_file, read_json
+from espnet_todm.vocabulary import describe
 
 FORMAT = "espnet_todm.card/1"
 CARD = "card.json"
 WEIGHTS = "model.safetensors"
+# What every card has, and what is a mapping in it.
+ENTRIES = ("name", "cost", "encoder", "encoder_conf", "vocabulary", "kept")
+MAPPINGS = ("cost", "encoder_conf", "vocabulary")
 # Entry with the encoder and its options as this package trains them on: of the same weights as the stock form, which cannot
 # say all of it (the dropout of a narrower feed-forward module, layers that are dropped).
 TRAINED_AS = "trained_as"
@@ -51,17 +54,20 @@ def make_card(
         },
         "encoder": encoder,
         "encoder_conf": dict(encoder_conf),
-        "vocabulary": {"size": len(tokens), "sha256": hash_text("\n".join(tokens))},
+        "vocabulary": describe(tokens),
         "supernet": dict(source),
         "kept": subnet.to_json(),
     }
 
 
 def read_card(path: PathLike) -> dict[str, Any]:
-    """Read a card. Raises UserError when the file is none."""
+    """Read a card. Raises UserError when the file is none, or lacks what every card has."""
     card = read_json(path)
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{path}: not a card of format {FORMAT}")
+    for key in ENTRIES:
+        if key not in card or (key in MAPPINGS and not isinstance(card[key], dict)):
+            raise UserError(f"{path}: damaged: {key} is {card.get(key)!r}; extract the size again")
     return card
 
 
@@ -86,7 +92,3 @@ def check_weights(folder: PathLike) -> None:
             f"{Path(folder) / WEIGHTS}: its SHA-256 is {found['sha256'][:16]}..., but {CARD} says {str(told)[:16]}...; "
             "allowed: the weights that the card was written for"
         )
-
-
-def hash_text(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -8,20 +8,24 @@ folder anew.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
 import os
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_directory, write_json
+from espnet_todm.files import PathLike, atomic_directory, make_folder, write_json
 
 MARKER = ".completed"
+_TIME = "%Y-%m-%d %H:%M:%S"
 
 
 def is_complete(folder: PathLike, options: dict[str, Any]) -> bool:
@@ -53,14 +57,17 @@ def fingerprint(folder: PathLike) -> str:
 def exclusive(folder: PathLike) -> Iterator[None]:
     """Hold the right to write ``folder``, and sweep away what a killed run left beside it.
 
-    The lock is the operating system's, so a killed process gives it up. Raises UserError when another process holds it.
+    The lock is the operating system's, so a killed process gives it up. Raises UserError, which says who holds it, when
+    another process does.
     """
     target = Path(folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     descriptor = os.open(target.parent / f".{target.name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _lock(descriptor, target)
-        for leftover in target.parent.glob(f".{target.name}.*.part"):
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}, since {time.strftime(_TIME)}".encode())
+        for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         yield
     finally:
@@ -93,6 +100,7 @@ def _lock(descriptor: int, target: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise UserError(f"{target}: another process is writing it; wait for it or end it") from None
+        holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "holder unknown"
+        raise UserError(f"{target}: another process is writing it ({holder}); wait for it or end it") from None
     except OSError as error:  # some network file systems cannot lock
         logging.warning("%s: cannot be locked (%s); do not run this stage twice at once", target, error)

@@ -9,7 +9,7 @@ import importlib.machinery
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any, Optional
 
 TASK = "espnet2.tasks.asr"
@@ -30,6 +30,22 @@ class _RegisteringLoader(Loader):
         from espnet_todm import register
 
         register()
+        _tell_user_errors_in_one_line()
+
+
+def _tell_user_errors_in_one_line() -> None:
+    """Stock commands know nothing of UserError: what they do not catch ends as our own commands end."""
+    from espnet_todm.errors import UserError
+
+    before = sys.excepthook
+
+    def tell(kind: type[BaseException], error: BaseException, trace: Optional[TracebackType]) -> None:
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = tell
 
 
 class _Finder(MetaPathFinder):

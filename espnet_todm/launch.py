@@ -12,7 +12,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,8 @@ from typing import Any, Callable, Optional
 from tqdm import tqdm
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.files import PathLike, make_folder
+from espnet_todm.lifetime import end_with_parent
 
 LAUNCHERS = ("local", "slurm", "submitit-local")
 _SPAWN = multiprocessing.get_context("spawn")  # forked children would inherit locks held by torch's threads
@@ -60,7 +60,7 @@ def launch(
     if launcher not in LAUNCHERS:
         raise UserError(f"launcher: {launcher!r} is unknown; there are {', '.join(LAUNCHERS)}")
     folder = Path(logs)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     arguments, jobs = list(arguments), min(jobs, len(arguments))
     if not arguments:
         return []
@@ -168,7 +168,7 @@ def _dispatch(workers: dict[Any, Any], arguments: list[Any], logs: Path, name: s
 
 def _work(connection: Connection, function: Callable[[Any], Any]) -> None:
     """A worker's life: take an argument, compute with the output going to its log, send the result."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()  # its next run must not meet writers of the last one
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keyboard stops the parent, and the parent stops its workers
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     while True:
@@ -183,14 +183,6 @@ def _work(connection: Connection, function: Callable[[Any], Any]) -> None:
                 traceback.print_exc()
                 reply = (False, _in_words(error))
             connection.send(reply)
-
-
-def _end_with_parent() -> None:
-    """Leave at once when the parent is gone (killed): its next run must not meet writers of the last one."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
 
 
 @contextmanager

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, Optional
+from unittest import mock
 
 from espnet_todm.errors import UserError
 from espnet_todm.overlay import read_config
@@ -31,7 +33,7 @@ def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
     parser = ASRTask.get_parser()
     parser.error = _raise
     options = _parse(parser, arguments)
-    for name in options.required:
+    for name in () if options.print_config else options.required:
         if getattr(options, name) is None:
             raise UserError(f"--{name} is required")
     parts: list[tuple[str, Mapping[str, Optional[type]], bool]] = [
@@ -41,6 +43,16 @@ def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
         check_part(name, getattr(options, name), getattr(options, f"{name}_conf"), classes, optional)
     check_run(options)
     return options
+
+
+def print_config(options: argparse.Namespace) -> None:
+    """Print a configuration with the defaults of the chosen classes, as ESPnet's ``--print_config`` does."""
+    from espnet2.tasks.asr import ASRTask
+
+    # ESPnet parses the command line once more, and knows no ``base``.
+    parsed = mock.Mock(parse_known_args=lambda: (argparse.Namespace(**vars(options)), []))
+    with mock.patch.object(ASRTask, "get_parser", lambda: parsed):
+        ASRTask.print_config(sys.stdout)
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:

@@ -42,6 +42,7 @@ def register() -> None:
     _registered = True
     _register_classes(symbols)
     _register_subnet_trainers(symbols)
+    _guard(symbols["espnet2.tasks.asr", "ASRTask"])
 
 
 def _symbol(module: str, name: str) -> Any:
@@ -75,6 +76,7 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     """``subnet_trainer`` and ``subnet_trainer_conf`` become options of the ASR task, which builds them with the model."""
     from espnet_todm.checks import build
     from espnet_todm.decoders.stateless import StatelessDecoder
+    from espnet_todm.models.options import check_configuration
     from espnet_todm.models.todm import TodmModel
     from espnet_todm.trainers.aux_loss import AuxLossTrainer
     from espnet_todm.trainers.base import SubnetTrainer
@@ -107,6 +109,8 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     build_stock_model = task.build_model.__func__
 
     def build_model(cls: Any, args: Any) -> Any:
+        if str(getattr(args, "model", None)).lower() == "todm":
+            check_configuration(args, symbols["espnet2.tasks.asr", "encoder_choices"].classes)
         model = build_stock_model(cls, args)
         if isinstance(model, TodmModel):
             if isinstance(model.decoder, StatelessDecoder):  # ESPnet builds a joiner for its own transducer only
@@ -125,3 +129,24 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
 
     task.build_model = classmethod(build_model)
     task.build_iter_factory = classmethod(build_iter_factory)
+
+
+def _guard(task: Any) -> None:
+    """What ESPnet's task reads and writes is looked after, see :mod:`espnet_todm.trainers.guard`, in every process of a
+    training and in ``asr_inference``."""
+    from espnet_todm.trainers.checkpoint_files import check_weights_file
+    from espnet_todm.trainers.guard import guarded_training
+
+    stock_worker, stock_from_file = task.main_worker.__func__, task.build_model_from_file.__func__
+
+    def main_worker(cls: Any, args: Any) -> None:  # spawned processes find it by this name
+        with guarded_training(args):
+            stock_worker(cls, args)
+
+    def build_model_from_file(cls: Any, config_file: Any = None, model_file: Any = None, device: str = "cpu") -> Any:
+        if model_file is not None:
+            check_weights_file(model_file)
+        return stock_from_file(cls, config_file, model_file, device)
+
+    task.main_worker = classmethod(main_worker)
+    task.build_model_from_file = classmethod(build_model_from_file)

@@ -14,6 +14,7 @@ from espnet_todm.errors import UserError
 
 Counts = Mapping[tuple[int, str], int]  # components kept of (layer, module): the first ones
 SizeSpec = Union[float, Mapping[str, Any]]
+PARTS_OF_LOSS = ("ctc", "att", "transducer")  # what ESPnet calls them in statistics
 ROUNDING = 1e-9  # relative: sums of FLOPs or seconds in another order differ by less; a budget is met up to it
 
 
@@ -61,6 +62,10 @@ def _check_name(name: str) -> None:
         raise UserError(f"sizes: {FULL!r} is the whole supernet and cannot be redefined")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise UserError(f"sizes: the name {name!r} is not possible; allowed: letters, digits, _ and -")
+    if name in PARTS_OF_LOSS:
+        raise UserError(
+            f"sizes: the name {name!r} is not possible: loss_{name} is a part of ESPnet's loss; choose another"
+        )
     if hasattr(nn.ModuleDict(), name):
         raise UserError(f"sizes: the name {name!r} is taken by torch; choose another, such as {name + '_size'!r}")
 

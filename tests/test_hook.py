@@ -31,6 +31,8 @@ if __name__ == "__main__":
         print("known:", ask(), *pool.map(ask, [0]))
 """
 
+CHECKOUT = Path(__file__).parents[1]
+
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Path:
@@ -59,7 +61,58 @@ def test_runner_hands_arguments_on() -> None:
     assert "subnet_trainer: null" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["-m"], ["espnet2.bin.asr_train"], ["-c", "print(1)"]])
+SAY = """
+import sys
+from tests_beside import WORD
+print(__name__, WORD, sys.argv)
+"""
+
+
+def test_runner_runs_scripts_as_python_does(tmp_path: Path) -> None:
+    (tmp_path / "say.py").write_text(SAY)
+    (tmp_path / "tests_beside.py").write_text("WORD = 'beside'")
+    script = str(tmp_path / "say.py")
+    for words, argv in (([script, "a", "-b"], [script, "a", "-b"]), (["-c", SAY, "a"], ["-c", "a"])):
+        runs = [python([*how, *words], PYTHONPATH=with_path(tmp_path)) for how in ([], ["-m", "espnet_todm.run"])]
+        assert [done.stdout for done in runs] == [f"__main__ beside {argv}\n"] * 2, runs[1].stderr
+    done = python(["-m", "espnet_todm.run", "-c", ASK + "print('known:', ask())"])
+    assert "known: True" in done.stdout, done.stderr
+
+
+def test_runner_reads_code_from_standard_input() -> None:
+    command = [sys.executable, "-m", "espnet_todm.run", "-", "a"]
+    program = "import sys; print(sys.argv)"
+    done = subprocess.run(command, input=program, capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    assert done.stdout == "['-', 'a']\n"
+
+
+def test_children_that_a_script_spawns_import_the_script(tmp_path: Path) -> None:
+    """Where what they run is defined in the script itself, as nothing else would find it."""
+    script = tmp_path / "work.py"
+    script.write_text(
+        "import multiprocessing\ndef double(n):\n    return 2 * n\nif __name__ == '__main__':\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n        print(pool.map(double, [1, 2]))\n"
+    )
+    done = python(["-m", "espnet_todm.run", str(script)])
+    assert done.stdout == "[2, 4]\n", done.stderr
+
+
+def test_a_users_error_of_a_stock_command_is_one_line(tmp_path: Path) -> None:
+    code = (
+        "import espnet2.tasks.asr as asr\nfrom types import SimpleNamespace\n"
+        "asr.ASRTask.build_model(SimpleNamespace(model='todm', postencoder='hugging_face_transformers'))"
+    )
+    done = python(["-m", "espnet_todm.run", "-c", code])
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: postencoder: 'hugging_face_transformers'")
+
+
+def test_a_missing_script_is_named() -> None:
+    done = python(["-m", "espnet_todm.run", "espnet2.bin.asr_train"])
+    assert done.returncode == 1 and done.stderr.startswith("error: espnet2.bin.asr_train: no such script; usage:")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-m"], ["-c"], ["-x", "print(1)"], ["--help"]])
 def test_runner_says_how_it_is_used(arguments: list[str]) -> None:
     done = python(["-m", "espnet_todm.run", *arguments])
     assert done.returncode == 1 and done.stderr.strip().startswith("usage:")
@@ -135,7 +188,7 @@ def test_stock_command_knows_our_names_in_an_environment_with_the_hook(ask: Path
     interpreter = home / "bin" / "python"
     (site,) = (home / "lib").glob("python*/site-packages")
     packages = Path(pytest.__file__).parents[1]
-    checkout = Path(__file__).parents[1]
+    checkout = CHECKOUT
     (site / "borrowed.pth").write_text(f"{packages}\n{checkout}\n")
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 import espnet_todm
 from espnet_todm.bin.asr_train import main
@@ -60,6 +61,19 @@ def test_espnets_own_options_stay_possible(data: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", **changes)
     options = parse_training(arguments(data, tmp_path / "exp", "--config", str(config)))
     assert options.encoder == "todm_conformer" and options.scheduler is None
+
+
+def test_print_config_needs_nothing_and_has_the_defaults_of_the_chosen_classes(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("encoder: todm_conformer\nencoder_conf: {output_size: 16}\n")
+    (tmp_path / "top.yaml").write_text("base: base.yaml\nscheduler: warmuplr\noptim: scaledadam\n")
+    for more in (["--config", str(tmp_path / "top.yaml")], ["--encoder", "todm_conformer", "--scheduler", "warmuplr"]):
+        done = python(["-m", "espnet_todm.bin.asr_train", "--print_config", "--optim_conf", "lr=0.5", *more])
+        assert done.returncode == 0, done.stderr
+        printed = yaml.safe_load(done.stdout)
+        assert printed["encoder_conf"]["linear_units"] == 2048 and printed["scheduler_conf"]["warmup_steps"] == 25000
+        assert (printed["optim_conf"]["lr"] == 0.5 and "betas" in printed["optim_conf"]) or more[0] != "--config"
+        assert printed["encoder_conf"]["output_size"] == (16 if more[0] == "--config" else 256)
+        assert printed["output_dir"] is None and "print_config" not in printed
 
 
 def test_required_options_are_named(data: Path) -> None:

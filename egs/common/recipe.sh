@@ -242,6 +242,7 @@ recipe() {
     return
   fi
   mkdir -p logs
+  export ESPNET_TODM_PARENT="$$@$(uname -n)" # commands end with this script, even when it is killed
   for ((number = stage; number <= stop_stage; number++)); do
     if [ "$number" -ge 6 ] && [ "$number" -le 9 ] && ! has_lm; then
       log "stage $number: --lm_order is 0, no language model"

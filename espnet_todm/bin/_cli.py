@@ -11,8 +11,13 @@ from collections.abc import Sequence
 from typing import Any, Callable, NoReturn, Optional
 
 from espnet_todm.errors import UserError
+from espnet_todm.files import FULL
+from espnet_todm.lifetime import end_with_starter
 
-_USERS_ERRORS = (errno.ENOENT, errno.EISDIR, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_USERS_ERRORS = (
+    *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, *FULL),
+)
 Main = Callable[[Sequence[str]], None]
 EXAMPLE = "Example: "  # begins the last part of a command's docstring
 
@@ -35,13 +40,14 @@ class Parser(argparse.ArgumentParser):
 def run(main: Main, logs: bool = True) -> None:
     """Call ``main(sys.argv[1:])``. What a user can cause ends the process with one line on stderr, not a traceback.
 
-    A UserError, a file that is not there, a full disk or a file that may not be written exits with status 1, the keyboard's
-    Ctrl-C with 130. ``logs=False`` leaves it to ``main`` to set up logging.
+    A UserError, a file that is not there or in the way, a full disk or a file that may not be written exits with status 1,
+    the keyboard's Ctrl-C with 130. ``logs=False`` leaves it to ``main`` to set up logging.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # terminals of other encodings than UTF-8, as stderr does it
     if logs:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    end_with_starter()
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -2,7 +2,7 @@
 
 Example: python -m espnet_todm.bin.asr_inference --subnet small --asr_train_config exp/supernet/config.yaml \\
     --asr_model_file exp/supernet/valid.loss.ave.pth --output_dir exp/supernet/decode_small ...
-All other options are ESPnet's (see --help).
+All other options are ESPnet's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from espnet_todm import hook, register
 from espnet_todm.bin._cli import run
+from espnet_todm.deploy.optional import needed
 from espnet_todm.errors import UserError
 
 hook.install()
@@ -25,10 +26,17 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--subnet")
     parser.add_argument("--asr_train_config")
     parser.add_argument("--output_dir")
+    parser.add_argument("--model_tag")
+    parser.add_argument("-h", "--help", action="store_true")
     ours, rest = parser.parse_known_args(list(arguments))
+    if ours.help:
+        _help()
+        return
+    if ours.model_tag is not None:
+        needed("espnet_model_zoo", "zoo")
     if ours.subnet is not None:
         ours.asr_train_config = str(_config_with_subnet(ours.asr_train_config, ours.subnet, ours.output_dir))
-    for name in ("asr_train_config", "output_dir"):
+    for name in ("asr_train_config", "output_dir", "model_tag"):
         if getattr(ours, name) is not None:
             rest += [f"--{name}", getattr(ours, name)]
 
@@ -36,6 +44,20 @@ def main(arguments: Sequence[str]) -> None:
     from espnet2.bin.asr_inference import main as inference
 
     inference(rest)
+
+
+def _help() -> None:
+    """ESPnet's options and ours."""
+    from espnet2.bin.asr_inference import get_parser
+
+    parser = get_parser()
+    parser.description = __doc__
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    group = parser.add_argument_group("Supernet")
+    group.add_argument(
+        "--subnet", help="size, or file of a card: the subnet of the supernet that is run (default: full)"
+    )
+    parser.print_help()
 
 
 def _config_with_subnet(config: str, subnet: str, output_dir: str) -> Path:

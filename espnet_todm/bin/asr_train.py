@@ -19,12 +19,14 @@ def main(arguments: Sequence[str]) -> None:
     register()
     from espnet2.tasks.asr import ASRTask
 
-    from espnet_todm.options import checkpoint_errors, parse_training
-    from espnet_todm.trainers.inputs import check_data
+    from espnet_todm.options import checkpoint_errors, parse_training, print_config
+    from espnet_todm.trainers.faults import faults_told
 
     options = parse_training(arguments)
-    check_data(options)
-    with checkpoint_errors():
+    if options.print_config:
+        print_config(options)
+        return
+    with checkpoint_errors(), faults_told():
         ASRTask.main(args=options)
 
 

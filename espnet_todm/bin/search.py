@@ -71,6 +71,7 @@ def main(arguments: Sequence[str]) -> None:
     from espnet_todm.amounts import parse_amount
     from espnet_todm.deploy.extract import load_supernet
     from espnet_todm.deploy.load import read_config
+    from espnet_todm.files import make_folder
     from espnet_todm.overlay import best_model
     from espnet_todm.search.subnet_search import SearchPlan, SubnetSearch, parse_budgets
 
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str]) -> None:
         supernet.encoder.measured_in(options.latency_table)
     search = SubnetSearch(evaluator(supernet, options, options.set, options.text, options.utterances), plan)
     others = {split: evaluator(supernet, options, split) for split in options.test_sets}
-    options.output.mkdir(parents=True, exist_ok=True)
+    make_folder(options.output)
     search.open()
     try:
         search.run()

@@ -15,6 +15,7 @@ from typing import Optional
 
 from espnet_todm.data.ngram import BEGIN, END, IMPOSSIBLE
 from espnet_todm.data.tokens import UNKNOWN
+from espnet_todm.data.transcripts import composed, plain_text
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_lines
 
@@ -52,7 +53,7 @@ class Perplexity:
 
 
 class Arpa:
-    """The n-grams of an ARPA file, or those of its n-grams that ``sentences`` need.
+    """The n-grams of an ARPA file in composed letters, or those of its n-grams that ``sentences`` need.
 
     Raises UserError when the file is missing or not what it should be.
     """
@@ -61,7 +62,8 @@ class Arpa:
         self.entries: dict[str, tuple[float, float]] = {}  # words -> log10 p, log10 back-off weight
         self.order = 0
         wanted: Optional[set[str]] = None
-        for number, words, log_prob, backoff in read_entries(path):
+        for number, spelled, log_prob, backoff in read_entries(path):
+            words = composed(spelled)
             if number > self.order:
                 self.order = number
                 if sentences is not None:
@@ -104,7 +106,7 @@ class Arpa:
 
 def measure_perplexity(path: PathLike, texts: Iterable[str]) -> Perplexity:
     """Perplexity of an ARPA file on sentences, words separated by spaces. Raises UserError for a text without words."""
-    sentences = [words for words in (text.split() for text in texts) if words]
+    sentences = [words for words in (plain_text(text).split() for text in texts) if words]
     if not sentences:
         raise UserError("perplexity: the text has no words")
     model = Arpa(path, sentences)
@@ -120,7 +122,7 @@ def measure_perplexity(path: PathLike, texts: Iterable[str]) -> Perplexity:
 
 
 def read_vocabulary(path: PathLike) -> list[str]:
-    """The words of an ARPA file in its order, without ``<s>``, ``</s>`` and ``<unk>``. Raises UserError as Arpa does."""
+    """The words of an ARPA file as they stand, without ``<s>``, ``</s>`` and ``<unk>``. Raises UserError as Arpa does."""
     words = []
     for number, word, _, _ in read_entries(path):
         if number > 1:
@@ -162,6 +164,8 @@ def write_body(path: PathLike, output: PathLike) -> None:
 def _body(path: PathLike) -> Iterator[tuple[int, str]]:
     """Lines by their numbers, from behind ``\\data\\``, before which stand headings of many kinds, to before ``\\end\\``."""
     begun = False
+    if not Path(path).is_file():
+        raise UserError(f"lm: {path}: no such file; {_EXPECTED}")
     for number, line in enumerate(read_lines(path), 1):
         line = line.strip(_WHITE)
         if begun and line == "\\end\\":

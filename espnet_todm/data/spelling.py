@@ -12,6 +12,7 @@ import sentencepiece
 from espnet_todm.completion import atomic_stage
 from espnet_todm.data.arpa import read_vocabulary
 from espnet_todm.data.tokens import SPACE, WORD_MARK
+from espnet_todm.data.transcripts import composed
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, hash_file, read_lines, write_text
 
@@ -73,7 +74,7 @@ def make_lexicon(model: PathLike, tokens: PathLike, output: PathLike) -> Path:
         if folder is None:
             return Path(output)
         writer = _writer(Path(tokens), known)
-        words = read_vocabulary(model)
+        words = list(dict.fromkeys(map(composed, read_vocabulary(model))))
         spelled = {word: writer(word) for word in words}
         one_word = {word: of for word, of in spelled.items() if of and word.split() == [word]}  # no kind of space in it
         lines = [f"{word} {' '.join(of)}\n" for word, of in one_word.items() if set(of) <= set(known)]

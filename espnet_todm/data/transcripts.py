@@ -23,10 +23,15 @@ _OTHER_SPACE = re.compile(r"[\x00-\x1f\x7f-\x9f]|[^\S ]")  # what is shown in th
 _SHOWN = 5
 
 
+def composed(text: str) -> str:
+    """``text`` in Unicode's form NFC: a letter and its accents are one character, however they were typed."""
+    return unicodedata.normalize("NFC", text)
+
+
 def plain_text(text: str) -> str:
-    """``text`` in Unicode's form NFC, every run of white space and control characters one space, none at the ends."""
-    composed = unicodedata.normalize("NFC", text).replace(BYTE_ORDER_MARK, "")
-    return " ".join(_CONTROL.sub(" ", composed).split())
+    """``text`` composed, every run of white space and control characters one space, none at the ends."""
+    text = composed(text).replace(BYTE_ORDER_MARK, "")
+    return " ".join(_CONTROL.sub(" ", text).split())
 
 
 def plain_texts(utterances: Sequence[Utterance], name: str) -> list[Utterance]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from espnet_todm.amounts import parse_amount
 from espnet_todm.card import CARD, TRAINED_AS, make_card
 from espnet_todm.components import Subnet
-from espnet_todm.deploy.folder import write_config, write_weights
-from espnet_todm.deploy.load import build_model, read_config, read_weights
+from espnet_todm.deploy.folder import write_config, write_images, write_weights
+from espnet_todm.deploy.load import build_model, read_trained_config, read_weights
 from espnet_todm.deploy.stock import STOCK, as_supernet
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.encoders.supernet import Front, SupernetEncoder
@@ -54,7 +54,7 @@ def load_supernet(config: PathLike, checkpoint: PathLike) -> Supernet:
 
     Raises UserError when the files do not fit or the model is no supernet.
     """
-    conf = as_supernet(read_config(config))
+    conf = as_supernet(read_trained_config(config))
     if conf.get("model") != "todm":
         raise UserError(
             f"{config}: model: {conf.get('model')!r} with encoder: {conf['encoder']} is no supernet; needed: model: todm, or"
@@ -110,7 +110,8 @@ def extract(
     state.update({f"encoder.{name}": value for name, value in small.state_dict().items()})
     with atomic_directory(output) as folder:
         conf = _small_config(supernet, subnet, Path(output))
-        write_config(conf, folder, Path(output))
+        write_config(conf, folder)
+        write_images(supernet.source, folder)
         model = build_model(conf, state, output)
         difference = None if calibration else _largest_difference(supernet, subnet, model)
         source = {**supernet.origin(), "max_abs_difference": difference}
@@ -139,6 +140,8 @@ def calibration_front(model: TodmModel, encoder: SupernetEncoder, utterance: Ten
     normalised = utterance.unsqueeze(0).clone()  # GlobalMVN works in place
     if model.normalize is not None:
         normalised, lengths = model.normalize(normalised, lengths)
+    if model.preencoder is not None:
+        normalised, lengths = model.preencoder(normalised, lengths)
     return encoder.front(normalised, lengths)
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from espnet_todm.card import CARD, TRAINED_AS, WEIGHTS, read_card
@@ -22,8 +21,9 @@ from espnet_todm.checks import check_number
 from espnet_todm.deploy.folder import write_config, write_weights
 from espnet_todm.deploy.load import CONFIG, load_checkpoint, load_extracted, read_config
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_directory, hash_file, read_json, write_json, write_text
+from espnet_todm.files import PathLike, atomic_directory, hash_file, make_folder, read_json, write_json, write_text
 from espnet_todm.overlay import best_model
+from espnet_todm.trainers.checkpoint_files import save_checkpoint
 from espnet_todm.trainers.cpu_processes import train
 
 ENTRY = "fine_tuned"  # of the card
@@ -89,9 +89,9 @@ def fine_tune(subnet: PathLike, output: PathLike, work: PathLike, options: FineT
     conf = {**training_config(config, options), **card.get(TRAINED_AS, {})}
     _check_data(conf, Path(subnet) / CONFIG)
     home = Path(work)
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     write_text(home / "fine_tune.yaml", yaml.safe_dump(conf, sort_keys=False, allow_unicode=True))
-    torch.save(model.state_dict(), home / "start.pth")  # from the safetensors: what is unpickled was written here
+    save_checkpoint(model.state_dict(), home / "start.pth")  # from the safetensors: what is unpickled was written here
     arguments = ["--config", str(home / "fine_tune.yaml"), "--init_param", str(home / "start.pth")]
     arguments += ["--output_dir", str(home), "--ngpu", str(options.ngpu), "--resume", "false"]
     if options.ngpu:

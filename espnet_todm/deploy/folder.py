@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
-import torch
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor
@@ -15,31 +14,42 @@ from torch import Tensor
 from espnet_todm.card import CARD, WEIGHTS, identify_weights
 from espnet_todm.deploy.load import CONFIG, FILE_OPTIONS
 from espnet_todm.files import PathLike
+from espnet_todm.trainers.checkpoint_files import save_checkpoint
 
+IMAGES = "images"  # ESPnet's name
 CHECKPOINT = "model.pth"  # the same weights for ESPnet, which reads no safetensors
 
 
-def write_config(conf: Mapping[str, Any], folder: Path, final: Path) -> None:
+def write_config(conf: Mapping[str, Any], folder: Path, final: Optional[Path] = None) -> None:
     """Write config.yaml and copies of the files it names into ``folder``.
 
-    final: where they will be in the end, as the config then says; ``Path(".")`` for bare names, which are looked for beside
-    the config.
+    final: where they will be in the end, as the config then says; ``Path(".")`` for bare names. None leaves the names under
+    which the recipe knows the files: asr.sh packs them so. What this package reads are the copies, in any case.
     """
     written = dict(conf)
     for section, key in FILE_OPTIONS:
         owner = conf.get(section) if section else conf
         if owner and owner.get(key):
             shutil.copyfile(owner[key], folder / Path(owner[key]).name)
-            moved = {**owner, key: str(final / Path(owner[key]).name)}
+            moved = {**owner, key: owner[key] if final is None else str(final / Path(owner[key]).name)}
             written = {**written, section: moved} if section else {**written, key: moved[key]}
     (folder / CONFIG).write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def write_images(source: Mapping[str, Any], folder: Path) -> None:
+    """Copy the pictures of the supernet's training, ``images/``, into ``folder``: stage 14 of ESPnet's asr.sh packs them.
+    source: as :class:`espnet_todm.deploy.extract.Supernet` has it."""
+    drawn = Path(source["config"]).parent / IMAGES
+    (folder / IMAGES).mkdir()
+    for picture in sorted(drawn.glob("*.png")):
+        shutil.copyfile(picture, folder / IMAGES / picture.name)
 
 
 def write_weights(state: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
     """Write the weights as safetensors and for ESPnet; returns what the card says of them (:func:`identify_weights`)."""
     contiguous = {name: value.contiguous() for name, value in state.items()}
     save_file(contiguous, folder / WEIGHTS)
-    torch.save(contiguous, folder / CHECKPOINT)
+    save_checkpoint(contiguous, folder / CHECKPOINT)
     return identify_weights(folder / WEIGHTS)
 
 

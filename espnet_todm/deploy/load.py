@@ -12,15 +12,18 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from espnet_todm.card import WEIGHTS, check_weights
+from espnet_todm.card import CARD, WEIGHTS, check_weights, read_card
+from espnet_todm.data.statistics import check_statistics
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike
 from espnet_todm.overlay import read_yaml
 from espnet_todm.registry import register
+from espnet_todm.trainers.checkpoint_files import is_training_state, read_checkpoint
+from espnet_todm.vocabulary import check_record, check_stated
 
 CONFIG = "config.yaml"
-# Options of a training config that name files. A bare name, or one that no longer lies as written, is looked for beside the
-# config.
+# Options of a training config that name files. A file of that name beside the config goes before the one that is named:
+# extracted folders have copies, which stay what they were.
 FILE_OPTIONS = (("normalize_conf", "stats_file"), (None, "bpemodel"), ("encoder_conf", "latency_table"))
 
 
@@ -38,7 +41,7 @@ def read_config(path: PathLike) -> dict[str, Any]:
         if not value:
             continue
         beside = source.parent / Path(value).name
-        if beside.exists() and (beside.name == value or not Path(value).exists()):
+        if beside.exists():
             owner[key] = str(beside)
         elif not Path(value).exists():
             raise UserError(f"{source}: {key} names {value}, which is not there")
@@ -50,6 +53,9 @@ def build_model(config: Mapping[str, Any], state: Mapping[str, Tensor], source: 
     register()
     from espnet2.tasks.asr import ASRTask
 
+    statistics = (config.get("normalize_conf") or {}).get("stats_file")
+    if config.get("normalize") == "global_mvn" and statistics:
+        check_statistics(statistics)
     model = ASRTask.build_model(argparse.Namespace(**config))
     expected = model.state_dict()
     missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
@@ -76,21 +82,30 @@ def load_checkpoint(config_path: PathLike, checkpoint: PathLike) -> tuple[ESPnet
 
     Raises UserError when a file is missing or damaged, or the two do not fit each other.
     """
-    config = read_config(config_path)
+    config = read_trained_config(config_path)
     return build_model(config, read_weights(checkpoint), checkpoint), config
 
 
+def read_trained_config(path: PathLike) -> dict[str, Any]:
+    """As :func:`read_config`, of a training. Raises UserError also when its tokens are not those it was trained with."""
+    config = read_config(path)
+    check_record(Path(path).parent, config.get("token_list") or (), config.get("bpemodel"), f"{path}: token_list")
+    return config
+
+
 def read_weights(checkpoint: PathLike) -> dict[str, Tensor]:
-    """The weights in a checkpoint of ESPnet, on the CPU. Raises UserError when it is missing or damaged."""
-    if not Path(checkpoint).is_file():
-        raise UserError(f"{checkpoint}: no such checkpoint")
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"{checkpoint}: not a readable checkpoint ({one_line(error)})") from None
-    if isinstance(state, dict) and "model" in state and "optimizers" in state:
-        state = state["model"]  # ESPnet's checkpoint.pth
-    return dict(state)
+    """The weights in a checkpoint of ESPnet (``3epoch.pth``, ``checkpoint.pth``), on the CPU.
+
+    Raises UserError when it is missing, damaged or none.
+    """
+    states = read_checkpoint(checkpoint)
+    if is_training_state(states):
+        states = states["model"]
+    if not isinstance(states, dict) or not all(isinstance(value, Tensor) for value in states.values()):
+        raise UserError(
+            f"{checkpoint}: holds no weights by their names, but other things; give the checkpoint of a model"
+        )
+    return dict(states)
 
 
 def load_extracted(directory: PathLike) -> tuple[ESPnetASRModel, dict[str, Any]]:
@@ -107,4 +122,13 @@ def load_extracted(directory: PathLike) -> tuple[ESPnetASRModel, dict[str, Any]]
     except Exception as error:
         raise UserError(f"{weights}: damaged or no safetensors file ({one_line(error)})") from None
     check_weights(directory)
+    _check_card(Path(directory) / CARD, config)
     return build_model(config, state, weights), config
+
+
+def _check_card(card: Path, config: Mapping[str, Any]) -> None:
+    """Raises UserError when the folder's card, if there is one, was written for another token list than the config has."""
+    if card.is_file():
+        check_stated(
+            read_card(card)["vocabulary"], config["token_list"], None, card, f"{card.parent / CONFIG}: token_list"
+        )

@@ -8,10 +8,13 @@ from typing import Any
 from espnet_todm.errors import UserError
 
 
-def needed(name: str) -> Any:
-    """The package of this name. Raises UserError, with what to install, when it is not there."""
+def needed(name: str, extra: str = "deploy") -> Any:
+    """The package of this name. Raises UserError, with what to install, when it is not there.
+
+    extra: of this package's, which brings it.
+    """
     try:
         return import_module(name)
     except ImportError as error:
         package = name.partition(".")[0].replace("_", "-")
-        raise UserError(f"{package} is not installed ({error}); pip install 'espnet_todm[deploy]'") from None
+        raise UserError(f"{package} is not installed ({error}); pip install 'espnet_todm[{extra}]'") from None

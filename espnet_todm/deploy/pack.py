@@ -22,6 +22,7 @@ from espnet_todm.deploy.load import CONFIG, load_extracted
 from espnet_todm.deploy.onnx.folder import FOLDER as ONNX
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_directory, atomic_path
+from espnet_todm.trainers.checkpoint_files import save_checkpoint
 
 README = "README.md"
 TOKENS = "tokens.txt"
@@ -81,7 +82,7 @@ def _write_archive(folder: Path, archive: Path, state: dict[str, torch.Tensor]) 
         staging = Path(temporary)
         shutil.copytree(folder, staging, dirs_exist_ok=True)
         others = sorted(path.name for path in folder.iterdir() if path.name != CONFIG)
-        torch.save(state, staging / CHECKPOINT)
+        save_checkpoint(state, staging / CHECKPOINT)
         # ESPnet names files as they are seen from where it runs, and prints each.
         with _inside(staging), contextlib.redirect_stdout(io.StringIO()):
             espnet_pack(

@@ -41,6 +41,23 @@ def ctc_frame_distillation(
     return divergence(teacher_logits, student_logits, valid).sum() / max(batch, 1)
 
 
+def token_distillation(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    lengths: Tensor,
+    divergence: Divergence,
+    per_token: bool = False,
+) -> Tensor:
+    """Divergence between what two attention decoders say of the next token, each behind the right tokens before it.
+
+    teacher_logits, student_logits: (B, U, V). lengths: (B,) int, tokens of each utterance, its end included.
+    Otherwise as :func:`ctc_frame_distillation`, whose sum over tokens, averaged over utterances, is the scale of ESPnet's
+    attention loss; ``per_token`` averages over all tokens instead, as ESPnet does with ``length_normalized_loss``.
+    """
+    loss = ctc_frame_distillation(teacher_logits, student_logits, lengths, divergence)
+    return loss * len(lengths) / lengths.sum().clamp(min=1) if per_token else loss
+
+
 def lattice_distillation(
     teacher_logits: Tensor,
     student_logits: Tensor,

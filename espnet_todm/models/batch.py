@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from torch import Tensor
@@ -24,20 +24,31 @@ class Batch:
 
 @dataclass(frozen=True)
 class Posteriors:
-    """What a subnet says of a batch and can teach others: CTC logits (B, T, V) in float32, and a transducer's lattice."""
+    """What a subnet says of a batch and can teach others; None is what it has not, or what nobody is to learn.
 
-    ctc: Optional[Tensor]
-    lattice: Optional[Lattice]
+    ctc: CTC logits (B, T, V) in float32. lattice: a transducer's. lengths: (B,) int64, frames that both have.
+    attention: the attention decoder's logits (B, U, V) in float32, each token's behind the right ones before it.
+    tokens: (B,) int64, how many of the U are an utterance's, its end included.
+    """
+
+    lengths: Tensor
+    ctc: Optional[Tensor] = None
+    lattice: Optional[Lattice] = None
+    attention: Optional[Tensor] = None
+    tokens: Optional[Tensor] = None
 
     def detach(self) -> Posteriors:
-        return Posteriors(
-            None if self.ctc is None else self.ctc.detach(), None if self.lattice is None else self.lattice.detach()
+        return replace(
+            self,
+            ctc=None if self.ctc is None else self.ctc.detach(),
+            lattice=None if self.lattice is None else self.lattice.detach(),
+            attention=None if self.attention is None else self.attention.detach(),
         )
 
 
 @dataclass(frozen=True)
 class SubnetOutput:
-    """One subnet on one batch: the task loss, what it can teach, what to report."""
+    """One subnet on one batch: the task loss, what it can teach, what to report by ESPnet's own names."""
 
     loss: Tensor
     posteriors: Posteriors

@@ -1,9 +1,10 @@
-"""What ``model_conf`` of ``model: todm`` may say."""
+"""What a configuration of ``model: todm`` may say beside its encoder's options."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -14,30 +15,78 @@ from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import DTYPES
 
 OUTPUT_LAYERS = ("shared", "per_size")
-# Options of ESPnet's ASR model that would need work for which the subnets have no place.
-UNSUPPORTED = ("preencoder", "postencoder")
-OPTIONS = ("autocast", "output_layers", "transducer_conf")  # beside ESPnet's own; a small model has no use for them
+# Options beside ESPnet's own; a small model has no use for them.
+OPTIONS = ("autocast", "output_layers", "transducer_conf", "distil_attention")
+NEEDED_ENCODER = "model: todm needs a supernet encoder: todm_conformer, todm_e_branchformer or todm_mh_ssm"
+# Part -> what of ESPnet's it may be. Others compute something else, or build a foreign model that no subnet has a place in.
+ALLOWED_PARTS = {
+    "preencoder": ("linear",),
+    "postencoder": ("length_adaptor",),
+    "decoder": (
+        *("transformer", "lightweight_conv", "lightweight_conv2d", "dynamic_conv", "dynamic_conv2d", "rnn", "s4"),
+        *("transducer", "todm_stateless"),
+    ),
+}
+LIGHTNING = "espnet2.train.lightning_espnet_model"
 
 
-def check_options(autocast: Optional[str], output_layers: str, espnet: Mapping[str, Any]) -> None:
-    """Raises UserError for what a supernet cannot have."""
+def check_configuration(args: Any, encoders: Mapping[str, type]) -> None:
+    """Raises UserError, in one line, for all parts of a configuration that ``model: todm`` cannot have, its encoder's own
+    refusal among them. To be called before anything is built: some parts would be downloaded.
+
+    args: ESPnet's options, or an experiment's. encoders: ESPnet's choices, by name.
+    """
+    problems = [*_refused_parts(args)]
+    if not problems:
+        return
+    if isinstance(getattr(args, "encoder", None), str) and issubclass(encoders[args.encoder.lower()], SupernetEncoder):
+        problems += _refusal_of_encoder(encoders[args.encoder.lower()], getattr(args, "encoder_conf", None) or {})
+    raise UserError("; ".join(problems))
+
+
+def _refused_parts(args: Any) -> Iterable[str]:
+    for part, allowed in ALLOWED_PARTS.items():
+        name = getattr(args, part, None)
+        if name is not None and name.lower() not in allowed:
+            yield f"{part}: {name!r} is not possible in model: todm; allowed: {', '.join(allowed)}"
+    durations = (getattr(args, "model_conf", None) or {}).get("transducer_multi_blank_durations")
+    if durations:
+        yield f"transducer_multi_blank_durations: {durations} are not possible in model: todm; leave them out"
+    ctc_type = (getattr(args, "ctc_conf", None) or {}).get("ctc_type", "builtin")
+    if not ctc_type.startswith("builtin"):
+        yield f"ctc_type: {ctc_type!r} is not possible in model: todm; allowed: builtin, builtin2"
+    if LIGHTNING in sys.modules and hasattr(args, "lightning_conf"):
+        yield "use_lightning: Lightning does not tell model: todm its step; train with use_lightning false (bin.asr_train)"
+
+
+def _refusal_of_encoder(encoder: type, conf: Mapping[str, Any]) -> list[str]:
+    try:
+        encoder(input_size=80, **conf)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def check_options(
+    autocast: Optional[str], output_layers: str, distil_attention: Optional[bool], espnet: Mapping[str, Any]
+) -> None:
+    """Raises UserError, in one line, for all options of ``model_conf`` that a supernet cannot have."""
     if not isinstance(espnet.get("encoder"), SupernetEncoder):
-        raise UserError("model: todm needs a supernet encoder: todm_conformer, todm_e_branchformer or todm_mh_ssm")
+        raise UserError(NEEDED_ENCODER)
     known = list(inspect.signature(ESPnetASRModel).parameters)
-    for key in espnet:
-        if key not in known:
-            raise UserError(
-                f"model_conf: unknown key {key!r} for todm; allowed: {', '.join(OPTIONS)}, {', '.join(known)}"
-            )
+    problems = [
+        f"model_conf: unknown key {key!r} for todm; allowed: {', '.join(OPTIONS)}, {', '.join(known)}"
+        for key in espnet
+        if key not in known
+    ]
     check_marks(espnet.get("token_list", ()))
-    for part in UNSUPPORTED:
-        if espnet.get(part) is not None:
-            raise UserError(f"{part}: model: todm cannot have one")
     if espnet.get("interctc_weight"):
-        raise UserError(f"interctc_weight: {espnet['interctc_weight']} is not possible in model: todm; allowed: 0")
-    if espnet.get("transducer_multi_blank_durations"):
-        raise UserError("transducer_multi_blank_durations: model: todm cannot have them")
+        problems.append(f"interctc_weight: {espnet['interctc_weight']} is not possible in model: todm; allowed: 0")
     if autocast is not None and autocast not in DTYPES:
-        raise UserError(f"autocast: {autocast!r} is unknown; allowed: {', '.join(DTYPES)} or leave it out")
+        problems.append(f"autocast: {autocast!r} is unknown; allowed: {', '.join(DTYPES)} or leave it out")
     if output_layers not in OUTPUT_LAYERS:
-        raise UserError(f"output_layers: {output_layers!r} is unknown; allowed: {', '.join(OUTPUT_LAYERS)}")
+        problems.append(f"output_layers: {output_layers!r} is unknown; allowed: {', '.join(OUTPUT_LAYERS)}")
+    if distil_attention not in (None, True, False):
+        problems.append(f"distil_attention: {distil_attention!r} must be true or false")
+    if problems:
+        raise UserError("; ".join(problems))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from espnet_todm.acoustics import FRAMES_PER_SECOND
 from espnet_todm.components import ComponentTable, Cost, Subnet
@@ -34,9 +35,44 @@ def component_table(model: TodmModel) -> ComponentTable:
     """The encoder's table with everything else of the model (output layer, joiner, decoder) in its rest."""
     table = model.encoder.component_table()
     others = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(OF_SUPERNET))
-    frames = model.encoder.subsampled(int(REFERENCE_SECONDS * FRAMES_PER_SECOND)) / REFERENCE_SECONDS
+    frames = _output_frames(model) / REFERENCE_SECONDS
     layers = [model.ctc.ctc_lo] if model.ctc is not None else []
     if model.use_transducer_decoder:  # of a greedy search: what each frame takes once of the joiner
         layers += [model.joint_network.lin_enc, model.joint_network.lin_out]
     flops = sum(2.0 * frames * layer.weight.numel() for layer in layers)
-    return replace(table, rest=table.rest + Cost(others, flops))
+    return replace(table, rest=table.rest + Cost(others, flops + _flops_around(model) / REFERENCE_SECONDS))
+
+
+def _output_frames(model: TodmModel) -> int:
+    """Frames that output layers get of an utterance of REFERENCE_SECONDS."""
+    frames = model.encoder.subsampled(int(REFERENCE_SECONDS * FRAMES_PER_SECOND))
+    return frames // int(getattr(model.postencoder, "length_adaptor_ratio", 1))
+
+
+def _flops_around(model: TodmModel) -> float:
+    """FLOPs of what stands before the encoder and behind it, on an utterance of REFERENCE_SECONDS."""
+    frames, flops = int(REFERENCE_SECONDS * FRAMES_PER_SECOND), 0.0
+    if model.preencoder is not None:
+        flops += _linear_flops(model.preencoder, frames, model.preencoder.linear_out.in_features)
+    if model.postencoder is not None:
+        flops += _linear_flops(model.postencoder, model.encoder.subsampled(frames), model.encoder.output_size())
+    return flops
+
+
+@torch.no_grad()
+def _linear_flops(module: nn.Module, frames: int, width: int) -> float:
+    """FLOPs of a module's linear layers and convolutions in time on (1, frames, width), as it calls them."""
+    macs: list[int] = []
+
+    def count(layer: nn.Linear | nn.Conv1d, _: Any, output: Tensor) -> None:
+        macs.append(output.numel() // layer.weight.size(0) * layer.weight.numel())
+
+    layers = [layer for layer in module.modules() if isinstance(layer, (nn.Linear, nn.Conv1d))]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    training = module.training
+    where = next(module.parameters(), torch.empty(0))
+    module.eval()(where.new_zeros(1, frames, width), torch.tensor([frames], device=where.device))
+    module.train(training)
+    for hook in hooks:
+        hook.remove()
+    return 2.0 * sum(macs)

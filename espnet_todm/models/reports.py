@@ -1,27 +1,79 @@
-"""What validation measures and reports of each size."""
+"""What training and validation report, and which names that gives.
+
+ESPnet's own names (``acc``, ``cer_ctc``, ``loss_att``, ...) are of one size: the full one, or the largest that is trained.
+With a size's name behind them (``acc_small``) they are of that size. ``loss`` is what training lowers, so in validation it
+is the mean over sizes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from espnet_todm.components import FULL, Subnet
 from espnet_todm.models.batch import Batch, Stats
 
 if TYPE_CHECKING:
     from espnet_todm.models.todm import TodmModel
 
+PHASES = ("train", "valid")
+
 
 def evaluate(model: TodmModel, batch: Batch) -> tuple[Tensor, Stats]:
     """Loss and error rates of every size that is trained; the loss proper is their mean."""
-    subnets = model.subnet_trainer.evaluated(model) if model.subnet_trainer else [model.encoder.subnet]
+    subnets = evaluated(model)
     front = model.run_front(batch)
     stats: Stats = {}
     losses = []
     for subnet in subnets:
         output = model.run_subnet(front, batch, subnet)
         losses.append(output.loss.detach())
+        if subnet is named_as_stock(subnets):
+            stats.update(output.stats)
         stats[f"loss_{subnet.name}"] = losses[-1]
-        stats.update({f"{key}_{subnet.name}": value for key, value in output.stats.items() if value is not None})
+        stats.update({f"{key}_{subnet.name}": output.stats[key] for key in _of_each_size(output.stats)})
     return torch.stack(losses).mean(), stats
+
+
+def evaluated(model: TodmModel) -> list[Subnet]:
+    """The subnets that validation measures."""
+    return model.subnet_trainer.evaluated(model) if model.subnet_trainer else [model.encoder.subnet]
+
+
+def named_as_stock(subnets: Sequence[Subnet]) -> Subnet:
+    """The one whose values have ESPnet's own names."""
+    return next((subnet for subnet in subnets if subnet.name == FULL), subnets[0])
+
+
+def stock_names(model: TodmModel, phase: str) -> list[str]:
+    """ESPnet's own names, beside ``loss``, of what a model like this reports in every step of a phase."""
+    attention = model.decoder is not None and not model.use_transducer_decoder
+    kinds = {"ctc": model.ctc is not None, "transducer": model.use_transducer_decoder, "att": attention}
+    names = [f"loss_{kind}" for kind, has in kinds.items() if has] + (["acc"] if attention else [])
+    if phase == "train" or model.error_calculator is None:
+        return names
+    rates = [rate for rate in ("cer", "wer") if getattr(model.error_calculator, f"report_{rate}")]
+    names += ["cer_ctc"] if kinds["ctc"] else []
+    names += [f"{rate}_transducer" for rate in rates] if kinds["transducer"] else []
+    return names + (rates if attention else [])
+
+
+def reported(model: TodmModel) -> dict[str, list[str]]:
+    """Phase -> names of all that each of its epochs reports; only such a name may be a criterion."""
+    valid = stock_names(model, "valid")
+    each = ["loss", *_of_each_size(valid)]
+    sizes = model.subnet_trainer.always_trained(model) if model.subnet_trainer else []
+    train = [f"loss_{size}" for size in sizes]
+    return {
+        "train": ["loss", *stock_names(model, "train"), *train],
+        "valid": ["loss", *valid, *(f"{name}_{subnet.name}" for subnet in evaluated(model) for name in each)],
+    }
+
+
+def _of_each_size(names: Sequence[str] | Stats) -> list[str]:
+    """Those that say more of a size than its loss does: a loss of one part is that part."""
+    losses = [name for name in names if name.startswith("loss_")]
+    return [name for name in names if name not in losses or len(losses) > 1]

@@ -1,20 +1,25 @@
-"""The loss of one size: CTC, attention, both, or a transducer; and what a size learns from another one's posteriors."""
+"""The loss of one size: CTC, attention, both, or a transducer; and what a size learns from another one's posteriors.
+
+Statistics have ESPnet's own names, those of :func:`espnet_todm.models.reports.stock_names`.
+"""
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Optional
 
 import torch
+from espnet.nets.pytorch_backend.nets_utils import th_accuracy
+from espnet.nets.pytorch_backend.transformer.add_sos_eos import add_sos_eos
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_todm.encoders.supernet import Front
+from espnet_todm.encoders.supernet import Front, length_mask
 from espnet_todm.losses.alpha_divergence import Divergence
-from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation
+from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation, token_distillation
 from espnet_todm.models.batch import Batch, Posteriors, Stats, SubnetOutput
-from espnet_todm.models.odd_utterances import heard
-from espnet_todm.models.transducer import Lattice, error_rate
+from espnet_todm.models.odd_utterances import heard, lengthen
+from espnet_todm.models.transducer import Lattice
 
 if TYPE_CHECKING:
     from espnet_todm.models.todm import TodmModel
@@ -25,32 +30,44 @@ def run_task(
 ) -> SubnetOutput:
     """ESPnet's loss on the encoder's output (B, T, D) for a size: CTC, attention, their interpolation, or a transducer's
     plus ctc_weight times CTC."""
+    encoded, front = after_encoder(model, encoded, front)
     stats: Stats = {}
     loss_ctc, logits = _ctc_task(model, encoded, front, batch, size, stats)
+    said = Posteriors(front.lengths, logits)
     if model.use_transducer_decoder:
         loss, lattice = _transducer_task(model, encoded, front, batch, size, teacher, stats)
-        if loss_ctc is not None:
-            stats["loss_transducer"], stats["loss_ctc"] = loss.detach(), loss_ctc.detach()
-            loss = loss + model.ctc_weight * loss_ctc
-        return SubnetOutput(loss, Posteriors(logits, lattice), stats)
+        loss = loss if loss_ctc is None else loss + model.ctc_weight * loss_ctc
+        return SubnetOutput(loss, replace(said, lattice=lattice), stats)
     loss_att = None
     if model.decoder is not None:
-        loss_att = _attention_task(model, encoded, front, batch, stats)
+        loss_att, attention, tokens = _attention_task(model, encoded, front, batch, stats)
+        said = replace(said, attention=attention, tokens=tokens) if model.distils_attention else said
     parts = ((model.ctc_weight, loss_ctc), (1 - model.ctc_weight, loss_att))
     loss = torch.stack([weight * part for weight, part in parts if part is not None]).sum()
-    return SubnetOutput(loss, Posteriors(logits, None), stats)
+    return SubnetOutput(loss, said, stats)
+
+
+def after_encoder(model: TodmModel, encoded: Tensor, front: Front) -> tuple[Tensor, Front]:
+    """What a post-encoder makes of the encoder's output (B, T, D), and the front with the lengths that it leaves."""
+    if model.postencoder is None:
+        return encoded, front
+    with model.autocast(encoded.device):
+        encoded = lengthen(encoded, getattr(model.postencoder, "length_adaptor_ratio", 1))
+        encoded, lengths = model.postencoder(encoded, front.lengths)
+    return encoded, replace(front, lengths=lengths, mask=length_mask(lengths, encoded.size(1)), visible=None)
 
 
 def _ctc_task(
     model: TodmModel, encoded: Tensor, front: Front, batch: Batch, size: str, stats: Stats
 ) -> tuple[Optional[Tensor], Optional[Tensor]]:
-    """CTC loss and logits (B, T, V) in float32, both None without CTC. Adds the error rate in validation."""
+    """CTC loss and logits (B, T, V) in float32, both None without CTC."""
     if model.ctc is None:
         return None, None
     with model.autocast(encoded.device):
         # Log probabilities of whole utterances in bfloat16 would be wrong in the third digit.
         logits = model.output_layer(size)(F.dropout(encoded, model.ctc.dropout_rate, model.training)).float()
     loss = _ctc_loss(model, logits, front.lengths, batch.text, batch.text_lengths)
+    stats["loss_ctc"] = loss.detach()
     if not model.training and model.error_calculator is not None:
         stats["cer_ctc"] = model.error_calculator(logits.argmax(-1).cpu(), batch.text.cpu(), is_ctc=True)
     return loss, logits
@@ -68,17 +85,37 @@ def _ctc_loss(model: TodmModel, logits: Tensor, lengths: Tensor, text: Tensor, t
     return loss if rows is None else loss * (len(rows) / utterances)
 
 
-def _attention_task(model: TodmModel, encoded: Tensor, front: Front, batch: Batch, stats: Stats) -> Tensor:
-    """The attention decoder's loss; as in CTC's, an utterance without a frame adds nothing. Adds accuracy and error rates,
-    which count it only where there is no other."""
-    rows, share = heard(front.lengths), 1.0
-    inputs: tuple[Tensor, ...] = encoded, front.lengths, batch.text, batch.text_lengths.clone()
-    if rows is not None:
-        share = len(rows) / len(encoded)
-        inputs = tuple(x[rows] for x in inputs) if len(rows) else inputs
+def _attention_task(
+    model: TodmModel, encoded: Tensor, front: Front, batch: Batch, stats: Stats
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The attention decoder's loss, its logits (n, U, V) in float32, and how many tokens each utterance has with its end.
+
+    As in CTC's, an utterance without a frame adds nothing: it is not among the n, and accuracy and error rates count it only
+    where there is no other.
+    """
+    inputs: tuple[Tensor, ...] = encoded, front.lengths, *_with_language(model, batch)
+    rows = heard(front.lengths)
+    if rows is not None and len(rows):
+        inputs = tuple(x[rows] for x in inputs)
+    encoded, lengths, text, text_lengths = inputs
+    before, following = add_sos_eos(text, model.sos, model.eos, model.ignore_id)
     with model.autocast(encoded.device):
-        loss, stats["acc"], stats["cer"], stats["wer"] = model._calc_att_loss(*inputs)
-    return loss * share
+        logits, _ = model.decoder(encoded, lengths, before, text_lengths + 1)
+        loss = model.criterion_att(logits, following) * (1.0 if rows is None else len(rows) / len(batch.text))
+        stats["acc"] = th_accuracy(logits.reshape(-1, model.vocab_size), following, ignore_label=model.ignore_id)
+    stats["loss_att"] = loss.detach()
+    if not model.training and model.error_calculator is not None:
+        rates = zip(("cer", "wer"), model.error_calculator(logits.argmax(-1).cpu(), text.cpu()))
+        stats.update({name: rate for name, rate in rates if rate is not None})
+    return loss, logits.float(), (text_lengths + 1) * (lengths > 0)
+
+
+def _with_language(model: TodmModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Text (B, U) and its lengths (B,), behind the token of the language that the model has, if it has one."""
+    token = getattr(model, "lang_token_id", None)  # ESPnet 202402 knows none
+    if token is None:
+        return batch.text, batch.text_lengths
+    return torch.cat([token.to(batch.text).expand(len(batch.text), 1), batch.text], dim=1), batch.text_lengths + 1
 
 
 def _transducer_task(
@@ -94,21 +131,28 @@ def _transducer_task(
     text = batch.text, batch.text_lengths
     with model.autocast(encoded.device):
         loss, lattice = task(encoded, front.lengths, *text, model.step, teacher.lattice if teacher else None)
+    stats["loss_transducer"] = loss.detach()
     if not model.training and model.error_calculator is not None:
-        rate = error_rate(task.greedy(encoded, front.lengths), *text)
-        stats["cer_transducer"] = math.nan if rate is None else rate  # see ErrorRates
+        stats.update(model.error_calculator.of_transducer(task.greedy(encoded, front.lengths), *text))
     return loss, lattice
 
 
 def distillation(
-    model: TodmModel, teacher: Posteriors, student: Posteriors, front: Front, batch: Batch, divergence: Divergence
+    model: TodmModel, teacher: Posteriors, student: Posteriors, batch: Batch, divergence: Divergence
 ) -> Tensor:
-    """Divergence of a student from a teacher in nats, averaged over utterances: as :func:`run_task` puts losses together."""
+    """Divergence of a student from a teacher in nats, averaged over utterances: as :func:`run_task` puts losses together.
+
+    Of CTC/attention only CTC counts, and whole, unless the model distils the attention decoder too.
+    """
     parts = []
     if student.lattice is not None and teacher.lattice is not None:
-        parts.append(_lattice_distillation(model, teacher.lattice, student.lattice, front.lengths, batch, divergence))
+        parts.append(_lattice_distillation(model, teacher.lattice, student.lattice, student.lengths, batch, divergence))
+    if student.attention is not None and teacher.attention is not None and student.tokens is not None:
+        per_token, share = model.criterion_att.normalize_length, len(student.attention) / len(batch.text)
+        loss = token_distillation(teacher.attention, student.attention, student.tokens, divergence, per_token)
+        parts.append((1 - model.ctc_weight) * share * loss)
     if student.ctc is not None and teacher.ctc is not None:
-        loss = ctc_frame_distillation(teacher.ctc, student.ctc, front.lengths, divergence)
+        loss = ctc_frame_distillation(teacher.ctc, student.ctc, student.lengths, divergence)
         parts.append(model.ctc_weight * loss if parts else loss)
     return torch.stack(parts).sum()
 

@@ -39,6 +39,7 @@ class TodmModel(ESPnetASRModel):
     Args:
         output_layers: "shared", or "per_size": each named size has a CTC output layer and a joiner of its own.
         transducer_conf: options of :class:`espnet_todm.models.transducer.TransducerOptions`.
+        distil_attention: whether subnets learn from the max one's attention decoder too; default: where there is no CTC.
         autocast: "bfloat16" runs training and validation in mixed precision, see :mod:`espnet_todm.models.autocast`.
             Leave it out where use_amp is on.
         **espnet: as ESPnet's model takes them.
@@ -59,9 +60,10 @@ class TodmModel(ESPnetASRModel):
         autocast: Optional[str] = None,
         output_layers: str = "shared",
         transducer_conf: Optional[Mapping[str, Any]] = None,
+        distil_attention: Optional[bool] = None,
         **espnet: Any,
     ) -> None:
-        check_options(autocast, output_layers, espnet)
+        check_options(autocast, output_layers, distil_attention, espnet)
         decoder, joint = espnet["decoder"], espnet.pop("joint_network", None)
         transducer = isinstance(decoder, (TransducerDecoder, StatelessDecoder))
         if transducer:  # ESPnet would ask for a loss that is on no package index
@@ -71,9 +73,14 @@ class TodmModel(ESPnetASRModel):
         else:
             super().__init__(**espnet, joint_network=None)
         if is_classifier(self) or (self.ctc is not None and not self.ctc.ctc_type.startswith("builtin")):
-            raise UserError("model: todm trains CTC (ctc_type: builtin), CTC/attention and transducer models only")
+            raise UserError("model: todm trains CTC (ctc_type: builtin), attention and transducer models only")
         if transducer_conf and not transducer:
             raise UserError("transducer_conf: is for transducers; set decoder: transducer or decoder: todm_stateless")
+        if distil_attention and (transducer or self.decoder is None):
+            raise UserError("distil_attention: is for models with an attention decoder; leave it out")
+        if output_layers == "per_size" and self.ctc is None and not transducer:
+            raise UserError("output_layers: 'per_size' needs a CTC output or a transducer, but ctc_weight is 0")
+        self.distils_attention = self.decoder is not None and not transducer and (distil_attention or self.ctc is None)
         if self.error_calculator is not None:
             self.error_calculator = ErrorRates(self.error_calculator)
         self.transducer_options = build(TransducerOptions, transducer_conf or {}, "transducer_conf")
@@ -94,16 +101,26 @@ class TodmModel(ESPnetASRModel):
     def make_joint(self, conf: Mapping[str, Any]) -> nn.Module:
         """ESPnet's joiner with these options. Raises UserError for an unknown one."""
         try:
-            return JointNetwork(self.vocab_size, self.encoder.output_size(), self.decoder.dunits, **conf)
+            return JointNetwork(self.vocab_size, self.output_size, self.decoder.dunits, **conf)
         except TypeError as error:
             raise UserError(f"joint_net_conf: {dict(conf)!r}: ESPnet's joiner cannot have that ({error})") from None
 
+    @property
+    def output_size(self) -> int:
+        """Width D of what output layers and decoders get."""
+        return int((self.postencoder or self.encoder).output_size())
+
     def join(self, joint: nn.Module) -> None:
-        """Take a joiner, and make what else of a transducer depends on it."""
+        """Take a joiner, and make what else of a transducer depends on it. Raises UserError where it does not fit."""
+        if joint.lin_enc.in_features != self.output_size:  # type: ignore[union-attr]  # ESPnet forgets the post-encoder
+            raise UserError(
+                f"postencoder: makes {self.output_size} channels of {self.encoder.output_size()}, which ESPnet's joiner does"
+                " not take; leave out its input_layer, or take decoder: todm_stateless"
+            )
         self.joint_network = joint
         self.size_joints = nn.ModuleDict({name: copy.deepcopy(joint) for name in self.own_joints})
         if self.transducer_options.prune_range:
-            self.simple_joint = SimpleJoint(self.encoder.output_size(), self.decoder.dunits, self.vocab_size)
+            self.simple_joint = SimpleJoint(self.output_size, self.decoder.dunits, self.vocab_size)
 
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs: Any
@@ -135,6 +152,8 @@ class TodmModel(ESPnetASRModel):
             if self.normalize is not None:
                 features, lengths = self.normalize(features, lengths)
         with self.autocast(features.device):
+            if self.preencoder is not None:
+                features, lengths = self.preencoder(features, lengths)
             features = lengthen(features, self.encoder.shortest())
             return self.encoder.front(features, lengths, self.step if self.training else None)
 
@@ -177,20 +196,13 @@ class TodmModel(ESPnetASRModel):
         return TransducerTask(self.decoder, joint, self.simple_joint, self.transducer_options)
 
     @property
-    def can_teach(self) -> bool:
-        """Whether there are posteriors to distil: of CTC, or of a transducer."""
-        return self.ctc is not None or self.use_transducer_decoder
-
-    @property
     def lends_ranges(self) -> bool:
         """Whether subnets take over the pruning ranges of the max one."""
         return self.simple_joint is not None and self.transducer_options.reuse_ranges
 
-    def distillation(
-        self, teacher: Posteriors, student: Posteriors, front: Front, batch: Batch, divergence: Divergence
-    ) -> Tensor:
+    def distillation(self, teacher: Posteriors, student: Posteriors, batch: Batch, divergence: Divergence) -> Tensor:
         """Divergence of a student from a teacher, see :func:`espnet_todm.models.tasks.distillation`."""
-        return distillation(self, teacher, student, front, batch, divergence)
+        return distillation(self, teacher, student, batch, divergence)
 
     def output_layer(self, size: str) -> nn.Linear:
         """The CTC output layer (D, V) of a size."""

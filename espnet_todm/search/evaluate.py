@@ -25,6 +25,7 @@ from espnet_todm.encoders.supernet import Front
 from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import Autocast
 from espnet_todm.models.batch import Batch
+from espnet_todm.models.tasks import after_encoder
 from espnet_todm.scoring.scores import Score, score_tables
 
 SCORES = ("wer", "cer", "loss")
@@ -110,7 +111,8 @@ class Evaluator:
         texts = dict.fromkeys(self.references, "")
         named = self.named(subnet)
         for part, encoded in self._encode(named):
-            found = self._labels(encoded, part.front.lengths, named.name)
+            encoded, front = after_encoder(self.model, encoded, part.front)
+            found = self._labels(encoded, front.lengths, named.name)
             texts.update(zip(part.names, map(self.decoder.text, found)))
         return texts
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Optional
 
 from espnet_todm.amounts import parse_amount
-from espnet_todm.card import hash_text
 from espnet_todm.checks import check_number
 from espnet_todm.components import FULL, Subnet
 from espnet_todm.errors import UserError
+from espnet_todm.files import hash_text
 from espnet_todm.search.evaluate import SCORES, Cached, Evaluator
 from espnet_todm.search.evolution import Proposer, Trial, best_under, starting_points
 from espnet_todm.search.report import SearchReport

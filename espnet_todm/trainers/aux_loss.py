@@ -49,6 +49,8 @@ class AuxLossTrainer(SubnetTrainer):
                 size = self.exits[number].name
                 output = model.task(encoded, front, batch, size)
                 stats[f"loss_{size}"] = output.loss.detach()
+                if number == numbers[-1]:
+                    stats.update(output.stats)
                 losses.append(output.loss * (1.0 if number == numbers[-1] else self.exit_weight))
             return torch.stack(losses).sum()
 
@@ -58,6 +60,9 @@ class AuxLossTrainer(SubnetTrainer):
     def picked(self, step: int) -> list[Subnet]:
         """The one pass that a step makes: all blocks, which hold the other sizes."""
         return [self.exits[max(self.exits)]]
+
+    def always_trained(self, model: TodmModel) -> list[str]:
+        return [subnet.name for subnet in self.exits.values()]
 
     def evaluated(self, model: TodmModel) -> list[Subnet]:
         return list(model.encoder.sizes.values())

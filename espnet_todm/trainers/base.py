@@ -36,11 +36,18 @@ class SubnetTrainer(nn.Module, ABC):
 
     @abstractmethod
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
-        """The loss of training step ``step`` (0-based), ready for backward, and what to report."""
+        """The loss of training step ``step`` (0-based), ready for backward, and what to report.
+
+        That is ``loss_<name>`` of each subnet, and of the largest one what its task reports, by ESPnet's own names.
+        """
 
     @abstractmethod
     def picked(self, step: int) -> list[Subnet]:
         """The subnets that training step ``step`` (0-based) trains."""
+
+    def always_trained(self, model: TodmModel) -> list[str]:
+        """Names of the subnets whose loss every step reports, so that a criterion may name it; the largest one's always."""
+        return [self.picked(0)[0].name]
 
     def prepare(self, model: TodmModel, step: int, run: RunState) -> None:
         """Called before the batch of training step ``step``, outside autograd and outside DistributedDataParallel."""

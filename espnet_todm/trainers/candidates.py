@@ -25,11 +25,14 @@ class CandidateReporter(Reporter):
 
     Args:
         pending: whether sizes have still to be chosen. As long as they have, all epochs so far compete with each other.
+        configured: what a later run that resumes this one shall know of its options; it then has it as
+            ``configured_before``.
     """
 
-    def __init__(self, pending: Callable[[], bool]) -> None:
+    def __init__(self, pending: Callable[[], bool], configured: Optional[dict[str, Any]] = None) -> None:
         super().__init__()
-        self.pending = pending
+        self.pending, self.configured = pending, configured or {}
+        self.configured_before: dict[str, Any] = {}
         self.last_pending = 0  # the last epoch that ended while sizes had still to be chosen
 
     def finish_epoch(self, sub_reporter: SubReporter) -> None:
@@ -56,11 +59,12 @@ class CandidateReporter(Reporter):
         return not self.pending() and bool(super().check_early_stopping(*args, **kwargs))
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "last_pending": self.last_pending}
+        return {**super().state_dict(), "last_pending": self.last_pending, "configured": self.configured}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.last_pending = state_dict.get("last_pending", 0)
+        self.last_pending = state_dict.get("last_pending", 0)  # not there in stock ESPnet's
+        self.configured_before = state_dict.get("configured", {})
 
 
 def average_candidates(
@@ -93,11 +97,11 @@ def average_candidates(
 
 
 @contextmanager
-def candidates(model: Any) -> Iterator[None]:
+def candidates(model: Any, configured: dict[str, Any]) -> Iterator[None]:
     """Within this context ESPnet's trainer reports and averages as above; it names both in its own module alone."""
 
     def make() -> CandidateReporter:
-        return CandidateReporter(lambda: bool(getattr(model.encoder, "pending", "")))
+        return CandidateReporter(lambda: bool(getattr(model.encoder, "pending", "")), configured)
 
     with mock.patch.multiple(trainer, Reporter=make, average_nbest_models=average_candidates):
         yield

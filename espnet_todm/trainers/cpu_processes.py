@@ -6,13 +6,16 @@ The operations of a small model are too short to be split among threads; whole p
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Optional
 
 from espnet_todm.errors import UserError
+from espnet_todm.lifetime import as_parent
 
 SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -25,7 +28,7 @@ def train(arguments: Sequence[str], processes: int) -> None:
     if processes < 1:
         raise UserError(f"processes: {processes}, but at least 1 is needed")
     command = [sys.executable, "-m", "espnet_todm.bin.asr_train", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **as_parent()}
     distributed = [] if processes == 1 else _distributed(processes)
     ranks = [
         subprocess.Popen(
@@ -33,15 +36,31 @@ def train(arguments: Sequence[str], processes: int) -> None:
         )
         for rank in range(processes)
     ]
+    failed: Optional[str] = None
     try:
-        while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
+        while failed is None and any(rank.poll() is None for rank in ranks):
             time.sleep(SECONDS_BETWEEN_LOOKS)
+            failed = _failure(ranks)
     finally:
         for rank in ranks:
             rank.terminate()
-        statuses = [rank.wait() for rank in ranks]
-    if any(statuses):
-        raise UserError(f"training ended with exit status {next(filter(None, statuses))}; see what it printed above")
+        for rank in ranks:
+            rank.wait()
+    if failed is not None or (failed := _failure(ranks)) is not None:
+        raise UserError(failed)
+
+
+def _failure(ranks: Sequence[subprocess.Popen[bytes]]) -> Optional[str]:
+    """Why the training ended, if a rank failed: one that was killed takes the others with it, so it is named first."""
+    statuses = {number: rank.poll() for number, rank in enumerate(ranks)}
+    for number, status in statuses.items():
+        if status is not None and status < 0:
+            name = signal.Signals(-status).name
+            return f"training ended: its process {number} was ended by {name}" + (
+                " (out of memory?)" if name == "SIGKILL" else ""
+            )
+    bad = next(filter(None, statuses.values()), None)
+    return None if bad is None else f"training ended with exit status {bad}; see what it printed above"
 
 
 def _distributed(processes: int) -> list[str]:

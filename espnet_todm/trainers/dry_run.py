@@ -16,6 +16,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Batch
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.cost import random_batch
+from espnet_todm.trainers.criteria import check_criteria
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def dry_run(options: argparse.Namespace, vocabulary: int, utterances: int = 2, s
         utterances, seconds: the batch: how many, and how long each is.
 
     Raises:
-        UserError: the configuration is no supernet's, an argument is out of range, or loss or gradient is not finite.
+        UserError: the configuration is no supernet's, an argument is out of range, a criterion names what is not
+            reported, or loss or gradient is not finite.
     """
     check_number("vocabulary", vocabulary, at_least=4, whole=True)
     check_number("utterances", utterances, at_least=1, whole=True)
@@ -86,7 +88,9 @@ def build(options: argparse.Namespace, vocabulary: int) -> tuple[TodmModel, torc
     if not isinstance(model, TodmModel):
         raise UserError(f"{options.config}: describes no supernet; it needs model: todm")
     (optimizer,) = ASRTask.build_optimizers(options, model)
-    if options.scheduler is None:
+    kind = scheduler_classes[options.scheduler.lower()] if options.scheduler is not None else None
+    check_criteria(model, options, [kind] if kind is not None else [])
+    if kind is None:
         return model, optimizer, None
-    schedule = scheduler_classes[options.scheduler.lower()](optimizer, **options.scheduler_conf)
+    schedule = kind(optimizer, **options.scheduler_conf)
     return model, optimizer, schedule if isinstance(schedule, AbsBatchStepScheduler) else None

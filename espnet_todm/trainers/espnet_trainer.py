@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Optional
-from unittest import mock
 
 import torch
 from espnet2.train.reporter import SubReporter
 from espnet2.train.trainer import Trainer
+from espnet2.utils.build_dataclass import build_dataclass
 
-from espnet_todm.files import atomic_path
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.base import RunState
 from espnet_todm.trainers.candidates import candidates
+from espnet_todm.trainers.checkpoint_files import guarded_checkpoints, save_checkpoint
+from espnet_todm.trainers.criteria import check_criteria
 from espnet_todm.trainers.inputs import Batches, without_missing_packages
+from espnet_todm.trainers.resumed import TodmTrainerOptions, configuration_holds, configured
 from espnet_todm.trainers.skipped import SkippedSteps, check_validation
 
 
@@ -27,9 +29,17 @@ class TodmTrainer(Trainer):
     criteria: ClassVar[Optional[Sequence[Sequence[str]]]] = None
 
     @classmethod
+    def build_options(cls, args: argparse.Namespace) -> TodmTrainerOptions:
+        """From ESPnet's options."""
+        options: TodmTrainerOptions = build_dataclass(TodmTrainerOptions, args)
+        return options
+
+    @classmethod
     def run(cls, **kwargs: Any) -> None:
         """As ESPnet's, which passes everything by name."""
         options, first = kwargs["trainer_options"], kwargs["distributed_option"].dist_rank in (None, 0)
+        if isinstance(kwargs["model"], TodmModel):
+            check_criteria(kwargs["model"], options, [type(s) for s in kwargs["schedulers"] if s is not None])
         cls.criteria = options.best_model_criterion if first else None
         if first:
             for part in Path(options.output_dir).glob(".*.pth.*.part"):
@@ -37,7 +47,7 @@ class TodmTrainer(Trainer):
         without_missing_packages(options)
         if not options.use_matplotlib:
             kwargs["plot_attention_iter_factory"] = None  # which draws with it too
-        with atomic_checkpoints(), candidates(kwargs["model"]):
+        with guarded_checkpoints(), candidates(kwargs["model"], configured(options)):
             super().run(**kwargs)
 
     @classmethod
@@ -45,13 +55,14 @@ class TodmTrainer(Trainer):
         """As ESPnet's, which passes everything by name. A run killed right after it wrote the checkpoint lacks the model of
         that epoch, for which ESPnet would look in the end, or the links to it, which ESPnet would never make again for the
         best one: the model is what the checkpoint holds, and the reporter in it knows which is the best."""
-        Trainer.resume(**kwargs)
+        with configuration_holds(**kwargs):
+            Trainer.resume(**kwargs)
         if cls.criteria is None:
             return
         folder, reporter = Path(kwargs["checkpoint"]).parent, kwargs["reporter"]
         last = folder / f"{reporter.get_epoch()}epoch.pth"
         if not last.exists():
-            torch.save(kwargs["model"].state_dict(), last)
+            save_checkpoint(kwargs["model"].state_dict(), last)
         _link(folder / "latest.pth", last.name)
         for phase, key, mode in cls.criteria:
             if reporter.has(phase, key):
@@ -116,23 +127,3 @@ def _run_state(
     planned = len(iterator) * options.max_epoch if hasattr(iterator, "__len__") else None
     first = distributed_option.dist_rank in (None, 0)
     return RunState(optimizers, planned, Path(options.output_dir) if first else None)
-
-
-@contextmanager
-def atomic_checkpoints() -> Iterator[None]:
-    """Within this context ``torch.save`` to a path is all or nothing.
-
-    ESPnet writes checkpoint.pth in place, so a run killed at that moment could never be resumed (its issue 5407), and it
-    has no hook around its calls of torch.save.
-    """
-    save = torch.save
-
-    def atomic_save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(f, (str, Path)):
-            save(obj, f, *args, **kwargs)
-            return
-        with atomic_path(f) as temporary:
-            save(obj, temporary, *args, **kwargs)
-
-    with mock.patch.object(torch, "save", atomic_save):
-        yield

@@ -50,8 +50,6 @@ class KDTrainer(SubnetTrainer):
         super().__init__()
         if isinstance(kd_weight, bool) or not isinstance(kd_weight, (int, float)) or not 0 <= kd_weight <= 1:
             raise UserError(f"kd_weight: {kd_weight!r} must be a number in [0, 1]")
-        if kd_weight and not model.can_teach:
-            raise UserError(f"kd_weight: {kd_weight} needs a CTC output or a transducer to distil, but ctc_weight is 0")
         if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int) or warmup_steps < 0:
             raise UserError(f"warmup_steps: {warmup_steps!r} must be a whole number, 0 or more")
         encoder = model.encoder
@@ -69,12 +67,13 @@ class KDTrainer(SubnetTrainer):
             output = model.run_subnet(front, batch, subnet, teacher=teacher[0] if teacher else None)
             stats[f"loss_{subnet.name}"] = output.loss.detach()
             if subnet is subnets[0]:  # the max subnet teaches; what nobody looks at is not kept
+                stats.update(output.stats)
                 if self.kd_weight or model.lends_ranges:
                     teacher.append(output.posteriors.detach())
                 return output.loss
             if not self.kd_weight:
                 return output.loss
-            kd = model.distillation(teacher[0], output.posteriors, front, batch, self.divergence)
+            kd = model.distillation(teacher[0], output.posteriors, batch, self.divergence)
             stats[f"kd_{subnet.name}"] = kd.detach()
             return (1 - self.kd_weight) * output.loss + self.kd_weight * kd
 
@@ -87,6 +86,11 @@ class KDTrainer(SubnetTrainer):
 
     def picked(self, step: int) -> list[Subnet]:
         return self.sandwich.pick(step)[: 1 if step < self.warmup_steps else None]
+
+    def always_trained(self, model: TodmModel) -> list[str]:
+        return [subnet.name for subnet in (self.sandwich.full, self.sandwich.smallest)][
+            : 1 if self.warmup_steps else None
+        ]
 
     def evaluated(self, model: TodmModel) -> list[Subnet]:
         return list(model.encoder.sizes.values())

@@ -12,6 +12,7 @@ from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.engine import Pass, sequential_step
 
 if TYPE_CHECKING:
+    from espnet_todm.encoders.supernet import Front
     from espnet_todm.models.batch import Batch
     from espnet_todm.models.todm import TodmModel
 
@@ -29,9 +30,16 @@ class SingleTrainer(SubnetTrainer):
         self.subnet = model.encoder.find_subnet(size)
 
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
-        part = Pass(lambda front: model.run_subnet(front, batch, self.subnet).loss, 1.0)
-        loss = sequential_step(model.run_front(batch), [part], model.trained_parameters(), model.loss_scale())
-        return loss, {f"loss_{self.subnet.name}": loss.detach()}
+        stats: Stats = {}
+
+        def run(front: Front) -> Tensor:
+            output = model.run_subnet(front, batch, self.subnet)
+            stats.update(output.stats)
+            return output.loss
+
+        loss = sequential_step(model.run_front(batch), [Pass(run, 1.0)], model.trained_parameters(), model.loss_scale())
+        stats[f"loss_{self.subnet.name}"] = loss.detach()
+        return loss, stats
 
     def picked(self, step: int) -> list[Subnet]:
         return [self.subnet]

@@ -78,8 +78,6 @@ class TwoStageTrainer(SubnetTrainer):
         check_number("warmup_steps", warmup_steps, at_least=0, whole=True)
         check_number("kd_weight", kd_weight, at_least=0, at_most=1)
         check_number("layer_drop", layer_drop, at_least=0, below=1)
-        if not model.can_teach:
-            raise UserError("subnet_trainer: a learned selection trains CTC or transducer outputs, but ctc_weight is 0")
         encoder = model.encoder
         table = encoder.component_table()
         units = make_units(table, granularity, encoder.criterion)
@@ -115,7 +113,7 @@ class TwoStageTrainer(SubnetTrainer):
                 output = model.run_subnet(front, batch, subnet, drop=self._droppable())
                 if self.kd_weight or model.lends_ranges:
                     teacher.append(output.posteriors.detach())
-                stats["loss_full"] = output.loss.detach()
+                stats.update(output.stats, loss_full=output.loss.detach())
                 return output.loss * _per_frame(front)
             gates = None
             if not self.decided:
@@ -125,7 +123,7 @@ class TwoStageTrainer(SubnetTrainer):
             loss = self._subnet_loss(output.loss * _per_frame(front))
             if not self.kd_weight:
                 return loss
-            kd = model.distillation(teacher[0], output.posteriors, front, batch, self.divergence)
+            kd = model.distillation(teacher[0], output.posteriors, batch, self.divergence)
             return (1 - self.kd_weight) * loss + self.kd_weight * kd * _per_frame(front)
 
         passes = [Pass(partial(run, subnet=subnet), 1.0) for subnet in self.picked(step)]

@@ -11,6 +11,7 @@ import pytest
 
 from espnet_todm.data.arpa import Arpa, measure_perplexity, read_vocabulary
 from espnet_todm.data.lm_text import report_perplexity
+from espnet_todm.data.spelling import make_lexicon
 from espnet_todm.errors import UserError
 from espnet_todm.files import read_json, write_table
 
@@ -75,6 +76,21 @@ def test_words_are_split_at_ascii_spaces_alone(tmp_path: Path, word: str) -> Non
 def test_the_capital_unknown_word_is_the_unknown_word(tmp_path: Path) -> None:
     small, capital = Arpa(written(tmp_path, MODEL)), Arpa(written(tmp_path, MODEL.replace("<unk>", "<UNK>")))
     assert small.entries == capital.entries and read_vocabulary(tmp_path / "lm.arpa") == ["a", "b"]
+
+
+def test_letters_in_parts_are_those_of_plain_text(tmp_path: Path) -> None:
+    path = written(tmp_path, MODEL.replace("\tb\t", "\tcafe\u0301\t").replace("a b", "a cafe\u0301"))
+    for word in ("café", "cafe\u0301"):
+        assert measure_perplexity(path, [f"a {word}"]).log_prob == pytest.approx(sum(SCORES))
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens/tokens.txt").write_text("<blank>\na\nc\nf\né\n<space>\n", encoding="utf-8")
+    lexicon = make_lexicon(path, tmp_path / "tokens", tmp_path / "lexicon") / "lexicon.txt"
+    assert lexicon.read_text(encoding="utf-8") == "a a\ncafé c a f é\n"
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    from espnet_todm.deploy.decoding.word_model import WordModel
+
+    model = WordModel(["<blank>", "a"], (), str(path))
+    assert model.score(model.score(model.start(), "a")[0], "café")[1] / math.log(10) == pytest.approx(-0.3, abs=1e-5)
 
 
 def test_without_an_unknown_word_kenlms_probability_and_numbers_in_json(

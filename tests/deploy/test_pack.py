@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pickle
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
 import soundfile
 import torch
+import yaml
 
 from espnet_todm.bin.pack import main
 from espnet_todm.card import read_card
@@ -209,3 +211,36 @@ def test_the_command_packs_into_the_folder_of_the_size(experiment: Path, tmp_pat
     readme = (subnet / "small/README.md").read_text()
     assert "Scored on: noise." in readme and "- `onnx`" in readme and "- `bpe.model`" not in readme
     assert "for ESPnet" in capsys.readouterr().out
+
+
+def test_asr_sh_packs_an_extracted_folder_into_what_espnet_loads(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stage 14 of ESPnet's asr.sh: it names the statistics as the recipe knows them, and wants a folder of pictures."""
+    from espnet2.bin.asr_inference import Speech2Text
+    from espnet2.bin.pack import main as stage_14
+    from espnet2.main_funcs.pack_funcs import unpack
+
+    monkeypatch.chdir(tmp_path)
+    statistics = tmp_path / "exp/asr_stats/train/feats_stats.npz"
+    statistics.parent.mkdir(parents=True)
+    shutil.copyfile(experiment / "feats_stats.npz", statistics)
+    config = yaml.safe_load((experiment / "config.yaml").read_text())
+    config["normalize_conf"]["stats_file"] = str(statistics.relative_to(tmp_path))
+    (tmp_path / "exp/asr_todm/images").mkdir(parents=True)
+    (tmp_path / "exp/asr_todm/images/loss.png").write_bytes(b"a curve")
+    (tmp_path / "exp/asr_todm/config.yaml").write_text(yaml.safe_dump(config))
+    supernet = load_supernet("exp/asr_todm/config.yaml", experiment / "model.pth")
+    subnet = Path("exp/asr_todm/subnets/small")
+    extract(supernet, supernet.encoder.find_subnet("small"), subnet)
+    (subnet / "RESULTS.md").write_text("of stage 13\n")
+    command = ["asr", "--asr_train_config", f"{subnet}/config.yaml", "--asr_model_file", f"{subnet}/model.pth"]
+    command += ["--option", "exp/asr_stats/train/feats_stats.npz", "--option", f"{subnet}/RESULTS.md"]
+    stage_14([*command, "--option", f"{subnet}/images", "--outpath", f"{subnet}/small_model.zip"])
+    files = unpack(f"{subnet}/small_model.zip", "elsewhere")
+    shutil.rmtree(tmp_path / "exp/asr_stats")
+    assert (tmp_path / "elsewhere" / subnet / "images/loss.png").is_file()
+    recogniser = Speech2Text.from_pretrained(**files, beam_size=1, ctc_weight=1.0)
+    ours, _ = load_extracted(subnet)  # from its own copy of the statistics
+    for _, features in read_features(experiment / "feats.scp"):
+        torch.testing.assert_close(encode(recogniser.asr_model, features), encode(ours, features), atol=0, rtol=0)

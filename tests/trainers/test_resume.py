@@ -9,7 +9,7 @@ import pytest
 import torch
 from espnet2.train.reporter import Reporter
 
-from espnet_todm.trainers.espnet_trainer import TodmTrainer, atomic_checkpoints
+from espnet_todm.trainers.espnet_trainer import TodmTrainer
 from tests.tiny_training import arguments, python, write_data
 
 COMMAND = ["-m", "espnet_todm.bin.asr_train"]
@@ -34,7 +34,8 @@ def dying_save(obj, f, *args, **kwargs):
     save(obj, f, *args, **kwargs)
     seen.append("checkpoint.pth" in str(f))
     if seen[-1]:
-        os.truncate(f, os.path.getsize(f) // 2)
+        f.flush()
+        os.truncate(f.name, os.path.getsize(f.name) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 torch.save = dying_save
 main(sys.argv[1:])
@@ -108,32 +109,3 @@ def test_a_resumed_run_has_the_models_and_links_of_its_checkpoint(tmp_path: Path
     assert torch.equal(torch.load(tmp_path / "2epoch.pth", weights_only=True)["weight"], model.weight)
     links = {path.name: path.readlink().name for path in tmp_path.iterdir() if path.is_symlink()}
     assert links == {"latest.pth": "2epoch.pth", "valid.loss.best.pth": f"{best}epoch.pth"}
-
-
-class _Breaks:
-    """Something that cannot be pickled to its end."""
-
-    def __reduce__(self) -> str:
-        raise OSError("disk full")
-
-
-def test_failed_checkpoint_leaves_the_old_one_and_no_litter(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pth"
-    plain_save = torch.save
-    with atomic_checkpoints():
-        torch.save({"epoch": 1}, path)
-        with pytest.raises(OSError, match="disk full"):
-            torch.save({"weights": torch.zeros(10**5), "broken": _Breaks()}, path)
-        assert torch.load(path, weights_only=True) == {"epoch": 1}
-        with path.with_name("open.pth").open("wb") as handle:
-            torch.save([2], handle)  # open files and buffers are written to as ever
-    assert torch.save is plain_save
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pth", "open.pth"]
-    assert torch.load(tmp_path / "open.pth", weights_only=True) == [2]
-
-
-def test_checkpoints_are_plain_again_after_an_error() -> None:
-    plain_save = torch.save
-    with pytest.raises(KeyError), atomic_checkpoints():
-        raise KeyError
-    assert torch.save is plain_save

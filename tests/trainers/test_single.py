@@ -17,7 +17,7 @@ def test_trains_as_the_extracted_model_would(size: str) -> None:
     model, of = trained_by(SingleTrainer, size=size), batch()
     loss, stats = run(model, of)
     loss.backward()
-    assert set(stats) == {"loss", f"loss_{size}"}
+    assert set(stats) == {"loss", "loss_ctc", f"loss_{size}"}
 
     subnet = model.encoder.sizes[size]
     small = tiny_model()

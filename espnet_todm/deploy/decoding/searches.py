@@ -27,7 +27,9 @@ def make_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
             f"search: {options.kind} is for transducers, but this model is none; allowed: {GREEDY}, {PREFIX}"
         )
     if model.ctc is None:
-        raise UserError(f"search: {options.kind} needs a CTC output, but ctc_weight is 0")
+        raise UserError(
+            f"search: {options.kind} needs a CTC output, but ctc_weight is 0; decode with bin.asr_inference"
+        )
     if options.kind == PREFIX:
         return _prefix_search(model, options)
     forbidden = forbidden_tokens(model)

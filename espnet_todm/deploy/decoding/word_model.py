@@ -16,6 +16,7 @@ from flashlight.lib.text.dictionary import Dictionary
 from espnet_todm.data.arpa import read_vocabulary, write_body
 from espnet_todm.data.spelling import read_spellings, word_parts
 from espnet_todm.data.tokens import SPACE, UNKNOWN
+from espnet_todm.data.transcripts import composed
 from espnet_todm.errors import UserError, last_line
 
 FORBIDDEN = -1e4  # what cannot be written; not -inf, from which sums of probabilities become NaN
@@ -49,7 +50,7 @@ class WordModel:
         self.index: dict[str, int] = {}
         if lm:
             words = [UNKNOWN, *read_vocabulary(lm)]
-            self.index = {word: number for number, word in enumerate(words)}
+            self.index = {composed(word): number for number, word in enumerate(words)}
             self.kenlm = _load(lm, words)
 
     def whole_words(self, labels: Sequence[int]) -> list[int]:
@@ -75,7 +76,7 @@ class WordModel:
         """The state after a word, and its natural log probability: 0 without a language model."""
         if self.kenlm is None:
             return None, 0.0
-        state, score = self.kenlm.score(context, self.index.get(word, self.index[UNKNOWN]))
+        state, score = self.kenlm.score(context, self.index.get(composed(word), self.index[UNKNOWN]))
         return state, score * _LN10
 
     def finish(self, context: Optional[LMState]) -> float:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from espnet_todm import __version__
-from espnet_todm.card import CARD, hash_text, read_card
+from espnet_todm.card import CARD, read_card
 from espnet_todm.deploy.decoding.features import read_features
-from espnet_todm.deploy.load import CONFIG, load_extracted
+from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, TOKENS
 from espnet_todm.deploy.onnx.forms import Form, Graph, runtime_form
 from espnet_todm.deploy.onnx.quantize import CALIBRATION_UTTERANCES, DYNAMIC, STATIC, check_method, to_fp16, to_int8
@@ -93,8 +93,6 @@ def export(
     _check_replaceable(target)
     calibration = _read_calibration(options)
     model, config = load_extracted(source)
-    if hash_text("\n".join(config["token_list"])) != card["vocabulary"]["sha256"]:
-        raise UserError(f"token_list: {source / CONFIG} has another one than {CARD} was written for")
     form, about = form_of(model, config), _origin(source, card)
     with atomic_directory(target) as place:
         _write_form(form, place, options, about, calibration, onnx)

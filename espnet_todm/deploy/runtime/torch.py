@@ -57,7 +57,7 @@ class TorchRuntime(StepRuntime):
         if speech.size(1):  # ESPnet fails on nothing before it finds it too short
             with suppress(TooShortUttError):
                 return self.model.encode(speech, torch.tensor([speech.size(1)]))[0][0]
-        return torch.zeros(0, self.model.encoder.output_size())
+        return torch.zeros(0, (self.model.postencoder or self.model.encoder).output_size())
 
 
 class TorchCtc(TorchRuntime, CtcRuntime):

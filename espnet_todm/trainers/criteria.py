@@ -1,0 +1,58 @@
+"""What ESPnet judges epochs by, checked against what the configuration will report.
+
+ESPnet passes over a criterion that nothing reports: it keeps no best model by it, averages none, and removes each epoch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from espnet2.schedulers.abs_scheduler import AbsValEpochStepScheduler
+
+from espnet_todm.errors import UserError
+from espnet_todm.models.reports import reported
+from espnet_todm.models.todm import TodmModel
+
+# ESPnet's default for all models, some of which have no accuracy: nothing that a user has asked for.
+DEFAULT_BEST = (("train", "loss", "min"), ("valid", "loss", "min"), ("train", "acc", "max"), ("valid", "acc", "max"))
+MODES = ("min", "max")
+
+
+def check_criteria(model: TodmModel, options: Any, schedules: Iterable[type]) -> None:
+    """Raises UserError, in one line, where best models, early stopping or a schedule would go by what is not reported.
+
+    options: ESPnet's of training. schedules: classes of those in use.
+    """
+    names, best = reported(model), options.best_model_criterion
+    if not isinstance(best, (list, tuple)) or not best:
+        raise UserError(f"best_model_criterion: {best!r} must be a list such as [[valid, loss, min]]")
+    in_use = list(_in_use(options, schedules))
+    if all(isinstance(criterion, (list, tuple)) for criterion in best) and tuple(map(tuple, best)) == DEFAULT_BEST:
+        in_use = in_use[len(best) :]
+    wrong = [f"{option}: {_written(given)}" for option, given in in_use if not _is_reported(option, given, names)]
+    if wrong:
+        told = "; ".join(f"{phase}: {', '.join(known)}" for phase, known in names.items())
+        raise UserError(f"{'; '.join(wrong)}: no such value is reported by this training; there are {told}")
+
+
+def _in_use(options: Any, schedules: Iterable[type]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Option -> phase, name and, except for schedules, mode."""
+    for criterion in options.best_model_criterion:
+        yield "best_model_criterion", criterion
+    if options.patience is not None:
+        yield "early_stopping_criterion", options.early_stopping_criterion
+    if any(issubclass(schedule, AbsValEpochStepScheduler) for schedule in schedules):
+        yield "val_scheduler_criterion", options.val_scheduler_criterion
+
+
+def _is_reported(option: str, given: Any, names: Mapping[str, Sequence[str]]) -> bool:
+    if not isinstance(given, (list, tuple)) or len(given) != (2 if option.startswith("val_scheduler") else 3):
+        return False
+    phase, key, *mode = given
+    return key in names.get(phase, ()) and all(word in MODES for word in mode)
+
+
+def _written(given: Any) -> str:
+    """As YAML has it."""
+    return f"[{', '.join(map(str, given))}]" if isinstance(given, (list, tuple)) else repr(given)

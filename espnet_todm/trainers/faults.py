@@ -1,0 +1,77 @@
+"""What ends a training from outside, in one line: a process of it that was killed, memory or a disk that is full.
+
+The libraries tell of these in pages that begin far from the cause.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Optional
+
+from espnet_todm.errors import UserError, last_line, one_line
+
+_LOST = "another process of this training ended or cannot be reached; what it printed says why"
+# What a library's message contains -> the line. Groups of the pattern fill the line.
+FAULTS = (
+    (r"process (\d+) terminated with signal (\w+)", "process {} of the training was ended by {} (out of memory?)"),
+    (
+        r"process (\d+) terminated with exit code (\d+)",
+        "process {} of the training ended with exit status {}; see above",
+    ),
+    (
+        r"DataLoader worker \(pid",
+        "a data loader's worker was ended, perhaps because memory was short; try a smaller num_workers",
+    ),
+    (r"No space left on device", "No space left on device, where the training or its workers write"),
+    (r"(?i)connection (?:closed|reset) by peer|connection refused|broken pipe", _LOST),
+    (r"(?i)gloo/transport|ncclRemoteError|NCCL error|timed out .*waiting for|Socket Timeout", _LOST),
+)
+_IN_WORKER = "Original Traceback (most recent call last)"
+
+
+@contextmanager
+def faults_told() -> Iterator[None]:
+    """Raises UserError in place of a library's exception for a fault that FAULTS knows, and of a data loader's worker's
+    exception with its traceback in the message. Others pass."""
+    try:
+        yield
+    except Exception as error:
+        line = _line(error)
+        if line is None:
+            raise
+        raise UserError(line) from error
+
+
+def _line(error: Exception) -> Optional[str]:
+    text = str(error)
+    if _IN_WORKER in text:  # raised in a worker: torch puts its traceback into the message
+        cause = last_line(text, 1000)
+        if isinstance(error, UserError):
+            return cause.partition(": ")[2]
+        return f"reading data: {cause}" if isinstance(error, OSError) else None
+    known = (RuntimeError, ConnectionResetError)
+    if not isinstance(error, known) and type(error).__module__ != "torch.multiprocessing.spawn":
+        return None
+    for pattern, line in FAULTS:
+        found = re.search(pattern, text)
+        if found is not None:
+            told = line.format(*found.groups())
+            return told if line is not _LOST else f"{told} ({one_line(error, 120)})"
+    return None
+
+
+@contextmanager
+def told_by_rank() -> Iterator[None]:
+    """A rank that multiprocessing started prints a UserError as commands do, and ends with status 1, without
+    multiprocessing's traceback."""
+    try:
+        yield
+    except UserError as error:
+        if multiprocessing.parent_process() is None:
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)

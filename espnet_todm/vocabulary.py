@@ -1,0 +1,87 @@
+"""The tokens that a model was trained with: which they are is on record beside it, since weights of another list of the same
+length fit as well, and then write other words.
+
+A training writes the record; going on with it and extracting from it compare. So does loading an extracted model, with the
+record in its card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from espnet_todm.errors import UserError
+from espnet_todm.files import PathLike, hash_file, hash_text, read_json, write_json
+
+RECORD = "vocabulary.json"
+BLANK = "<blank>"
+_ALLOWED = "allowed: the tokens that the model was trained with"
+
+
+def describe(tokens: Sequence[str], bpemodel: Optional[PathLike] = None) -> dict[str, Any]:
+    """What a record says of a list of tokens and of the sentencepiece model that splits words into them."""
+    model = {"bpemodel_sha256": hash_file(bpemodel)} if bpemodel else {}
+    return {"size": len(tokens), "sha256": hash_text("\n".join(tokens)), **model}
+
+
+def read_tokens(tokens: Union[PathLike, Sequence[str]]) -> list[str]:
+    """A token list as ESPnet takes it: as it is, or the file with one token per line.
+
+    Raises UserError when the file is missing, a token stands twice, or there is no ``<blank>``, for which ESPnet would take
+    the first token.
+    """
+    if isinstance(tokens, (str, Path)):
+        if not Path(tokens).is_file():
+            raise UserError(f"token_list: {tokens}: no such file")
+        try:
+            with Path(tokens).open(encoding="utf-8") as lines:
+                listed = [line.rstrip() for line in lines]
+        except UnicodeDecodeError as error:
+            raise UserError(f"token_list: {tokens}: not UTF-8 ({error})") from None
+    else:
+        listed = list(tokens)
+    if BLANK not in listed:
+        raise UserError(f"token_list: has {len(listed)} tokens, but no {BLANK}; it must be the first")
+    twice = (
+        next((token for token in listed if listed.count(token) > 1), None) if len(set(listed)) < len(listed) else None
+    )
+    if twice is not None:
+        raise UserError(f"token_list: {twice!r} stands twice; each token must be there once")
+    return listed
+
+
+def write_record(folder: PathLike, tokens: Sequence[str], bpemodel: Optional[PathLike]) -> None:
+    """Note the tokens that the training in ``folder`` uses."""
+    write_json(Path(folder) / RECORD, describe(tokens, bpemodel))
+
+
+def check_record(folder: PathLike, tokens: Sequence[str], bpemodel: Optional[PathLike], where: str) -> None:
+    """Raises UserError when the training in ``folder`` used other tokens than ``where``, such as a file's name, has. A
+    folder without a record passes: older releases wrote none."""
+    record = Path(folder) / RECORD
+    if record.is_file():
+        check_stated(read_json(record), tokens, bpemodel, record, where)
+
+
+def check_stated(
+    stated: Mapping[str, Any], tokens: Sequence[str], bpemodel: Optional[PathLike], record: PathLike, where: str
+) -> None:
+    """Raises UserError when the file ``record`` states another list, or another sentencepiece model, than ``where`` has."""
+    found = describe(tokens, bpemodel if "bpemodel_sha256" in stated else None)
+    for key, what in (("size", "number of tokens"), ("sha256", "token list")):
+        if stated.get(key) != found[key]:
+            raise UserError(
+                f"{where}: its {what} is not the one in {record} ({found[key]}, not {stated.get(key)}); {_ALLOWED}"
+            )
+    if found != {key: stated[key] for key in found}:
+        raise UserError(f"{where}: {bpemodel} is not the sentencepiece model in {record}; {_ALLOWED}")
+
+
+def check_same(before: Sequence[str], now: Sequence[str], where: str) -> None:
+    """Raises UserError, naming the first token that differs, when two lists are not the same."""
+    if list(before) == list(now):
+        return
+    place = next((n for n, (a, b) in enumerate(zip(before, now)) if a != b), min(len(before), len(now)))
+    a, b = (repr(tokens[place]) if place < len(tokens) else "nothing" for tokens in (before, now))
+    raise UserError(f"{where}: was trained with other tokens: number {place} was {a}, and is {b} now; {_ALLOWED}")
