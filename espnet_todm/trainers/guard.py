@@ -19,6 +19,7 @@ from espnet_todm.overlay import read_yaml
 from espnet_todm.trainers.checkpoint_files import check_checkpoint
 from espnet_todm.trainers.espnet_options import check_training
 from espnet_todm.trainers.faults import faults_told, told_by_rank
+from espnet_todm.trainers.inputs import check_data, check_run
 from espnet_todm.vocabulary import check_record, check_same, check_tokens, read_tokens, write_record
 
 CONFIG, CHECKPOINT = "config.yaml", "checkpoint.pth"
@@ -29,8 +30,8 @@ def guarded_training(options: argparse.Namespace) -> Iterator[None]:
     """Around ESPnet's work in one process: its faults are told in one line, it ends with its parent, and what it is to read
     is looked at first. The process that writes holds the experiment's folder.
 
-    Raises UserError when another training holds the folder, a file is damaged, or the tokens are not those of the training
-    that is to go on.
+    Raises UserError when another training holds the folder, a file is damaged, missing or empty, or the tokens are not those
+    of the training that is to go on.
     """
     with ExitStack() as stack:
         rank = options.distributed and options.multiprocessing_distributed
@@ -40,6 +41,8 @@ def guarded_training(options: argparse.Namespace) -> Iterator[None]:
         stack.enter_context(faults_told())
         check_training(options)
         refuse_code(pipes=not hook.runs_pipes)
+        check_run(options)
+        check_data(options)
         if options.normalize_conf and options.normalize_conf.get("stats_file"):
             check_statistics(options.normalize_conf["stats_file"])
         if not (options.collect_stats or options.dry_run):
