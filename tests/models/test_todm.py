@@ -149,6 +149,10 @@ def test_stock_inference_encodes_the_chosen_subnet() -> None:
             {"token_list": ["<blank>", "<space>", "▁a", *TOKENS[3:]]},
             ["token_list", "token 1 is <space>", "token 2 is '▁a'"],
         ),
+        (
+            {"token_list": ["\ufeff<blank>", *TOKENS[1:]]},
+            ["token_list", "token 0 is '\\ufeff<blank>'", "byte order mark"],
+        ),
         ({"autocast": "bf16"}, ["autocast", "bf16", "bfloat16"]),
         ({"encoder": torch.nn.Linear(1, 1)}, ["encoder", "todm_conformer"]),
         ({"distil_attention": "yes"}, ["distil_attention", "'yes'", "true or false"]),

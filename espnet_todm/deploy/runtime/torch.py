@@ -15,6 +15,7 @@ from torch import Tensor
 
 from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.deploy.decoding.decode import Decoder
+from espnet_todm.deploy.encoding import encode
 from espnet_todm.deploy.extract import load_supernet
 from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.runtime.base import (
