@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
 from espnet_todm.components import Cost
@@ -29,12 +28,6 @@ def check_interctc(model: TodmModel) -> None:
     ):
         if value:
             raise UserError(f"{key}: {value} needs a CTC output, but ctc_weight is 0")
-
-
-def encode(model: ESPnetASRModel, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """ESPnet's ``encode``, speech (B, T, F) -> the last output (B, T', D), lengths (B,), without those between blocks."""
-    encoded, frames = model.encode(speech, lengths)
-    return encoded[0] if isinstance(encoded, tuple) else encoded, frames
 
 
 def between(model: TodmModel, size: str) -> Between:

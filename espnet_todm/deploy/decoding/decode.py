@@ -24,7 +24,6 @@ from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.text import Spelling, forbidden_tokens, only_text
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.files import write_json, write_table
-from espnet_todm.models.interctc import encode
 
 Utterance = tuple[str, Tensor]
 Result = TypeVar("Result")

@@ -30,7 +30,6 @@ from espnet_todm.deploy.text import forbidden_tokens, only_text
 from espnet_todm.deploy.threads import torch_threads
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
-from espnet_todm.models.interctc import encode
 
 
 class TorchRuntime(StepRuntime):

@@ -13,13 +13,13 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_todm.deploy.encoding import encode
 from espnet_todm.deploy.onnx.export import write_graph
 from espnet_todm.deploy.onnx.forms import Form, runtime_form
 from espnet_todm.deploy.onnx.graph import ComputedPositions, mean_and_scale
 from espnet_todm.encoders.positions import POSITIONS, NoPositions
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
-from espnet_todm.models.interctc import encode
 from tests.conftest import ENCODERS, conformer, disturb, e_branchformer, random_subnet, speech
 from tests.tiny_model import TOKENS, tiny_model
 
