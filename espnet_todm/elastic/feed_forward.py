@@ -35,7 +35,7 @@ class ElasticFeedForward(ElasticModule):
         whole: Optional[int] = None,
     ) -> None:
         if chunks < 1 or hidden % chunks:
-            raise UserError(f"feed-forward width {hidden} cannot be cut into {chunks} chunks; chunks must divide it")
+            raise UserError(f"ffn_chunks: {chunks} chunks cannot cut linear_units: {hidden}, which they must divide")
         super().__init__(chunks)
         self.w_1 = nn.Linear(size, hidden)
         self.w_2 = nn.Linear(hidden, size)

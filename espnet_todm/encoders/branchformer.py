@@ -14,7 +14,7 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
 
 from espnet_todm.components import Subnet
-from espnet_todm.encoders.e_branchformer import (
+from espnet_todm.encoders.branches import (
     ATTENTION,
     CGMLP,
     BlockShape,

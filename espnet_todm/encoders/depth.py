@@ -3,7 +3,8 @@
 ``layer_drop_rate`` leaves out a layer and changes nothing else (Fan et al., arXiv 1909.11556). ``stochastic_depth_rate``
 also multiplies what a layer adds by 1 / (1 - rate) where it runs (Huang et al., arXiv 1603.09382). All subnets of a step go
 without the same layers: so each is still a part of the largest one, which teaches it. The draw depends on the number of
-the step alone, so it is the same on every rank and after a resume.
+the step alone, so it is the same on every rank and after a resume. What a trainer leaves out of single utterances (``drop``
+of a pass) comes on top, in the layers that run.
 """
 
 from __future__ import annotations
