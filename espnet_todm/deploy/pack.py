@@ -28,6 +28,7 @@ from espnet_todm.files import PathLike, atomic_directory, atomic_path, damage_to
 from espnet_todm.trainers.checkpoint_files import save_checkpoint
 
 README = "README.md"
+EXPORTS = (FOLDER, STREAMING_FOLDER)
 TOKENS = "tokens.txt"
 
 
@@ -65,7 +66,7 @@ def pack(subnet: PathLike, output: PathLike, readme: str, overwrite: bool = Fals
         (folder / TOKENS).write_text("\n".join(model.token_list) + "\n", encoding="utf-8")
         (folder / README).write_text(readme, encoding="utf-8")
         _write_archive(folder, packed.archive, model.state_dict())
-        for exported in (FOLDER, STREAMING_FOLDER):
+        for exported in EXPORTS:
             if (source / exported).is_dir():
                 shutil.copytree(source / exported, folder / exported)
     return packed
@@ -99,10 +100,9 @@ def _leads_out(name: str) -> bool:
 def _check_own(source: Path, config: Mapping[str, Any]) -> None:
     """Raises UserError where a file that would be packed lies outside the folder: named by the config, or by a link."""
     named = [(config.get(section) or {} if section else config).get(key) for section, key in FILE_OPTIONS]
-    exported = [source / name for name in (FOLDER, STREAMING_FOLDER)]
-    within = [file for folder in exported for file in folder.rglob("*")]
-    own = [source / name for name in (WEIGHTS, CARD, CONFIG)]
-    for file in (*own, *map(Path, filter(None, named)), *exported, *within):
+    exports = [source / name for name in EXPORTS if (source / name).exists()]
+    exported = [file for folder in exports for file in (folder, *folder.rglob("*"))]
+    for file in (source / WEIGHTS, source / CARD, source / CONFIG, *map(Path, filter(None, named)), *exported):
         if os.path.lexists(file) and source.resolve() not in file.resolve().parents:
             raise UserError(
                 f"{file}: is {file.resolve()}, outside of {source}; a size is packed from files of its folder only"

@@ -68,6 +68,22 @@ def test_the_last_token_of_a_list_without_marks_is_text() -> None:
     assert forbidden_tokens(model) == [1]  # a blank is never forbidden
 
 
+def test_outputs_between_blocks_are_left_out(ctc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ESPnet's models give them beside the last one where they have an intermediate CTC."""
+    decoder, runtime = Decoder(*load_extracted(ctc)), open_runtime("torch", ctc)
+    expected = [runtime.text(one) for one in FEATURES]
+    for model in (decoder.model, runtime.model):
+        plain = model.encode
+
+        def beside(speech: torch.Tensor, lengths: torch.Tensor, plain: Any = plain) -> Any:
+            encoded, frames = plain(speech, lengths)
+            return (encoded, [(1, torch.zeros_like(encoded))]), frames
+
+        monkeypatch.setattr(model, "encode", beside)
+    assert [runtime.text(one) for one in FEATURES] == expected
+    assert [" ".join(decoder([torch.tensor(one)])[0].split()) for one in FEATURES] == expected
+
+
 @pytest.mark.parametrize("name", ["ctc", "transducer"])
 def test_decoding_writes_what_the_runtime_writes(name: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(name)

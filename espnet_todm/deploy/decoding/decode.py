@@ -19,6 +19,7 @@ from espnet_todm.deploy.decoding.context import Context
 from espnet_todm.deploy.decoding.features import read_features, sampling_rate, seconds_of
 from espnet_todm.deploy.decoding.options import SEARCH, SearchOptions
 from espnet_todm.deploy.decoding.searches import make_search
+from espnet_todm.deploy.encoding import encode
 from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.text import Spelling, forbidden_tokens, only_text
 from espnet_todm.encoders.supernet import SupernetEncoder
@@ -74,7 +75,7 @@ class Decoder:
             lengths = torch.tensor([len(batch[place]) for place in places])
             try:
                 padded = pad_sequence([batch[place] for place in places], batch_first=True)
-                encoded, frames = self.model.encode(padded, lengths)
+                encoded, frames = encode(self.model, padded, lengths)
             except TooShortUttError:
                 continue
             yield places, encoded, frames

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.deploy.decoding.decode import Decoder
+from espnet_todm.deploy.encoding import encode
 from espnet_todm.deploy.extract import load_supernet
 from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.runtime.base import (
@@ -56,7 +57,7 @@ class TorchRuntime(StepRuntime):
         speech = torch.tensor(features).unsqueeze(0)  # a copy: GlobalMVN works in place
         if speech.size(1):  # ESPnet fails on nothing before it finds it too short
             with suppress(TooShortUttError):
-                return self.model.encode(speech, torch.tensor([speech.size(1)]))[0][0]
+                return encode(self.model, speech, torch.tensor([speech.size(1)]))[0][0]
         return torch.zeros(0, (self.model.postencoder or self.model.encoder).output_size())
 
 
