@@ -49,7 +49,7 @@ class CandidateReporter(Reporter):
         """(epoch, value), the best first; those that are not finite only where no other is there."""
         competing = {epoch: stats.get(key, {}) for epoch, stats in self.stats.items() if epoch > self.left_out}
         values = [(epoch, stats[key2]) for epoch, stats in competing.items() if key2 in stats]
-        if not values:
+        if not values or mode not in ("min", "max"):
             return list(super().sort_epochs_and_values(key, key2, mode))  # which raises what ESPnet raises
         finite = [entry for entry in values if math.isfinite(entry[1])]
         return sorted(finite or values, key=lambda entry: entry[1], reverse=mode == "max")
@@ -77,20 +77,21 @@ def average_candidates(
     """ESPnet's averages, each made by itself: made in one call, ESPnet's second average of a criterion, and that of a second
     criterion with the same best epoch, would take the first average for that epoch's model.
 
-    Where fewer models compete than shall be averaged because the others are from before the sizes were chosen, those are
-    averaged that do; ESPnet would take the best one alone.
+    Where fewer models compete than shall be averaged because others are out of the contest, those are averaged that are in
+    it; ESPnet, where a run has fewer epochs than that, takes the best one alone.
     """
     wanted = [nbest] if isinstance(nbest, int) else list(nbest)
     for phase, key, mode in best_model_criterion:
         if not reporter.has(phase, key):
             continue
-        there, left_out = len(reporter.sort_epochs(phase, key, mode)), getattr(reporter, "left_out", 0)
+        there = len(reporter.sort_epochs(phase, key, mode))
         counts = {count for count in wanted if count <= there}
-        if left_out and wanted and max(wanted) > there:
+        if wanted and there < min(max(wanted), len(reporter.stats)):
             counts.add(there)
             logging.warning(
-                "%s.%s: an average of %d models, not of %d: those of the first %d epochs are from before sizes were chosen",
-                *(phase, key, there, max(wanted), left_out),
+                "%s.%s: an average of %d models, not of %d; of other epochs the value is not finite, or they are from before"
+                " sizes were chosen",
+                *(phase, key, there, max(wanted)),
             )
         for count in sorted(counts or {1}):
             average_nbest_models(output_dir, reporter, [[phase, key, mode]], [count], suffix)

@@ -37,6 +37,8 @@ def test_without_stages_epochs_are_ranked_as_by_espnet(mode: str) -> None:
     espnets.load_state_dict(ours.state_dict())
     expected = espnets.sort_epochs_and_values("valid", "loss", mode)
     assert ours.sort_epochs_and_values("valid", "loss", mode) == expected
+    with pytest.raises(ValueError, match="most"):
+        ours.sort_epochs("valid", "loss", "most")
     with pytest.raises(KeyError, match=r"valid\.acc"):
         ours.sort_epochs("valid", "acc", mode)
 
@@ -88,7 +90,14 @@ def test_averages_are_over_what_was_saved_and_leave_out_what_is_from_before_the_
         weight(tmp_path / "valid.acc.ave_2best.pth") == 4.0
     )  # epochs 3 and 4; ESPnet would begin with the last average
     assert weight(tmp_path / "valid.acc.ave.pth") == 3.0
-    assert "an average of 3 models, not of 10: those of the first 1 epochs" in caplog.text
+    assert "valid.loss: an average of 3 models, not of 10; of other epochs" in caplog.text
+
+
+def test_an_epoch_whose_value_is_not_finite_is_in_no_average(tmp_path: Path, caplog) -> None:
+    save_models(tmp_path, [1.0, math.nan, 3.0])
+    average_candidates(tmp_path, report([2.0, math.nan, 1.0]), [list(LOSS)], 3)
+    assert weight(tmp_path / "valid.loss.ave.pth") == 2.0
+    assert "an average of 2 models, not of 3" in caplog.text
 
 
 def test_a_short_run_without_stages_is_averaged_as_by_espnet(tmp_path: Path, caplog) -> None:
