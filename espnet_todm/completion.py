@@ -60,12 +60,12 @@ def exclusive(folder: PathLike) -> Iterator[None]:
     The lock is the operating system's, so a killed process gives it up. Raises UserError, which says who holds it, when
     another process does.
     """
-    target = Path(folder)
+    target = Path(os.path.realpath(folder))  # one lock, by whatever name the folder is given
     make_folder(target.parent)
     descriptor = os.open(target.parent / f".{target.name}.lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        _lock(descriptor, target)
-        os.truncate(descriptor, 0)
+        _lock(descriptor, folder)
+        os.ftruncate(descriptor, 0)
         os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}, since {time.strftime(_TIME)}".encode())
         for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -92,7 +92,7 @@ def atomic_stage(folder: PathLike, options: dict[str, Any]) -> Iterator[Optional
             (Path(folder) / MARKER).unlink(missing_ok=True)
 
 
-def _lock(descriptor: int, target: Path) -> None:
+def _lock(descriptor: int, target: PathLike) -> None:
     try:
         import fcntl
     except ImportError:  # not on this operating system: one writer at a time is then up to the user

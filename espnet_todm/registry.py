@@ -45,6 +45,7 @@ def register() -> None:
     _register_subnet_trainers(symbols)
     _register_init_param(symbols)
     _guard(symbols["espnet2.tasks.asr", "ASRTask"])
+    check_model_files(symbols["espnet2.tasks.asr", "ASRTask"])
 
 
 def _symbol(module: str, name: str) -> Any:
@@ -142,20 +143,27 @@ def _register_init_param(symbols: dict[tuple[str, str], Any]) -> None:
 
 def _guard(task: Any) -> None:
     """What ESPnet's task reads and writes is looked after, see :mod:`espnet_todm.trainers.guard`, in every process of a
-    training and in ``asr_inference``."""
-    from espnet_todm.trainers.checkpoint_files import check_weights_file
+    training."""
     from espnet_todm.trainers.guard import guarded_training
 
-    stock_worker, stock_from_file = task.main_worker.__func__, task.build_model_from_file.__func__
+    stock_worker = task.main_worker.__func__
 
     def main_worker(cls: Any, args: Any) -> None:  # spawned processes find it by this name
         with guarded_training(args):
             stock_worker(cls, args)
+
+    task.main_worker = classmethod(main_worker)
+
+
+def check_model_files(task: Any) -> None:
+    """The weights that a task of ESPnet loads for decoding are checked first."""
+    from espnet_todm.trainers.checkpoint_files import check_weights_file
+
+    stock_from_file = task.build_model_from_file.__func__
 
     def build_model_from_file(cls: Any, config_file: Any = None, model_file: Any = None, device: str = "cpu") -> Any:
         if model_file is not None:
             check_weights_file(model_file)
         return stock_from_file(cls, config_file, model_file, device)
 
-    task.main_worker = classmethod(main_worker)
     task.build_model_from_file = classmethod(build_model_from_file)

@@ -26,29 +26,26 @@ def describe(tokens: Sequence[str], bpemodel: Optional[PathLike] = None) -> dict
 
 
 def read_tokens(tokens: Union[PathLike, Sequence[str]]) -> list[str]:
-    """A token list as ESPnet takes it: as it is, or the file with one token per line.
+    """A token list as ESPnet takes it: as it is, or the file with one token per line. Raises UserError when that is missing
+    or not UTF-8."""
+    if not isinstance(tokens, (str, Path)):
+        return list(tokens)
+    if not Path(tokens).is_file():
+        raise UserError(f"token_list: {tokens}: no such file")
+    try:
+        with Path(tokens).open(encoding="utf-8") as lines:
+            return [line.rstrip() for line in lines]
+    except UnicodeDecodeError as error:
+        raise UserError(f"token_list: {tokens}: not UTF-8 ({error})") from None
 
-    Raises UserError when the file is missing, a token stands twice, or there is no ``<blank>``, for which ESPnet would take
-    the first token.
-    """
-    if isinstance(tokens, (str, Path)):
-        if not Path(tokens).is_file():
-            raise UserError(f"token_list: {tokens}: no such file")
-        try:
-            with Path(tokens).open(encoding="utf-8") as lines:
-                listed = [line.rstrip() for line in lines]
-        except UnicodeDecodeError as error:
-            raise UserError(f"token_list: {tokens}: not UTF-8 ({error})") from None
-    else:
-        listed = list(tokens)
-    if BLANK not in listed:
-        raise UserError(f"token_list: has {len(listed)} tokens, but no {BLANK}; it must be the first")
-    twice = (
-        next((token for token in listed if listed.count(token) > 1), None) if len(set(listed)) < len(listed) else None
-    )
-    if twice is not None:
+
+def check_tokens(tokens: Sequence[str]) -> None:
+    """Raises UserError when a token stands twice, or there is no ``<blank>``: ESPnet would take the first token for it."""
+    if BLANK not in tokens:
+        raise UserError(f"token_list: has {len(tokens)} tokens, but no {BLANK}; it must be the first")
+    if len(set(tokens)) < len(tokens):
+        twice = next(token for token in tokens if tokens.count(token) > 1)
         raise UserError(f"token_list: {twice!r} stands twice; each token must be there once")
-    return listed
 
 
 def write_record(folder: PathLike, tokens: Sequence[str], bpemodel: Optional[PathLike]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +68,17 @@ def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
             pass
     with exclusive(tmp_path / "out"):
         pass
+
+
+def test_the_lock_says_who_holds_it_by_whatever_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk2/out").mkdir(parents=True)
+    (tmp_path / "out").symlink_to("disk2/out")
+    monkeypatch.chdir(tmp_path / "out")
+    held = rf"pid {os.getpid()} on {re.escape(socket.gethostname())}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
+    with exclusive(tmp_path / "out"):
+        for name in (".", tmp_path / "disk2/out", "../out"):
+            with pytest.raises(UserError, match=rf"another process is writing it \({held}\); wait"), exclusive(name):
+                pass
 
 
 def test_a_damaged_marker_does_not_count(tmp_path: Path) -> None:

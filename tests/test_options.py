@@ -84,7 +84,7 @@ def test_required_options_are_named(data: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--token_list", "/nowhere/tokens.txt"], ["No such file", "/nowhere/tokens.txt"]),
+        (["--token_list", "/nowhere/tokens.txt"], ["no such file", "/nowhere/tokens.txt"]),
         (["--encoder", "foo"], ["--encoder", "foo", "todm_conformer"]),
     ],
 )

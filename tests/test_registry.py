@@ -13,6 +13,7 @@ from espnet2.tasks import abs_task, asr
 
 import espnet_todm
 from espnet_todm import registry
+from espnet_todm.errors import UserError
 from espnet_todm.models.spec_augment import SpecAugmentByLength
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.optim.one_cycle import OneCycleLinear
@@ -133,3 +134,19 @@ def test_importing_the_package_is_light() -> None:
     assert done.returncode == 0, done.stderr
     assert not {"torch", "espnet2", "espnet", "numpy"} & set(done.stdout.split())
     assert "torch" in sys.modules  # the test's own process did import it, so the check can fail
+
+
+def test_what_a_task_decodes_with_is_checked_first(tmp_path: Path) -> None:
+    class Task:
+        """As ESPnet's for language models, which asr_inference loads beside the recogniser."""
+
+        @classmethod
+        def build_model_from_file(cls, config_file: str, model_file: str, device: str = "cpu") -> object:
+            return torch.load(model_file, weights_only=False)
+
+    registry.check_model_files(Task)
+    torch.save({"w": torch.ones(1)}, tmp_path / "good.pth")
+    assert Task.build_model_from_file("config.yaml", str(tmp_path / "good.pth")) == {"w": torch.ones(1)}
+    torch.save({"w": print}, tmp_path / "bad.pth")
+    with pytest.raises(UserError, match=r"bad\.pth: holds \w+\.print, which is no tensor"):
+        Task.build_model_from_file("config.yaml", str(tmp_path / "bad.pth"))

@@ -42,10 +42,13 @@ def main(arguments: Sequence[str]) -> None:
 
     register()
     from espnet2.bin.asr_inference import main as inference
+    from espnet2.tasks.lm import LMTask
 
     from espnet_todm.data.archives import refuse_code
+    from espnet_todm.registry import check_model_files
 
     refuse_code()
+    check_model_files(LMTask)
     inference(rest)
 
 

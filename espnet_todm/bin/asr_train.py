@@ -21,13 +21,11 @@ def main(arguments: Sequence[str]) -> None:
 
     from espnet_todm.options import checkpoint_errors, parse_training, print_config
     from espnet_todm.trainers.faults import faults_told
-    from espnet_todm.trainers.inputs import check_data
 
     options = parse_training(arguments)
     if options.print_config:
         print_config(options)
         return
-    check_data(options)
     with checkpoint_errors(), faults_told():
         ASRTask.main(args=options)
 

@@ -24,7 +24,7 @@ hook.install(pipes=False)  # a training's child processes import this module, no
 
 # Shown first, in the order of their use; the others are mostly stages of the recipes.
 TITLES = ("From a trained supernet to devices", "Training, and the stages of the recipes")
-FIRST = ("extract", "search", "export", "parity", "latency", "fine-tune", "pack", "report")
+FIRST = ("extract", "search", "export", "parity", "latency", "fine-tune", "pack", "unpack", "report")
 
 
 def commands() -> dict[str, str]:

@@ -15,7 +15,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike
 
 _NAMES_SHOWN = 12
-_TO_THE_END = -1  # seconds; Kaldi's way to say so
+_TO_THE_END = "-1"  # for an end; Kaldi's way to say so
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,21 @@ def parse_segment(value: str, where: str) -> tuple[str, float, Optional[float]]:
     fields = value.split()
     if len(fields) not in (3, 4):
         raise UserError(f"{where}: {value!r}, but recording, start, end and at most a channel are expected")
+    to_the_end = fields[2] == _TO_THE_END
+    start, end = parse_times(fields[1], "1e9" if to_the_end else fields[2], where)
+    return fields[0], start, None if to_the_end else end
+
+
+def parse_times(start: str, end: str, where: str) -> tuple[float, float]:
+    """Two numbers of seconds as written -> start and end.
+
+    Raises UserError, which begins with ``where``, unless they are numbers and 0 <= start < end.
+    """
     try:
-        start, end = (float(field) for field in fields[1:3])
+        first, last = float(start), float(end)
     except ValueError:
-        hint = "; write decimals with a point" if "," in fields[1] + fields[2] else ""
-        raise UserError(
-            f"{where}: start {fields[1]!r}, end {fields[2]!r}, but numbers of seconds are expected{hint}"
-        ) from None
-    if not (start >= 0 and math.isfinite(end) and (start < end or end == _TO_THE_END)):
-        raise UserError(f"{where}: start {start:g}, end {end:g}, but 0 <= start < end is expected")
-    return fields[0], start, None if end == _TO_THE_END else end
+        hint = "; write decimals with a point" if "," in start + end else ""
+        raise UserError(f"{where}: start {start!r}, end {end!r}, but numbers of seconds are expected{hint}") from None
+    if not (0 <= first < last and math.isfinite(last)):
+        raise UserError(f"{where}: start {first:g}, end {last:g}, but 0 <= start < end is expected")
+    return first, last

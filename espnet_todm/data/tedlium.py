@@ -10,7 +10,6 @@ selected data for language modeling and more TED talks", LREC 2014.
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import Optional
 
 from espnet_todm.data import listing
 from espnet_todm.data.headers import sphere_seconds
-from espnet_todm.data.listing import Listing, Utterance, files_below, split_folder
+from espnet_todm.data.listing import Listing, Utterance, files_below, parse_times, split_folder
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_lines
 
@@ -146,14 +145,7 @@ def _segment(line: str, where: str, options: TedliumOptions) -> Optional[Segment
     if len(fields) < 6:
         raise UserError(f"{where}: {len(fields)} fields, but an stm line has {_FIELDS}")
     talk, label = fields[0], fields[5]
-    try:
-        start, end = float(fields[3]), float(fields[4])
-    except ValueError:
-        raise UserError(
-            f"{where}: start {fields[3]!r}, end {fields[4]!r}, but numbers of seconds are expected"
-        ) from None
-    if not (0 <= start < end and math.isfinite(end)):
-        raise UserError(f"{where}: start {start:g}, end {end:g}, but 0 <= start < end is expected")
+    start, end = parse_times(fields[3], fields[4], where)
     if not re.fullmatch(r"<[^<>]+>", label) or label == _UNKNOWN:
         raise UserError(f"{where}: label {label!r}, but one like <o,f0,male> is expected before the words")
     words = words_of(label, fields[6:], options.unknown)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from espnet_todm.amounts import parse_amount
 from espnet_todm.card import CARD, TRAINED_AS, make_card
-from espnet_todm.components import Subnet
+from espnet_todm.components import FULL, Subnet
 from espnet_todm.deploy.folder import write_config, write_images, write_weights
 from espnet_todm.deploy.load import build_model, read_trained_config, read_weights
 from espnet_todm.deploy.stock import STOCK, as_supernet
@@ -131,7 +131,7 @@ def extract(
 @torch.no_grad()
 def recalibrate(model: TodmModel, encoder: SupernetEncoder, features: Iterable[Tensor]) -> None:
     """Estimate batch norm statistics anew as the mean over utterances: features (T, F), as the model's input."""
-    estimate_statistics(encoder, (calibration_front(model, encoder, utterance) for utterance in features))
+    estimate_statistics(model, encoder, (calibration_front(model, encoder, utterance) for utterance in features))
 
 
 def calibration_front(model: TodmModel, encoder: SupernetEncoder, utterance: Tensor) -> Front:
@@ -146,15 +146,15 @@ def calibration_front(model: TodmModel, encoder: SupernetEncoder, utterance: Ten
 
 
 @torch.no_grad()
-def estimate_statistics(encoder: SupernetEncoder, fronts: Iterable[Front]) -> None:
-    """Batch norm statistics of a small encoder as the mean over ``fronts``, one utterance each."""
+def estimate_statistics(model: TodmModel, encoder: SupernetEncoder, fronts: Iterable[Front]) -> None:
+    """Batch norm statistics of a small encoder of ``model`` as the mean over ``fronts``, one utterance each."""
     modules = [module for module in encoder.modules() if isinstance(module, ElasticConvolution)]
     for module in modules:
         module.train()
     for count, front in enumerate(fronts, 1):
         for module in modules:
             module.momentum = 1 / count
-        encoder.blocks(front)
+        encoder.blocks(front, between=model.between(FULL))
     encoder.eval()
 
 
@@ -191,8 +191,12 @@ def _largest_difference(supernet: Supernet, subnet: Subnet, model: torch.nn.Modu
     """Largest absolute difference between the outputs of the small model's encoder and of the slice, on fixed noise."""
     noise = torch.randn(1, 200, supernet.encoder.input_size, generator=torch.Generator().manual_seed(0))
     lengths = torch.tensor([200])
-    expected = supernet.encoder.blocks(supernet.encoder.front(noise, lengths), subnet)
-    difference = float((model.encoder(noise, lengths)[0] - expected).abs().max())  # type: ignore[operator]
+    between = supernet.model.between(subnet.name)
+    expected = supernet.encoder.blocks(supernet.encoder.front(noise, lengths), subnet, between=between)
+    feeding = {"ctc": model.ctc} if supernet.encoder.interctc_use_conditioning else {}
+    encoded = model.encoder(noise, lengths, **feeding)[0]  # type: ignore[operator]
+    encoded = encoded[0] if isinstance(encoded, tuple) else encoded  # beside what was taken between blocks
+    difference = float((encoded - expected).abs().max())
     if not difference <= TOLERANCE:
         raise RuntimeError(f"subnet {subnet.name}: the extracted model differs from the slice by {difference:.3g}")
     return difference

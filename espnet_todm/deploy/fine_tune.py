@@ -33,7 +33,7 @@ RUN_OPTIONS = (
     *("config", "print_config", "required", "version", "distributed", "output_dir", "resume", "init_param", "ngpu"),
     *("local_rank", "multiprocessing_distributed", "patience", "val_scheduler_criterion", "early_stopping_criterion"),
     *("optim", "optim_conf", "scheduler", "scheduler_conf", "grad_clip", "max_epoch", "num_iters_per_epoch"),
-    *("best_model_criterion", "keep_nbest_models", "nbest_averaging_interval"),
+    *("best_model_criterion", "keep_nbest_models", "nbest_averaging_interval", "freeze_param"),
 )
 DATA_OPTIONS = (
     *("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type"),

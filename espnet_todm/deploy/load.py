@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,18 @@ FILE_OPTIONS = (("normalize_conf", "stats_file"), (None, "bpemodel"), ("encoder_
 
 
 def read_config(path: PathLike) -> dict[str, Any]:
-    """A config.yaml as ESPnet wrote it. Raises UserError when it is missing or no mapping."""
+    """A config.yaml as ESPnet wrote it. Raises UserError when it is missing, damaged, or something else."""
     source = Path(path)
     if not source.is_file():
         raise UserError(f"{source}: no such config")
     config = read_yaml(source)
     if not isinstance(config, dict) or "encoder" not in config:
         raise UserError(f"{source}: not a training config of ESPnet: it names no encoder")
+    if not isinstance(config.get("token_list", []), list):  # not a path: what lies there may be anything
+        raise UserError(f"{source}: token_list: {config['token_list']!r}, but a list of the tokens is expected")
+    for key, value in config.items():
+        if key.endswith("_conf") and value is not None and not isinstance(value, dict):
+            raise UserError(f"{source}: {key}: {value!r}, but a mapping of options is expected")
     for section, key in FILE_OPTIONS:
         owner = config.get(section) or {} if section else config
         value = owner.get(key)
@@ -56,7 +62,15 @@ def build_model(config: Mapping[str, Any], state: Mapping[str, Tensor], source: 
     statistics = (config.get("normalize_conf") or {}).get("stats_file")
     if config.get("normalize") == "global_mvn" and statistics:
         check_statistics(statistics)
-    model = ASRTask.build_model(argparse.Namespace(**config))
+    try:
+        model = ASRTask.build_model(argparse.Namespace(**config))
+    except AttributeError as error:
+        lacking = re.search(r"'Namespace' object has no attribute '(\w+)'", str(error))
+        if lacking is None:
+            raise
+        raise UserError(
+            f"{source}: its config has no {lacking[1]}; it is damaged, or not a whole one of ESPnet"
+        ) from None
     expected = model.state_dict()
     missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
     shapes = [k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape]

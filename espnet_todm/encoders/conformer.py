@@ -134,8 +134,6 @@ class TodmConformerEncoder(StackedEncoder):
         "concat_after": False,
         "positionwise_layer_type": "linear",
         "zero_triu": False,
-        "interctc_layer_idx": [],
-        "interctc_use_conditioning": False,
         "ctc_trim": False,
         "qk_norm": False,
     }
@@ -169,6 +167,8 @@ class TodmConformerEncoder(StackedEncoder):
         cnn_module_kernel: int = 31,
         max_pos_emb_len: int = LONGEST,
         layer_drop_rate: float = 0.0,
+        interctc_layer_idx: Optional[Sequence[int]] = None,
+        interctc_use_conditioning: bool = False,
         stochastic_depth_rate: Union[float, Sequence[float]] = 0.0,
         ffn_chunks: int = 4,
         macaron_ffn_chunks: Optional[int] = None,

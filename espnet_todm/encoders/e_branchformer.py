@@ -175,13 +175,12 @@ class TodmEBranchformerEncoder(StackedEncoder):
     stock_name: ClassVar[str] = "e_branchformer"
     stock_class: ClassVar[type[AbsEncoder]] = EBranchformerEncoder
     stock_inputs: ClassVar[Sequence[Optional[str]]] = (*STOCK_INPUTS, *STOCK_INPUTS_1D)
-    activation: ClassVar[str] = "ffn_activation_type"
-    attention: ClassVar[str] = "attention_layer_type"
+    norm_between: ClassVar[bool] = False
+    activation: ClassVar[Optional[str]] = "ffn_activation_type"
+    attention: ClassVar[Optional[str]] = "attention_layer_type"
     fixed: ClassVar[Mapping[str, Any]] = {
         "positionwise_layer_type": "linear",
         "zero_triu": False,
-        "interctc_layer_idx": [],
-        "interctc_use_conditioning": False,
         "qk_norm": False,
         "gradient_checkpoint_layers": [],
     }
@@ -219,6 +218,8 @@ class TodmEBranchformerEncoder(StackedEncoder):
         merge_conv_kernel: int = 3,
         max_pos_emb_len: int = LONGEST,
         layer_drop_rate: float = 0.0,
+        interctc_layer_idx: Optional[Sequence[int]] = None,
+        interctc_use_conditioning: bool = False,
         ffn_chunks: int = 4,
         macaron_ffn_chunks: Optional[int] = None,
         cgmlp_groups: int = 4,

@@ -20,6 +20,7 @@ from espnet_todm.elastic.block import ACTIVATIONS, LAYER_NORM_EPS, ElasticBlock,
 from espnet_todm.encoders.chunks import Chunk, ChunkOptions, parse_chunk, parse_chunk_options
 from espnet_todm.encoders.depth import WHOLE, depth_options, kept_rates
 from espnet_todm.encoders.frontends import INPUT_LAYERS, InputLayer, input_names, subsampling_cost
+from espnet_todm.encoders.interctc import CONDITIONING, LAYERS, kept_places, parse_places, renumbered
 from espnet_todm.encoders.positions import LATEST, LEGACY, position_encoding, relative_kind
 from espnet_todm.encoders.supernet import (
     REFERENCE_SECONDS,
@@ -79,6 +80,9 @@ class StackedEncoder(SupernetEncoder):
         self.encoders = nn.ModuleList(block(shape) for shape in shapes)
         self.after_norm = nn.LayerNorm(size, eps=LAYER_NORM_EPS)
         self._depth = depth_options(options, len(self.shapes))
+        if LAYERS in options:
+            self.places = self.interctc_layer_idx = parse_places(options, len(self.shapes))
+            self.interctc_use_conditioning = bool(options[CONDITIONING])
 
     def positional_dropout(self) -> float:
         """The dropout of positions, and of the frames that they are added to."""
@@ -147,7 +151,10 @@ class StackedEncoder(SupernetEncoder):
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
         small = [asdict(self._kept_shape(layer, modules)) for layer, modules in sorted(subnet.layers.items())]
         conf = {k: v for k, v in self._options.items() if k not in SUPERNET_OPTIONS and k not in self.cut_options}
-        return {**conf, **kept_rates(conf, sorted(subnet.layers)), "num_blocks": len(small), "blocks": small}
+        layers = sorted(subnet.layers)
+        if LAYERS in conf:
+            conf[LAYERS] = [renumbered(place, layers) for place in kept_places(self.places, layers)]
+        return {**conf, **kept_rates(conf, layers), "num_blocks": len(small), "blocks": small}
 
     def _kept_shape(self, layer: int, modules: Mapping[str, tuple[int, ...]]) -> Any:
         """The shape of a block that keeps these components of its modules."""
@@ -198,6 +205,8 @@ def _check_input(options: Mapping[str, Any], allowed: Sequence[Optional[str]]) -
 
 def check_streaming(key: str, options: Mapping[str, Any]) -> None:
     """Raises UserError where an encoder with these options, which ``key`` asks to work in chunks, cannot."""
+    if options.get(CONDITIONING):
+        raise UserError(f"{key}: {CONDITIONING}: true is not possible in chunks; leave it out")
     if not options.get("causal"):
         raise UserError(f"{key}: needs causal: true, or the convolution would see frames to the right of the chunk")
     positions = options["pos_enc_layer_type"]

@@ -15,6 +15,7 @@ from espnet_todm.acoustics import FRAMES_PER_SECOND
 from espnet_todm.components import FULL, Component, ComponentTable, Cost, Subnet
 from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.encoders.depth import WHOLE, Depth
+from espnet_todm.encoders.interctc import Between, Taken, Weight, kept_places, renumbered, soft_places
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_json
 from espnet_todm.latency import LatencyTable, load_latency
@@ -59,7 +60,7 @@ class SupernetEncoder(AbsEncoder):
     stock_name: ClassVar[Optional[str]] = None
 
     encoders: nn.ModuleList
-    interctc_use_conditioning = False  # ESPnet 202402 asks every encoder
+    norm_between: ClassVar[bool] = True  # whether what is taken between blocks goes through the last norm
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
@@ -71,6 +72,9 @@ class SupernetEncoder(AbsEncoder):
         self.subnet = Subnet(FULL, frozenset())
         self.criterion = "params"
         self.latency: Optional[LatencyTable] = None
+        self.places: tuple[int, ...] = ()  # between blocks, of intermediate CTC
+        self.interctc_use_conditioning = False
+        self.conditioning_layer: Optional[nn.Linear] = None  # (V, D); ESPnet's model makes it where it is used
 
     def finish(
         self,
@@ -165,14 +169,17 @@ class SupernetEncoder(AbsEncoder):
         gates: Optional[Gates] = None,
         drop: Optional[Drop] = None,
         exits: Sequence[int] = (),
+        between: Optional[Between] = None,
     ) -> Tensor:
         """All blocks on slices (``subnet``, default ``self.subnet``), or on soft ``gates``: (B, T, D) -> (B, T, D).
 
         ``drop`` has the stochastic depth of modules. With ``exits``, numbers of blocks after which an output is wanted, the
-        outputs are stacked, each finalised by itself: (exits, B, T, D).
+        outputs are stacked, each finalised by itself: (exits, B, T, D). ``between`` gets what intermediate CTC takes, and
+        is needed where posteriors are fed back.
         """
         hidden, outputs = front.hidden, []
         chosen = subnet or self.subnet
+        places = self._places(chosen, gates)
         for layer, block in enumerate(self.encoders):
             dropped, scale = _of_layer(layer, drop or {}), front.depth.scales.get(layer, 1.0)
             if gates is not None:
@@ -183,14 +190,41 @@ class SupernetEncoder(AbsEncoder):
                 hidden = block(hidden, front.positions, front.mask, choice, front.visible)
             if layer + 1 in exits:
                 outputs.append(self.finalise(hidden))
+            if layer + 1 in places:
+                hidden = self._take(hidden, layer + 1, places[layer + 1], between)
         return torch.stack(outputs) if exits else self.finalise(hidden)
 
+    def _places(self, subnet: Subnet, gates: Optional[Gates]) -> Mapping[int, Weight]:
+        """Where this pass takes intermediate outputs, and how much there is of them."""
+        if not self.places or gates is not None:
+            return soft_places(self.places, gates or {})
+        return dict.fromkeys(kept_places(self.places, subnet.layers.keys()), 1.0)
+
+    def _take(self, hidden: Tensor, place: int, weight: Weight, between: Optional[Between]) -> Tensor:
+        """Hand the blocks' output (B, T, D) at a place to ``between``, and add what is fed back."""
+        if between is None and self.conditioning_layer is None:
+            return hidden
+        between = between or Between()
+        output = self.finalise(hidden) if self.norm_between else hidden
+        between.taken.append(Taken(place, output, weight))
+        if self.conditioning_layer is None:
+            return hidden
+        fed = between.fed_back(output, self.conditioning_layer)
+        return hidden + (fed if isinstance(weight, float) else weight * fed)
+
     def forward(
-        self, xs_pad: Tensor, ilens: Tensor, prev_states: Optional[Tensor] = None
-    ) -> tuple[Tensor, Tensor, Optional[Tensor]]:
-        """xs_pad (B, T, F), ilens (B,) -> output (B, T', D), lengths (B,), None, of ``self.subnet``."""
-        front = self.front(xs_pad, ilens)
-        return self.blocks(front), front.lengths, None
+        self, xs_pad: Tensor, ilens: Tensor, prev_states: Optional[Tensor] = None, ctc: Optional[Any] = None
+    ) -> tuple[Any, Tensor, Optional[Tensor]]:
+        """xs_pad (B, T, F), ilens (B,) -> output (B, T', D), lengths (B,), None, of ``self.subnet``.
+
+        With intermediate CTC, as ESPnet's encoders do, a pair in place of the output: it and a list of pairs, how many
+        blocks lie before an intermediate output, and that. ``ctc``: ESPnet's module, where posteriors are fed back.
+        """
+        front, between = self.front(xs_pad, ilens), Between(ctc.softmax if ctc is not None else None)
+        output = self.blocks(front, between=between)
+        layers = self.subnet.layers.keys()
+        taken = [(renumbered(place, layers), intermediate) for place, intermediate, _ in between.taken]
+        return (output, taken) if taken else output, front.lengths, None
 
     def component_table(self) -> ComponentTable:
         """Components and costs of this encoder alone, FLOPs on utterances of REFERENCE_SECONDS, latencies as measured."""
@@ -214,10 +248,17 @@ class SupernetEncoder(AbsEncoder):
                 state[f"encoders.{new}.{name}"] = value
         return state
 
+    def condition_like(self, state: Mapping[str, Tensor]) -> None:
+        """Make the layer that feeds posteriors back, if the state dict has one."""
+        weight = state.get("conditioning_layer.weight")
+        if weight is not None:
+            self.conditioning_layer = nn.Linear(weight.size(1), weight.size(0))
+
     def extract(self, subnet: Subnet) -> SupernetEncoder:
         """The small encoder that computes what this one computes with ``subnet``, in its types and on its device."""
         small = type(self)(**self.extracted_conf(subnet))
         state = self.extracted_state(subnet)
+        small.condition_like(state)
         for name, tensor in (*small.named_parameters(), *small.named_buffers()):
             tensor.data = tensor.data.to(state.get(name, tensor))
         small.load_state_dict(state)

@@ -82,8 +82,6 @@ class TodmTransformerEncoder(StackedEncoder):
         "normalize_before": True,
         "concat_after": False,
         "positionwise_layer_type": "linear",
-        "interctc_layer_idx": [],
-        "interctc_use_conditioning": False,
         "qk_norm": False,
     }
     ignored: ClassVar[Sequence[str]] = ("positionwise_conv_kernel_size", "padding_idx", "use_flash_attn")
@@ -101,6 +99,8 @@ class TodmTransformerEncoder(StackedEncoder):
         input_layer: Optional[str] = "conv2d",
         pos_enc_layer_type: str = "abs_pos",
         layer_drop_rate: float = 0.0,
+        interctc_layer_idx: Optional[Sequence[int]] = None,
+        interctc_use_conditioning: bool = False,
         input_channels: Optional[int] = None,
         ffn_chunks: int = 4,
         head_dim: Optional[int] = None,

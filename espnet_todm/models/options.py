@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_todm.data.spelling import check_marks
+from espnet_todm.data.spelling import check_tokens
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import DTYPES
@@ -83,9 +83,9 @@ def check_options(
         for key in espnet
         if key not in known
     ]
-    check_marks(espnet.get("token_list", ()))
-    if espnet.get("interctc_weight"):
-        problems.append(f"interctc_weight: {espnet['interctc_weight']} is not possible in model: todm; allowed: 0")
+    check_tokens(espnet.get("token_list", ()))
+    if espnet.get("aux_ctc"):
+        problems.append(f"aux_ctc: {espnet['aux_ctc']!r} is not possible in model: todm: all CTC is of the text")
     if autocast is not None and autocast not in DTYPES:
         problems.append(f"autocast: {autocast!r} is unknown; allowed: {', '.join(DTYPES)} or leave it out")
     if output_layers not in OUTPUT_LAYERS:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from espnet_todm.acoustics import FRAMES_PER_SECOND
 from espnet_todm.components import ComponentTable, Cost, Subnet
 from espnet_todm.encoders.supernet import REFERENCE_SECONDS
+from espnet_todm.models.interctc import conditioning_cost
 
 if TYPE_CHECKING:
     from espnet_todm.models.todm import TodmModel
@@ -40,7 +41,9 @@ def component_table(model: TodmModel) -> ComponentTable:
     if model.use_transducer_decoder:  # of a greedy search: what each frame takes once of the joiner
         layers += [model.joint_network.lin_enc, model.joint_network.lin_out]
     flops = sum(2.0 * frames * layer.weight.numel() for layer in layers)
-    return replace(table, rest=table.rest + Cost(others, flops + _flops_around(model) / REFERENCE_SECONDS))
+    within = model.encoder.subsampled(int(REFERENCE_SECONDS * FRAMES_PER_SECOND)) / REFERENCE_SECONDS
+    around = Cost(others, flops + _flops_around(model) / REFERENCE_SECONDS)
+    return replace(table, rest=table.rest + around + conditioning_cost(model, within))
 
 
 def _output_frames(model: TodmModel) -> int:

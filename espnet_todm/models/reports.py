@@ -52,9 +52,13 @@ def stock_names(model: TodmModel, phase: str) -> list[str]:
     """ESPnet's own names, beside ``loss``, of what a model like this reports in every step of a phase."""
     attention = model.decoder is not None and not model.use_transducer_decoder
     kinds = {"ctc": model.ctc is not None, "transducer": model.use_transducer_decoder, "att": attention}
+    places = model.encoder.places if model.interctc_weight else ()
+    between = [f"interctc_layer{place}" for place in places]
     names = [f"loss_{kind}" for kind, has in kinds.items() if has] + (["acc"] if attention else [])
+    names += [f"loss_{name}" for name in between]
     if phase == "train" or model.error_calculator is None:
         return names
+    names += [f"cer_{name}" for name in between]
     rates = [rate for rate in ("cer", "wer") if getattr(model.error_calculator, f"report_{rate}")]
     names += ["cer_ctc"] if kinds["ctc"] else []
     names += [f"{rate}_transducer" for rate in rates] if kinds["transducer"] else []
@@ -74,6 +78,8 @@ def reported(model: TodmModel) -> dict[str, list[str]]:
 
 
 def _of_each_size(names: Sequence[str] | Stats) -> list[str]:
-    """Those that say more of a size than its loss does: a loss of one part is that part."""
+    """Those that say more of a size than its loss does: a loss of one part is that part. Places between blocks are of the
+    largest size alone; a smaller one may lack some."""
+    names = [name for name in names if "interctc" not in name]
     losses = [name for name in names if name.startswith("loss_")]
     return [name for name in names if name not in losses or len(losses) > 1]

@@ -5,6 +5,7 @@ Statistics have ESPnet's own names, those of :func:`espnet_todm.models.reports.s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Optional
 
@@ -14,10 +15,12 @@ from espnet.nets.pytorch_backend.transformer.add_sos_eos import add_sos_eos
 from torch import Tensor
 from torch.nn import functional as F
 
+from espnet_todm.encoders.interctc import Taken
 from espnet_todm.encoders.supernet import Front, length_mask
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation, token_distillation
 from espnet_todm.models.batch import Batch, Posteriors, Stats, SubnetOutput
+from espnet_todm.models.interctc import with_intermediate
 from espnet_todm.models.odd_utterances import heard, lengthen
 from espnet_todm.models.transducer import Lattice
 
@@ -26,13 +29,22 @@ if TYPE_CHECKING:
 
 
 def run_task(
-    model: TodmModel, encoded: Tensor, front: Front, batch: Batch, size: str, teacher: Optional[Posteriors] = None
+    model: TodmModel,
+    encoded: Tensor,
+    front: Front,
+    batch: Batch,
+    size: str,
+    teacher: Optional[Posteriors] = None,
+    taken: Sequence[Taken] = (),
 ) -> SubnetOutput:
     """ESPnet's loss on the encoder's output (B, T, D) for a size: CTC, attention, their interpolation, or a transducer's
-    plus ctc_weight times CTC."""
-    encoded, front = after_encoder(model, encoded, front)
+    plus ctc_weight times CTC. CTC's is mixed with that of what was ``taken`` between blocks."""
     stats: Stats = {}
-    loss_ctc, logits = _ctc_task(model, encoded, front, batch, size, stats)
+    within = front
+    encoded, front = after_encoder(model, encoded, front)
+    loss_ctc, logits = ctc_task(model, encoded, front, batch, size, stats)
+    if loss_ctc is not None:
+        loss_ctc = with_intermediate(model, loss_ctc, taken, within, batch, size, stats)
     said = Posteriors(front.lengths, logits)
     if model.use_transducer_decoder:
         loss, lattice = _transducer_task(model, encoded, front, batch, size, teacher, stats)
@@ -57,19 +69,19 @@ def after_encoder(model: TodmModel, encoded: Tensor, front: Front) -> tuple[Tens
     return encoded, replace(front, lengths=lengths, mask=length_mask(lengths, encoded.size(1)), visible=None)
 
 
-def _ctc_task(
-    model: TodmModel, encoded: Tensor, front: Front, batch: Batch, size: str, stats: Stats
+def ctc_task(
+    model: TodmModel, encoded: Tensor, front: Front, batch: Batch, size: str, stats: Stats, name: str = "ctc"
 ) -> tuple[Optional[Tensor], Optional[Tensor]]:
-    """CTC loss and logits (B, T, V) in float32, both None without CTC."""
+    """CTC loss and logits (B, T, V) in float32, both None without CTC; reported under a ``name``."""
     if model.ctc is None:
         return None, None
     with model.autocast(encoded.device):
         # Log probabilities of whole utterances in bfloat16 would be wrong in the third digit.
         logits = model.output_layer(size)(F.dropout(encoded, model.ctc.dropout_rate, model.training)).float()
     loss = _ctc_loss(model, logits, front.lengths, batch.text, batch.text_lengths)
-    stats["loss_ctc"] = loss.detach()
+    stats[f"loss_{name}"] = loss.detach()
     if not model.training and model.error_calculator is not None:
-        stats["cer_ctc"] = model.error_calculator(logits.argmax(-1).cpu(), batch.text.cpu(), is_ctc=True)
+        stats[f"cer_{name}"] = model.error_calculator(logits.argmax(-1).cpu(), batch.text.cpu(), is_ctc=True)
     return loss, logits
 
 

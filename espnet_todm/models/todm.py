@@ -17,11 +17,13 @@ from espnet_todm.checks import build
 from espnet_todm.compat import is_classifier
 from espnet_todm.components import FULL, ComponentTable, Subnet
 from espnet_todm.decoders.stateless import StatelessDecoder
+from espnet_todm.encoders.interctc import Between, Taken
 from espnet_todm.encoders.supernet import Drop, Front, Gates, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.autocast import Autocast
 from espnet_todm.models.batch import Batch, Posteriors, SubnetOutput
+from espnet_todm.models.interctc import between, check_interctc
 from espnet_todm.models.odd_utterances import ErrorRates, lengthen
 from espnet_todm.models.options import check_options
 from espnet_todm.models.outside import component_table, outer_state
@@ -80,6 +82,7 @@ class TodmModel(ESPnetASRModel):
             raise UserError("distil_attention: is for models with an attention decoder; leave it out")
         if output_layers == "per_size" and self.ctc is None and not transducer:
             raise UserError("output_layers: 'per_size' needs a CTC output or a transducer, but ctc_weight is 0")
+        check_interctc(self)
         self.distils_attention = self.decoder is not None and not transducer and (distil_attention or self.ctc is None)
         if self.error_calculator is not None:
             self.error_calculator = ErrorRates(self.error_calculator)
@@ -170,7 +173,9 @@ class TodmModel(ESPnetASRModel):
 
         A ``teacher`` lends the pruning ranges of its lattice.
         """
-        return self.task(self.run_blocks(front, subnet, gates, drop), front, batch, subnet.name, teacher)
+        between = self.between(subnet.name)
+        encoded = self.run_blocks(front, subnet, gates, drop, between=between)
+        return self.task(encoded, front, batch, subnet.name, teacher, between.taken)
 
     def run_blocks(
         self,
@@ -179,16 +184,27 @@ class TodmModel(ESPnetASRModel):
         gates: Optional[Gates] = None,
         drop: Optional[Drop] = None,
         exits: Sequence[int] = (),
+        between: Optional[Between] = None,
     ) -> Tensor:
         """:meth:`SupernetEncoder.blocks` in this model's precision."""
         with self.autocast(front.hidden.device):
-            return self.encoder.blocks(front, subnet, gates, drop, exits)
+            return self.encoder.blocks(front, subnet, gates, drop, exits, between or self.between(subnet.name))
+
+    def between(self, size: str) -> Between:
+        """For one pass of a size: what is taken between its blocks, and fed back to them."""
+        return between(self, size)
 
     def task(
-        self, encoded: Tensor, front: Front, batch: Batch, size: str, teacher: Optional[Posteriors] = None
+        self,
+        encoded: Tensor,
+        front: Front,
+        batch: Batch,
+        size: str,
+        teacher: Optional[Posteriors] = None,
+        taken: Sequence[Taken] = (),
     ) -> SubnetOutput:
         """ESPnet's loss on the encoder's output (B, T, D) for a size, see :func:`espnet_todm.models.tasks.run_task`."""
-        return run_task(self, encoded, front, batch, size, teacher)
+        return run_task(self, encoded, front, batch, size, teacher, taken)
 
     def transducer(self, size: str = FULL) -> TransducerTask:
         """The transducer with the joiner of a size."""

@@ -7,6 +7,9 @@ from typing import Optional
 from espnet_todm.report.experiment import Experiment, SizeResult
 from espnet_todm.scoring.significance import Difference, paired_difference
 
+USELESS = 60.0
+"""Word error rate in percent above which a model is no use, and its size no matter."""
+
 MANY_WORDS = 5000
 """Reference words from which on an interval is narrow enough to choose by."""
 
@@ -25,6 +28,11 @@ def advice_lines(experiment: Experiment) -> list[str]:
     compared = [size for size in smaller if losses[size.name]]
     if not compared:
         return []
+    worst = max(score.total().error_rate for score in largest.scores.values())
+    if worst > USELESS:
+        return [
+            f"Which size: none yet; with a word error rate of {worst:.0f}% even {largest.name} has not learned enough."
+        ]
     words = sum(score.total().words for score in largest.scores.values())
     as_good = [size for size in compared if all(found.low <= 0 for found in losses[size.name].values())]
     lines = [_choice(largest, as_good[-1] if as_good else None, words)]

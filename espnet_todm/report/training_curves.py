@@ -20,7 +20,9 @@ _NAMES = {
     "loss": "loss",
     "cer": "CER",
     "wer": "WER",
+    "acc": "accuracy of the next token",
     "kd": "distillation loss",
+    "att": "attention",
     "ctc": "CTC",
     "transducer": "transducer",
 }

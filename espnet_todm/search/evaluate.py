@@ -141,10 +141,10 @@ class Evaluator:
             if not self._calibration:
                 raise UserError("batch norm needs data to be recalibrated on for each subnet; give --calibrate SCP")
             encoder = encoder.extract(subnet)
-            estimate_statistics(encoder, self._calibration)
+            estimate_statistics(self.model, encoder, self._calibration)
             chosen = encoder.subnet
         for part in self._batches:
-            yield part, encoder.blocks(part.front, chosen)
+            yield part, encoder.blocks(part.front, chosen, between=self.model.between(subnet.name))
 
     def _labels(self, encoded: Tensor, lengths: Tensor, size: str) -> Sequence[Sequence[int]]:
         if self.model.use_transducer_decoder:

@@ -35,6 +35,8 @@ class AuxLossTrainer(SubnetTrainer):
         check_number("exit_weight", exit_weight, at_least=0)
         self.exit_weight = exit_weight
         self.exits = {_blocks_of(model, subnet): subnet for subnet in model.encoder.sizes.values()}
+        if model.encoder.interctc_use_conditioning and model.size_outputs:
+            raise UserError("output_layers: aux_loss feeds back the posteriors of one layer; say output_layers: shared")
         if len(self.exits) < 2:
             raise UserError("sizes: aux_loss needs at least one size below full, such as {depth: 0.5, drop: last}")
 
@@ -44,10 +46,11 @@ class AuxLossTrainer(SubnetTrainer):
         def run(front: Front) -> Tensor:
             numbers = sorted(self.exits)
             full = self.exits[numbers[-1]]
-            losses = []
-            for number, encoded in zip(numbers, model.run_blocks(front, full, exits=numbers)):
+            losses, between = [], model.between(full.name)
+            for number, encoded in zip(numbers, model.run_blocks(front, full, exits=numbers, between=between)):
                 size = self.exits[number].name
-                output = model.task(encoded, front, batch, size)
+                inside = [taken for taken in between.taken if taken.place < number]
+                output = model.task(encoded, front, batch, size, taken=inside)
                 stats[f"loss_{size}"] = output.loss.detach()
                 if number == numbers[-1]:
                     stats.update(output.stats)

@@ -17,6 +17,7 @@ from espnet_todm.models.batch import Batch
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.cost import random_batch
 from espnet_todm.trainers.criteria import check_criteria
+from espnet_todm.trainers.espnet_options import check_training
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ def dry_run(options: argparse.Namespace, vocabulary: int, utterances: int = 2, s
         utterances, seconds: the batch: how many, and how long each is.
 
     Raises:
-        UserError: the configuration is no supernet's, an argument is out of range, a criterion names what is not
-            reported, or loss or gradient is not finite.
+        UserError: the configuration is no supernet's, an argument or an option of the training is out of range, a criterion
+            names what is not reported, or loss or gradient is not finite.
     """
+    check_training(options)
     check_number("vocabulary", vocabulary, at_least=4, whole=True)
     check_number("utterances", utterances, at_least=1, whole=True)
     check_number("seconds", seconds, at_least=1)

@@ -17,6 +17,7 @@ from espnet_todm.trainers.base import RunState
 from espnet_todm.trainers.candidates import candidates
 from espnet_todm.trainers.checkpoint_files import guarded_checkpoints, save_checkpoint
 from espnet_todm.trainers.criteria import check_criteria
+from espnet_todm.trainers.espnet_options import check_frozen, noise_by_step
 from espnet_todm.trainers.inputs import Batches, without_missing_packages
 from espnet_todm.trainers.resumed import TodmTrainerOptions, configuration_holds, configured
 from espnet_todm.trainers.skipped import SkippedSteps, check_validation
@@ -40,6 +41,7 @@ class TodmTrainer(Trainer):
         options, first = kwargs["trainer_options"], kwargs["distributed_option"].dist_rank in (None, 0)
         if isinstance(kwargs["model"], TodmModel):
             check_criteria(kwargs["model"], options, [type(s) for s in kwargs["schedulers"] if s is not None])
+        check_frozen(kwargs["model"], options.freeze_param)
         cls.criteria = options.best_model_criterion if first else None
         if first:
             for part in Path(options.output_dir).glob(".*.pth.*.part"):
@@ -48,7 +50,7 @@ class TodmTrainer(Trainer):
         if not options.use_matplotlib:
             kwargs["plot_attention_iter_factory"] = None  # which draws with it too
         try:
-            with guarded_checkpoints(), candidates(kwargs["model"], configured(options)):
+            with guarded_checkpoints(), candidates(kwargs["model"], configured(options)), noise_by_step(options.seed):
                 super().run(**kwargs)
         finally:
             cls.criteria = None

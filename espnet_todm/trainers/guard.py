@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Optional
 
 from espnet_todm import hook
 from espnet_todm.completion import exclusive
@@ -16,8 +17,10 @@ from espnet_todm.files import make_folder
 from espnet_todm.lifetime import end_forks_with_this, end_with_parent
 from espnet_todm.overlay import read_yaml
 from espnet_todm.trainers.checkpoint_files import check_checkpoint
+from espnet_todm.trainers.espnet_options import check_training
 from espnet_todm.trainers.faults import faults_told, told_by_rank
-from espnet_todm.vocabulary import check_record, check_same, read_tokens, write_record
+from espnet_todm.trainers.inputs import check_data, check_run
+from espnet_todm.vocabulary import check_record, check_same, check_tokens, read_tokens, write_record
 
 CONFIG, CHECKPOINT = "config.yaml", "checkpoint.pth"
 
@@ -27,8 +30,8 @@ def guarded_training(options: argparse.Namespace) -> Iterator[None]:
     """Around ESPnet's work in one process: its faults are told in one line, it ends with its parent, and what it is to read
     is looked at first. The process that writes holds the experiment's folder.
 
-    Raises UserError when another training holds the folder, a file is damaged, or the tokens are not those of the training
-    that is to go on.
+    Raises UserError when another training holds the folder, a file is damaged, missing or empty, or the tokens are not those
+    of the training that is to go on.
     """
     with ExitStack() as stack:
         rank = options.distributed and options.multiprocessing_distributed
@@ -36,7 +39,10 @@ def guarded_training(options: argparse.Namespace) -> Iterator[None]:
             stack.enter_context(told_by_rank())
             end_with_parent()
         stack.enter_context(faults_told())
+        check_training(options)
         refuse_code(pipes=not hook.runs_pipes)
+        check_run(options)
+        check_data(options)
         if options.normalize_conf and options.normalize_conf.get("stats_file"):
             check_statistics(options.normalize_conf["stats_file"])
         if not (options.collect_stats or options.dry_run):
@@ -60,19 +66,21 @@ def _writes(options: argparse.Namespace) -> bool:
 def _check_tokens(options: argparse.Namespace) -> None:
     """Compare with what the training in the folder used, if this one goes on with it, and note what this one uses."""
     folder, tokens = Path(options.output_dir), read_tokens(options.token_list)
+    if options.model == "todm":
+        check_tokens(tokens)
     if options.resume and (folder / CHECKPOINT).is_file():
-        if (folder / CONFIG).is_file():
-            check_same(_tokens_before(folder / CONFIG), tokens, str(folder))
+        before = _tokens_before(folder / CONFIG)
+        if before is not None:
+            check_same(before, tokens, str(folder))
         check_record(folder, tokens, options.bpemodel, f"token_list: {options.token_list}")
     write_record(folder, tokens, options.bpemodel)
 
 
-def _tokens_before(config: Path) -> list[str]:
-    """The tokens in the config of the training that is to go on."""
-    stored = read_yaml(config)
-    tokens = stored.get("token_list") if isinstance(stored, dict) else None
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise UserError(
-            f"{config}: names no token_list, so training cannot go on; restore it, or give another --output_dir"
-        )
-    return tokens
+def _tokens_before(config: Path) -> Optional[list[str]]:
+    """The tokens in the config of the training that is to go on. None where that is not whole: a run may have been killed
+    while ESPnet wrote it, and it is written anew; what counts is on record."""
+    try:
+        tokens = read_yaml(config).get("token_list")
+    except (UserError, AttributeError):
+        return None
+    return tokens if isinstance(tokens, list) else None

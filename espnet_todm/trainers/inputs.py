@@ -12,6 +12,7 @@ from typing import Any
 from espnet_todm.checks import check_number
 from espnet_todm.errors import UserError, last_line
 from espnet_todm.files import PathLike, read_lines, split_key
+from espnet_todm.trainers.faults import faults_told
 
 SETS = ("train", "valid")
 _ITERATORS = ("sequence", "category")
@@ -22,6 +23,7 @@ _TABLES = (
 )
 # What training can do without, option -> package and what is then missing.
 _OPTIONAL = {"use_tensorboard": ("tensorboard", "curves"), "use_matplotlib": ("matplotlib", "pictures")}
+_END = object()
 _BROKEN = (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
@@ -93,13 +95,14 @@ class Batches:
         source = iter(self.batches)
         while True:
             try:
-                batch = next(source)
-            except StopIteration:
-                return
+                with faults_told():
+                    batch = next(source, _END)
             except UserError:
                 raise
             except _BROKEN as error:
                 raise UserError(f"{self.name} set: a batch cannot be read: {_words(error)}") from error
+            if batch is _END:
+                return
             yield batch
 
     def __len__(self) -> int:

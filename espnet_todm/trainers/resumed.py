@@ -27,8 +27,9 @@ KINDS = ("optim", "scheduler")
 
 @dataclass
 class TodmTrainerOptions(TrainerOptions):
-    """ESPnet's, and what the optimizer and its schedule are."""
+    """ESPnet's, and what the optimizer and its schedule are, and which parts are not trained."""
 
+    freeze_param: Sequence[str]
     optim: str
     optim_conf: dict[str, Any]
     scheduler: Optional[str]

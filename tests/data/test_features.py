@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -214,3 +215,40 @@ def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
 def test_stage_3_needs_the_data_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="data/none: not there or not complete"):
         compute_features({"data/none": tmp_path / "out"}, FeatureOptions())
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty"])
+@pytest.mark.parametrize(
+    "reader", [compute, lambda: perturb_speed("data/a", "data/a_sp", [0.9])], ids=["features", "speed"]
+)
+def test_damaged_cuts_are_named(recipe: Path, reader: Any, damage: str) -> None:
+    path = Path("data/a/cuts.jsonl.gz")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes({"flipped": content, "truncated": content[:-30], "empty": content[:5]}[damage])
+    with pytest.raises(
+        UserError, match=r"data/a/cuts\.jsonl\.gz: damaged \(.*; remove its folder and run stage 1 \(data\) again"
+    ):
+        reader()
+    assert not Path("data/a_sp").exists()
+
+
+@pytest.mark.parametrize("line", ["{", '{"utterance": "u", "secnds": 1}', "[1, 2]", '"u"', "7"])
+def test_damaged_measures_are_named(recipe: Path, line: str) -> None:
+    compute()
+    path = Path("dump/fbank/org/a/measures.jsonl")
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(UserError, match=r"org/a/measures\.jsonl: damaged \(.*run stage 3 \(features\) again"):
+        list(read_measures("dump/fbank/org/a"))
+
+
+def test_cuts_whose_audio_is_a_command_are_refused(recipe: Path) -> None:
+    """lhotse would run it."""
+    with gzip.open("data/a/cuts.jsonl.gz", "rt", encoding="utf-8") as lines:
+        cuts = [json.loads(line) for line in lines]
+    cuts[0]["recording"]["sources"][0] |= {"type": "command", "source": "touch ran; cat nothing"}
+    with gzip.open("data/a/cuts.jsonl.gz", "wt", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(cut) + "\n" for cut in cuts)
+    with pytest.raises(UserError, match=r"its audio is a command \(touch ran; cat nothing\), not a file"):
+        compute()
+    assert not Path("ran").exists()

@@ -68,6 +68,7 @@ def test_segments_of_kaldi(value: str, wanted: tuple[str, float, float]) -> None
         ("talk 2 1", "start 2, end 1, but 0 <= start < end"),
         ("talk -1 1", "start -1, end 1, but"),
         ("talk 0 nan", "end nan, but"),
+        ("talk 0 inf", "end inf, but"),
         ("talk nan 1", "start nan, end 1, but"),
     ],
 )

@@ -208,6 +208,7 @@ def test_a_segment_without_words_is_a_problem(top: Path) -> None:
     [
         (f"{TALK} 1 {TALK} 0.0 0.2\n", "5 fields, but an stm line has talk, channel, speaker, start, end, <label>"),
         (f"{TALK} 1 {TALK} zero 0.2 <o> hello\n", "start 'zero', end '0.2', but numbers of seconds"),
+        (f"{TALK} 1 {TALK} 0,1 0,2 <o> hello\n", "start '0,1', end '0,2', but .*; write decimals with a point"),
         (f"{TALK} 1 {TALK} 0.2 0.1 <o> hello\n", "start 0.2, end 0.1, but 0 <= start < end"),
         (f"{TALK} 1 {TALK} -1 0.1 <o> hello\n", "start -1, end 0.1, but 0 <= start < end"),
         (f"{TALK} 1 {TALK} 0.0 nan <o> hello\n", "end nan, but"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -194,6 +196,31 @@ def test_damaged_files_are_named(experiment: Path, tmp_path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"model\.safetensors: damaged"):
         load_extracted(tmp_path / "small")
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (
+            lambda text: "encoder_conf: [1]\n" + text.replace("encoder_conf:", "x:"),
+            r"yaml: encoder_conf: \[1\], but a map",
+        ),
+        (
+            lambda text: "token_list: /etc/passwd\n" + text.replace("token_list:", "x:"),
+            r"yaml: token_list: '/etc/passwd', but",
+        ),
+        (lambda text: text.replace("ctc_conf:", "ctk_conf:"), r"model\.pth: its config has no ctc_conf; it is damaged"),
+        (lambda text: "\xff".encode("latin-1") + text.encode(), r"config\.yaml:1: not UTF-8"),
+    ],
+)
+def test_a_damaged_config_is_one_line(experiment: Path, tmp_path: Path, damage: Callable, line: str) -> None:
+    shutil.copytree(experiment, tmp_path / "exp")
+    path = tmp_path / "exp/config.yaml"
+    changed = damage(path.read_text(encoding="utf-8"))
+    path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    with pytest.raises(UserError, match=line) as error:
+        load_checkpoint(path, tmp_path / "exp/model.pth")
+    assert "\n" not in str(error.value)
 
 
 def test_missing_statistics_are_named(experiment: Path, tmp_path) -> None:

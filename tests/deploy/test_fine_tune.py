@@ -120,9 +120,10 @@ def test_the_schedule_rises_and_ends_at_zero(steps: int, lr: float, accum: int) 
 
 def test_the_model_and_the_data_are_taken_over_and_the_run_is_not() -> None:
     config = {"encoder": "conformer", "model": "espnet", "frontend": None, "specaug": "specaug", "dist_world_size": 2}
+    config["freeze_param"] = ["encoder.encoders.11"]  # of the supernet
     conf = training_config({**config, "optim": "scaledadam", "required": ["x"], "batch_bins": 5}, FineTuning())
     assert conf["encoder"] == "conformer" and conf["specaug"] == "specaug" and conf["batch_bins"] == 5
-    assert not {"dist_world_size", "required", "frontend"} & conf.keys() and conf["optim"] == "adamw"
+    assert not {"dist_world_size", "required", "frontend", "freeze_param"} & conf.keys() and conf["optim"] == "adamw"
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_trained(tmp_path: Path) -> None:

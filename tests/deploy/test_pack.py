@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import shutil
+import stat
 import zipfile
 from pathlib import Path
 
@@ -14,16 +15,18 @@ import torch
 import yaml
 
 from espnet_todm.bin.pack import main
+from espnet_todm.bin.unpack import main as unpack_main
 from espnet_todm.card import read_card
 from espnet_todm.deploy.decoding.decode import Decoder
 from espnet_todm.deploy.decoding.features import read_features
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.load import load_extracted
-from espnet_todm.deploy.pack import pack
+from espnet_todm.deploy.pack import pack, unpack
 from espnet_todm.errors import UserError
 from espnet_todm.files import hash_file, read_json, write_json
 from espnet_todm.report.model_card import model_card
 from espnet_todm.scoring.scores import score_tables, write_score
+from tests.deploy.conftest import write_experiment
 from tests.tiny_corpus import noise
 from tests.tiny_training import python
 
@@ -244,6 +247,104 @@ def test_asr_sh_packs_an_extracted_folder_into_what_espnet_loads(
     ours, _ = load_extracted(subnet)  # from its own copy of the statistics
     for _, features in read_features(experiment / "feats.scp"):
         torch.testing.assert_close(encode(recogniser.asr_model, features), encode(ours, features), atol=0, rtol=0)
+
+
+def _rename(subnet: Path, **changes: str) -> None:
+    config = yaml.safe_load((subnet / "config.yaml").read_text(encoding="utf-8"))
+    (subnet / "config.yaml").write_text(yaml.safe_dump({**config, **changes}), encoding="utf-8")
+
+
+@pytest.mark.parametrize("how", ["named", "named above", "linked", "onnx", "streaming-onnx"])
+def test_only_files_of_the_sizes_own_folder_are_packed(experiment: Path, tmp_path: Path, how: str) -> None:
+    subnet = extracted(experiment, tmp_path)
+    secret = tmp_path / "secret"
+    secret.write_text("of somebody")
+    if how == "named":
+        _rename(subnet, bpemodel=str(secret))
+    elif how == "named above":
+        _rename(subnet, bpemodel=str(subnet / "../../secret"))
+    elif how == "linked":
+        (subnet / "bpe.model").symlink_to(secret)
+        _rename(subnet, bpemodel="bpe.model")
+    else:
+        (subnet / how).mkdir()
+        (subnet / how / "model.onnx").symlink_to(secret)
+    with pytest.raises(
+        UserError, match=r"is .*/secret, outside of .*small; a size is packed from files of its folder only"
+    ):
+        pack(subnet, tmp_path / "out", "text\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_extraction_copies_only_what_the_config_is_to_name(experiment: Path, tmp_path: Path) -> None:
+    """A config of somebody else must not carry other files into a folder that is given away."""
+    secret = tmp_path / "secret"
+    secret.write_text("of somebody")
+    for key, line in (("bpemodel", r"secret: no model of sentencepiece"), ("normalize_conf", r"secret: damaged")):
+        value = {"stats_file": str(secret)} if key == "normalize_conf" else str(secret)
+        write_experiment(tmp_path / key, changes={key: value, "normalize": None})
+        supernet = load_supernet(tmp_path / key / "config.yaml", tmp_path / key / "model.pth")
+        with pytest.raises(UserError, match=line):
+            extract(supernet, supernet.encoder.find_subnet("small"), tmp_path / "out/small")
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_what_was_packed_is_unpacked(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    subnet = extracted(experiment, tmp_path)
+    packed = pack(subnet, tmp_path / "out", "text\n")
+    unpack_main([str(packed.archive), "--output", str(tmp_path / "got/small")])
+    assert "got/small: a model of" in capsys.readouterr().out
+    expected, got = load_extracted(subnet)[0].state_dict(), load_extracted(tmp_path / "got/small")[0].state_dict()
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
+    with pytest.raises(UserError, match="got/small: exists"):
+        unpack(packed.archive, tmp_path / "got/small")
+
+
+@pytest.mark.parametrize("name", ["../out", "a/../../out", "/out", "..\\out", "C:\\out", "a/..", "\\out"])
+def test_no_name_in_an_archive_leads_out(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("config.yaml", "")
+        archive.writestr(name, "out")
+    with pytest.raises(UserError, match=r"a\.zip: .* in it leads out of its folder; nothing is unpacked"):
+        unpack(tmp_path / "a.zip", tmp_path / "deep/in")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip"]
+
+
+def test_links_in_an_archive_are_refused(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("bpe.model")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(UserError, match=r"'bpe\.model' in it leads out"):
+        unpack(tmp_path / "a.zip", tmp_path / "in")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+def test_a_damaged_archive_is_one_line(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.yaml", "encoder: conformer" * 10)
+    content = path.read_bytes()
+    if damage == "truncated":
+        path.write_bytes(content[:60])
+    elif damage == "flipped":
+        path.write_bytes(content.replace(b"conformer", b"confOrmer", 1))
+    else:
+        path.unlink()
+    with pytest.raises(UserError, match=r"a\.zip: (damaged \(BadZipFile|no such file)"):
+        unpack(path, tmp_path / "in")
+    assert not (tmp_path / "in").exists()
+
+
+def test_a_damaged_card_is_one_line(experiment: Path, tmp_path: Path) -> None:
+    subnet = extracted(experiment, tmp_path)
+    card = read_json(subnet / "card.json")
+    for wrong in ({key: value for key, value in card.items() if key != "cost"}, {**card, "vocabulary": 7}):
+        write_json(subnet / "card.json", wrong)
+        with pytest.raises(
+            UserError, match=r"card\.json: damaged: (cost is None|vocabulary is 7); extract the size again"
+        ):
+            load_extracted(subnet)
 
 
 def test_a_streaming_export_is_released_with_the_silence_that_it_needs(experiment: Path, tmp_path: Path) -> None:

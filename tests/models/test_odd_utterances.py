@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Callable
 
+import kaldiio
+import numpy as np
 import pytest
 import torch
 
+from espnet_todm.bin.asr_train import main as asr_train
 from espnet_todm.checks import build
 from espnet_todm.models.batch import Batch
 from espnet_todm.models.odd_utterances import heard, lengthen
@@ -21,6 +25,7 @@ from espnet_todm.trainers.single import SingleTrainer
 from tests.conftest import e_branchformer, mh_ssm
 from tests.models.test_transducer import transducer
 from tests.tiny_model import batch, gradients, run, tiny_model, trained_by
+from tests.tiny_training import arguments, write_config, write_data
 
 MODELS: dict[str, Callable[[], TodmModel]] = {
     "CTC": trained_by,
@@ -138,6 +143,26 @@ def test_normalisation_over_an_utterance_of_nothing() -> None:
     model.normalize = UtteranceMVN(norm_vars=True)
     for odd in ODD:
         check(model, ODD[odd])
+
+
+def test_espnets_training_and_validation_take_them(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    write_config(data / "config.yaml", max_epoch=1, batch_size=1)  # each alone in a batch
+    odd = {
+        "utt12": np.ones((3, 20), np.float32),
+        "utt13": np.zeros((0, 20), np.float32),
+        "utt14": np.ones((60, 20), np.float32),
+    }
+    kaldiio.save_ark(str(data / "odd.ark"), odd, scp=str(data / "odd.scp"))
+    rows = {"text": "abc", "speech_shape": "3,20", "text_shape": "3,10"}
+    tables = {name: "".join(f"{utterance} {row}\n" for utterance in odd) for name, row in rows.items()}
+    tables.update({"feats.scp": (data / "odd.scp").read_text(), "text": "utt12 abc\nutt13 abc\nutt14 \n"})
+    for name, lines in tables.items():
+        (data / name).write_text((data / name).read_text() + lines)
+    asr_train(arguments(data, tmp_path / "exp"))
+    assert (tmp_path / "exp" / "valid.loss.best.pth").exists()
+    model = torch.load(tmp_path / "exp" / "1epoch.pth", map_location="cpu")
+    assert all(torch.isfinite(value).all() for value in model.values() if value.is_floating_point())
 
 
 def test_lengthen_and_heard() -> None:

@@ -16,7 +16,7 @@ from espnet_todm.trainers.kd import KDTrainer
 from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
 from espnet_todm.trainers.single import SingleTrainer
 from tests.models.test_transducer import transducer
-from tests.tiny_model import batch, run, tiny_model
+from tests.tiny_model import TOKENS, batch, run, tiny_model
 
 SHARES = {"middle": 0.8, "small": 0.7}
 # kind of model -> builder(options of the model, options of the encoder)
@@ -98,18 +98,13 @@ def test_a_size_alone_has_espnets_names() -> None:
     assert stats["loss"] == stats["loss_small"] and "acc_full" not in stats
 
 
-def test_wer_of_a_transducer_counts_words() -> None:
-    model, of = transducer(trainer=None).eval(), batch(1, tokens=3)
-    of.text[0, :2] = torch.tensor([3, 4])
-    of.text_lengths[0] = 2
-    model.error_calculator.space = "b"  # the first word is "a", the second is empty
-    with torch.no_grad():
-        stats = model.run_subnet(model.run_front(of), of, model.encoder.sizes["full"]).stats
-    found = model.transducer().greedy(
-        model.run_blocks(model.run_front(of), model.encoder.sizes["full"]), of.speech_lengths
-    )
-    words = "".join(model.token_list[label] for label in found[0]).replace("b", " ").split()
-    assert stats["wer_transducer"] == pytest.approx(len(words) if words != ["a"] else 0, abs=1)
+def test_wer_of_a_transducer_counts_words_and_cer_labels() -> None:
+    model = transducer(trainer=None)
+    model.error_calculator.calculator.space = "b"
+    a, space, c, d = (TOKENS.index(token) for token in "abcd")
+    text = torch.tensor([[a, space, c, c], [d, -1, -1, -1]])  # "a cc" and "d"
+    rates = model.error_calculator.of_transducer([[a, space, c], [d]], text, torch.tensor([4, 1]))
+    assert rates == {"cer_transducer": 1 / 5, "wer_transducer": 1 / 3}
 
 
 def test_a_size_cannot_have_the_name_of_a_part_of_the_loss() -> None:

@@ -144,10 +144,14 @@ def test_stock_inference_encodes_the_chosen_subnet() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"interctc_weight": 0.3}, ["interctc_weight", "0.3", "0"]),
+        ({"aux_ctc": {"1": "lid"}}, ["aux_ctc", "lid", "of the text"]),
         (
             {"token_list": ["<blank>", "<space>", "▁a", *TOKENS[3:]]},
             ["token_list", "token 1 is <space>", "token 2 is '▁a'"],
+        ),
+        (
+            {"token_list": ["\ufeff<blank>", *TOKENS[1:]]},
+            ["token_list", "token 0 is '\\ufeff<blank>'", "byte order mark"],
         ),
         ({"autocast": "bf16"}, ["autocast", "bf16", "bfloat16"]),
         ({"encoder": torch.nn.Linear(1, 1)}, ["encoder", "todm_conformer"]),

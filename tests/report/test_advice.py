@@ -47,3 +47,14 @@ def test_without_something_to_compare_nothing_is_said() -> None:
     apart = experiment(full=(4e6, 10), small=(1e6, 10))
     apart.sizes[1].scores["test"] = score_tables({"other": "one two"}, {"other": "one"}, "test", "small")
     assert advice_lines(apart) == []
+
+
+def test_models_that_have_not_learned_are_not_advised() -> None:
+    wrong = {f"u{n}": "one" for n in range(9)}
+    hypotheses = dict.fromkeys(wrong, "two")
+    sizes = [
+        SizeResult(name, params=params, scores={"test": score_tables(wrong, hypotheses, "test", name)})
+        for name, params in (("full", 4e6), ("small", 1e6))
+    ]
+    (line,) = advice_lines(Experiment(Path("exp"), tuple(sizes), ("test",)))
+    assert line == "Which size: none yet; with a word error rate of 100% even full has not learned enough."

@@ -9,8 +9,10 @@ import pytest
 import torch
 from espnet2.train.reporter import Reporter
 
+from espnet_todm.bin.asr_train import main as train
+from espnet_todm.bin.extract import main as extract
 from espnet_todm.trainers.candidates import CandidateReporter, average_candidates
-from tests.tiny_training import CONFIG, arguments, python, write_config, write_data
+from tests.tiny_training import CONFIG, arguments, write_config, write_data
 
 LOSS = ("valid", "loss", "min")
 
@@ -97,20 +99,17 @@ def test_a_short_run_without_stages_is_averaged_as_by_espnet(tmp_path: Path, cap
     assert not caplog.records
 
 
-@pytest.mark.recipe
-def test_a_real_run_averages_models_of_the_second_stage_alone(tmp_path: Path) -> None:
+def test_a_real_run_averages_models_of_the_second_stage_alone(tmp_path: Path, caplog) -> None:
     """The switch is in step 4 of 3 a epoch, with half an update accumulated; the run is resumed after it."""
     data, output = write_data(tmp_path / "data"), tmp_path / "exp"
     encoder = {"encoder_conf": {**CONFIG["encoder_conf"], "sizes": {"small": 0.7}}}
     trainer = {"subnet_trainer": "ortho_softmax", "subnet_trainer_conf": {"stage1_steps": 4}}
     write_config(data / "config.yaml", **encoder, **trainer, keep_nbest_models=[2, 3], accum_grad=3)
     for epochs in (2, 3):
-        done = python(["-m", "espnet_todm.bin.asr_train", *arguments(data, output, "--max_epoch", str(epochs))])
-        assert done.returncode == 0, done.stderr[-3000:]
+        train([*arguments(data, output, "--max_epoch", str(epochs))])
     assert {path.name for path in output.glob("*epoch.pth")} == {"2epoch.pth", "3epoch.pth"}
-    assert "an average of 2 models, not of 3" in done.stderr
+    assert "an average of 2 models, not of 3" in caplog.text
     averaged = torch.load((output / "valid.loss.ave.pth").resolve(), weights_only=True)["subnet_trainer.chosen"]
     assert torch.equal(averaged, torch.load(output / "3epoch.pth", weights_only=True)["subnet_trainer.chosen"])
-    done = python(["-m", "espnet_todm.bin.extract", "--config", str(output / "config.yaml"), "--sizes", "small",
-                   "--asr_model_file", str(output / "valid.loss.ave.pth"), "--output", str(tmp_path)])  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    extract(["--config", str(output / "config.yaml"), "--sizes", "small", "--output", str(tmp_path),
+             "--asr_model_file", str(output / "valid.loss.ave.pth")])  # fmt: skip

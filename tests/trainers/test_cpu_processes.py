@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,16 +50,23 @@ python=$1; shift
 """
 
 
-def _start(output: Path, data: Path, *before: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def _training(output: Path, data: Path, *before: str) -> Iterator[subprocess.Popen[str]]:
     """A training of two ranks that would take hours, as soon as it has written an epoch; its output goes to a file."""
     options = ["--processes", "2", "--", *arguments(data, output, "--max_epoch", "100000", "--num_workers", "1")]
     with output.with_suffix(".log").open("w") as log:
         started = subprocess.Popen([*before, *options], cwd=ROOT, stdout=log, stderr=log, text=True)
-    end = time.monotonic() + 300
-    while not (output / "checkpoint.pth").exists():
-        assert started.poll() is None and time.monotonic() < end, output.with_suffix(".log").read_text()[-3000:]
-        time.sleep(0.1)
-    return started
+    try:
+        end = time.monotonic() + 900
+        while not (output / "checkpoint.pth").exists():
+            assert started.poll() is None and time.monotonic() < end, output.with_suffix(".log").read_text()[-3000:]
+            time.sleep(0.1)
+        yield started
+    finally:
+        for pid in [started.pid, *_family(started.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        started.wait()
 
 
 def _family(pid: int) -> list[int]:
@@ -71,31 +79,36 @@ def _family(pid: int) -> list[int]:
     return [*children, *(one for child in children for one in _family(child))]
 
 
+def _is_rank(pid: int, rank: int) -> bool:
+    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return words[-3:-1] == ["--dist_rank", str(rank)]
+
+
 @pytest.mark.recipe
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_nothing_trains_on_when_the_recipe_is_killed(tmp_path: Path) -> None:
     """Its ranks and their data loaders end, and the folder is free for the next run."""
-    output = tmp_path / "exp"
-    recipe = _start(output, write_data(tmp_path / "data"), "bash", "-c", RUN_SH, "run.sh", sys.executable)
-    with pytest.raises(UserError, match=r"exp: another process is writing it \(pid \d+ on "), exclusive(output):
-        pass
-    family = _family(recipe.pid)
-    assert len(family) >= 3  # the command, and two ranks
-    recipe.kill()
-    recipe.wait()
-    assert all(gone(pid) for pid in family)
-    with exclusive(output):
-        pass
+    output, data = tmp_path / "exp", write_data(tmp_path / "data")
+    with _training(output, data, "bash", "-c", RUN_SH, "run.sh", sys.executable) as recipe:
+        with pytest.raises(UserError, match=r"exp: another process is writing it \(pid \d+ on "), exclusive(output):
+            pass
+        family = _family(recipe.pid)
+        assert len(family) >= 3  # the command, and two ranks
+        recipe.kill()
+        recipe.wait()
+        assert all(gone(pid) for pid in family)
+        with exclusive(output):
+            pass
 
 
 @pytest.mark.recipe
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_killed_rank_is_one_line(tmp_path: Path) -> None:
-    output = tmp_path / "exp"
-    command = _start(output, write_data(tmp_path / "data"), sys.executable, "-m", "espnet_todm.bin.asr_train_cpu")
-    ranks = [pid for pid in _family(command.pid) if "--dist_rank\01" in Path(f"/proc/{pid}/cmdline").read_text()]
-    os.kill(ranks[0], signal.SIGKILL)
-    assert command.wait(60) == 1
+    output, data = tmp_path / "exp", write_data(tmp_path / "data")
+    with _training(output, data, sys.executable, "-m", "espnet_todm.bin.asr_train_cpu") as command:
+        (rank,) = (pid for pid in _family(command.pid) if _is_rank(pid, 1))
+        os.kill(rank, signal.SIGKILL)
+        assert command.wait(60) == 1
     told = output.with_suffix(".log").read_text()
     assert "Traceback" not in told
     assert told.splitlines()[-1] == "error: training ended: its process 1 was ended by SIGKILL (out of memory?)"

@@ -93,6 +93,7 @@ def test_audio_goes_through_the_front_end(tmp_path: Path, capsys: pytest.Capture
         ((), {"model": None, "subnet_trainer": None, "subnet_trainer_conf": None}, "describes no supernet"),
         ((), {"scheduler": "one_cycle_linear", "scheduler_conf": {}}, "one_cycle_linear: total_steps: None"),
         (("--max_epochz", "3"), {}, "--max_epochz"),
+        ((), {"use_adapter": True}, "use_adapter: true is not possible with model: todm"),
     ],
 )
 def test_a_wrong_config_ends_in_one_clear_line(tmp_path: Path, more: tuple, changes: dict, message: str) -> None:

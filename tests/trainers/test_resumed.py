@@ -11,10 +11,12 @@ from espnet2.schedulers.abs_scheduler import AbsValEpochStepScheduler
 from espnet2.tasks.abs_task import optim_classes, scheduler_classes
 from espnet2.train.reporter import Reporter
 
+from espnet_todm.bin.asr_train import main
 from espnet_todm.errors import UserError
 from espnet_todm.registry import register
 from espnet_todm.trainers.candidates import CandidateReporter
 from espnet_todm.trainers.espnet_trainer import TodmTrainer
+from tests.tiny_training import arguments, write_config, write_data
 
 WARMUP = ("warmuplr", {"warmup_steps": 4})
 STEPS = 7  # before the checkpoint
@@ -191,3 +193,18 @@ def test_a_checkpoint_of_stock_espnet_is_refused_where_it_does_not_fit(tmp_path:
     grouped.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))]})
     with pytest.raises(UserError, match=r"does not fit .*parameter groups"):
         grouped.resume(path)
+
+
+def test_a_real_run_is_resumed_with_another_rate(tmp_path: Path, caplog) -> None:
+    data, output = write_data(tmp_path / "data"), tmp_path / "exp"
+    main(arguments(data, output, "--max_epoch", "1"))
+    with pytest.raises(UserError, match=r"scheduler: 'steplr', but .*checkpoint\.pth was trained with 'warmuplr'"):
+        write_config(data / "config.yaml", scheduler="steplr", scheduler_conf={"step_size": 1})
+        main(arguments(data, output))
+    write_config(data / "config.yaml")
+    main(arguments(data, output, "--max_epoch", "2", "--optim_conf", "lr=0.002"))
+    assert "resumed with another optim_conf.lr: 0.002 from now on, 0.01 so far" in caplog.text
+    states = torch.load(output / "checkpoint.pth", weights_only=False)
+    assert states["reporter"]["configured"]["optim_conf"] == {"lr": 0.002}
+    expected = 0.002 * 5**0.5 * 7**-0.5  # warmuplr with 5 steps of warm-up, after 6 steps
+    assert states["optimizers"][0]["param_groups"][0]["lr"] == pytest.approx(expected)

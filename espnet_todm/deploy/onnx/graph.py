@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Union
+from typing import Any, Union, cast
 
 import torch
 from espnet.nets.pytorch_backend.transformer.embedding import (
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from espnet_todm.deploy.onnx.state_space import replace
 from espnet_todm.deploy.stock import STOCK
 from espnet_todm.deploy.text import NEVER
+from espnet_todm.encoders.interctc import Between
 from espnet_todm.encoders.known import encoders
 from espnet_todm.encoders.positions import LegacyPositions
 from espnet_todm.encoders.supernet import SupernetEncoder, length_mask
@@ -47,6 +48,8 @@ class EncoderGraph(nn.Module):
         super().__init__()
         check_parts(model)
         self.encoder = exportable(model.encoder, encoder, conf)
+        conditioned = self.encoder.interctc_use_conditioning
+        self.fed_back = copy.deepcopy(model.ctc.ctc_lo) if conditioned else None
         self.features = self.encoder.input_size
         self.shortest = self.encoder.shortest()
         shift, scale = mean_and_scale(model.normalize)
@@ -61,7 +64,11 @@ class EncoderGraph(nn.Module):
         frames = torch._shape_as_tensor(x)[1].clamp(min=self.shortest)
         normalised = nn.functional.pad(normalised, (0, 0, 0, self.shortest))[:, :frames]
         front = self.encoder.front(normalised, lengths)
-        return self.encoder.blocks(front), front.lengths
+        return self.encoder.blocks(front, between=Between(self._posteriors)), front.lengths
+
+    def _posteriors(self, output: Tensor) -> Tensor:
+        """An intermediate output (N, T', D) -> (N, T', V), as the encoder was trained on them."""
+        return torch.softmax(cast(nn.Linear, self.fed_back)(output), dim=-1)
 
 
 class CtcGraph(nn.Module):
@@ -117,8 +124,8 @@ def exportable(encoder: nn.Module, name: str, conf: Mapping[str, Any]) -> Supern
     elif name in STOCK:
         ours = _as_ours(encoder, name, conf)
     else:
-        known = sorted({*encoders(), *STOCK})
-        raise UserError(f"encoder: {name!r} cannot be exported; allowed: {', '.join(known)}")
+        allowed = ", ".join(sorted({*encoders(), *STOCK}))
+        raise UserError(f"encoder: {name!r} cannot be exported; allowed: {allowed}")
     for module in list(ours.modules()):
         for child, part in list(module.named_children()):
             if isinstance(part, (PositionalEncoding, RelPositionalEncoding)):
@@ -168,5 +175,6 @@ def _as_ours(encoder: nn.Module, name: str, conf: Mapping[str, Any]) -> Supernet
         ours = STOCK[name](**conf)
     except UserError as error:
         raise UserError(f"encoder: {name!r} with these options cannot be exported: {error}") from None
+    ours.condition_like(encoder.state_dict())
     ours.load_state_dict(encoder.state_dict())
     return ours

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from espnet_todm.data.spelling import check_marks
+from espnet_todm.data.spelling import check_tokens
 from espnet_todm.data.tokens import SOS_EOS, SPACE, UNKNOWN
 from espnet_todm.deploy.onnx.folder import WORD_START, split_line
 from espnet_todm.deploy.text import WORD_TYPES
@@ -29,7 +29,7 @@ def runtime_tokens(tokens: Sequence[str], blank: int, token_type: str) -> list[s
     if token_type not in TOKEN_TYPES:
         raise UserError(f"token_type: {token_type!r} cannot be exported; allowed: {', '.join(TOKEN_TYPES)}")
     if token_type not in WORD_TYPES:
-        check_marks(tokens)
+        check_tokens(tokens)
     names: list[str] = []
     for number, token in enumerate(tokens):
         if split_line(token) != [token]:

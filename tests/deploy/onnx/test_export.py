@@ -278,7 +278,7 @@ def changed(source: Path, folder: Path, **changes: Any) -> Path:
 def test_a_token_list_that_does_not_match_the_card_is_refused(small: Path, tmp_path: Path) -> None:
     tokens = ["<blank>", "<unk>", "<space>", *"GFEDCBA", "<sos/eos>"]
     folder = changed(small, tmp_path / "changed", token_list=tokens)
-    with pytest.raises(UserError, match=r"token_list: .*config\.yaml has another one than card\.json"):
+    with pytest.raises(UserError, match=r"config\.yaml: token_list: its token list is not the one in .*card\.json"):
         export(folder, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["changed"]
 

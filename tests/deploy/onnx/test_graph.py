@@ -13,13 +13,14 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_todm.deploy.encoding import encode
 from espnet_todm.deploy.onnx.export import write_graph
 from espnet_todm.deploy.onnx.forms import Form, runtime_form
 from espnet_todm.deploy.onnx.graph import ComputedPositions, mean_and_scale
 from espnet_todm.encoders.positions import POSITIONS, NoPositions
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
-from tests.conftest import ENCODERS, disturb, random_subnet, speech
+from tests.conftest import ENCODERS, conformer, disturb, e_branchformer, random_subnet, speech
 from tests.tiny_model import TOKENS, tiny_model
 
 onnx = pytest.importorskip("onnx")
@@ -113,6 +114,17 @@ def test_minutes_of_speech(exported: tuple[Any, Any]) -> None:
     check(*exported, 3000, 1711)
 
 
+@pytest.mark.parametrize("name", [name for name in ENCODERS if name not in TRIED])
+def test_every_other_flavour(name: str, tmp_path: Path) -> None:
+    """All options, input layers and positions that a supernet may have."""
+    make, options = ENCODERS[name]
+    encoder = make(**options)
+    model = with_statistics(tiny_model(supernet=encoder.extract(random_subnet(encoder, 3, 0.7)).eval()))
+    session = session_of(model, tmp_path / "model.onnx")
+    for frames, shorter in ((150, 31), (12, 5), (3, 1)):
+        check(model, session, frames, shorter)
+
+
 @pytest.mark.parametrize("name", ["relative", "E-Branchformer", "MH-SSM"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_heterogeneous_subnets(name: str, seed: int, tmp_path: Path) -> None:
@@ -174,6 +186,23 @@ def test_the_statistics_are_espnets() -> None:
 def test_a_hybrid_model_is_exported_as_its_ctc(tmp_path: Path) -> None:
     model = with_statistics(tiny_model(ctc_weight=0.3))
     check(model, session_of(model, tmp_path / "model.onnx"), 80, 11)
+
+
+@pytest.mark.parametrize("make", [conformer, e_branchformer])
+def test_posteriors_are_fed_back_in_the_graph(make: Any, tmp_path: Path) -> None:
+    encoder = make(interctc_layer_idx=[1, 2], interctc_use_conditioning=True)
+    model = tiny_model(supernet=encoder)
+    disturb(model)
+    model = with_statistics(model)
+    features, lengths = speech(1, 90)
+    session = session_of(model, tmp_path / "model.onnx")
+    encoded, _ = encode(model, features.clone(), lengths)
+    expected = model.ctc.ctc_lo(encoded)[0, :, TEXT].log_softmax(-1).detach().numpy()
+    log_probs, _ = session.run(None, {"x": features.numpy(), "x_lens": lengths.numpy()})
+    np.testing.assert_allclose(log_probs[0][:, TEXT], expected, atol=1e-4)
+    plain = make().eval()
+    plain.load_state_dict({name: value for name, value in encoder.state_dict().items() if "conditioning" not in name})
+    assert not torch.allclose(plain(features, lengths)[0], encoded, atol=1e-3)
 
 
 def refused(model: Any, encoder: str = "todm_conformer", **conf: Any) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from espnet_todm.card import read_card
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.deploy.runtime.torch import open_slice
+from tests.deploy.conftest import write_experiment
 
 FEATURES = [np.random.default_rng(seed).normal(size=(60 + 9 * seed, 20)).astype(np.float32) for seed in range(3)]
 
@@ -31,6 +34,23 @@ def test_slice_and_extracted_model_are_the_same(experiment: Path, tmp_path: Path
             assert np.abs(small.posteriors(one) - whole.posteriors(other)).max() < 1e-5
     other = open_slice(experiment / "config.yaml", experiment / "model.pth", "small")
     assert np.abs(small.encode(FEATURES[0]) - other.encode(FEATURES[0])).max() > 1e-2
+
+
+@pytest.mark.parametrize("encoder", ["todm_conformer", "todm_e_branchformer", "todm_transformer"])
+def test_sizes_that_feed_posteriors_back_are_extracted_and_decoded(encoder: str, tmp_path: Path) -> None:
+    """Evenly scaled ones as ESPnet's own encoder with its own intermediate CTC."""
+    places = {"interctc_layer_idx": [1, 3], "interctc_use_conditioning": True}
+    whole = write_experiment(
+        tmp_path / "exp", encoder, {"model_conf": {"ctc_weight": 1.0, "interctc_weight": 0.3}}, **places
+    )
+    for size, left in (("full", [1, 3]), ("small", [1]), ("uneven", [1, 3])):
+        folder = extracted(whole, size, tmp_path / size)
+        card = read_card(folder / "card.json")
+        assert card["encoder_conf"]["interctc_layer_idx"] == left and card["supernet"]["max_abs_difference"] < 1e-5
+        assert card["encoder"] == (encoder if size == "uneven" else encoder.split("_", 1)[1])
+        small, slice_ = open_runtime("torch", folder), open_slice(whole / "config.yaml", whole / "model.pth", size)
+        for features in FEATURES:
+            assert np.abs(small.encode(features) - slice_.encode(features)).max() < 1e-5
 
 
 def test_features_stay_as_they_are(experiment: Path, tmp_path: Path) -> None:
