@@ -111,7 +111,7 @@ def extract(
     with atomic_directory(output) as folder:
         conf = _small_config(supernet, subnet, Path(output))
         write_config(conf, folder)
-        write_images(supernet.source, folder)
+        write_images(Path(supernet.source["config"]).parent, folder)
         model = build_model(conf, state, output)
         difference = None if calibration else _largest_difference(supernet, subnet, model)
         source = {**supernet.origin(), "max_abs_difference": difference}

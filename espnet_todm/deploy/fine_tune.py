@@ -18,7 +18,7 @@ import yaml
 
 from espnet_todm.card import CARD, TRAINED_AS, WEIGHTS, read_card
 from espnet_todm.checks import check_number
-from espnet_todm.deploy.folder import write_config, write_weights
+from espnet_todm.deploy.folder import write_config, write_images, write_weights
 from espnet_todm.deploy.load import CONFIG, load_checkpoint, load_extracted, read_config
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_directory, hash_file, make_folder, read_json, write_json, write_text
@@ -154,6 +154,7 @@ def _finish(card: Mapping[str, Any], subnet: Path, output: Path, home: Path, for
     origin = {k: v for k, v in card["supernet"].items() if k != "max_abs_difference"}  # it is the slice's no longer
     with atomic_directory(output) as folder:
         write_config(conf, folder, output)
+        write_images(home, folder)
         weights = write_weights({name: value.clone() for name, value in model.state_dict().items()}, folder)
         written = {**card, "name": output.name, "supernet": origin, "weights": weights, ENTRY: made}
         write_json(folder / CARD, written)

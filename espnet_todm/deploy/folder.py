@@ -52,10 +52,10 @@ def write_config(conf: Mapping[str, Any], folder: Path, final: Optional[Path] = 
     (folder / CONFIG).write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def write_images(source: Mapping[str, Any], folder: Path) -> None:
-    """Copy the pictures of the supernet's training, ``images/``, into ``folder``: stage 14 of ESPnet's asr.sh packs them.
-    source: as :class:`espnet_todm.deploy.extract.Supernet` has it."""
-    drawn = Path(source["config"]).parent / IMAGES
+def write_images(experiment: Path, folder: Path) -> None:
+    """Copy the pictures of a training, ``images/`` of its experiment, into ``folder``: stage 14 of ESPnet's asr.sh packs
+    them."""
+    drawn = experiment / IMAGES
     (folder / IMAGES).mkdir()
     for picture in sorted(drawn.glob("*.png")):
         shutil.copyfile(picture, folder / IMAGES / picture.name)

@@ -148,6 +148,8 @@ def streaming_ctc(model: Any, chunk: Optional[Sequence[int]] = None) -> Streamin
         raise UserError(
             f"encoder: {type(model.encoder).__name__} cannot stream; needed: todm_conformer, trained with causal: true"
         )
+    if model.encoder.interctc_use_conditioning:
+        raise UserError("interctc_use_conditioning: true cannot stream; allowed: false")
     check_parts(model)
     given = Chunk(*chunk) if chunk is not None else model.encoder.decode_chunk
     if given is None:

@@ -114,6 +114,17 @@ def test_minutes_of_speech(exported: tuple[Any, Any]) -> None:
     check(*exported, 3000, 1711)
 
 
+@pytest.mark.parametrize("name", [name for name in ENCODERS if name not in TRIED])
+def test_every_other_flavour(name: str, tmp_path: Path) -> None:
+    """All options, input layers and positions that a supernet may have."""
+    make, options = ENCODERS[name]
+    encoder = make(**options)
+    model = with_statistics(tiny_model(supernet=encoder.extract(random_subnet(encoder, 3, 0.7)).eval()))
+    session = session_of(model, tmp_path / "model.onnx")
+    for frames, shorter in ((150, 31), (12, 5), (3, 1)):
+        check(model, session, frames, shorter)
+
+
 @pytest.mark.parametrize("name", ["relative", "E-Branchformer", "MH-SSM"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_heterogeneous_subnets(name: str, seed: int, tmp_path: Path) -> None:

@@ -145,6 +145,13 @@ def test_espnets_own_encoder_cannot_stream(tmp_path: Path) -> None:
         streaming_form(*load_extracted(root / "small"))
 
 
+def test_posteriors_between_blocks_cannot_stream(folder: Path) -> None:
+    model, config = load_extracted(folder)
+    model.encoder.interctc_use_conditioning = True
+    with pytest.raises(UserError, match="interctc_use_conditioning: true cannot stream"):
+        streaming_form(model, config)
+
+
 def test_static_int8_is_refused(folder: Path) -> None:
     options = ExportOptions(int8="static", calibrate="feats.scp")
     with pytest.raises(UserError, match="int8: static is not possible with streaming-onnx"):
