@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, cast
 
 import torch
 from espnet2.text.token_id_converter import TokenIDConverter
@@ -21,7 +21,7 @@ from espnet_todm.components import Key, Subnet
 from espnet_todm.deploy.decoding.decode import Decoder, Utterance, batches
 from espnet_todm.deploy.decoding.searches import best_paths
 from espnet_todm.deploy.extract import Supernet, calibration_front, estimate_statistics, needs_calibration
-from espnet_todm.deploy.text import only_text
+from espnet_todm.deploy.text import TextJoint, only_text
 from espnet_todm.encoders.supernet import Front
 from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import Autocast
@@ -149,7 +149,9 @@ class Evaluator:
 
     def _labels(self, encoded: Tensor, lengths: Tensor, size: str) -> Sequence[Sequence[int]]:
         if self.model.use_transducer_decoder:
-            return self.model.transducer(size).greedy(encoded, lengths)
+            task = self.model.transducer(size)
+            joint = cast(Any, TextJoint(task.joint, self.decoder.forbidden))
+            return replace(task, joint=joint).greedy(encoded, lengths)
         logits = only_text(self.model.output_layer(size)(encoded), self.decoder.forbidden)
         return best_paths(logits.argmax(-1), lengths)
 
