@@ -9,9 +9,10 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, cast
 
 import torch
+from espnet2.asr_transducer.joint_network import JointNetwork
 from espnet2.text.token_id_converter import TokenIDConverter
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -21,6 +22,7 @@ from espnet_todm.components import Key, Subnet
 from espnet_todm.deploy.decoding.decode import Decoder, Utterance, batches
 from espnet_todm.deploy.decoding.searches import best_paths
 from espnet_todm.deploy.extract import Supernet, calibration_front, estimate_statistics, needs_calibration
+from espnet_todm.deploy.text import TextJoint, only_text
 from espnet_todm.encoders.supernet import Front
 from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import Autocast
@@ -148,8 +150,11 @@ class Evaluator:
 
     def _labels(self, encoded: Tensor, lengths: Tensor, size: str) -> Sequence[Sequence[int]]:
         if self.model.use_transducer_decoder:
-            return self.model.transducer(size).greedy(encoded, lengths)
-        return best_paths(self.model.output_layer(size)(encoded).argmax(-1), lengths)
+            task = self.model.transducer(size)
+            joint = cast(JointNetwork, TextJoint(task.joint, self.decoder.forbidden))
+            return replace(task, joint=joint).greedy(encoded, lengths)
+        logits = only_text(self.model.output_layer(size)(encoded), self.decoder.forbidden)
+        return best_paths(logits.argmax(-1), lengths)
 
     @torch.no_grad()
     def _prepare(self, group: Sequence[Utterance]) -> list[_Prepared]:
