@@ -61,16 +61,19 @@ class Outcome:
 class StubFrontend(AbsFrontend):
     """Stands in for s3prl's: audio (B, N) -> features (B, N // 320, 1024), and no download."""
 
+    hop_length = 320
+
     def __init__(self, **_: Any) -> None:
         super().__init__()
-        self.upstream = torch.nn.Linear(320, 1024)
+        self.upstream = torch.nn.Linear(self.hop_length, 1024)
 
     def output_size(self) -> int:
         return self.upstream.out_features
 
     def forward(self, audio: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        frames = audio.size(1) // 320
-        return self.upstream(audio[:, : frames * 320].reshape(len(audio), frames, 320)), lengths // 320
+        hop = self.hop_length
+        frames = audio.size(1) // hop
+        return self.upstream(audio[:, : frames * hop].reshape(len(audio), frames, hop)), lengths // hop
 
 
 def find(folder: Path, pattern: str, encoders: Iterable[str]) -> dict[Path, dict[str, Any]]:
@@ -138,7 +141,7 @@ def _try(config: Mapping[str, Any], folder: Path) -> tuple[str, str]:
     options = parse_training(["--config", str(written), "--token_list", "-", "--output_dir", "-", *size])
     dry_run(options, vocabulary=30, utterances=2, seconds=3.0)
     model, _, _ = build(options, 30)
-    whole = Supernet(model.eval(), {**vars(options), "normalize": None}, {})
+    whole = Supernet(model.eval(), {**vars(options), "normalize": None}, {"config": str(written)})
     for name, subnet in model.encoder.sizes.items():
         extract(whole, subnet, folder / name)
     return WORKS, ""
@@ -227,11 +230,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--list", action="store_true", help="also print each configuration's outcome")
     options = parser.parse_args(arguments)
     espnet_todm.register()
+    from espnet2.asr.frontend import fused
     from espnet2.tasks.asr import frontend_choices
 
     from espnet_todm.deploy.stock import STOCK
 
     frontend_choices.classes["s3prl"] = StubFrontend
+    fused.S3prlFrontend = StubFrontend
     configs = find(options.folder, options.glob, options.encoders or STOCK)
     outcomes = run_all(configs, options.width, options.folder, options.jobs)
     if options.list:
