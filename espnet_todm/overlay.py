@@ -12,6 +12,7 @@ from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import read_lines
 
 KEY = "base"
+CONFIG = "config.yaml"  # where ESPnet's training writes what it was configured with
 
 
 def read_config(path: Union[str, Path], above: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""The tokens that a model was trained with: which they are is on record beside it, since weights of another list of the same
-length fit as well, and then write other words.
+"""Tokens: those with a meaning of their own, which lists of them cannot be used, and which list a model was trained with.
+
+That is on record beside a model, since weights of another list of the same length fit as well, and then write other words.
 
 A training writes the record; going on with it and extracting from it compare. So does loading an extracted model, with the
 record in its card.
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, hash_file, hash_text, read_json, write_json
+from espnet_todm.files import BYTE_ORDER_MARK, PathLike, hash_file, hash_text, read_json, write_json
 
 RECORD = "vocabulary.json"
-BLANK = "<blank>"
+BLANK, UNKNOWN, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
+WORD_MARK = "▁"  # sentencepiece begins words with it
 _ALLOWED = "allowed: the tokens that the model was trained with"
 
 
@@ -25,9 +27,12 @@ def describe(tokens: Sequence[str], bpemodel: Optional[PathLike] = None) -> dict
     return {"size": len(tokens), "sha256": hash_text("\n".join(tokens)), **model}
 
 
-def read_tokens(tokens: Union[PathLike, Sequence[str]]) -> list[str]:
-    """A token list as ESPnet takes it: as it is, or the file with one token per line. Raises UserError when that is missing
-    or not UTF-8."""
+def trained_tokens(tokens: Union[PathLike, Sequence[str]]) -> list[str]:
+    """The option ``token_list`` as ESPnet's task reads it: a list as it is, of a file the lines without spaces behind.
+
+    :func:`espnet_todm.data.spelling.read_tokens` reads a file as ESPnet's converter of texts does, for which a token may be
+    a kind of space. Raises UserError when the file is missing or not UTF-8.
+    """
     if not isinstance(tokens, (str, Path)):
         return list(tokens)
     if not Path(tokens).is_file():
@@ -37,6 +42,21 @@ def read_tokens(tokens: Union[PathLike, Sequence[str]]) -> list[str]:
             return [line.rstrip() for line in lines]
     except UnicodeDecodeError as error:
         raise UserError(f"token_list: {tokens}: not UTF-8 ({error})") from None
+
+
+def check_marks(tokens: Sequence[str]) -> None:
+    """Raises UserError for a list with two kinds of marks, in which nothing says where words begin, and for one that ESPnet
+    read from a file with a byte order mark, which is part of the first token then."""
+    if tokens and tokens[0].startswith(BYTE_ORDER_MARK):
+        raise UserError(
+            f"token_list: token 0 is {tokens[0]!r}; take the byte order mark out of the file (UTF-8 without BOM)"
+        )
+    marked = next((number for number, token in enumerate(tokens) if WORD_MARK in token), None)
+    if marked is not None and SPACE in tokens:
+        raise UserError(
+            f"token_list: token {list(tokens).index(SPACE)} is {SPACE} and token {marked} is {tokens[marked]!r}; allowed:"
+            f" {SPACE} (characters) or {WORD_MARK} (sentencepiece), not both"
+        )
 
 
 def check_tokens(tokens: Sequence[str]) -> None:

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
     from espnet_todm.deploy.extract import load_supernet
     from espnet_todm.deploy.load import read_config
     from espnet_todm.files import make_folder
-    from espnet_todm.overlay import best_model
+    from espnet_todm.overlay import CONFIG, best_model
     from espnet_todm.search.subnet_search import SearchPlan, SubnetSearch, parse_budgets
 
     plan = SearchPlan(
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> None:
         seed=options.seed,
         name=options.name,
     )
-    config = options.experiment / "config.yaml"
+    config = options.experiment / CONFIG
     supernet = load_supernet(config, options.checkpoint or options.experiment / best_model(read_config(config)))
     if options.latency_table:
         supernet.encoder.measured_in(options.latency_table)

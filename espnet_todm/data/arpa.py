@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Optional
 
 from espnet_todm.data.ngram import BEGIN, END, IMPOSSIBLE
-from espnet_todm.data.tokens import UNKNOWN
 from espnet_todm.data.transcripts import composed, plain_text
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_lines
+from espnet_todm.vocabulary import UNKNOWN
 
 _EXPECTED = "an n-gram model in ARPA's text format, plain or .gz, is expected"
 _SECTION = re.compile(r"\\(\d+)-grams:")

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_todm.completion import atomic_stage, fingerprint
-from espnet_todm.data.tokens import BLANK, SOS_EOS, SPACE, UNKNOWN, WORD_MARK
 from espnet_todm.data.transcripts import plain_text
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, hash_file, read_lines, read_table, write_table, write_text
+from espnet_todm.vocabulary import BLANK, SOS_EOS, SPACE, UNKNOWN, WORD_MARK
 
 END_OF_WORD = "#"
 _WORDS_SHOWN = 5

@@ -25,9 +25,9 @@ import numpy as np
 
 from espnet_todm.checks import check_number
 from espnet_todm.completion import atomic_stage, fingerprint
-from espnet_todm.data.tokens import UNKNOWN
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_path, read_lines
+from espnet_todm.vocabulary import UNKNOWN
 
 TEXT, ARPA = "text", "lm.arpa"  # file names
 BEGIN, END = "<s>", "</s>"

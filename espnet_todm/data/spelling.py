@@ -11,10 +11,10 @@ import sentencepiece
 
 from espnet_todm.completion import atomic_stage
 from espnet_todm.data.arpa import read_vocabulary
-from espnet_todm.data.tokens import SPACE, WORD_MARK
 from espnet_todm.data.transcripts import composed
 from espnet_todm.errors import UserError
-from espnet_todm.files import BYTE_ORDER_MARK, PathLike, hash_file, read_lines, write_text
+from espnet_todm.files import PathLike, hash_file, read_lines, write_text
+from espnet_todm.vocabulary import SPACE, WORD_MARK, check_marks
 
 LEXICON = "lexicon.txt"
 _EXPECTED = "a line is a word and its tokens"
@@ -27,27 +27,12 @@ class Part(NamedTuple):
     text: str
 
 
-def check_tokens(tokens: Sequence[str]) -> None:
-    """Raises UserError for a list with two kinds of marks, in which nothing says where words begin, and for one that ESPnet
-    read from a file with a byte order mark, which is part of the first token then."""
-    if tokens and tokens[0].startswith(BYTE_ORDER_MARK):
-        raise UserError(
-            f"token_list: token 0 is {tokens[0]!r}; take the byte order mark out of the file (UTF-8 without BOM)"
-        )
-    marked = next((number for number, token in enumerate(tokens) if WORD_MARK in token), None)
-    if marked is not None and SPACE in tokens:
-        raise UserError(
-            f"token_list: token {list(tokens).index(SPACE)} is {SPACE} and token {marked} is {tokens[marked]!r}; allowed:"
-            f" {SPACE} (characters) or {WORD_MARK} (sentencepiece), not both"
-        )
-
-
 def word_parts(tokens: Sequence[str]) -> list[Part]:
     """One part for each token of a list: of sentencepiece, of characters with a space, or of whole words.
 
     Raises UserError for a list of several kinds.
     """
-    check_tokens(tokens)
+    check_marks(tokens)
     if any(token.startswith(WORD_MARK) for token in tokens):
         return [Part(token.startswith(WORD_MARK), token.removeprefix(WORD_MARK)) for token in tokens]
     if SPACE in tokens:

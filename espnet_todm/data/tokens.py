@@ -22,10 +22,9 @@ from espnet_todm.completion import atomic_stage
 from espnet_todm.data.transcripts import plain_text
 from espnet_todm.errors import UserError, last_line
 from espnet_todm.files import PathLike, read_lines, split_key, write_text
+from espnet_todm.vocabulary import BLANK, SOS_EOS, SPACE, UNKNOWN, WORD_MARK
 
 TOKEN_TYPES = ("unigram", "bpe", "char")
-BLANK, UNKNOWN, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
-WORD_MARK = "▁"  # sentencepiece begins words with it
 _MODEL_SPECIALS = 3  # <unk>, <s>, </s>
 _SAMPLED_SENTENCES = 5_000_000  # beyond this sentencepiece trains on a sample
 _LINE_BYTES = 4192  # sentencepiece leaves out longer lines unless told

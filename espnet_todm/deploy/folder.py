@@ -14,9 +14,10 @@ from torch import Tensor
 
 from espnet_todm.card import CARD, WEIGHTS, identify_weights
 from espnet_todm.data.statistics import check_statistics
-from espnet_todm.deploy.load import CONFIG, FILE_OPTIONS
+from espnet_todm.deploy.load import FILE_OPTIONS
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike, read_json
+from espnet_todm.overlay import CONFIG
 from espnet_todm.trainers.checkpoint_files import save_checkpoint
 
 IMAGES = "images"  # ESPnet's name

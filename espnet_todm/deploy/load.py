@@ -17,12 +17,11 @@ from espnet_todm.card import CARD, WEIGHTS, check_weights, read_card
 from espnet_todm.data.statistics import check_statistics
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike
-from espnet_todm.overlay import read_yaml
+from espnet_todm.overlay import CONFIG, read_yaml
 from espnet_todm.registry import register
 from espnet_todm.trainers.checkpoint_files import is_training_state, read_checkpoint
 from espnet_todm.vocabulary import check_record, check_stated
 
-CONFIG = "config.yaml"
 # Options of a training config that name files. A file of that name beside the config goes before the one that is named:
 # extracted folders have copies, which stay what they were.
 FILE_OPTIONS = (("normalize_conf", "stats_file"), (None, "bpemodel"), ("encoder_conf", "latency_table"))

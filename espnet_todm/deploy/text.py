@@ -14,7 +14,7 @@ from typing import Any
 from espnet2.text.build_tokenizer import build_tokenizer
 from torch import Tensor, nn
 
-from espnet_todm.data.tokens import SPACE, UNKNOWN
+from espnet_todm.vocabulary import SPACE, UNKNOWN
 
 # A logit that no search picks. Finite, since beam searches subtract scores, and a number that float16 has.
 NEVER = -1e4

@@ -9,10 +9,10 @@ from typing import Any, Optional
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_todm.data.spelling import check_tokens
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import DTYPES
+from espnet_todm.vocabulary import check_marks
 
 OUTPUT_LAYERS = ("shared", "per_size")
 # Options beside ESPnet's own; a small model has no use for them.
@@ -83,7 +83,7 @@ def check_options(
         for key in espnet
         if key not in known
     ]
-    check_tokens(espnet.get("token_list", ()))
+    check_marks(espnet.get("token_list", ()))
     if espnet.get("aux_ctc"):
         problems.append(f"aux_ctc: {espnet['aux_ctc']!r} is not possible in model: todm: all CTC is of the text")
     if autocast is not None and autocast not in DTYPES:

@@ -12,6 +12,7 @@ from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, write_text
 from espnet_todm.markdown import markdown_table
+from espnet_todm.overlay import CONFIG
 from espnet_todm.report.environment import describe_environment
 from espnet_todm.report.experiment import Experiment, SizeResult, load_experiment
 from espnet_todm.report.plan import Method
@@ -56,7 +57,7 @@ def model_steps(experiment: Path, updates: int) -> float:
     """Cost of all updates in steps of training one full model, by the FLOPs of the passes that each step makes."""
     from espnet_todm.deploy.extract import load_supernet
 
-    config = experiment / "config.yaml"
+    config = experiment / CONFIG
     checkpoint = max(experiment.glob("*epoch.pth"), key=lambda path: path.stat().st_mtime)
     model = load_supernet(config, checkpoint).model
     if model.subnet_trainer is None:

@@ -16,6 +16,7 @@ from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, link, read_json, write_text
 from espnet_todm.markdown import Table
+from espnet_todm.overlay import CONFIG
 from espnet_todm.palette import variables
 from espnet_todm.report.advice import advice_lines
 from espnet_todm.report.downloads import Download, downloads, kinds
@@ -97,7 +98,7 @@ def gather(
 ) -> Page:
     """Everything on the page; home: the folder that its links start from."""
     folder, names = experiment.folder, [size.name for size in experiment.sizes]
-    settings = Path(config or folder / "config.yaml")
+    settings = Path(config or folder / CONFIG)
     of_sizes = {name: downloads(folder / "subnets" / name, home) for name in names}
     selection = _selection(folder)
     return Page(
@@ -171,7 +172,7 @@ def _selection(folder: Path) -> Optional[Selection]:
     """What the sizes keep, if any but the full one was extracted with a list of what it keeps."""
     cards = [read_json(path) for path in folder.glob("subnets/*/card.json")]
     smaller = any(isinstance(card, dict) and "kept" in card and card.get("name") != FULL for card in cards)
-    return load_selection(folder) if smaller and (folder / "config.yaml").is_file() else None
+    return load_selection(folder) if smaller and (folder / CONFIG).is_file() else None
 
 
 def _heat_map(choice: Choice) -> HeatMap:

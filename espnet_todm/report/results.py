@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 from espnet_todm.files import PathLike, link, write_text
+from espnet_todm.overlay import CONFIG
 from espnet_todm.report.advice import advice_lines
 from espnet_todm.report.environment import Environment, describe_environment
 from espnet_todm.report.experiment import Experiment, load_experiment
@@ -40,7 +41,7 @@ def write_results(
     sections = []
     for experiment in loaded:
         pictures = plot_experiment(experiment, plots or experiment.folder / "report")
-        path = Path(config if config and experiment is loaded[0] else experiment.folder / "config.yaml")
+        path = Path(config if config and experiment is loaded[0] else experiment.folder / CONFIG)
         links = [link(picture, home) for picture in pictures]
         sections.append(model_section(experiment, label, link(path, home) if path.exists() else None, links, corpus))
         if (experiment.folder / CARDS).is_dir():  # the sizes were learned

@@ -11,6 +11,7 @@ from espnet_todm.components import FULL, Key, Subnet
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, link
+from espnet_todm.overlay import CONFIG
 from espnet_todm.registry import register
 from espnet_todm.report.selection import (
     Choice,
@@ -76,5 +77,5 @@ def _encoder(folder: Path) -> tuple[SupernetEncoder, str]:
     from espnet_todm.deploy.load import read_config
 
     register()
-    config = read_config(folder / "config.yaml")
+    config = read_config(folder / CONFIG)
     return build_encoder(config), (config.get("subnet_trainer_conf") or {}).get("granularity", "component")

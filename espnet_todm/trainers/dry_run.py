@@ -18,6 +18,7 @@ from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.cost import random_batch
 from espnet_todm.trainers.criteria import check_criteria
 from espnet_todm.trainers.espnet_options import check_training
+from espnet_todm.vocabulary import BLANK, SOS_EOS, UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def build(options: argparse.Namespace, vocabulary: int) -> tuple[TodmModel, torc
     from espnet2.tasks.abs_task import scheduler_classes
     from espnet2.tasks.asr import ASRTask
 
-    options.token_list = ["<blank>", "<unk>", *map(str, range(vocabulary - 3)), "<sos/eos>"]
+    options.token_list = [BLANK, UNKNOWN, *map(str, range(vocabulary - 3)), SOS_EOS]
     options.normalize = None
     model = ASRTask.build_model(options)
     if not isinstance(model, TodmModel):

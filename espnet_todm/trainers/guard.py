@@ -15,14 +15,14 @@ from espnet_todm.data.statistics import check_statistics
 from espnet_todm.errors import UserError
 from espnet_todm.files import make_folder
 from espnet_todm.lifetime import end_forks_with_this, end_with_parent
-from espnet_todm.overlay import read_yaml
+from espnet_todm.overlay import CONFIG, read_yaml
 from espnet_todm.trainers.checkpoint_files import check_checkpoint
 from espnet_todm.trainers.espnet_options import check_training
 from espnet_todm.trainers.faults import faults_told, told_by_rank
 from espnet_todm.trainers.inputs import check_data, check_run
-from espnet_todm.vocabulary import check_record, check_same, check_tokens, read_tokens, write_record
+from espnet_todm.vocabulary import check_marks, check_record, check_same, check_tokens, trained_tokens, write_record
 
-CONFIG, CHECKPOINT = "config.yaml", "checkpoint.pth"
+CHECKPOINT = "checkpoint.pth"
 
 
 @contextmanager
@@ -65,8 +65,9 @@ def _writes(options: argparse.Namespace) -> bool:
 
 def _check_tokens(options: argparse.Namespace) -> None:
     """Compare with what the training in the folder used, if this one goes on with it, and note what this one uses."""
-    folder, tokens = Path(options.output_dir), read_tokens(options.token_list)
-    if options.model == "todm":
+    folder, tokens = Path(options.output_dir), trained_tokens(options.token_list)
+    if str(options.model).lower() == "todm":
+        check_marks(tokens)
         check_tokens(tokens)
     if options.resume and (folder / CHECKPOINT).is_file():
         before = _tokens_before(folder / CONFIG)

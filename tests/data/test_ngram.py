@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from espnet_todm.data.arpa import Arpa, measure_perplexity, read_vocabulary
 from espnet_todm.data.ngram import BEGIN, END, estimate, make_ngram, write_arpa
-from espnet_todm.data.tokens import UNKNOWN
 from espnet_todm.errors import UserError
+from espnet_todm.vocabulary import UNKNOWN
 
 
 def zipf(sentences: int, words: int = 30, seed: int = 0) -> list[str]:

@@ -15,9 +15,9 @@ from flashlight.lib.text.dictionary import Dictionary
 
 from espnet_todm.data.arpa import read_vocabulary, write_body
 from espnet_todm.data.spelling import read_spellings, word_parts
-from espnet_todm.data.tokens import SPACE, UNKNOWN
 from espnet_todm.data.transcripts import composed
 from espnet_todm.errors import UserError, last_line
+from espnet_todm.vocabulary import SPACE, UNKNOWN
 
 FORBIDDEN = -1e4  # what cannot be written; not -inf, from which sums of probabilities become NaN
 _LN10 = math.log(10)

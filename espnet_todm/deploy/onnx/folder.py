@@ -9,6 +9,7 @@ from pathlib import Path
 
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, read_lines
+from espnet_todm.vocabulary import WORD_MARK
 
 CTC, TRANSDUCER = "ctc", "transducer"
 PARTS = {CTC: ("model",), TRANSDUCER: ("encoder", "decoder", "joiner")}
@@ -17,7 +18,6 @@ TOKENS = "tokens.txt"
 FOLDER = "onnx"  # where an export goes, inside the folder of its size
 STREAMING_FOLDER = "streaming-onnx"  # and that of a streaming model
 BLANKS = ("<blk>", "<eps>", "<blank>")  # names by which sherpa-onnx knows a blank
-WORD_START = "▁"  # at the beginning of a symbol; becomes a space in a text
 
 
 @dataclass(frozen=True)
@@ -83,4 +83,4 @@ def split_line(line: str) -> list[str]:
 def join_tokens(symbols: Sequence[str]) -> str:
     """Text of symbols, as sherpa-onnx puts it together (:mod:`espnet_todm.deploy.onnx.tokens`); single spaces between
     words."""
-    return " ".join("".join(" " + one[1:] if one.startswith(WORD_START) else one for one in symbols).split())
+    return " ".join("".join(" " + one[1:] if one.startswith(WORD_MARK) else one for one in symbols).split())

@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from espnet_todm.data.spelling import check_tokens
-from espnet_todm.data.tokens import SOS_EOS, SPACE, UNKNOWN
-from espnet_todm.deploy.onnx.folder import WORD_START, split_line
+from espnet_todm.deploy.onnx.folder import split_line
 from espnet_todm.deploy.text import WORD_TYPES
 from espnet_todm.errors import UserError
+from espnet_todm.vocabulary import SOS_EOS, SPACE, UNKNOWN, WORD_MARK, check_marks
 
 BLANK = "<blk>"  # without a token of this name sherpa-onnx ends the whole process
 TOKEN_TYPES = ("bpe", "char", *WORD_TYPES)  # whose texts the runtime can put together
@@ -29,16 +28,16 @@ def runtime_tokens(tokens: Sequence[str], blank: int, token_type: str) -> list[s
     if token_type not in TOKEN_TYPES:
         raise UserError(f"token_type: {token_type!r} cannot be exported; allowed: {', '.join(TOKEN_TYPES)}")
     if token_type not in WORD_TYPES:
-        check_tokens(tokens)
+        check_marks(tokens)
     names: list[str] = []
     for number, token in enumerate(tokens):
         if split_line(token) != [token]:
             raise UserError(f"token_list: token {number} is {token!r}, but tokens.txt cannot hold white space")
         if number != blank and token == BLANK:
             raise UserError(f"token_list: token {number} is {BLANK}, but token {blank} is the blank")
-        if token_type == "bpe" and (WORD_START in token[1:] or _BYTE.fullmatch(token)):
+        if token_type == "bpe" and (WORD_MARK in token[1:] or _BYTE.fullmatch(token)):
             raise UserError(
-                f"token_list: token {number} is {token!r}, which runtimes write as it stands; needed: {WORD_START} only at"
+                f"token_list: token {number} is {token!r}, which runtimes write as it stands; needed: {WORD_MARK} only at"
                 " the beginning of a token, and a sentencepiece model without byte_fallback"
             )
         names.append(BLANK if number == blank else _name(token, token_type))
@@ -62,5 +61,5 @@ def _name(token: str, token_type: str) -> str:
     """Of a token that is no blank. ``<unk>`` and ``<sos/eos>``, which are never written, keep their names: sherpa-onnx
     knows the first by it."""
     if token_type in WORD_TYPES:
-        return token if token in (UNKNOWN, SOS_EOS) else WORD_START + token
-    return WORD_START if token == SPACE else token
+        return token if token in (UNKNOWN, SOS_EOS) else WORD_MARK + token
+    return WORD_MARK if token == SPACE else token
