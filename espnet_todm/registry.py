@@ -6,10 +6,11 @@ import importlib
 import io
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
+from operator import attrgetter
 from typing import Any
 
 SUPPORTED = "202402 to 202511"
-# Every symbol of ESPnet that registration relies on.
+# What of ESPnet this package fills, replaces or derives its own classes from.
 CONTRACT = (
     ("espnet2.tasks.asr", "ASRTask"),
     ("espnet2.tasks.asr", "encoder_choices"),
@@ -19,8 +20,26 @@ CONTRACT = (
     ("espnet2.tasks.abs_task", "optim_classes"),
     ("espnet2.tasks.abs_task", "scheduler_classes"),
     ("espnet2.tasks.abs_task", "load_pretrained_model"),
+    ("espnet2.tasks.abs_task", "AbsTask.build_iter_factory"),
+    ("espnet2.tasks.abs_task", "AbsTask.build_model_from_file"),
+    ("espnet2.tasks.abs_task", "AbsTask.main_worker"),
     ("espnet2.train.class_choices", "ClassChoices"),
     ("espnet2.train.trainer", "Trainer"),
+    ("espnet2.train.trainer", "TrainerOptions"),
+    ("espnet2.train.trainer", "Reporter"),
+    ("espnet2.train.trainer", "average_nbest_models"),
+    ("espnet2.train.trainer", "add_gradient_noise"),
+    ("espnet2.train.reporter", "SubReporter"),
+    ("espnet2.schedulers.abs_scheduler", "AbsBatchStepScheduler"),
+    ("espnet2.schedulers.abs_scheduler", "AbsValEpochStepScheduler"),
+    ("espnet2.asr.espnet_model", "ESPnetASRModel"),
+    ("espnet2.asr.encoder.abs_encoder", "AbsEncoder"),
+    ("espnet2.asr.decoder.abs_decoder", "AbsDecoder"),
+    ("espnet2.asr.specaug.abs_specaug", "AbsSpecAug"),
+    *(
+        ("espnet.nets.pytorch_backend.transformer.embedding", f"{kind}PositionalEncoding")
+        for kind in ("", "Scaled", "Rel", "LegacyRel")
+    ),
 )
 
 _registered = False
@@ -45,12 +64,13 @@ def register() -> None:
     _register_subnet_trainers(symbols)
     _register_init_param(symbols)
     _guard(symbols["espnet2.tasks.asr", "ASRTask"])
+    _tell_batch_errors(symbols["espnet2.tasks.asr", "ASRTask"])
     check_model_files(symbols["espnet2.tasks.asr", "ASRTask"])
 
 
 def _symbol(module: str, name: str) -> Any:
     try:
-        return getattr(importlib.import_module(module), name)
+        return attrgetter(name)(importlib.import_module(module))
     except (ImportError, AttributeError) as error:
         raise RuntimeError(
             f"espnet_todm cannot register: ESPnet has no {module}.{name} ({error}); it works with ESPnet {SUPPORTED}"
@@ -77,15 +97,10 @@ def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
 
 def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     """``subnet_trainer`` and ``subnet_trainer_conf`` become options of the ASR task, which builds them with the model."""
-    from espnet_todm.checks import build
-    from espnet_todm.decoders.stateless import StatelessDecoder
-    from espnet_todm.models.options import check_configuration
-    from espnet_todm.models.todm import TodmModel
     from espnet_todm.trainers.aux_loss import AuxLossTrainer
     from espnet_todm.trainers.base import SubnetTrainer
     from espnet_todm.trainers.baselines import RandomNestedTrainer, TopKTrainer, UniformTrainer, ZeroOutTrainer
     from espnet_todm.trainers.espnet_trainer import TodmTrainer
-    from espnet_todm.trainers.inputs import batch_errors
     from espnet_todm.trainers.kd import KDTrainer
     from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
     from espnet_todm.trainers.single import SingleTrainer
@@ -109,29 +124,32 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     )
     task.class_choices_list.append(choices)
     task.trainer = TodmTrainer
+    _register_building(task, choices, symbols["espnet2.tasks.asr", "encoder_choices"].classes)
+
+
+def _register_building(task: Any, subnet_trainers: Any, encoders: dict[str, Any]) -> None:
+    """``model: todm`` is checked before the task builds it, and gets its joiner and its subnet trainer afterwards."""
+    from espnet_todm.checks import build
+    from espnet_todm.decoders.stateless import StatelessDecoder
+    from espnet_todm.models.options import check_configuration
+    from espnet_todm.models.todm import TodmModel
+
     build_stock_model = task.build_model.__func__
 
     def build_model(cls: Any, args: Any) -> Any:
         if str(getattr(args, "model", None)).lower() == "todm":
-            check_configuration(args, symbols["espnet2.tasks.asr", "encoder_choices"].classes)
+            check_configuration(args, encoders)
         model = build_stock_model(cls, args)
         if isinstance(model, TodmModel):
             if isinstance(model.decoder, StatelessDecoder):  # ESPnet builds a joiner for its own transducer only
                 model.join(model.make_joint(getattr(args, "joint_net_conf", None) or {}))
-            trainer = choices.get_class(getattr(args, "subnet_trainer", None) or "kd")
+            trainer = subnet_trainers.get_class(getattr(args, "subnet_trainer", None) or "kd")
             conf = getattr(args, "subnet_trainer_conf", None) or {}
             seed = getattr(args, "seed", 0)
             model.subnet_trainer = build(trainer, conf, "subnet_trainer_conf", model, seed=seed)
         return model
 
-    build_stock_batches = task.build_iter_factory.__func__
-
-    def build_iter_factory(cls: Any, args: Any, distributed_option: Any, mode: str, kwargs: Any = None) -> Any:
-        with batch_errors(mode):
-            return build_stock_batches(cls, args, distributed_option, mode, kwargs)
-
     task.build_model = classmethod(build_model)
-    task.build_iter_factory = classmethod(build_iter_factory)
 
 
 def _register_init_param(symbols: dict[tuple[str, str], Any]) -> None:
@@ -153,6 +171,19 @@ def _guard(task: Any) -> None:
             stock_worker(cls, args)
 
     task.main_worker = classmethod(main_worker)
+
+
+def _tell_batch_errors(task: Any) -> None:
+    """What goes wrong while batches of a set are made is told in one line."""
+    from espnet_todm.trainers.inputs import batch_errors
+
+    build_stock_batches = task.build_iter_factory.__func__
+
+    def build_iter_factory(cls: Any, args: Any, distributed_option: Any, mode: str, kwargs: Any = None) -> Any:
+        with batch_errors(mode):
+            return build_stock_batches(cls, args, distributed_option, mode, kwargs)
+
+    task.build_iter_factory = classmethod(build_iter_factory)
 
 
 def check_model_files(task: Any) -> None:
