@@ -15,11 +15,15 @@ from espnet_todm.errors import UserError
 
 # Options that cannot be true, and why: for every model that this package's trainer trains, and for a supernet.
 NEVER = {"use_deepspeed": "ESPnet has it for its own trainer alone; train with DistributedDataParallel"}
+_NO_ADAPTERS = (
+    "a supernet's layers run as slices of their weights, and an adapter beside them would never run; extract a size and"
+    " adapt that, or freeze parts with freeze_param"
+)
 NEVER_WITH_SUPERNETS = {
     "sharded_ddp": "a supernet's components are sorted in training, the optimizer's state with them, and shards of it"
     " cannot be; train with DistributedDataParallel",
-    "use_adapter": "a supernet's layers run as slices of their weights, and an adapter beside them would never run;"
-    " extract a size and adapt that, or freeze parts with freeze_param",
+    "use_adapter": _NO_ADAPTERS,
+    "use_lora": _NO_ADAPTERS,  # ESPnet 202402's name for one kind of it
 }
 
 

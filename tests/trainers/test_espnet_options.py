@@ -28,6 +28,7 @@ def options(**changes: Any) -> SimpleNamespace:
     ("changes", "words"),
     [
         ({"use_adapter": True}, ["use_adapter: true", "model: todm", "freeze_param"]),
+        ({"use_lora": True}, ["use_lora: true", "model: todm", "freeze_param"]),
         ({"sharded_ddp": True}, ["sharded_ddp: true", "model: todm", "DistributedDataParallel"]),
         ({"use_deepspeed": True, "model": "espnet"}, ["use_deepspeed: true", "DistributedDataParallel"]),
         ({"accum_grad": 0}, ["accum_grad: 0", ">= 1"]),
