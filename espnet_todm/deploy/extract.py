@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, cast
@@ -131,18 +131,28 @@ def extract(
 @torch.no_grad()
 def recalibrate(model: TodmModel, encoder: SupernetEncoder, features: Iterable[Tensor]) -> None:
     """Estimate batch norm statistics anew as the mean over utterances: features (T, F), as the model's input."""
-    estimate_statistics(model, encoder, (calibration_front(model, encoder, utterance) for utterance in features))
+    estimate_statistics(model, encoder, calibration_fronts(model, encoder, features))
 
 
-def calibration_front(model: TodmModel, encoder: SupernetEncoder, utterance: Tensor) -> Front:
-    """One utterance (T, F) as the blocks of ``encoder`` get it."""
-    lengths = torch.tensor([len(utterance)])
-    normalised = utterance.unsqueeze(0).clone()  # GlobalMVN works in place
-    if model.normalize is not None:
-        normalised, lengths = model.normalize(normalised, lengths)
-    if model.preencoder is not None:
-        normalised, lengths = model.preencoder(normalised, lengths)
-    return encoder.front(normalised, lengths)
+def calibration_fronts(model: TodmModel, encoder: SupernetEncoder, features: Iterable[Tensor]) -> Iterator[Front]:
+    """Utterances (T, F), one by one, as the blocks of ``encoder`` get them. One that is too short for a frame is left out.
+
+    Raises UserError when no other is there.
+    """
+    used = 0
+    for utterance in features:
+        if len(utterance) < encoder.shortest():
+            continue
+        used += 1
+        lengths = torch.tensor([len(utterance)])
+        normalised = utterance.unsqueeze(0).clone()  # GlobalMVN works in place
+        if model.normalize is not None:
+            normalised, lengths = model.normalize(normalised, lengths)
+        if model.preencoder is not None:
+            normalised, lengths = model.preencoder(normalised, lengths)
+        yield encoder.front(normalised, lengths)
+    if not used:
+        raise UserError("--calibrate: no utterance is long enough for a frame of the encoder")
 
 
 @torch.no_grad()

@@ -143,5 +143,9 @@ def _check_card(card: Path, config: Mapping[str, Any]) -> None:
     """Raises UserError when the folder's card, if there is one, was written for another token list than the config has."""
     if card.is_file():
         check_stated(
-            read_card(card)["vocabulary"], config["token_list"], None, card, f"{card.parent / CONFIG}: token_list"
+            read_card(card)["vocabulary"],
+            config.get("token_list") or (),
+            None,
+            card,
+            f"{card.parent / CONFIG}: token_list",
         )

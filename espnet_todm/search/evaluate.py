@@ -20,7 +20,7 @@ from espnet_todm.checks import check_number
 from espnet_todm.components import Key, Subnet
 from espnet_todm.deploy.decoding.decode import Decoder, Utterance, batches
 from espnet_todm.deploy.decoding.searches import best_paths
-from espnet_todm.deploy.extract import Supernet, calibration_front, estimate_statistics, needs_calibration
+from espnet_todm.deploy.extract import Supernet, calibration_fronts, estimate_statistics, needs_calibration
 from espnet_todm.deploy.text import TextJoint, only_text
 from espnet_todm.encoders.supernet import Front
 from espnet_todm.errors import UserError
@@ -82,8 +82,8 @@ class Evaluator:
         if not any(part.batch.text_lengths.any() for part in self._batches):
             raise UserError(f"set {split}: no transcript has a word, so there is nothing to score")
         with torch.no_grad():
-            encoder = supernet.encoder
-            self._calibration = [calibration_front(self.model, encoder, x) for x in calibration or ()]
+            given = calibration or ()
+            self._calibration = [*calibration_fronts(self.model, supernet.encoder, given)] if given else []
 
     @property
     def utterances(self) -> tuple[str, ...]:

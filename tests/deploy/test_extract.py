@@ -19,7 +19,7 @@ from espnet_todm.card import read_card
 from espnet_todm.deploy.decoding.decode import Decoder
 from espnet_todm.deploy.decoding.features import read_features
 from espnet_todm.deploy.decoding.options import SearchOptions
-from espnet_todm.deploy.extract import extract, load_supernet, pick_subnets
+from espnet_todm.deploy.extract import calibration_fronts, extract, load_supernet, pick_subnets
 from espnet_todm.deploy.load import load_checkpoint, load_extracted
 from espnet_todm.errors import UserError
 from espnet_todm.files import write_json
@@ -114,6 +114,15 @@ def test_a_budget_with_batch_norm_needs_calibration_data(experiment: Path, tmp_p
     state = load_file(tmp_path / "budget/model.safetensors")
     means = [value for name, value in state.items() if name.endswith("conv_module.norm.running_mean")]
     assert means and all(value.abs().max() > 0 for value in means)
+
+
+def test_calibration_goes_without_utterances_too_short_for_a_frame(experiment: Path) -> None:
+    supernet = supernet_of(experiment)
+    short, long = torch.randn(2, supernet.encoder.input_size), torch.randn(40, supernet.encoder.input_size)
+    fronts = list(calibration_fronts(supernet.model, supernet.encoder, [short, long, short[:0]]))
+    assert [int(front.lengths) for front in fronts] == [supernet.encoder.subsampled(40)]
+    with pytest.raises(UserError, match="--calibrate: no utterance is long enough"):
+        list(calibration_fronts(supernet.model, supernet.encoder, [short]))
 
 
 def test_recalibrated_statistics_are_the_mean_over_utterances(experiment: Path) -> None:

@@ -12,7 +12,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.postencoder.length_adaptor_postencoder import LengthAdaptorPostEncoder
 from espnet2.asr.preencoder.linear import LinearProjection
 
-from espnet_todm.deploy.extract import calibration_front
+from espnet_todm.deploy.extract import calibration_fronts
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation
@@ -118,7 +118,7 @@ def test_they_are_counted(adaptor: int) -> None:
 def test_calibration_sees_what_the_encoder_sees() -> None:
     model = surrounded().eval()
     of = batch(1)
-    front = calibration_front(model, model.encoder, of.speech[0])
+    (front,) = calibration_fronts(model, model.encoder, [of.speech[0]])
     of.speech_lengths[0] = len(of.speech[0])
     torch.testing.assert_close(front.hidden, model.run_front(of).hidden)
 
