@@ -17,8 +17,6 @@ from espnet_todm.data.archives import refuse_code, refuse_pipe
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.files import PathLike, read_table
 
-refuse_code()
-
 
 def read_features(
     scp: PathLike, limit: Optional[int] = None, rate: Optional[int] = None, channels: Optional[int] = None
@@ -28,6 +26,7 @@ def read_features(
     rate, channels: that audio must have (Hz), if given.
     Raises UserError when the table is missing or empty, a line is a shell pipe, an entry cannot be read, or audio is other.
     """
+    refuse_code()
     table = read_table(scp)
     if not table:
         raise UserError(f"{scp}: empty; there is nothing to read")
