@@ -32,13 +32,16 @@ def as_parent() -> dict[str, str]:
 
 
 def end_with_starter() -> None:
-    """End this process with the one that the environment names, if that is of this machine."""
+    """End this process with the one that the environment names, if that is of this machine. Where that has ended already,
+    this one says so and ends with status 1."""
     pid, _, host = os.environ.get(PARENT, "").partition("@")
     if not pid.isdecimal() or host != socket.gethostname():
         return
     if os.getppid() == int(pid):
         end_with(int(pid))
     elif not _is_there(int(pid)):
+        told = f"error: {PARENT}: process {pid}, with which this command was to end, is gone; unset {PARENT} to run it alone"
+        print(told, file=sys.stderr, flush=True)
         _leave()
     else:  # another program stands between the two
         _watch(int(pid))

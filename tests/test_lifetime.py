@@ -110,6 +110,14 @@ def test_one_that_comes_too_late_leaves_at_once(tmp_path: Path) -> None:
     ended.wait()
     late = {PARENT: as_parent()[PARENT].replace(str(os.getpid()), str(ended.pid), 1)}
     child = subprocess.run(
-        [*PYTHON, CHILD, str(tmp_path / "pid"), "by the system"], env={**os.environ, **late}, cwd=ROOT
+        [*PYTHON, CHILD, str(tmp_path / "pid"), "by the system"],
+        env={**os.environ, **late},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert child.returncode == 1 and not (tmp_path / "pid").exists()
+    assert child.stderr == (
+        f"error: ESPNET_TODM_PARENT: process {ended.pid}, with which this command was to end, is gone; unset"
+        " ESPNET_TODM_PARENT to run it alone\n"
+    )
