@@ -40,9 +40,9 @@ _ALLOWED: dict[str, Any] = {
     "_codecs.encode": importlib.import_module("_codecs").encode,  # pickle's form of bytes
     "datetime.timedelta": datetime.timedelta,
 }
-# torch before 2.6 takes no further names for its restricted unpickler, which could be led to run code until then; ours needs
-# to be told what tensors and containers are made of.
-_TORCH_RESTRICTS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 6)
+# torch's restricted unpickler could be led to run code before 2.6, and takes names other than a class's own since then or a
+# little later. Ours, which does the work until 2.7, needs to be told what tensors and containers are made of.
+_TORCH_RESTRICTS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 7)
 _TENSORS = (
     *("collections.OrderedDict", "collections.Counter", "collections.defaultdict", "torch.Size", "torch.device"),
     *("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
