@@ -92,7 +92,8 @@ def _ctc_loss(model: TodmModel, logits: Tensor, lengths: Tensor, text: Tensor, t
         if not len(rows):
             return logits.sum() * 0.0
         logits, lengths, text, text_lengths = (x[rows] for x in (logits, lengths, text, text_lengths))
-    labels = torch.cat([row[:length] for row, length in zip(text, text_lengths)])
+    # A mask, not a slice for each utterance: the device is waited for once.
+    labels = text[length_mask(text_lengths, text.size(1)).squeeze(1)]
     loss: Tensor = model.ctc.loss_fn(logits.transpose(0, 1), labels, lengths, text_lengths)
     return loss if rows is None else loss * (len(rows) / utterances)
 
