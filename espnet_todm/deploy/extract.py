@@ -114,18 +114,20 @@ def extract(
         write_images(Path(supernet.source["config"]).parent, folder)
         model = build_model(conf, state, output)
         difference = None if calibration else _largest_difference(supernet, subnet, model)
-        source = {**supernet.origin(), "max_abs_difference": difference}
-        table = supernet.model.component_table()
-        alone = supernet.encoder.component_table()
-        card = make_card(subnet, table, conf["encoder"], conf["encoder_conf"], conf["token_list"], source, alone)
-        card[TRAINED_AS] = {
-            "encoder": supernet.encoder.name,
-            "encoder_conf": _without_input_size(supernet.encoder.extracted_conf(subnet)),
-        }
+        card = _card(supernet, subnet, conf, difference)
         card["weights"] = write_weights(state, folder)
         write_json(folder / CARD, card)
     logging.info("%s: %.2fM parameters as encoder: %s", output, card["cost"]["params"] / 1e6, conf["encoder"])
     return card
+
+
+def _card(supernet: Supernet, subnet: Subnet, conf: Mapping[str, Any], difference: Optional[float]) -> dict[str, Any]:
+    """What the card of a subnet with this config says, but of its weights. difference: to the slice's output."""
+    source = {**supernet.origin(), "max_abs_difference": difference}
+    table, alone = supernet.model.component_table(), supernet.encoder.component_table()
+    card = make_card(subnet, table, conf["encoder"], conf["encoder_conf"], conf["token_list"], source, alone)
+    trained = _without_input_size(supernet.encoder.extracted_conf(subnet))
+    return {**card, TRAINED_AS: {"encoder": supernet.encoder.name, "encoder_conf": trained}}
 
 
 @torch.no_grad()

@@ -5,14 +5,19 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 
+from espnet_todm.compat import is_classifier
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import DTYPES
+from espnet_todm.models.interctc import check_interctc
 from espnet_todm.vocabulary import check_marks
+
+if TYPE_CHECKING:
+    from espnet_todm.models.todm import TodmModel
 
 OUTPUT_LAYERS = ("shared", "per_size")
 # Options beside ESPnet's own; a small model has no use for them.
@@ -94,3 +99,22 @@ def check_options(
         problems.append(f"distil_attention: {distil_attention!r} must be true or false")
     if problems:
         raise UserError("; ".join(problems))
+
+
+def check_outputs(
+    model: TodmModel,
+    transducer: bool,
+    output_layers: str,
+    transducer_conf: Optional[Mapping[str, Any]],
+    distil_attention: Optional[bool],
+) -> None:
+    """Raises UserError where a model has other outputs than this package trains, or not those that its options are for."""
+    if is_classifier(model) or (model.ctc is not None and not model.ctc.ctc_type.startswith("builtin")):
+        raise UserError("model: todm trains CTC (ctc_type: builtin), attention and transducer models only")
+    if transducer_conf and not transducer:
+        raise UserError("transducer_conf: is for transducers; set decoder: transducer or decoder: todm_stateless")
+    if distil_attention and (transducer or model.decoder is None):
+        raise UserError("distil_attention: is for models with an attention decoder; leave it out")
+    if output_layers == "per_size" and model.ctc is None and not transducer:
+        raise UserError("output_layers: 'per_size' needs a CTC output or a transducer, but ctc_weight is 0")
+    check_interctc(model)

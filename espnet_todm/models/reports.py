@@ -19,8 +19,6 @@ from espnet_todm.models.batch import Batch, Stats
 if TYPE_CHECKING:
     from espnet_todm.models.todm import TodmModel
 
-PHASES = ("train", "valid")
-
 
 def evaluate(model: TodmModel, batch: Batch) -> tuple[Tensor, Stats]:
     """Loss and error rates of every size that is trained; the loss proper is their mean."""

@@ -14,7 +14,6 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor, nn
 
 from espnet_todm.checks import build
-from espnet_todm.compat import is_classifier
 from espnet_todm.components import FULL, ComponentTable, Subnet
 from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.encoders.interctc import Between, Taken
@@ -23,9 +22,9 @@ from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.autocast import Autocast
 from espnet_todm.models.batch import Batch, Posteriors, SubnetOutput
-from espnet_todm.models.interctc import between, check_interctc
+from espnet_todm.models.interctc import between
 from espnet_todm.models.odd_utterances import ErrorRates, lengthen
-from espnet_todm.models.options import check_options
+from espnet_todm.models.options import check_options, check_outputs
 from espnet_todm.models.outside import component_table, outer_state
 from espnet_todm.models.reports import evaluate
 from espnet_todm.models.tasks import distillation, run_task
@@ -74,15 +73,7 @@ class TodmModel(ESPnetASRModel):
             self.ctc = self.ctc if self.ctc_weight else None
         else:
             super().__init__(**espnet, joint_network=None)
-        if is_classifier(self) or (self.ctc is not None and not self.ctc.ctc_type.startswith("builtin")):
-            raise UserError("model: todm trains CTC (ctc_type: builtin), attention and transducer models only")
-        if transducer_conf and not transducer:
-            raise UserError("transducer_conf: is for transducers; set decoder: transducer or decoder: todm_stateless")
-        if distil_attention and (transducer or self.decoder is None):
-            raise UserError("distil_attention: is for models with an attention decoder; leave it out")
-        if output_layers == "per_size" and self.ctc is None and not transducer:
-            raise UserError("output_layers: 'per_size' needs a CTC output or a transducer, but ctc_weight is 0")
-        check_interctc(self)
+        check_outputs(self, transducer, output_layers, transducer_conf, distil_attention)
         self.distils_attention = self.decoder is not None and not transducer and (distil_attention or self.ctc is None)
         if self.error_calculator is not None:
             self.error_calculator = ErrorRates(self.error_calculator)
