@@ -118,7 +118,9 @@ def _read(path: Path, mapped: bool) -> Any:
             allowed = [(value, name) for name, value in _ALLOWED.items()]
             with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
                 return _plain_load(path, map_location="cpu", weights_only=True, mmap=mapped and zipped)
-        return _plain_load(path, map_location="cpu", pickle_module=_RESTRICTED_PICKLE)
+        # torch 1.13 takes its own pickle whatever it is given.
+        with mock.patch.object(torch.serialization, "pickle", _RESTRICTED_PICKLE):
+            return _plain_load(path, map_location="cpu", pickle_module=_RESTRICTED_PICKLE)
     except Exception as error:
         raise _refusal(path, error) from None
 
@@ -172,5 +174,6 @@ class _RestrictedUnpickler(pickle.Unpickler):
 _RESTRICTED_PICKLE: Any = SimpleNamespace(
     __name__="restricted_pickle",
     Unpickler=_RestrictedUnpickler,
+    UnpicklingError=pickle.UnpicklingError,
     load=lambda file, **options: _RestrictedUnpickler(file, **options).load(),
 )
