@@ -78,7 +78,10 @@ def check_record(folder: PathLike, tokens: Sequence[str], bpemodel: Optional[Pat
     folder without a record passes: older releases wrote none."""
     record = Path(folder) / RECORD
     if record.is_file():
-        check_stated(read_json(record), tokens, bpemodel, record, where)
+        stated = read_json(record)
+        if not isinstance(stated, dict):
+            raise UserError(f"{record}: damaged: no record of tokens; remove it if you know them to be the same")
+        check_stated(stated, tokens, bpemodel, record, where)
 
 
 def check_stated(

@@ -55,6 +55,9 @@ def test_the_record_tells_lists_and_sentencepiece_models_apart(tmp_path: Path) -
     model.write_bytes(b"two")
     with pytest.raises(UserError, match=r"^x: .*bpe\.model is not the sentencepiece model in .*vocabulary\.json"):
         check_record(tmp_path, TOKENS, model, "x")
+    (tmp_path / "vocabulary.json").write_text("[]")
+    with pytest.raises(UserError, match=r"vocabulary\.json: damaged: no record of tokens"):
+        check_record(tmp_path, TOKENS, model, "x")
 
 
 def test_the_first_difference_is_named() -> None:

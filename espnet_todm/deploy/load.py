@@ -67,9 +67,9 @@ def build_model(config: Mapping[str, Any], state: Mapping[str, Tensor], source: 
         lacking = re.search(r"'Namespace' object has no attribute '(\w+)'", str(error))
         if lacking is None:
             raise
-        raise UserError(
-            f"{source}: its config has no {lacking[1]}; it is damaged, or not a whole one of ESPnet"
-        ) from None
+        raise _incomplete(source, lacking[1]) from None
+    if "token_type" not in config:  # of which a model knows nothing, but whoever decodes with it
+        raise _incomplete(source, "token_type")
     expected = model.state_dict()
     missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
     shapes = [k for k in expected.keys() & state.keys() if expected[k].shape != state[k].shape]
@@ -88,6 +88,10 @@ def build_model(config: Mapping[str, Any], state: Mapping[str, Tensor], source: 
         )
     model.load_state_dict(dict(state))
     return model.eval()
+
+
+def _incomplete(source: PathLike, key: str) -> UserError:
+    return UserError(f"{source}: its config has no {key}; it is damaged, or not a whole one of ESPnet")
 
 
 def load_checkpoint(config_path: PathLike, checkpoint: PathLike) -> tuple[ESPnetASRModel, dict[str, Any]]:

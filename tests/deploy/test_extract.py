@@ -219,6 +219,7 @@ def test_damaged_files_are_named(experiment: Path, tmp_path) -> None:
             r"yaml: token_list: '/etc/passwd', but",
         ),
         (lambda text: text.replace("ctc_conf:", "ctk_conf:"), r"model\.pth: its config has no ctc_conf; it is damaged"),
+        (lambda text: text.replace("token_type:", "x:"), r"model\.pth: its config has no token_type; it is damaged"),
         (lambda text: "\xff".encode("latin-1") + text.encode(), r"config\.yaml:1: not UTF-8"),
     ],
 )
