@@ -16,6 +16,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.files import BYTE_ORDER_MARK, PathLike, hash_file, hash_text, read_json, write_json
 
 RECORD = "vocabulary.json"
+TOKENS, SENTENCEPIECE = "tokens.txt", "bpe.model"  # file names of stage 5
 BLANK, UNKNOWN, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
 WORD_MARK = "▁"  # sentencepiece begins words with it
 _ALLOWED = "allowed: the tokens that the model was trained with"

@@ -17,7 +17,7 @@ from espnet_todm.completion import atomic_stage, fingerprint
 from espnet_todm.data.transcripts import plain_text
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, hash_file, read_lines, read_table, write_table, write_text
-from espnet_todm.vocabulary import BLANK, SOS_EOS, SPACE, UNKNOWN, WORD_MARK
+from espnet_todm.vocabulary import BLANK, SOS_EOS, SPACE, TOKENS, UNKNOWN, WORD_MARK
 
 END_OF_WORD = "#"
 _WORDS_SHOWN = 5
@@ -133,7 +133,7 @@ def make_phonemes(
         if folder is None:
             return Path(output)
         tokens = [BLANK, UNKNOWN, *inventory(known), SOS_EOS]
-        write_text(folder / "tokens.txt", "".join(f"{token}\n" for token in tokens))
+        write_text(folder / TOKENS, "".join(f"{token}\n" for token in tokens))
         for split in splits:
             texts = read_table(Path(data) / split / "text")
             write_table(folder / split / "text", spell_table(texts, known, max_unknown_share, split))

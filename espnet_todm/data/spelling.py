@@ -14,7 +14,7 @@ from espnet_todm.data.arpa import read_vocabulary
 from espnet_todm.data.transcripts import composed
 from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, hash_file, read_lines, write_text
-from espnet_todm.vocabulary import SPACE, WORD_MARK, check_marks
+from espnet_todm.vocabulary import SENTENCEPIECE, SPACE, TOKENS, WORD_MARK, check_marks
 
 LEXICON = "lexicon.txt"
 _EXPECTED = "a line is a word and its tokens"
@@ -57,8 +57,8 @@ def make_lexicon(model: PathLike, tokens: PathLike, output: PathLike) -> Path:
     tokens: the folder of stage 5. Words with characters that the tokens have not are left out, with a warning.
     Raises UserError when a file is missing, or when no word can be written.
     """
-    files = sorted(path for path in Path(tokens).glob("*") if path.name in ("tokens.txt", "bpe.model"))
-    known = read_tokens(Path(tokens) / "tokens.txt")
+    files = sorted(path for path in Path(tokens).glob("*") if path.name in (TOKENS, SENTENCEPIECE))
+    known = read_tokens(Path(tokens) / TOKENS)
     options = {"stage": "lexicon", "model": hash_file(model), "tokens": [hash_file(path) for path in files]}
     with atomic_stage(output, options) as folder:
         if folder is None:
@@ -107,7 +107,7 @@ def read_spellings(path: PathLike, tokens: Sequence[str]) -> list[list[int]]:
 
 def _writer(folder: Path, tokens: Sequence[str]) -> Callable[[str], list[str]]:
     """Word -> tokens, by the model in the folder of stage 5, or by the list where there is none."""
-    if (folder / "bpe.model").is_file():
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "bpe.model"))
+    if (folder / SENTENCEPIECE).is_file():
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / SENTENCEPIECE))
         return lambda word: list(processor.encode(word, out_type=str))
     return list if SPACE in tokens else lambda word: [word]

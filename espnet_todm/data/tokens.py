@@ -22,7 +22,7 @@ from espnet_todm.completion import atomic_stage
 from espnet_todm.data.transcripts import plain_text
 from espnet_todm.errors import UserError, last_line
 from espnet_todm.files import PathLike, read_lines, split_key, write_text
-from espnet_todm.vocabulary import BLANK, SOS_EOS, SPACE, UNKNOWN, WORD_MARK
+from espnet_todm.vocabulary import BLANK, SENTENCEPIECE, SOS_EOS, SPACE, TOKENS, UNKNOWN, WORD_MARK
 
 TOKEN_TYPES = ("unigram", "bpe", "char")
 _MODEL_SPECIALS = 3  # <unk>, <s>, </s>
@@ -58,10 +58,10 @@ def make_tokens(token_type: str, size: Optional[int], texts: Sequence[PathLike],
             tokens = characters(lines)
         else:
             model = train_sentencepiece(lines, token_type, size)
-            (folder / "bpe.model").write_bytes(model)
+            (folder / SENTENCEPIECE).write_bytes(model)
             tokens = pieces(model)
             _report_changed(changed_words(model, lines), output)
-        write_text(folder / "tokens.txt", "".join(f"{token}\n" for token in [BLANK, UNKNOWN, *tokens, SOS_EOS]))
+        write_text(folder / TOKENS, "".join(f"{token}\n" for token in [BLANK, UNKNOWN, *tokens, SOS_EOS]))
     logging.info("%s: %d tokens from %d lines of text", output, len(tokens) + _MODEL_SPECIALS, len(lines))
     return Path(output)
 

@@ -27,10 +27,10 @@ from espnet_todm.errors import UserError
 from espnet_todm.files import PathLike, atomic_directory, atomic_path, damage_told
 from espnet_todm.overlay import CONFIG
 from espnet_todm.trainers.checkpoint_files import save_checkpoint
+from espnet_todm.vocabulary import TOKENS
 
 README = "README.md"
 EXPORTS = (FOLDER, STREAMING_FOLDER)
-TOKENS = "tokens.txt"
 
 
 class Packed(NamedTuple):

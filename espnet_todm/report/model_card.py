@@ -15,6 +15,7 @@ from espnet_todm.overlay import CONFIG
 from espnet_todm.report.experiment import Experiment, load_experiment
 from espnet_todm.report.usage import espnet_example, plain_example
 from espnet_todm.scoring.scores import rate_cell
+from espnet_todm.vocabulary import SENTENCEPIECE, TOKENS
 
 _FRONT_MATTER = """---
 library_name: espnet
@@ -27,9 +28,9 @@ FILES = {
     WEIGHTS: "the weights; reading them runs no code",
     CONFIG: "the model's configuration, as ESPnet writes it",
     CARD: "cost, kept components, origin, and the SHA-256 of the weights",
-    "tokens.txt": "the tokens, one a line, the first of which is number 0",
+    TOKENS: "the tokens, one a line, the first of which is number 0",
     "feats_stats.npz": "mean and variance of the features",
-    "bpe.model": "sentencepiece's model of the tokens",
+    SENTENCEPIECE: "sentencepiece's model of the tokens",
     FOLDER: "the same model for onnxruntime and sherpa-onnx",
     STREAMING_FOLDER: "the same model for sherpa-onnx's online recognizer",
 }
@@ -124,7 +125,7 @@ def _experiment(folder: Path) -> Optional[Experiment]:
 
 
 def _is_there(folder: Path, name: str) -> bool:
-    return name == "tokens.txt" or (folder / name).exists()
+    return name == TOKENS or (folder / name).exists()
 
 
 def _optional(path: Path) -> dict[str, Any]:
