@@ -81,6 +81,7 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     from espnet_todm.decoders.stateless import StatelessDecoder
     from espnet_todm.models.options import check_configuration
     from espnet_todm.models.todm import TodmModel
+    from espnet_todm.parts import part_errors
     from espnet_todm.trainers.aux_loss import AuxLossTrainer
     from espnet_todm.trainers.base import SubnetTrainer
     from espnet_todm.trainers.baselines import RandomNestedTrainer, TopKTrainer, UniformTrainer, ZeroOutTrainer
@@ -114,7 +115,9 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     def build_model(cls: Any, args: Any) -> Any:
         if str(getattr(args, "model", None)).lower() == "todm":
             check_configuration(args, symbols["espnet2.tasks.asr", "encoder_choices"].classes)
-        model = build_stock_model(cls, args)
+            args.joint_net_conf = getattr(args, "joint_net_conf", None) or {}  # ESPnet's default is one it cannot take
+        with part_errors(args):
+            model = build_stock_model(cls, args)
         if isinstance(model, TodmModel):
             if isinstance(model.decoder, StatelessDecoder):  # ESPnet builds a joiner for its own transducer only
                 model.join(model.make_joint(getattr(args, "joint_net_conf", None) or {}))
