@@ -49,11 +49,15 @@ def build(cls: type, conf: Mapping[str, Any], where: str, *arguments: Any, **def
 
 def together(*checks: Callable[[], Any]) -> None:
     """Make all of these checks; raise one UserError with what each of them refuses, in one line."""
-    told = []
-    for check in checks:
-        try:
-            check()
-        except UserError as error:
-            told.append(str(error))
+    told = [line for check in checks for line in refusal(check)]
     if told:
         raise UserError("; ".join(told))
+
+
+def refusal(check: Callable[[], Any]) -> list[str]:
+    """What this check refuses: one line, or none."""
+    try:
+        check()
+    except UserError as error:
+        return [str(error)]
+    return []

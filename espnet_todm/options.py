@@ -16,6 +16,7 @@ from unittest import mock
 
 from espnet_todm.errors import UserError
 from espnet_todm.overlay import read_config
+from espnet_todm.parts import check_types
 from espnet_todm.trainers.inputs import check_run
 
 # Parts all of whose numbers are plain numbers; elsewhere text such as "16k" may be meant.
@@ -40,7 +41,9 @@ def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
         (choices.name, choices.classes, choices.optional) for choices in ASRTask.class_choices_list
     ]
     for name, classes, optional in (*parts, ("optim", optim_classes, False), ("scheduler", scheduler_classes, True)):
-        check_part(name, getattr(options, name), getattr(options, f"{name}_conf"), classes, optional)
+        conf = getattr(options, f"{name}_conf")
+        check_part(name, getattr(options, name), conf, classes, optional)
+        setattr(options, f"{name}_conf", conf or {})  # YAML has null for a key with nothing behind it
     check_run(options)
     return options
 
@@ -92,6 +95,8 @@ def check_part(
             raise UserError(f"{name}_conf: unknown key {key!r} for {value}; allowed: {', '.join(allowed)}")
         if name in NUMERIC and isinstance(entry, str) and _number(entry) is not None:
             raise UserError(f"{name}_conf.{key}: {entry!r} is text to YAML, not a number; write {_number(entry)}")
+    if cls is not None and name in NUMERIC:
+        check_types(f"{name}_conf", conf or {}, cls)
 
 
 def accepted_keys(cls: type) -> Optional[list[str]]:

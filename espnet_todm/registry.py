@@ -133,13 +133,16 @@ def _register_building(task: Any, subnet_trainers: Any, encoders: dict[str, Any]
     from espnet_todm.decoders.stateless import StatelessDecoder
     from espnet_todm.models.options import check_configuration
     from espnet_todm.models.todm import TodmModel
+    from espnet_todm.parts import part_errors
 
     build_stock_model = task.build_model.__func__
 
     def build_model(cls: Any, args: Any) -> Any:
         if str(getattr(args, "model", None)).lower() == "todm":
             check_configuration(args, encoders)
-        model = build_stock_model(cls, args)
+            args.joint_net_conf = getattr(args, "joint_net_conf", None) or {}  # ESPnet's default is one it cannot take
+        with part_errors(args):
+            model = build_stock_model(cls, args)
         if isinstance(model, TodmModel):
             if isinstance(model.decoder, StatelessDecoder):  # ESPnet builds a joiner for its own transducer only
                 model.join(model.make_joint(getattr(args, "joint_net_conf", None) or {}))

@@ -192,7 +192,7 @@ class TodmConformerEncoder(StackedEncoder):
         self.check(options, stock, lambda: self.take_chunks(options))
         conf = _block_conf(options)
         shapes = [_uniform_shape(options)] * num_blocks if blocks is None else parse_blocks(blocks, BlockShape)
-        self.build(options, shapes, partial(ElasticConformerBlock, conf, sizes=tuple(sizes or ())))
+        self.build(options, shapes, partial(ElasticConformerBlock, conf, sizes=tuple(map(str, sizes or ()))))
         self.finish(sizes, subnet, criterion, latency_table)
 
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:

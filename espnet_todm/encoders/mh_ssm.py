@@ -171,7 +171,7 @@ class TodmMhSsmEncoder(StackedEncoder):
         options = {k: v for k, v in locals().items() if k not in ("self", "unknown", "__class__")}
         self.check(options, unknown, lambda: _check_options(options))
         shapes = [_uniform_shape(options)] * num_blocks if blocks is None else parse_blocks(blocks, BlockShape)
-        self.build(options, shapes, partial(ElasticMhSsmBlock, options, tuple(sizes or ())))
+        self.build(options, shapes, partial(ElasticMhSsmBlock, options, tuple(map(str, sizes or ()))))
         self.finish(sizes, subnet, criterion, latency_table)
 
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:

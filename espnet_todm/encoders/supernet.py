@@ -91,8 +91,8 @@ class SupernetEncoder(AbsEncoder):
             self.measured_in(latency_table)
         self.component_table().check(criterion)
         self.criterion = criterion
-        self.size_specs = dict(sizes or {})
         self.sizes = resolve_sizes(sizes or {}, self.component_table(), criterion)
+        self.size_specs = {str(name): spec for name, spec in (sizes or {}).items()}
         self.subnet = self.find_subnet(subnet or FULL)
 
     def output_size(self) -> int:

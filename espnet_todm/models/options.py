@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 
+from espnet_todm.checks import check_number, refusal
 from espnet_todm.compat import is_classifier
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
@@ -48,7 +49,7 @@ def check_configuration(args: Any, encoders: Mapping[str, type]) -> None:
             f"encoder: {getattr(args, 'encoder', None)!r} is no supernet for model: todm; allowed: {allowed}"
         )
     elif problems:
-        problems += _refusal_of_encoder(encoder, getattr(args, "encoder_conf", None) or {})
+        problems += refusal(lambda: encoder(input_size=80, **(getattr(args, "encoder_conf", None) or {})))
     if problems:
         raise UserError("; ".join(problems))
 
@@ -61,6 +62,7 @@ def _refused_parts(args: Any) -> Iterable[str]:
     durations = (getattr(args, "model_conf", None) or {}).get("transducer_multi_blank_durations")
     if durations:
         yield f"transducer_multi_blank_durations: {durations} are not possible in model: todm; leave them out"
+    yield from _refused_labels(getattr(args, "model_conf", None) or {})
     ctc_type = (getattr(args, "ctc_conf", None) or {}).get("ctc_type", "builtin")
     if not ctc_type.startswith("builtin"):
         yield f"ctc_type: {ctc_type!r} is not possible in model: todm; allowed: builtin, builtin2"
@@ -68,12 +70,9 @@ def _refused_parts(args: Any) -> Iterable[str]:
         yield "use_lightning: Lightning does not tell model: todm its step; train with use_lightning false (bin.asr_train)"
 
 
-def _refusal_of_encoder(encoder: type, conf: Mapping[str, Any]) -> list[str]:
-    try:
-        encoder(input_size=80, **conf)
-    except UserError as error:
-        return [str(error)]
-    return []
+def _refused_labels(conf: Mapping[str, Any]) -> Iterable[str]:
+    if conf.get("aux_ctc"):
+        yield f"aux_ctc: {conf['aux_ctc']!r} is not possible in model: todm; all CTC is of the text: leave it out"
 
 
 def check_options(
@@ -89,8 +88,11 @@ def check_options(
         if key not in known
     ]
     check_marks(espnet.get("token_list", ()))
-    if espnet.get("aux_ctc"):
-        problems.append(f"aux_ctc: {espnet['aux_ctc']!r} is not possible in model: todm: all CTC is of the text")
+    problems += _refused_labels(espnet)
+    problems += refusal(lambda: check_number("ctc_weight", espnet.get("ctc_weight", 0.5), at_least=0, at_most=1))
+    problems += refusal(
+        lambda: check_number("interctc_weight", espnet.get("interctc_weight", 0.0), at_least=0, below=1)
+    )
     if autocast is not None and autocast not in DTYPES:
         problems.append(f"autocast: {autocast!r} is unknown; allowed: {', '.join(DTYPES)} or leave it out")
     if output_layers not in OUTPUT_LAYERS:

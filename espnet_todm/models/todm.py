@@ -67,9 +67,9 @@ class TodmModel(ESPnetASRModel):
         check_options(autocast, output_layers, distil_attention, espnet)
         decoder, joint = espnet["decoder"], espnet.pop("joint_network", None)
         transducer = isinstance(decoder, (TransducerDecoder, StatelessDecoder))
-        if transducer:  # ESPnet would ask for a loss that is on no package index
-            super().__init__(**{**espnet, "decoder": None, "joint_network": None, "ctc_weight": 1.0})
-            self.decoder, self.ctc_weight = decoder, espnet.get("ctc_weight", 0.5)
+        if transducer:  # with its joiner ESPnet would ask for a loss that is on no package index
+            super().__init__(**{**espnet, "joint_network": None, "ctc_weight": 0.5})  # any at which it keeps both
+            self.ctc_weight = espnet.get("ctc_weight", 0.5)
             self.ctc = self.ctc if self.ctc_weight else None
         else:
             super().__init__(**espnet, joint_network=None)

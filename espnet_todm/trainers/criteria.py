@@ -31,6 +31,11 @@ def check_criteria(model: TodmModel, options: Any, schedules: Iterable[type]) ->
     if all(isinstance(criterion, (list, tuple)) for criterion in best) and tuple(map(tuple, best)) == DEFAULT_BEST:
         in_use = in_use[len(best) :]
     wrong = [f"{option}: {_written(given)}" for option, given in in_use if not _is_reported(option, given, names)]
+    odd = [
+        f"{option}: {_written(given)}" for option, given in in_use if not wrong and given[2:] and given[2] not in MODES
+    ]
+    if odd:
+        raise UserError(f"{'; '.join(odd)}: the last word must be {' or '.join(MODES)}")
     if wrong:
         told = "; ".join(f"{phase}: {', '.join(known)}" for phase, known in names.items())
         raise UserError(f"{'; '.join(wrong)}: no such value is reported by this training; there are {told}")
@@ -49,8 +54,8 @@ def _in_use(options: Any, schedules: Iterable[type]) -> Iterator[tuple[str, Sequ
 def _is_reported(option: str, given: Any, names: Mapping[str, Sequence[str]]) -> bool:
     if not isinstance(given, (list, tuple)) or len(given) != (2 if option.startswith("val_scheduler") else 3):
         return False
-    phase, key, *mode = given
-    return key in names.get(phase, ()) and all(word in MODES for word in mode)
+    phase, key = given[:2]
+    return key in names.get(phase, ())
 
 
 def _written(given: Any) -> str:

@@ -15,6 +15,7 @@ from espnet_todm.components import Cost
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Batch
 from espnet_todm.models.todm import TodmModel
+from espnet_todm.parts import part_errors
 from espnet_todm.trainers.cost import random_batch
 from espnet_todm.trainers.criteria import check_criteria
 from espnet_todm.trainers.espnet_options import check_training
@@ -50,14 +51,16 @@ def dry_run(options: argparse.Namespace, vocabulary: int, utterances: int = 2, s
     check_number("utterances", utterances, at_least=1, whole=True)
     check_number("seconds", seconds, at_least=1)
     torch.manual_seed(options.seed)
-    model, optimizer, schedule = build(options, vocabulary)
+    with part_errors(options):
+        model, optimizer, schedule = build(options, vocabulary)
     model.train()
     batch = random_batch(vocabulary, options.input_size, utterances, seconds)
     trainer = model.subnet_trainer
     for step in [0] if trainer is None else trainer.steps_to_try(model):
         model.step = step
         rate, start = optimizer.param_groups[0]["lr"], time.perf_counter()
-        loss = _step(model, batch, optimizer, options)
+        with part_errors(options, runs=True):
+            loss = _step(model, batch, optimizer, options)
         if schedule is not None:
             schedule.step()
         seconds = time.perf_counter() - start

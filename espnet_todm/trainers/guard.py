@@ -16,6 +16,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.files import make_folder
 from espnet_todm.lifetime import end_forks_with_this, end_with_parent
 from espnet_todm.overlay import CONFIG, read_yaml
+from espnet_todm.parts import part_errors
 from espnet_todm.trainers.checkpoint_files import check_checkpoint
 from espnet_todm.trainers.espnet_options import check_training
 from espnet_todm.trainers.faults import faults_told, told_by_rank
@@ -39,6 +40,7 @@ def guarded_training(options: argparse.Namespace) -> Iterator[None]:
             stack.enter_context(told_by_rank())
             end_with_parent()
         stack.enter_context(faults_told())
+        stack.enter_context(part_errors(options))
         check_training(options)
         refuse_code(pipes=not hook.runs_pipes)
         check_run(options)

@@ -56,7 +56,6 @@ def test_what_is_reported_or_not_used_passes(ctc_weight: float, given: dict[str,
     ("given", "words"),
     [
         ({"best_model_criterion": [["valid", "acc", "max"]]}, ["best_model_criterion: [valid, acc, max]"]),
-        ({"best_model_criterion": [["valid", "cer_ctc", "low"]]}, ["[valid, cer_ctc, low]"]),
         ({"best_model_criterion": [["test", "loss", "min"]]}, ["[test, loss, min]"]),
         ({"best_model_criterion": [["train", "loss_middle", "min"]]}, ["[train, loss_middle, min]"]),
         ({"best_model_criterion": [["valid", "acc"]]}, ["best_model_criterion: [valid, acc]"]),
@@ -78,6 +77,13 @@ def test_what_is_not_reported_is_refused_with_all_that_is(given: dict[str, Any],
     for word in (*words, told):
         assert word in str(error.value), str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_mode_that_is_none_is_said_to_be_that() -> None:
+    with pytest.raises(
+        UserError, match=r"^best_model_criterion: \[valid, cer_ctc, low\]: the last word must be min or max$"
+    ):
+        check_criteria(trained_by(), options(best_model_criterion=[["valid", "cer_ctc", "low"]]), [])
 
 
 @pytest.mark.parametrize("given", [[], None, "valid,loss,min"])

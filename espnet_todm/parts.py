@@ -1,0 +1,91 @@
+"""Parts of a configuration (encoder, decoder, optimizer, ...) whose classes cannot be made of it: told in one line.
+
+What ESPnet's and torch's classes raise of a wrong value names neither the part nor the option.
+"""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Optional
+
+from espnet_todm.errors import UserError, one_line
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+@contextmanager
+def part_errors(options: Any, runs: bool = False) -> Iterator[None]:
+    """Raises UserError, which names the part, for an exception out of the making of a class that ``options`` choose and,
+    where the code only ``runs`` to try them, out of a forward pass of ESPnet's classes among them."""
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        part = _part(error, options, runs)
+        if part is None:
+            raise
+        raise UserError(f"{part} {_told(error)}") from error
+
+
+def check_types(where: str, conf: Mapping[str, Any], cls: type) -> None:
+    """Raises UserError for a value of ``conf`` that is not of the plain number or truth value that ``cls`` declares."""
+    try:
+        declared = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    except (NameError, TypeError, AttributeError):  # annotations of other packages may name what is not there
+        return
+    for key, value in conf.items():
+        kind = declared.get(key)
+        if kind in KINDS and not _is(value, kind) and not (value is None and _default(cls, key) is None):
+            raise UserError(f"{where}.{key}: {value!r} must be {KINDS[kind]}")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is bool:
+        return isinstance(value, int) and value in (0, 1)
+    allowed = int if kind is int else (int, float)
+    return isinstance(value, allowed) and not isinstance(value, bool)
+
+
+def _default(cls: type, key: str) -> Any:
+    return inspect.signature(cls).parameters[key].default
+
+
+def _part(error: Exception, options: Any, runs: bool) -> Optional[str]:
+    """``decoder: 'transformer'``, when the exception came out of its ``__init__``, or out of its ``forward``."""
+    chosen = _chosen(options)
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        cls = type(frame.f_locals.get("self"))
+        made = frame.f_code.co_name == "__init__"
+        ran = runs and frame.f_code.co_name == "forward" and not cls.__module__.startswith("espnet_todm.")
+        if cls in chosen and (made or ran):
+            return chosen[cls]
+    return None
+
+
+def _chosen(options: Any) -> dict[type, str]:
+    from espnet2.asr_transducer.joint_network import JointNetwork
+    from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+    from espnet2.tasks.asr import ASRTask
+
+    chosen: dict[type, str] = {JointNetwork: "joint_net_conf:"}
+    parts = [(choices.name, choices.classes) for choices in ASRTask.class_choices_list]
+    for name, classes in (*parts, ("optim", optim_classes), ("scheduler", scheduler_classes)):
+        value = getattr(options, name, None)
+        cls = classes.get(str(value).lower())
+        if isinstance(cls, type):
+            chosen[cls] = f"{name}: {value!r}"
+    return chosen
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"needs the package {error.name}, which is not installed"
+    message = one_line(error)
+    if isinstance(error, AssertionError):  # says what must hold in its source alone
+        message = f"{traceback.extract_tb(error.__traceback__)[-1].line} {error}".strip()
+    return f"does not work with its options: {message}"
