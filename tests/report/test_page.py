@@ -162,6 +162,7 @@ def test_what_was_not_measured_is_left_out(scored: Path) -> None:
 def test_components_kept_are_shown_block_by_block(scored: Path) -> None:
     write_text(scored / "config.yaml", yaml.safe_dump({"encoder": "todm_conformer", "encoder_conf": ENCODER}))
     card = {"format": "espnet_todm.card/1", "name": "small", "cost": {"params": 1}, "kept": half().to_json()}
+    card.update(encoder="todm_conformer", encoder_conf={}, vocabulary={})
     write_json(scored / "subnets" / "small" / "card.json", card)
     (scored / "subnets" / "full" / "card.json").unlink()
     weights = {"small": [0.5] * len(TABLE.components)}

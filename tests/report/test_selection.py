@@ -50,6 +50,7 @@ def test_the_page_links_pictures_of_cards_and_history(tmp_path) -> None:
     (experiment / "subnets" / "half").mkdir(parents=True)
     (experiment / "config.yaml").write_text(yaml.safe_dump({"encoder": "todm_conformer", "encoder_conf": ENCODER}))
     card = {"format": "espnet_todm.card/1", "name": "half", "kept": half().to_json()}
+    card.update(cost={"params": 1}, encoder="todm_conformer", encoder_conf={}, vocabulary={})
     write_json(experiment / "subnets" / "half" / "card.json", card)
     weights = {"half": [0.5] * len(TABLE.components)}
     lines = [json.dumps({"step": step, "weights": weights}) for step in (0, 10, 10, 20)]
