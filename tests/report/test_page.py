@@ -18,6 +18,7 @@ from espnet_todm.latency import FORMAT as COMPONENTS
 from espnet_todm.report.experiment import load_experiment
 from espnet_todm.report.page import PAGE, write_page
 from espnet_todm.scoring.scores import rate_cell
+from tests.cards import write_card
 from tests.report.test_results import ENVIRONMENT
 from tests.report.test_selection import ENCODER, TABLE, half
 
@@ -161,9 +162,7 @@ def test_what_was_not_measured_is_left_out(scored: Path) -> None:
 
 def test_components_kept_are_shown_block_by_block(scored: Path) -> None:
     write_text(scored / "config.yaml", yaml.safe_dump({"encoder": "todm_conformer", "encoder_conf": ENCODER}))
-    card = {"format": "espnet_todm.card/1", "name": "small", "cost": {"params": 1}, "kept": half().to_json()}
-    card.update(encoder="todm_conformer", encoder_conf={}, vocabulary={})
-    write_json(scored / "subnets" / "small" / "card.json", card)
+    write_card(scored / "subnets" / "small", "small", cost={"params": 1}, kept=half().to_json())
     (scored / "subnets" / "full" / "card.json").unlink()
     weights = {"small": [0.5] * len(TABLE.components)}
     write_text(scored / "selection.jsonl", "".join(json.dumps({"step": i, "weights": weights}) + "\n" for i in (0, 9)))

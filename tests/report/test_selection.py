@@ -10,9 +10,10 @@ import yaml
 
 from espnet_todm.components import FULL, Key, Subnet
 from espnet_todm.errors import UserError
-from espnet_todm.files import to_json, write_json
+from espnet_todm.files import to_json
 from espnet_todm.report.selection import Choice, choices, describe, read_history, share_table
 from espnet_todm.report.selection_page import selection_section
+from tests.cards import write_card
 from tests.conftest import conformer
 
 OPTIONS = {"output_size": 16, "attention_heads": 4, "linear_units": 32, "num_blocks": 3, "macaron_style": True}
@@ -49,9 +50,7 @@ def test_the_page_links_pictures_of_cards_and_history(tmp_path) -> None:
     experiment = tmp_path / "exp"
     (experiment / "subnets" / "half").mkdir(parents=True)
     (experiment / "config.yaml").write_text(yaml.safe_dump({"encoder": "todm_conformer", "encoder_conf": ENCODER}))
-    card = {"format": "espnet_todm.card/1", "name": "half", "kept": half().to_json()}
-    card.update(cost={"params": 1}, encoder="todm_conformer", encoder_conf={}, vocabulary={})
-    write_json(experiment / "subnets" / "half" / "card.json", card)
+    write_card(experiment / "subnets" / "half", "half", kept=half().to_json())
     weights = {"half": [0.5] * len(TABLE.components)}
     lines = [json.dumps({"step": step, "weights": weights}) for step in (0, 10, 10, 20)]
     (experiment / "selection.jsonl").write_text("\n".join(lines) + "\n")

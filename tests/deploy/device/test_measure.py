@@ -23,8 +23,9 @@ from espnet_todm.deploy.device.inputs import read_utterances, write_inputs
 from espnet_todm.deploy.device.measure import Process, Target, Times, find_targets, measure
 from espnet_todm.deploy.device.table import FORMAT, HEADER, paired_ratio, results, table
 from espnet_todm.errors import UserError
-from espnet_todm.files import read_json, write_json
+from espnet_todm.files import read_json
 from espnet_todm.memory import peak_memory, reset_peak, resident_memory
+from tests.cards import write_card
 
 SIZES = {"full": 4e8, "medium": 2e8, "small": 1e8}  # FLOPs per second of speech
 
@@ -35,8 +36,7 @@ def experiment(tmp_path: Path) -> Path:
     for size, flops in SIZES.items():
         folder = tmp_path / "exp" / "subnets" / size
         (folder / "onnx").mkdir(parents=True)
-        card = {"format": "espnet_todm.card/1", "name": size, "cost": {"flops_per_second": flops}}
-        write_json(folder / "card.json", card)
+        write_card(folder, size, cost={"flops_per_second": flops})
         (folder / "model.safetensors").write_bytes(b"0" * 1000)
         for name in ("model.onnx", "model.int8.onnx"):
             (folder / "onnx" / name).write_bytes(b"0" * int(flops / 1e5))
