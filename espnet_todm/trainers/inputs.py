@@ -11,7 +11,7 @@ from typing import Any
 
 from espnet_todm.checks import check_number
 from espnet_todm.errors import UserError, last_line
-from espnet_todm.files import PathLike, read_lines, split_key
+from espnet_todm.files import PathLike, has_mark, read_lines, split_key
 from espnet_todm.trainers.faults import faults_told
 
 SETS = ("train", "valid")
@@ -112,6 +112,11 @@ class Batches:
 def _keys(path: PathLike, name: str) -> dict[str, None]:
     keys = dict.fromkeys(split_key(line)[0] for line in read_lines(path))
     keys.pop("", None)
+    if has_mark(path):  # nothing to this package, but ESPnet reads these tables itself
+        raise UserError(
+            f"{path}: begins with a byte order mark, which ESPnet takes for a part of the first name; save it as UTF-8 "
+            f"without BOM: sed -i '1s/^\\xEF\\xBB\\xBF//' {path}"
+        )
     if not keys:
         raise UserError(f"{name} set: {path} holds no utterance")
     return keys

@@ -43,6 +43,10 @@ def train(data: Path, *more: str, **changes: Any) -> None:
             lambda data: keep(data / "text", slice(3, None)),
             r"text: lacks 3 of 12 utterances of .*speech_shape, the first is utt00; collect the statistics again",
         ),
+        (
+            lambda data: (data / "text").write_text((data / "text").read_text(), encoding="utf-8-sig"),
+            r"text: begins with a byte order mark, .* sed -i '1s/\^\\xEF\\xBB\\xBF//' .*text$",
+        ),
         (lambda data: keep(data / "text_shape", slice(11)), r"text_shape: lacks 1 of 12 utterances .* utt11"),
     ],
 )
