@@ -121,7 +121,8 @@ class Evaluator:
     def loss(self, subnet: Subnet) -> float:
         """The training's task loss (CTC, attention, transducer, as the config weighs them), in nats per reference token.
 
-        Without the losses of an intermediate CTC, which say nothing of what the subnet writes. Infinite where it is no number.
+        Without the losses of an intermediate CTC, which say nothing of what the subnet writes. Infinite where it is no
+        number.
         """
         total, tokens, named = 0.0, 0, self.named(subnet)
         for part, encoded in self._encode(named):
