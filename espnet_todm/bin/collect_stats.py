@@ -2,7 +2,12 @@
 
 Example: python -m espnet_todm.bin.collect_stats --train_scp dump/fbank/train/feats.scp \\
     --valid_scp dump/fbank/dev/feats.scp \\
-    --tokens data/token_list/char/tokens.txt --output exp/stats --jobs 4 -- --config conf/train_todm.yaml ...
+    --tokens data/token_list/char/tokens.txt --output exp/stats --jobs 4 -- --config conf/train_todm.yaml \\
+    --input_size 80 --use_preprocessor true --token_type char \\
+    --train_data_path_and_name_and_type dump/fbank/train/feats.scp,speech,kaldi_ark \\
+    --train_data_path_and_name_and_type dump/fbank/train/text,text,text \\
+    --valid_data_path_and_name_and_type dump/fbank/dev/feats.scp,speech,kaldi_ark \\
+    --valid_data_path_and_name_and_type dump/fbank/dev/text,text,text
 """
 
 from __future__ import annotations
@@ -27,7 +32,8 @@ def main(arguments: Sequence[str]) -> None:
     from espnet_todm.data.statistics import append_vocabulary, collect_statistics
 
     launcher = launcher_arguments(options)
-    collect_statistics(options.training, options.train_scp, options.valid_scp, options.output, **launcher)
+    known = [] if "--token_list" in options.training else ["--token_list", options.tokens]
+    collect_statistics([*options.training, *known], options.train_scp, options.valid_scp, options.output, **launcher)
     append_vocabulary(options.output, len(read_tokens(options.tokens)))
 
 
