@@ -149,7 +149,7 @@ def test_a_second_run_skips_and_other_options_make_it_again(tmp_path, monkeypatc
 def test_an_output_that_cannot_be_written_is_named(tmp_path):
     pytest.importorskip("espeakng_loader", reason="espeakng-loader is not installed: pip install espnet_todm[mini]")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="output="):
+    with pytest.raises(UserError, match="file: is a file, but must be a folder"):
         make_mini_corpus(tmp_path / "file", SMALL)
 
 
