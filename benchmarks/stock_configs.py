@@ -45,7 +45,7 @@ TEN_LINES = {
 SIZES = {"medium": {"depth": 0.75, "ffn": 0.75}, "small": {"depth": 0.5, "ffn": 0.5}}
 # Options of a configuration's parts that say how wide a layer is.
 WIDTHS = ("output_size", "linear_units", "cgmlp_linear_units", "hidden_size", "joint_space_size")
-SECONDS_EACH = 600
+TASKS_A_PROCESS = 30  # then a fresh one, so that nothing piles up
 
 
 @dataclass(frozen=True)
@@ -115,17 +115,18 @@ def signature(config: Mapping[str, Any]) -> str:
     return json.dumps(told, sort_keys=True, default=str)
 
 
-def attempt(path: str, config: Mapping[str, Any], connection: Any) -> None:
-    """In a process of its own: send (result, line)."""
+def attempt(task: tuple[Path, dict[str, Any]]) -> tuple[Path, str, str]:
+    """In another process: a configuration's path and the configuration -> path, result, line."""
+    path, config = task
     try:
         with tempfile.TemporaryDirectory() as folder:
-            connection.send(_try(config, Path(folder)))
+            return path, *_try(config, Path(folder))
     except UserError as error:
-        connection.send((REFUSED, str(error)))
+        return path, REFUSED, str(error)
     except BaseException as error:  # whatever it is: it was to be one line
         place = traceback.extract_tb(error.__traceback__)[-1]
         words = " ".join(str(error).split())[:160]
-        connection.send((WRONG, f"{type(error).__name__}: {words} ({Path(place.filename).name}:{place.lineno})"))
+        return path, WRONG, f"{type(error).__name__}: {words} ({Path(place.filename).name}:{place.lineno})"
 
 
 def _try(config: Mapping[str, Any], folder: Path) -> tuple[str, str]:
@@ -139,7 +140,7 @@ def _try(config: Mapping[str, Any], folder: Path) -> tuple[str, str]:
     audio = config.get("frontend") is not None or not config.get("input_size")
     size = [] if audio else ["--input_size", "80"]
     options = parse_training(["--config", str(written), "--token_list", "-", "--output_dir", "-", *size])
-    dry_run(options, vocabulary=30, utterances=2, seconds=3.0)
+    dry_run(options, vocabulary=30, utterances=2, seconds=2.0)
     model, _, _ = build(options, 30)
     whole = Supernet(model.eval(), {**vars(options), "normalize": None}, {"config": str(written)})
     for name, subnet in model.encoder.sizes.items():
@@ -151,38 +152,16 @@ def run_all(configs: Mapping[Path, dict[str, Any]], width: int, folder: Path, jo
     """Outcomes of all configurations, in order."""
     changed = {path: supernet(config, width) for path, config in configs.items()}
     first = {signature(config): path for path, config in reversed(changed.items())}
-    waiting, running, done = list(first.values()), {}, {}
+    tasks = [(path, changed[path]) for path in first.values()]
     context = multiprocessing.get_context("fork")  # ESPnet is imported once
-    with tqdm(total=len(waiting), unit="configuration", disable=None) as progress:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                path = waiting.pop(0)
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=attempt, args=(str(path), changed[path], theirs))
-                process.start()
-                theirs.close()
-                running[ours] = path, process
-            for ours in multiprocessing.connection.wait(list(running), timeout=SECONDS_EACH) or list(running):
-                path, process = running.pop(ours)
-                done[path] = received(ours)
-                process.kill()
-                progress.update()
+    with context.Pool(jobs, maxtasksperchild=TASKS_A_PROCESS) as pool:
+        finished = tqdm(pool.imap_unordered(attempt, tasks), total=len(tasks), unit="configuration")
+        done = {path: (result, line) for path, result, line in finished}
     outcomes = []
     for path, config in configs.items():
         result, line = done[first[signature(changed[path])]]
         outcomes.append(Outcome(path.relative_to(folder).as_posix(), config["encoder"], result, line))
     return outcomes
-
-
-def received(connection: Any) -> tuple[str, str]:
-    """What the process sent, or that it did not."""
-    try:
-        if connection.poll():
-            result: tuple[str, str] = connection.recv()
-            return result
-    except EOFError:
-        return WRONG, "the process died"
-    return WRONG, f"took more than {SECONDS_EACH} s"
 
 
 def report(outcomes: Sequence[Outcome], label: str, width: int, command: str) -> str:
