@@ -16,10 +16,10 @@ from flashlight.lib.text.dictionary import Dictionary
 from espnet_todm.data.arpa import read_vocabulary, write_body
 from espnet_todm.data.spelling import read_spellings, word_parts
 from espnet_todm.data.transcripts import composed
+from espnet_todm.deploy.text import NEVER
 from espnet_todm.errors import UserError, last_line
 from espnet_todm.vocabulary import SPACE, UNKNOWN
 
-FORBIDDEN = -1e4  # what cannot be written; not -inf, from which sums of probabilities become NaN
 _LN10 = math.log(10)
 _WORD = -1  # in a node of the trie: a word may end here
 
@@ -129,14 +129,14 @@ class WordScorer(LM):
 
     def _extend(self, prefix: _Prefix, token: int) -> _Prefix:
         if token in self.words.silent:
-            return _Prefix(prefix.context, prefix.word, prefix.node, FORBIDDEN)
+            return _Prefix(prefix.context, prefix.word, prefix.node, NEVER)
         begins, text = self.words.parts[token]
         context, score = self._end_word(prefix) if begins else (prefix.context, 0.0)
         node = self.words.trie if begins else prefix.node
         if node is not None and token != self.words.space:
             node = node.get(token)
             if node is None:
-                node, score = {}, score + FORBIDDEN
+                node, score = {}, score + NEVER
         return _Prefix(context, text if begins else prefix.word + text, node, score)
 
     def _end_word(self, prefix: _Prefix) -> tuple[Optional[LMState], float]:
@@ -144,7 +144,7 @@ class WordScorer(LM):
         if prefix.ended is None:
             prefix.ended = prefix.context, 0.0
             if prefix.node is not None and prefix.node is not self.words.trie and _WORD not in prefix.node:
-                prefix.ended = prefix.context, FORBIDDEN
+                prefix.ended = prefix.context, NEVER
             elif prefix.word:
                 context, score = self.words.score(prefix.context, prefix.word)
                 prefix.ended = context, self.lm_weight * score + self.word_score
