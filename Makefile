@@ -14,7 +14,7 @@ PYTHON39 ?= $(shell for python in python3.9 $$(pyenv root 2>/dev/null)/versions/
 # Every file with a test marked k2, and what shows that the package works there, from its registration to a training. Files,
 # each once: given a folder and a file in it, pytest leaves out the folder's others.
 TESTS_K2 = $(sort $(shell grep -rlE --include='test_*.py' 'mark\.k2\b' tests) $(wildcard tests/losses/test_*.py tests/models/test_*.py) \
-  tests/test_registry.py tests/deploy/test_extract.py tests/trainers/test_resume.py tests/trainers/test_checkpoint_files.py)
+  tests/espnet/test_registry.py tests/deploy/test_extract.py tests/trainers/test_resume.py tests/espnet/test_checkpoint_files.py)
 
 .PHONY: venv demo test test-k2 run-k2 lint docs clean
 

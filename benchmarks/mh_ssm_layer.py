@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_todm.bench.step_cost import memory_mib
 from espnet_todm.elastic.attention import ElasticAttention
-from espnet_todm.elastic.base import Context, ElasticModule, Kept
+from espnet_todm.elastic.base import Context, ElasticModule, KeepIndices
 from espnet_todm.elastic.state_space import ElasticStateSpace
-from espnet_todm.files import write_text
-from espnet_todm.processor import cpu_model
-from espnet_todm.trainers.cost import memory_mib
+from espnet_todm.util.files import write_text
+from espnet_todm.util.processor import cpu_model
 
 SSM = "MH-SSM"
 
@@ -35,7 +35,7 @@ SSM = "MH-SSM"
 class FusedAttention(ElasticAttention):
     """The same attention by torch's fused kernel, which never holds all scores. It has no place for relative positions."""
 
-    def run(self, x: Tensor, context: Context, kept: Kept, gates: Optional[Tensor]) -> Tensor:
+    def run(self, x: Tensor, context: Context, kept: KeepIndices, gates: Optional[Tensor]) -> Tensor:
         query, key, value = (self._heads(x, f"linear_{name}", kept) for name in "qkv")
         mixed = F.scaled_dot_product_attention(query, key, value)
         return self.linear_out(mixed.transpose(1, 2).flatten(2))

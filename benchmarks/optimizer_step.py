@@ -18,8 +18,8 @@ from typing import Callable
 import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
-from espnet_todm.files import write_text
 from espnet_todm.optim.scaled_adam import ScaledAdam
+from espnet_todm.util.files import write_text
 
 BASELINE = "AdamW(foreach=True)"
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

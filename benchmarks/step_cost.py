@@ -4,7 +4,7 @@
 
 Each step trains the subnets of a method: max, middle and min size as slices (kd, the second stage of OrthoSoftmax), or
 the max size and a gated pass at its full width (the first stage). It may cost at most --limit times what its parts cost
-alone, (F + sum E_i) (see espnet_todm/trainers/cost.py), and at most --limit times one model's peak memory; else status 1.
+alone, (F + sum E_i) (see espnet_todm/bench/step_cost.py), and at most --limit times one model's peak memory; else status 1.
 """
 
 from __future__ import annotations
@@ -21,13 +21,7 @@ import torch
 from espnet2.asr.ctc import CTC
 from espnet2.asr_transducer.joint_network import JointNetwork
 
-from espnet_todm.decoders.stateless import StatelessDecoder
-from espnet_todm.encoders.conformer import TodmConformerEncoder
-from espnet_todm.files import write_text
-from espnet_todm.models.todm import TodmModel
-from espnet_todm.report.environment import cpu_model
-from espnet_todm.trainers.base import SubnetTrainer
-from espnet_todm.trainers.cost import (
+from espnet_todm.bench.step_cost import (
     SINGLE,
     SUPERNET,
     Memory,
@@ -38,8 +32,14 @@ from espnet_todm.trainers.cost import (
     random_batch,
     summary,
 )
+from espnet_todm.decoders.stateless import StatelessDecoder
+from espnet_todm.encoders.conformer import TodmConformerEncoder
+from espnet_todm.models.todm import TodmModel
+from espnet_todm.report.environment import cpu_model
+from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.kd import KDTrainer
 from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
+from espnet_todm.util.files import write_text
 
 VOCABULARY = 500
 PREDICTOR = 256  # width of the transducer's predictor and joiner

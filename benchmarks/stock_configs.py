@@ -33,8 +33,8 @@ from tqdm import tqdm
 
 import espnet_todm
 from espnet_todm.errors import UserError
-from espnet_todm.files import write_text
-from espnet_todm.markdown import markdown_table
+from espnet_todm.util.files import write_text
+from espnet_todm.util.markdown import markdown_table
 
 WORKS, REFUSED, WRONG = "works", "refused", "wrong"
 TEN_LINES = {
@@ -130,9 +130,9 @@ def attempt(task: tuple[Path, dict[str, Any]]) -> tuple[Path, str, str]:
 
 
 def _try(config: Mapping[str, Any], folder: Path) -> tuple[str, str]:
+    from espnet_todm.bench.dry_run import build, dry_run
     from espnet_todm.deploy.extract import Supernet, extract
-    from espnet_todm.options import parse_training
-    from espnet_todm.trainers.dry_run import build, dry_run
+    from espnet_todm.espnet.options import parse_training
 
     torch.set_num_threads(1)
     written = folder / "train.yaml"

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from espnet_todm.files import write_text
+from espnet_todm.bench.step_cost import Memory, in_own_process, memory_mib
 from espnet_todm.losses.transducer import pruned_loss, transducer_loss
 from espnet_todm.losses.transducer_pruning import gather_ranges, prune_ranges, simple_loss
-from espnet_todm.processor import cpu_model
-from espnet_todm.trainers.cost import Memory, in_own_process, memory_mib
+from espnet_todm.util.files import write_text
+from espnet_todm.util.processor import cpu_model
 
 BASELINE = "torchaudio, full"
 CASES = (BASELINE, "torch, full", "torch, pruned", "k2, full", "k2, pruned")

@@ -10,6 +10,6 @@ __version__ = "0.1.0"
 
 def register() -> None:
     """Make the encoders, models, optimizers and trainers of this package known to ESPnet. Idempotent."""
-    from espnet_todm.registry import register as _register
+    from espnet_todm.espnet.registry import register as _register
 
     _register()

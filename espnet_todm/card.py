@@ -9,8 +9,8 @@ from typing import Any, Optional
 from espnet_todm import __version__
 from espnet_todm.components import ComponentTable, Subnet
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, hash_file, read_json
-from espnet_todm.vocabulary import describe
+from espnet_todm.util.files import PathLike, hash_file, read_json
+from espnet_todm.util.vocabulary import describe
 
 FORMAT = "espnet_todm.card/1"
 CARD = "card.json"

@@ -8,9 +8,9 @@ from typing import Any, Union
 
 from torch import nn
 
-from espnet_todm.amounts import format_amount
 from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
+from espnet_todm.util.units import format_amount
 
 Counts = Mapping[tuple[int, str], int]  # components kept of (layer, module): the first ones
 SizeSpec = Union[float, Mapping[str, Any]]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_todm.card import CARD, FORMAT
-from espnet_todm.files import write_json
+from espnet_todm.util.files import write_json
 
 
 def write_card(folder: Path, name: str, **entries: Any) -> None:

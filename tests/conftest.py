@@ -14,10 +14,10 @@ from espnet_todm.components import Subnet
 from espnet_todm.encoders.branchformer import TodmBranchformerEncoder
 from espnet_todm.encoders.conformer import TodmConformerEncoder
 from espnet_todm.encoders.e_branchformer import TodmEBranchformerEncoder
+from espnet_todm.encoders.latency import LatencyTable, Line, fingerprint
 from espnet_todm.encoders.mh_ssm import TodmMhSsmEncoder
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.encoders.transformer import TodmTransformerEncoder
-from espnet_todm.latency import LatencyTable, Line, fingerprint
 
 torch.set_num_threads(1)
 # How fast a machine is at the moment is nothing that a test may fail for.

@@ -44,12 +44,12 @@ def sources(command: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_exist_with_their_options(page: Path) -> None:
     for name in re.findall(r"python -m espnet_todm\.bin\.(\w+)", page.read_text(encoding="utf-8")):
-        assert (ROOT / "espnet_todm" / "bin" / f"{name}.py").is_file(), name
+        assert find_spec(f"espnet_todm.bin.{name}") is not None, name
     for line in "".join(blocks(page)).replace("\\\n", " ").splitlines():
         if not line.startswith("python -m "):
             continue
         words = shlex.split(line, comments=True)
-        known = sources(ROOT / (words[2].replace(".", "/") + ".py"))
+        known = sources(Path(str(getattr(find_spec(words[2]), "origin", ""))))
         for option in (word for word in words if word.startswith("--") and word != "--"):
             # An argument of a parser, or a field of a dataclass that the options are made of.
             assert f'"{option}"' in known or re.search(rf"^    {option[2:]}: ", known, re.MULTILINE), (

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from espnet_todm import startup
 from espnet_todm.errors import UserError
+from espnet_todm.espnet import startup
 from tests.tiny_training import python
 
 # Says whether ESPnet's ASR task knows our names, in the main process and in a spawned child; as in ESPnet's commands, what
@@ -122,7 +122,7 @@ def test_hook_leaves_other_imports_alone() -> None:
     program = (
         "import sys; before = len(sys.meta_path)\n"
         "from espnet_todm import hook; hook.install(); hook.install()\n"
-        "import json.tool, espnet2; print(len(sys.meta_path) - before, 'espnet_todm.registry' in sys.modules)"
+        "import json.tool, espnet2; print(len(sys.meta_path) - before, 'espnet_todm.espnet.registry' in sys.modules)"
     )
     assert python(["-c", program]).stdout.split() == ["1", "False"]
 
@@ -165,7 +165,7 @@ def test_missing_and_protected_folders_are_named(tmp_path: Path, monkeypatch: py
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("espnet_todm.startup.write_text", refuse)
+    monkeypatch.setattr("espnet_todm.espnet.startup.write_text", refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
     for action in (startup.switch_on, startup.switch_off):
         with pytest.raises(UserError, match=r"cannot be changed \(Permission denied\).*espnet_todm.run") as error:

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_todm.amounts import format_amount
 from espnet_todm.components import Component, ComponentTable, Cost, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import (
@@ -21,6 +20,7 @@ from espnet_todm.sizes import (
     round_share,
     uniform,
 )
+from espnet_todm.util.units import format_amount
 from tests.conftest import conformer
 
 CRITERION = st.sampled_from(["params", "flops", "latency"])

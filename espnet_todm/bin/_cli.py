@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any, Callable, NoReturn, Optional
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import FULL
-from espnet_todm.lifetime import end_with_starter
+from espnet_todm.util.files import FULL
+from espnet_todm.util.lifetime import end_with_starter
 
 _USERS_ERRORS = (
     *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from espnet_todm import hook, register
 from espnet_todm.bin._cli import run
-from espnet_todm.deploy.optional import needed
 from espnet_todm.errors import UserError
+from espnet_todm.util.optional import needed
 
 hook.install(pipes=False)
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     from espnet2.tasks.lm import LMTask
 
     from espnet_todm.data.archives import refuse_code
-    from espnet_todm.registry import check_model_files
+    from espnet_todm.espnet.registry import check_model_files
 
     refuse_code()
     check_model_files(LMTask)
@@ -70,8 +70,8 @@ def _config_with_subnet(config: str, subnet: str, output_dir: str) -> Path:
     """A copy of the training config whose encoder runs one subnet: beside the results, since it says what was decoded."""
     import yaml
 
-    from espnet_todm.deploy.load import read_config
-    from espnet_todm.files import write_text
+    from espnet_todm.espnet.load import read_config
+    from espnet_todm.util.files import write_text
 
     if config is None or output_dir is None:
         raise UserError("--subnet needs --asr_train_config (the supernet's) and --output_dir")

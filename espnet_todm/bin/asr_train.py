@@ -19,8 +19,8 @@ def main(arguments: Sequence[str]) -> None:
     register()
     from espnet2.tasks.asr import ASRTask
 
-    from espnet_todm.options import checkpoint_errors, parse_training, print_config
-    from espnet_todm.trainers.faults import faults_told
+    from espnet_todm.espnet.faults import faults_told
+    from espnet_todm.espnet.options import checkpoint_errors, parse_training, print_config
 
     options = parse_training(arguments)
     if options.print_config:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from espnet_todm import register
 from espnet_todm.bin._cli import Parser, run
-from espnet_todm.launch import add_launcher_arguments, launch, launcher_arguments
+from espnet_todm.util.launch import add_launcher_arguments, launch, launcher_arguments
 
 if TYPE_CHECKING:
-    from espnet_todm.deploy.decoding.options import SearchOptions
+    from espnet_todm.decode.options import SearchOptions
 
 
 def add_search_arguments(parser: argparse.ArgumentParser, default: str = "greedy") -> None:
@@ -39,7 +39,7 @@ def add_search_arguments(parser: argparse.ArgumentParser, default: str = "greedy
 
 def search_options(parsed: argparse.Namespace) -> SearchOptions:
     """What the arguments above say. Raises UserError for what is not allowed."""
-    from espnet_todm.deploy.decoding.options import SearchOptions
+    from espnet_todm.decode.options import SearchOptions
 
     names = ("beam_size", "beam_threshold", "lm", "lexicon", "lm_weight", "word_score")
     return SearchOptions(parsed.search, **{name: getattr(parsed, name) for name in names})
@@ -73,10 +73,10 @@ def _parser() -> Parser:
 def main(arguments: Sequence[str]) -> None:
     parsed = _parser().parse_args(arguments)
     register()
-    from espnet_todm.deploy.decoding.context import parse_context
-    from espnet_todm.deploy.decoding.decode import Work, decode_sets
-    from espnet_todm.deploy.decoding.features import input_table
-    from espnet_todm.deploy.decoding.scales import FOLDER, PRIOR, scaled
+    from espnet_todm.decode.context import parse_context
+    from espnet_todm.decode.decode import Work, decode_sets
+    from espnet_todm.decode.features import input_table
+    from espnet_todm.decode.scales import FOLDER, PRIOR, scaled
     from espnet_todm.deploy.folder import subnet_folders
 
     search, context = search_options(parsed), parse_context(parsed.chunk)

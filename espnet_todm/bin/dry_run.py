@@ -11,8 +11,8 @@ import logging
 from collections.abc import Sequence
 
 from espnet_todm import hook, register
-from espnet_todm.acoustics import MEL_BINS
 from espnet_todm.bin._cli import Parser, run
+from espnet_todm.util.acoustics import MEL_BINS
 
 hook.install(pipes=False)
 
@@ -36,9 +36,9 @@ def main(arguments: Sequence[str]) -> None:
     register()
     import torch
 
-    from espnet_todm.markdown import markdown_table
-    from espnet_todm.options import parse_training
-    from espnet_todm.trainers.dry_run import dry_run
+    from espnet_todm.bench.dry_run import dry_run
+    from espnet_todm.espnet.options import parse_training
+    from espnet_todm.util.markdown import markdown_table
 
     torch.set_num_threads(1)
     stand_ins = ["--token_list", "-", "--output_dir", "-"]  # required, but nothing is read there or written

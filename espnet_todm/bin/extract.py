@@ -35,10 +35,10 @@ def _parser() -> Parser:
 def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     register()
-    from espnet_todm.deploy.decoding.features import read_features
+    from espnet_todm.decode.features import read_features
     from espnet_todm.deploy.extract import extract, load_supernet, pick_subnets
-    from espnet_todm.deploy.load import read_config
-    from espnet_todm.overlay import best_model
+    from espnet_todm.espnet.config_inheritance import best_model
+    from espnet_todm.espnet.load import read_config
 
     checkpoint = options.asr_model_file
     if checkpoint is None:

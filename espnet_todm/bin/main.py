@@ -29,7 +29,7 @@ FIRST = ("extract", "search", "export", "parity", "latency", "fine-tune", "pack"
 
 def commands() -> dict[str, str]:
     """Names of the commands -> modules, those of FIRST first."""
-    found = [info.name for info in pkgutil.iter_modules(commands_package.__path__)]
+    found = sorted(info.name for info in pkgutil.iter_modules(commands_package.__path__) if not info.ispkg)
     names = {name.replace("_", "-"): name for name in found if not name.startswith("_") and name != "main"}
     order = [*(name for name in FIRST if name in names), *(name for name in names if name not in FIRST)]
     return {name: f"{commands_package.__name__}.{names[name]}" for name in order}
@@ -37,7 +37,8 @@ def commands() -> dict[str, str]:
 
 def docstring(module: str) -> str:
     """A command's docstring, read without importing it."""
-    path = Path(commands_package.__path__[0]) / f"{module.rpartition('.')[2]}.py"
+    file = f"{module.rpartition('.')[2]}.py"
+    path = next(path for folder in commands_package.__path__ if (path := Path(folder) / file).is_file())
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 

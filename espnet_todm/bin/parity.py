@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Optional
 from espnet_todm import register
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.util.files import PathLike
 
 if TYPE_CHECKING:
     from espnet_todm.deploy.parity.gate import Origin

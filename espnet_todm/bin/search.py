@@ -68,12 +68,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> None:
     options = parse(arguments)
     register()
-    from espnet_todm.amounts import parse_amount
     from espnet_todm.deploy.extract import load_supernet
-    from espnet_todm.deploy.load import read_config
-    from espnet_todm.files import make_folder
-    from espnet_todm.overlay import CONFIG, best_model
+    from espnet_todm.espnet.config_inheritance import CONFIG, best_model
+    from espnet_todm.espnet.load import read_config
     from espnet_todm.search.subnet_search import SearchPlan, SubnetSearch, parse_budgets
+    from espnet_todm.util.files import make_folder
+    from espnet_todm.util.units import parse_amount
 
     plan = SearchPlan(
         storage=options.storage or f"sqlite:///{options.output / 'study.db'}",
@@ -112,9 +112,9 @@ def evaluator(
     limit: Optional[int] = None,
 ) -> Evaluator:
     """What scores on a set."""
-    from espnet_todm.deploy.decoding.features import input_table, read_features
-    from espnet_todm.files import read_table
+    from espnet_todm.decode.features import input_table, read_features
     from espnet_todm.search.evaluate import Evaluator, spread
+    from espnet_todm.util.files import read_table
 
     references = spread(read_table(text or options.data / split / "text"), limit)
     calibration = None

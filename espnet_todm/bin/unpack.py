@@ -19,8 +19,8 @@ def main(arguments: Sequence[str]) -> None:
     parsed = parser.parse_args(arguments)
 
     register()
-    from espnet_todm.deploy.load import load_extracted
     from espnet_todm.deploy.pack import unpack
+    from espnet_todm.espnet.load import load_extracted
 
     folder = unpack(parsed.archive, parsed.output or parsed.archive.with_suffix(""))
     model, _ = load_extracted(folder)

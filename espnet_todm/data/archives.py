@@ -16,7 +16,7 @@ from kaldiio import matio
 from kaldiio.utils import open_like_kaldi
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.util.files import PathLike
 
 
 def refuse_code(pipes: bool = True) -> None:

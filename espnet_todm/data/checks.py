@@ -17,14 +17,14 @@ from typing import Optional
 
 from tqdm import tqdm
 
-from espnet_todm.acoustics import SAMPLING_RATE
-from espnet_todm.completion import MARKER, atomic_stage, fingerprint
 from espnet_todm.data.audio import Measure
 from espnet_todm.data.encoder_input import ANY_LENGTH, Shortest
 from espnet_todm.data.features import read_measures
 from espnet_todm.data.tables import PROBLEMS, Problem, read_problems, write_problems, write_speakers
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, read_json, read_table, write_table
+from espnet_todm.util.acoustics import SAMPLING_RATE
+from espnet_todm.util.files import PathLike, read_json, read_table, write_table
+from espnet_todm.util.stage_marker import MARKER, atomic_stage, fingerprint
 
 QUARANTINE = "quarantine.tsv"
 LENGTH_REASONS = ("too-short", "too-long")  # chosen by the user's limits; all other reasons are faults of the data

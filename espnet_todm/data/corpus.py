@@ -16,7 +16,6 @@ from typing import Any, Callable, Optional, Union
 from lhotse import Recording, SupervisionSegment
 from lhotse.cut import MonoCut
 
-from espnet_todm.completion import atomic_stage, fingerprint
 from espnet_todm.data.audio import in_words, libsndfile
 from espnet_todm.data.headers import cut_off
 from espnet_todm.data.librispeech import list_utterances
@@ -24,7 +23,8 @@ from espnet_todm.data.listing import Reader, Utterance
 from espnet_todm.data.tables import PROBLEMS, Problem, read_cuts, read_problems, write_data_folder, write_problems
 from espnet_todm.data.transcripts import plain_texts
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.util.files import PathLike
+from espnet_todm.util.stage_marker import atomic_stage, fingerprint
 
 _HEADER_THREADS = 8  # headers wait for the disk, not for a core
 _HEADERS_AT_ONCE = 4096

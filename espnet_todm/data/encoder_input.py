@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from espnet_todm.acoustics import MEL_BINS
-from espnet_todm.checks import build, check_number
 from espnet_todm.errors import UserError
-from espnet_todm.overlay import read_config
+from espnet_todm.espnet.config_inheritance import read_config
+from espnet_todm.util.acoustics import MEL_BINS
+from espnet_todm.util.checks import build, check_number
 
 _PARTS = ("encoder", "frontend")
 

@@ -26,12 +26,11 @@ import soundfile
 from lhotse import Fbank, FbankConfig
 from lhotse.cut import MonoCut
 
-from espnet_todm.acoustics import MEL_BINS, SAMPLING_RATE
-from espnet_todm.completion import MARKER, exclusive, fingerprint, is_complete, mark_complete
 from espnet_todm.data.audio import Measure, libsndfile, read
 from espnet_todm.data.tables import CUTS, DAMAGED, is_whole, iterate_cuts
 from espnet_todm.errors import UserError
-from espnet_todm.files import (
+from espnet_todm.util.acoustics import MEL_BINS, SAMPLING_RATE
+from espnet_todm.util.files import (
     PathLike,
     atomic_directory,
     atomic_path,
@@ -41,7 +40,8 @@ from espnet_todm.files import (
     write_json,
     write_text,
 )
-from espnet_todm.launch import launch
+from espnet_todm.util.launch import launch
+from espnet_todm.util.stage_marker import MARKER, exclusive, fingerprint, is_complete, mark_complete
 
 FEATS_TYPES = ("fbank", "raw")
 # Kaldi's matrix compressions by kaldiio's numbers. Bytes per value and largest error seen on log energies of

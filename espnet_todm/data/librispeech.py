@@ -13,7 +13,7 @@ from pathlib import Path
 from espnet_todm.data import listing
 from espnet_todm.data.listing import Listing, Utterance, files_below, split_folder
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, read_lines, split_key
+from espnet_todm.util.files import PathLike, read_lines, split_key
 
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg")
 TRANSCRIPTS = ".trans.txt"

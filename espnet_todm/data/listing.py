@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.util.files import PathLike
 
 _NAMES_SHOWN = 12
 _TO_THE_END = "-1"  # for an end; Kaldi's way to say so

@@ -19,11 +19,11 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.data import mini_speech as speech
 from espnet_todm.data.mini_text import SPLITS, make_sentences
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_directory, read_json, write_json
+from espnet_todm.util.acoustics import SAMPLING_RATE
+from espnet_todm.util.files import PathLike, atomic_directory, read_json, write_json
 
 FORMAT = "espnet_todm.mini_corpus/1"
 FOLDER = "LibriSpeech"

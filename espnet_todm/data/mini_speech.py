@@ -21,8 +21,8 @@ import numpy as np
 from scipy.fft import next_fast_len
 from scipy.signal import resample_poly
 
-from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.errors import UserError
+from espnet_todm.util.acoustics import SAMPLING_RATE
 
 PEAK = 0.95
 # Names of espeak-ng's voice files of English; "en" is its British voice.

@@ -17,7 +17,7 @@ from lhotse.cut import MonoCut
 from tqdm import tqdm
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, damage_told, read_lines, write_table, write_text
+from espnet_todm.util.files import PathLike, damage_told, read_lines, write_table, write_text
 
 CUTS = "cuts.jsonl.gz"
 DAMAGED = "remove its folder and run stage 1 (data) again"  # what to do

@@ -20,7 +20,7 @@ from espnet_todm.data import listing
 from espnet_todm.data.headers import sphere_seconds
 from espnet_todm.data.listing import Listing, Utterance, files_below, parse_times, split_folder
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, read_lines
+from espnet_todm.util.files import PathLike, read_lines
 
 INNER = "TEDLIUM_release2"
 UNKNOWN_CHOICES = ("keep", "remove")

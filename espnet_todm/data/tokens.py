@@ -18,11 +18,11 @@ from typing import Optional
 
 import sentencepiece
 
-from espnet_todm.completion import atomic_stage
 from espnet_todm.data.transcripts import plain_text
 from espnet_todm.errors import UserError, last_line
-from espnet_todm.files import PathLike, read_lines, split_key, write_text
-from espnet_todm.vocabulary import BLANK, SENTENCEPIECE, SOS_EOS, SPACE, TOKENS, UNKNOWN, WORD_MARK
+from espnet_todm.util.files import PathLike, read_lines, split_key, write_text
+from espnet_todm.util.stage_marker import atomic_stage
+from espnet_todm.util.vocabulary import BLANK, SENTENCEPIECE, SOS_EOS, SPACE, TOKENS, UNKNOWN, WORD_MARK
 
 TOKEN_TYPES = ("unigram", "bpe", "char")
 _MODEL_SPECIALS = 3  # <unk>, <s>, </s>

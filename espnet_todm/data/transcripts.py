@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from espnet_todm.data.listing import Utterance
-from espnet_todm.files import BYTE_ORDER_MARK
+from espnet_todm.util.files import BYTE_ORDER_MARK
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _OTHER_SPACE = re.compile(r"[\x00-\x1f\x7f-\x9f]|[^\S ]")  # what is shown in the log

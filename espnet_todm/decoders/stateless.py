@@ -14,7 +14,7 @@ from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espnet_todm.checks import check_number
+from espnet_todm.util.checks import check_number
 
 State = tuple[Tensor, Optional[Tensor]]
 

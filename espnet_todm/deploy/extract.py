@@ -11,19 +11,19 @@ from typing import Any, Optional, cast
 import torch
 from torch import Tensor
 
-from espnet_todm.amounts import parse_amount
 from espnet_todm.card import CARD, TRAINED_AS, make_card
 from espnet_todm.components import FULL, Subnet
 from espnet_todm.deploy.folder import write_config, write_images, write_weights
-from espnet_todm.deploy.load import build_model, read_trained_config, read_weights
 from espnet_todm.deploy.stock import STOCK, as_supernet
 from espnet_todm.elastic.convolution import ElasticConvolution
-from espnet_todm.encoders.supernet import Front, SupernetEncoder
+from espnet_todm.encoders.supernet import SubsampledFeatures, SupernetEncoder
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_directory, hash_file, write_json
+from espnet_todm.espnet.load import build_model, read_trained_config, read_weights
 from espnet_todm.models.options import OPTIONS
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.sizes import fit_budget
+from espnet_todm.util.files import PathLike, atomic_directory, hash_file, write_json
+from espnet_todm.util.units import parse_amount
 
 # Options of a supernet's training config that a small model has no use for.
 SUPERNET_OPTIONS = ("subnet_trainer", "subnet_trainer_conf", "init_param", "model", "model_conf")
@@ -136,7 +136,9 @@ def recalibrate(model: TodmModel, encoder: SupernetEncoder, features: Iterable[T
     estimate_statistics(model, encoder, calibration_fronts(model, encoder, features))
 
 
-def calibration_fronts(model: TodmModel, encoder: SupernetEncoder, features: Iterable[Tensor]) -> Iterator[Front]:
+def calibration_fronts(
+    model: TodmModel, encoder: SupernetEncoder, features: Iterable[Tensor]
+) -> Iterator[SubsampledFeatures]:
     """Utterances (T, F), one by one, as the blocks of ``encoder`` get them. One that is too short for a frame is left out.
 
     Raises UserError when no other is there.
@@ -152,21 +154,21 @@ def calibration_fronts(model: TodmModel, encoder: SupernetEncoder, features: Ite
             normalised, lengths = model.normalize(normalised, lengths)
         if model.preencoder is not None:
             normalised, lengths = model.preencoder(normalised, lengths)
-        yield encoder.front(normalised, lengths)
+        yield encoder.subsample(normalised, lengths)
     if not used:
         raise UserError("--calibrate: no utterance is long enough for a frame of the encoder")
 
 
 @torch.no_grad()
-def estimate_statistics(model: TodmModel, encoder: SupernetEncoder, fronts: Iterable[Front]) -> None:
+def estimate_statistics(model: TodmModel, encoder: SupernetEncoder, fronts: Iterable[SubsampledFeatures]) -> None:
     """Batch norm statistics of a small encoder of ``model`` as the mean over ``fronts``, one utterance each."""
     modules = [module for module in encoder.modules() if isinstance(module, ElasticConvolution)]
     for module in modules:
         module.train()
-    for count, front in enumerate(fronts, 1):
+    for count, subsampled in enumerate(fronts, 1):
         for module in modules:
             module.momentum = 1 / count
-        encoder.blocks(front, between=model.between(FULL))
+        encoder.blocks(subsampled, between=model.between(FULL))
     encoder.eval()
 
 
@@ -204,7 +206,7 @@ def _largest_difference(supernet: Supernet, subnet: Subnet, model: torch.nn.Modu
     noise = torch.randn(1, 200, supernet.encoder.input_size, generator=torch.Generator().manual_seed(0))
     lengths = torch.tensor([200])
     between = supernet.model.between(subnet.name)
-    expected = supernet.encoder.blocks(supernet.encoder.front(noise, lengths), subnet, between=between)
+    expected = supernet.encoder.blocks(supernet.encoder.subsample(noise, lengths), subnet, between=between)
     feeding = {"ctc": model.ctc} if supernet.encoder.interctc_use_conditioning else {}
     encoded = model.encoder(noise, lengths, **feeding)[0]  # type: ignore[operator]
     encoded = encoded[0] if isinstance(encoded, tuple) else encoded  # beside what was taken between blocks

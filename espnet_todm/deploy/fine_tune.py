@@ -17,14 +17,14 @@ from typing import Any
 import yaml
 
 from espnet_todm.card import CARD, TRAINED_AS, WEIGHTS, read_card
-from espnet_todm.checks import check_number
 from espnet_todm.deploy.folder import write_config, write_images, write_weights
-from espnet_todm.deploy.load import load_checkpoint, load_extracted, read_config
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_directory, hash_file, make_folder, read_json, write_json, write_text
-from espnet_todm.overlay import CONFIG, best_model
-from espnet_todm.trainers.checkpoint_files import save_checkpoint
+from espnet_todm.espnet.checkpoint_files import save_checkpoint
+from espnet_todm.espnet.config_inheritance import CONFIG, best_model
+from espnet_todm.espnet.load import load_checkpoint, load_extracted, read_config
 from espnet_todm.trainers.cpu_processes import train
+from espnet_todm.util.checks import check_number
+from espnet_todm.util.files import PathLike, atomic_directory, hash_file, make_folder, read_json, write_json, write_text
 
 ENTRY = "fine_tuned"  # of the card
 SUFFIX = "_ft"

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from espnet_todm.card import CARD, WEIGHTS, identify_weights
-from espnet_todm.data.statistics import check_statistics
-from espnet_todm.deploy.load import FILE_OPTIONS
 from espnet_todm.errors import UserError, one_line
-from espnet_todm.files import PathLike, read_json
-from espnet_todm.overlay import CONFIG
-from espnet_todm.trainers.checkpoint_files import save_checkpoint
+from espnet_todm.espnet.checkpoint_files import save_checkpoint
+from espnet_todm.espnet.config_inheritance import CONFIG
+from espnet_todm.espnet.load import FILE_OPTIONS
+from espnet_todm.espnet.statistics import check_statistics
+from espnet_todm.util.files import PathLike, read_json
 
 IMAGES = "images"  # ESPnet's name
 CHECKPOINT = "model.pth"  # the same weights for ESPnet, which reads no safetensors

@@ -21,13 +21,13 @@ import torch
 
 from espnet_todm.card import CARD, WEIGHTS
 from espnet_todm.deploy.folder import CHECKPOINT, write_config
-from espnet_todm.deploy.load import FILE_OPTIONS, load_extracted
 from espnet_todm.deploy.onnx.folder import FOLDER, STREAMING_FOLDER
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_directory, atomic_path, damage_told
-from espnet_todm.overlay import CONFIG
-from espnet_todm.trainers.checkpoint_files import save_checkpoint
-from espnet_todm.vocabulary import TOKENS
+from espnet_todm.espnet.checkpoint_files import save_checkpoint
+from espnet_todm.espnet.config_inheritance import CONFIG
+from espnet_todm.espnet.load import FILE_OPTIONS, load_extracted
+from espnet_todm.util.files import PathLike, atomic_directory, atomic_path, damage_told
+from espnet_todm.util.vocabulary import TOKENS
 
 README = "README.md"
 EXPORTS = (FOLDER, STREAMING_FOLDER)

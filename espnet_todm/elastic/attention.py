@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, last_linear
+from espnet_todm.elastic.base import Context, Cut, ElasticModule, KeepIndices, last_linear
 
 _ROWS = ("linear_q.weight", "linear_q.bias", "linear_k.weight", "linear_k.bias", "linear_v.weight", "linear_v.bias")
 
@@ -52,13 +52,18 @@ class ElasticAttention(ElasticModule):
             products += frames * offsets * self.linear_out.in_features
         return 2.0 * (projections + products)
 
-    def run(self, x: Tensor, context: Context, kept: Kept, gates: Optional[Tensor]) -> Tensor:
+    def run(self, x: Tensor, context: Context, kept: KeepIndices, gates: Optional[Tensor]) -> Tensor:
         mask = context.mask if context.visible is None else context.visible
         result: Tensor = self(x, context.positions, mask, kept, gates)
         return result
 
     def forward(
-        self, x: Tensor, positions: Optional[Tensor], mask: Tensor, kept: Kept = None, gates: Optional[Tensor] = None
+        self,
+        x: Tensor,
+        positions: Optional[Tensor],
+        mask: Tensor,
+        kept: KeepIndices = None,
+        gates: Optional[Tensor] = None,
     ) -> Tensor:
         """x (B, T, D), positions (1, 2T-1, D), legacy ones (1, T, D), or None, mask (B, 1, T) or (B, T, T) true at frames to
         see -> (B, T, D)."""
@@ -66,7 +71,7 @@ class ElasticAttention(ElasticModule):
         return self._attend(query, key, value, positions, mask, kept, gates)
 
     def stream(
-        self, x: Tensor, past: Tensor, positions: Optional[Tensor], mask: Tensor, kept: Kept = None
+        self, x: Tensor, past: Tensor, positions: Optional[Tensor], mask: Tensor, kept: KeepIndices = None
     ) -> tuple[Tensor, Tensor]:
         """A chunk of C frames behind L frames of left context, whose keys and values are ``past``.
 
@@ -87,7 +92,7 @@ class ElasticAttention(ElasticModule):
         value: Tensor,
         positions: Optional[Tensor],
         mask: Tensor,
-        kept: Kept,
+        kept: KeepIndices,
         gates: Optional[Tensor],
     ) -> Tensor:
         """query (B, H, T, head_dim), key, value (B, H, S, head_dim), mask (B, 1 or T, S) -> (B, T, D)."""
@@ -98,7 +103,7 @@ class ElasticAttention(ElasticModule):
         weight, bias = self.take("linear_out.weight", kept), self.linear_out.bias
         return last_linear(context, weight, bias, gates)
 
-    def _heads(self, x: Tensor, name: str, kept: Kept) -> Tensor:
+    def _heads(self, x: Tensor, name: str, kept: KeepIndices) -> Tensor:
         """x (B, T, D) -> (B, H, T, head_dim)."""
         bias = self.take(f"{name}.bias", kept) if name != "linear_pos" else None
         return self._split(F.linear(x, self.take(f"{name}.weight", kept), bias))
@@ -108,7 +113,9 @@ class ElasticAttention(ElasticModule):
         # Not unflatten: in an ONNX export all shapes after it are constants.
         return projected.view(projected.size(0), projected.size(1), -1, self.head_dim).transpose(1, 2)
 
-    def _scores(self, query: Tensor, key: Tensor, positions: Optional[Tensor], mask: Tensor, kept: Kept) -> Tensor:
+    def _scores(
+        self, query: Tensor, key: Tensor, positions: Optional[Tensor], mask: Tensor, kept: KeepIndices
+    ) -> Tensor:
         """query (B, H, T, head_dim), key (B, H, S, head_dim) -> unscaled scores (B, H, T, S)."""
         if positions is None:
             return query @ key.transpose(-2, -1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from espnet_todm.components import FULL
 
-Kept = Optional[tuple[int, ...]]  # component indices, ascending; None keeps all
+KeepIndices = Optional[tuple[int, ...]]  # component indices, ascending; None keeps all
 
 
 class Context(NamedTuple):
@@ -54,7 +54,7 @@ class ElasticModule(nn.Module):
         self.components = components
         self._indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
 
-    def run(self, x: Tensor, context: Context, kept: Kept, gates: Optional[Tensor]) -> Tensor:
+    def run(self, x: Tensor, context: Context, kept: KeepIndices, gates: Optional[Tensor]) -> Tensor:
         """``forward`` with what it needs of ``context``, as blocks call every module: x (B, T, D) -> (B, T, D)."""
         del context  # nothing, unless a subclass says so
         result: Tensor = self(x, kept=kept, gates=gates)
@@ -72,13 +72,13 @@ class ElasticModule(nn.Module):
         """Parameters that are there as soon as the module keeps anything."""
         return sum(p.numel() for n, p in self.named_parameters() if n not in self.cuts)
 
-    def take(self, name: str, kept: Kept) -> Tensor:
+    def take(self, name: str, kept: KeepIndices) -> Tensor:
         """The part of the tensor ``name`` that belongs to the kept components: a view when they are adjacent."""
         owner, _, leaf = name.rpartition(".")
         tensor = getattr(self.get_submodule(owner), leaf)
         return self.cut(tensor, self.cuts[name], kept) if name in self.cuts else tensor
 
-    def cut(self, tensor: Tensor, cut: Cut, kept: Kept) -> Tensor:
+    def cut(self, tensor: Tensor, cut: Cut, kept: KeepIndices) -> Tensor:
         """The kept components of a tensor that is laid out as ``cut`` says."""
         if kept is None:
             return tensor
@@ -120,7 +120,7 @@ class ElasticModule(nn.Module):
         return self._indices[kept, device]
 
 
-def share_of(kept: Kept, components: int) -> float:
+def share_of(kept: KeepIndices, components: int) -> float:
     """The share of the components that runs, in (0, 1]."""
     return 1.0 if kept is None else len(kept) / components
 

@@ -109,7 +109,7 @@ class ElasticBlock(nn.Module):
         """x (B, T, D) and what the modules that run add to it, one after another -> (B, T, D)."""
         for slot in running:
             branch = self.dropout(self.branch(x, slot, choice, context))
-            x = x + scaled(self.without_some(branch, choice.drop.get(slot.name, 0.0)), choice.scale)
+            x = x + scaled(self.stochastic_depth(branch, choice.drop.get(slot.name, 0.0)), choice.scale)
         return x
 
     def branch(self, x: Tensor, slot: Slot, choice: LayerChoice, context: Context) -> Tensor:
@@ -122,7 +122,7 @@ class ElasticBlock(nn.Module):
         output = module.run(getattr(self, slot.norm)(x), context, kept, gates)
         return self.ff_scale * output if slot.kind == "ffn" else output
 
-    def without_some(self, branch: Tensor, rate: float) -> Tensor:
+    def stochastic_depth(self, branch: Tensor, rate: float) -> Tensor:
         """branch (B, T, D) with whole utterances at zero, the others scaled up so that its expectation stays."""
         if not (self.training and rate):
             return branch

@@ -8,7 +8,7 @@ from typing import ClassVar, Optional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, adapted, last_linear, share_of
+from espnet_todm.elastic.base import Context, Cut, ElasticModule, KeepIndices, adapted, last_linear, share_of
 from espnet_todm.elastic.block import LAYER_NORM_EPS
 from espnet_todm.elastic.convolution import channel_norm, check_kernel, depthwise
 from espnet_todm.errors import UserError
@@ -69,11 +69,11 @@ class ElasticCgMlp(ElasticModule):
     def flops(self, frames: int) -> float:
         return 2.0 * frames * sum(p.numel() for p in self.parameters() if p.dim() > 1)
 
-    def run(self, x: Tensor, context: Context, kept: Kept, gates: Optional[Tensor]) -> Tensor:
+    def run(self, x: Tensor, context: Context, kept: KeepIndices, gates: Optional[Tensor]) -> Tensor:
         result: Tensor = self(x, context.mask, kept, gates)
         return result
 
-    def forward(self, x: Tensor, mask: Tensor, kept: Kept = None, gates: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, kept: KeepIndices = None, gates: Optional[Tensor] = None) -> Tensor:
         """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D)."""
         weight, bias = self.take("channel_proj1.0.weight", kept), self.take("channel_proj1.0.bias", kept)
         value, gate = F.gelu(F.linear(x, weight, bias)).chunk(2, dim=-1)  # (B, T, C) each

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.compat import computes_in_bfloat16_on_cpu
 from espnet_todm.components import FULL
-from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, last_linear, spread
+from espnet_todm.elastic.base import Context, Cut, ElasticModule, KeepIndices, last_linear, spread
 from espnet_todm.errors import UserError
+from espnet_todm.util.compat import computes_in_bfloat16_on_cpu
 
 NORMS = ("batch_norm", "layer_norm")
 NARROW = 16  # channels up to which torch 2.11 hangs in bfloat16, see depthwise
@@ -70,19 +70,19 @@ class ElasticConvolution(ElasticModule):
         convolutions = (self.pointwise_conv1, self.depthwise_conv, self.pointwise_conv2)
         return 2.0 * frames * sum(convolution.weight.numel() for convolution in convolutions)
 
-    def run(self, x: Tensor, context: Context, kept: Kept, gates: Optional[Tensor]) -> Tensor:
+    def run(self, x: Tensor, context: Context, kept: KeepIndices, gates: Optional[Tensor]) -> Tensor:
         result: Tensor = self(x, context.mask, kept, gates, context.size)
         return result
 
     def forward(
-        self, x: Tensor, mask: Tensor, kept: Kept = None, gates: Optional[Tensor] = None, size: str = FULL
+        self, x: Tensor, mask: Tensor, kept: KeepIndices = None, gates: Optional[Tensor] = None, size: str = FULL
     ) -> Tensor:
         """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D). ``size`` picks the batch norm statistics."""
         weight, bias = self.take("depthwise_conv.weight", kept), self.take("depthwise_conv.bias", kept)
         padding = (weight.size(-1) - 1, 0) if self.causal else None
         return self._after(depthwise(self._before(x, kept), mask, weight, bias, padding), kept, gates, size)
 
-    def stream(self, x: Tensor, past: Tensor, kept: Kept = None, size: str = FULL) -> tuple[Tensor, Tensor]:
+    def stream(self, x: Tensor, past: Tensor, kept: KeepIndices = None, size: str = FULL) -> tuple[Tensor, Tensor]:
         """A chunk of a causal module: x (B, C, D), the K-1 filtered frames before it as ``past`` (B, K-1, channels) ->
         (B, C, D), the next chunk's past. Before the first frame of speech ``past`` is zero."""
         weight, bias = self.take("depthwise_conv.weight", kept), self.take("depthwise_conv.bias", kept)
@@ -90,13 +90,13 @@ class ElasticConvolution(ElasticModule):
         filtered = F.conv1d(window.transpose(1, 2), weight, bias, groups=len(weight)).transpose(1, 2)
         return self._after(filtered, kept, None, size), window[:, x.size(1) :]
 
-    def _before(self, x: Tensor, kept: Kept) -> Tensor:
+    def _before(self, x: Tensor, kept: KeepIndices) -> Tensor:
         """x (B, T, D) -> what is filtered, (B, T, C)."""
         # Pointwise convolutions as matrix products on (B, T, C): no transposes around them.
         weight, bias = self.take("pointwise_conv1.weight", kept), self.take("pointwise_conv1.bias", kept)
         return F.glu(F.linear(x, weight.squeeze(-1), bias), dim=-1)
 
-    def _after(self, x: Tensor, kept: Kept, gates: Optional[Tensor], size: str) -> Tensor:
+    def _after(self, x: Tensor, kept: KeepIndices, gates: Optional[Tensor], size: str) -> Tensor:
         """What was filtered, x (B, T, C) -> (B, T, D)."""
         x = self.activation(self._normalise(x, kept, gates, size))
         weight, bias = self.take("pointwise_conv2.weight", kept), self.take("pointwise_conv2.bias", kept)
@@ -113,7 +113,7 @@ class ElasticConvolution(ElasticModule):
         moments = (f"size_norms.{size}.{name}" for size in self.size_norms for name in ("running_mean", "running_var"))
         return {**super().reordered(), **dict.fromkeys(moments, Cut(0))}
 
-    def _normalise(self, x: Tensor, kept: Kept, gates: Optional[Tensor], size: str) -> Tensor:
+    def _normalise(self, x: Tensor, kept: KeepIndices, gates: Optional[Tensor], size: str) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
         if isinstance(self.norm, nn.BatchNorm1d):
             return self._batch_norm(x.transpose(1, 2), kept, size).transpose(1, 2)
@@ -124,7 +124,7 @@ class ElasticConvolution(ElasticModule):
         """The batch norm whose running statistics the subnet of this name uses."""
         return self.size_norms[size] if size in self.size_norms else self.norm
 
-    def _batch_norm(self, x: Tensor, kept: Kept, size: str) -> Tensor:
+    def _batch_norm(self, x: Tensor, kept: KeepIndices, size: str) -> Tensor:
         """x (B, C, T) -> (B, C, T)."""
         weight, bias = self.take("norm.weight", kept), self.take("norm.bias", kept)
         owner = self._statistics(size)
@@ -141,7 +141,7 @@ class ElasticConvolution(ElasticModule):
         return x
 
     @torch.no_grad()
-    def _store(self, owner: nn.Module, mean: Tensor, variance: Tensor, kept: Kept) -> None:
+    def _store(self, owner: nn.Module, mean: Tensor, variance: Tensor, kept: KeepIndices) -> None:
         """Make these (C,) the running statistics of the kept channels. One NaN utterance would stay in them for good, so a
         channel whose new ones are not finite keeps its own; decided on the device, which nobody has to wait for."""
         finite = mean.isfinite() & variance.isfinite()

@@ -8,7 +8,7 @@ from typing import ClassVar, Optional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Cut, ElasticModule, Kept, adapted, last_linear, share_of
+from espnet_todm.elastic.base import Cut, ElasticModule, KeepIndices, adapted, last_linear, share_of
 from espnet_todm.errors import UserError
 
 
@@ -46,7 +46,7 @@ class ElasticFeedForward(ElasticModule):
     def flops(self, frames: int) -> float:
         return 2.0 * frames * (self.w_1.weight.numel() + self.w_2.weight.numel())
 
-    def forward(self, x: Tensor, kept: Kept = None, gates: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, kept: KeepIndices = None, gates: Optional[Tensor] = None) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
         hidden = self.activation(F.linear(x, self.take("w_1.weight", kept), self.take("w_1.bias", kept)))
         rate = self.dropout * share_of(kept, self.components) if self.adaptive_dropout else self.dropout

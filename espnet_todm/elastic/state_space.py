@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Context, Cut, ElasticModule, Kept, last_linear
+from espnet_todm.elastic.base import Context, Cut, ElasticModule, KeepIndices, last_linear
 from espnet_todm.errors import UserError
 
 INITS = ("lin", "inv")
@@ -106,11 +106,11 @@ class ElasticStateSpace(ElasticModule):
         transforms = stack * channels * (1 + 2 * directions) * 2.5 * length * math.log2(length)
         return 2.0 * (frames * weights + kernels) + transforms
 
-    def run(self, x: Tensor, context: Context, kept: Kept, gates: Optional[Tensor]) -> Tensor:
+    def run(self, x: Tensor, context: Context, kept: KeepIndices, gates: Optional[Tensor]) -> Tensor:
         result: Tensor = self(x, context.mask, kept, gates)
         return result
 
-    def forward(self, x: Tensor, mask: Tensor, kept: Kept = None, gates: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, kept: KeepIndices = None, gates: Optional[Tensor] = None) -> Tensor:
         """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D)."""
         hidden = self._heads(x, kept)
         for stage in range(self.stack):
@@ -119,19 +119,19 @@ class ElasticStateSpace(ElasticModule):
             hidden = self._mix(outputs.to(hidden.dtype), stage, kept)
         return self._project(hidden, kept, gates)
 
-    def filtered(self, signal: Tensor, stage: int, kept: Kept) -> Tensor:
+    def filtered(self, signal: Tensor, stage: int, kept: KeepIndices) -> Tensor:
         """signal (B, C, T), float32 at least -> outputs (B, C, R, T) of a stage's state spaces."""
         frames = signal.size(-1)
         kernels = state_space_kernel(*self._discrete(stage, kept), frames=frames)
         skip = self.take("skip", kept)[stage].unsqueeze(-1)  # D u is one more K_0
         return convolve(signal, kernels + F.pad(skip, (0, frames - 1)))
 
-    def initial_state(self, batch: int, kept: Kept = None) -> Tensor:
+    def initial_state(self, batch: int, kept: KeepIndices = None) -> Tensor:
         """State (L, B, C, M) complex, before the first frame of so many utterances, for :meth:`step`."""
         stack, channels, _, state = self.take("coefficients", kept).shape
         return torch.zeros(stack, batch, channels, state // 2, dtype=torch.complex64, device=self.skip.device)
 
-    def step(self, x: Tensor, state: Tensor, kept: Kept = None) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, state: Tensor, kept: KeepIndices = None) -> tuple[Tensor, Tensor]:
         """One frame: x (B, D), state (L, B, C, M) -> output (B, D), state; together over frames what ``forward`` gives.
 
         Raises UserError when the layer is bidirectional.
@@ -148,12 +148,12 @@ class ElasticStateSpace(ElasticModule):
             hidden = self._mix(outputs.unsqueeze(2).to(hidden.dtype), stage, kept)
         return self._project(hidden, kept, None).squeeze(1), torch.stack(states)
 
-    def _heads(self, x: Tensor, kept: Kept) -> Tensor:
+    def _heads(self, x: Tensor, kept: KeepIndices) -> Tensor:
         """x (B, T, D) -> (B, C, T)."""
         weight, bias = self.take("linear_in.weight", kept), self.take("linear_in.bias", kept)
         return F.linear(x, weight, bias).transpose(1, 2)
 
-    def _discrete(self, stage: int, kept: Kept) -> tuple[Tensor, Tensor]:
+    def _discrete(self, stage: int, kept: KeepIndices) -> tuple[Tensor, Tensor]:
         """dt A (C, M) and C Bbar (C, R, M), complex, of a stage."""
         names = ("log_step", "log_decay", "frequency", "coefficients")
         log_step, log_decay, frequency, coefficients = (
@@ -165,14 +165,14 @@ class ElasticStateSpace(ElasticModule):
         pairs = torch.view_as_complex(coefficients.contiguous().unflatten(-1, (-1, 2)))
         return log_transition, pairs * entry.unsqueeze(1)
 
-    def _mix(self, outputs: Tensor, stage: int, kept: Kept) -> Tensor:
+    def _mix(self, outputs: Tensor, stage: int, kept: KeepIndices) -> Tensor:
         """outputs (B, C, R, T) of state spaces -> (B, C, T)."""
         weight, bias = self.take("mix_weight", kept)[stage], self.take("mix_bias", kept)[stage]
         batch, frames = outputs.size(0), outputs.size(-1)  # unflatten would make them constants in an ONNX export
         grouped = self.activation(outputs).reshape(batch, len(weight), -1, frames)  # (B, heads, head_dim * R, T)
         return (weight @ grouped).flatten(1, 2) + bias.unsqueeze(-1)
 
-    def _project(self, hidden: Tensor, kept: Kept, gates: Optional[Tensor]) -> Tensor:
+    def _project(self, hidden: Tensor, kept: KeepIndices, gates: Optional[Tensor]) -> Tensor:
         """hidden (B, C, T) -> (B, T, D)."""
         if self.gating:
             pairs = hidden.view(hidden.size(0), -1, 2, self.head_dim, hidden.size(-1))

@@ -114,7 +114,7 @@ class ElasticEBranchformerBlock(ElasticBlock):
             filters, shift = (self._part(name, slot.name) for name in FILTERS)
             branch = branch + depthwise(branch, context.mask, filters, shift * opened)
         merged = F.linear(branch, self._part(COLUMNS, slot.name), bias)
-        return self.without_some(merged, choice.drop.get(slot.name, 0.0))
+        return self.stochastic_depth(merged, choice.drop.get(slot.name, 0.0))
 
     def _part(self, parameter: str, branch: str) -> Tensor:
         """What belongs to a branch of one of the merge's parameters."""

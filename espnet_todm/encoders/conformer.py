@@ -117,7 +117,7 @@ class TodmConformerEncoder(StackedEncoder):
             context.
         sizes: named sizes, see :func:`espnet_todm.sizes.resolve_sizes`.
         criterion: what a size given as a plain share is a share of: "params", "flops" or "latency".
-        latency_table: file of measured latencies, see :mod:`espnet_todm.deploy.latency.measure`.
+        latency_table: file of measured latencies, see :mod:`espnet_todm.bench.components.measure`.
         subnet: what ``forward`` runs: a size's name or the file of a card; default all.
         blocks: widths of each block (:class:`BlockShape`) instead of uniform ones, as extracted models have them.
 

@@ -16,8 +16,8 @@ from typing import Any, Optional
 
 import torch
 
-from espnet_todm.checks import check_number
 from espnet_todm.errors import UserError
+from espnet_todm.util.checks import check_number
 
 LAYER_DROP, STOCHASTIC_DEPTH = "layer_drop_rate", "stochastic_depth_rate"
 

@@ -198,14 +198,14 @@ class TodmMhSsmEncoder(StackedEncoder):
     def step(
         self, hidden: Tensor, states: Sequence[Optional[Tensor]], subnet: Optional[Subnet] = None
     ) -> tuple[Tensor, list[Optional[Tensor]]]:
-        """One frame of ``front``'s output, (B, D), and states -> output (B, D), states: ``blocks`` frame by frame, without
-        dropout. Start with :meth:`initial_state`."""
+        """One frame of ``subsample``'s output, (B, D), and states -> output (B, D), states: ``blocks`` frame by frame,
+        without dropout. Start with :meth:`initial_state`."""
         chosen, after = subnet or self.subnet, []
         for layer, (block, state) in enumerate(zip(self.encoders, states)):
             choice = LayerChoice(kept=chosen.layers.get(layer, {}), size=chosen.name)
             hidden, state = block.step(hidden, state, choice)  # type: ignore[operator]
             after.append(state)
-        return self.finalise(hidden), after
+        return self.output_norm(hidden), after
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -13,8 +13,6 @@ from typing import Any, Callable, ClassVar, Optional, TypeVar, cast
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import Tensor, nn
 
-from espnet_todm.acoustics import FRAMES_PER_SECOND
-from espnet_todm.checks import together
 from espnet_todm.components import Cost, Subnet
 from espnet_todm.elastic.block import ACTIVATIONS, LAYER_NORM_EPS, ElasticBlock, count_parameters
 from espnet_todm.encoders.chunks import Chunk, ChunkOptions, parse_chunk, parse_chunk_options
@@ -25,11 +23,13 @@ from espnet_todm.encoders.positions import LATEST, LEGACY, position_encoding, re
 from espnet_todm.encoders.supernet import (
     REFERENCE_SECONDS,
     SUPERNET_OPTIONS,
-    Front,
+    SubsampledFeatures,
     SupernetEncoder,
     length_mask,
 )
 from espnet_todm.errors import UserError
+from espnet_todm.util.acoustics import FRAMES_PER_SECOND
+from espnet_todm.util.checks import together
 
 S = TypeVar("S")
 
@@ -101,7 +101,7 @@ class StackedEncoder(SupernetEncoder):
             *more,
         )
 
-    def front(self, features: Tensor, lengths: Tensor, step: Optional[int] = None) -> Front:
+    def subsample(self, features: Tensor, lengths: Tensor, step: Optional[int] = None) -> SubsampledFeatures:
         self._input.check_length(features.size(1))
         embedded, _ = self.embed(features, length_mask(lengths, features.size(1)))
         hidden, positions = embedded if isinstance(embedded, tuple) else (embedded, None)
@@ -109,7 +109,7 @@ class StackedEncoder(SupernetEncoder):
         mask, chunk = length_mask(lengths, hidden.size(1)), self._chunk(step)
         visible = None if chunk is None else mask & chunk.visible(hidden.size(1), hidden.device)
         depth = self._depth.draw(step) if self.training else WHOLE
-        return Front(hidden, positions, lengths, mask, visible, depth)
+        return SubsampledFeatures(hidden, positions, lengths, mask, visible, depth)
 
     def _chunk(self, step: Optional[int]) -> Optional[Chunk]:
         """What limits attention: drawn in training, as options say outside of it."""
@@ -135,7 +135,7 @@ class StackedEncoder(SupernetEncoder):
             if options[key] is not None:
                 check_streaming(key, options)
 
-    def finalise(self, hidden: Tensor) -> Tensor:
+    def output_norm(self, hidden: Tensor) -> Tensor:
         return self.after_norm(hidden)
 
     def subsampled(self, frames: int) -> int:

@@ -102,7 +102,7 @@ class StreamingEncoder(nn.Module):
             if kept:
                 hidden = self._block(block, hidden, positions, mask, kept, past)  # type: ignore[arg-type]
         seen = (caches.frames + frames).clamp(max=left)
-        return self.encoder.finalise(hidden), Caches(past[0].joined(), past[1].joined(), seen)
+        return self.encoder.output_norm(hidden), Caches(past[0].joined(), past[1].joined(), seen)
 
     def utterance(self, features: Tensor) -> Iterator[Tensor]:
         """Whole utterances of one length (B, T, F) -> outputs (B, C, D) one after another, the last may be shorter."""

@@ -11,15 +11,15 @@ import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import Tensor, nn
 
-from espnet_todm.acoustics import FRAMES_PER_SECOND
 from espnet_todm.components import FULL, Component, ComponentTable, Cost, Subnet
 from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.encoders.depth import WHOLE, Depth
 from espnet_todm.encoders.interctc import Between, Taken, Weight, kept_places, renumbered, soft_places
+from espnet_todm.encoders.latency import LatencyTable, load_latency
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, read_json
-from espnet_todm.latency import LatencyTable, load_latency
 from espnet_todm.sizes import SizeSpec, resolve_sizes
+from espnet_todm.util.acoustics import FRAMES_PER_SECOND
+from espnet_todm.util.files import PathLike, read_json
 
 # Attention costs grow with the square of the length, so FLOPs per second need a length to be measured at.
 REFERENCE_SECONDS = 10.0
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Front:
+class SubsampledFeatures:
     """What all subnets of a step share: the subsampled input."""
 
     hidden: Tensor  # (B, T, D)
@@ -43,7 +43,7 @@ class Front:
     visible: Optional[Tensor] = None  # (B, T, T) bool, what attention sees in chunks of speech; None: all valid frames
     depth: Depth = WHOLE  # layers that this step goes without
 
-    def with_hidden(self, hidden: Tensor) -> Front:
+    def with_hidden(self, hidden: Tensor) -> SubsampledFeatures:
         return replace(self, hidden=hidden)
 
 
@@ -120,25 +120,25 @@ class SupernetEncoder(AbsEncoder):
             raise UserError(f"subnet: {name} is named {subnet.name!r}, which is another size here; rename the card")
         return subnet
 
-    def front(self, features: Tensor, lengths: Tensor, step: Optional[int] = None) -> Front:
-        """features (B, T, F) float, lengths (B,) -> subsampled. ``step`` is that of training, for what is drawn by it; None
-        outside of training. Raises ESPnet's TooShortUttError below one frame."""
+    def subsample(self, features: Tensor, lengths: Tensor, step: Optional[int] = None) -> SubsampledFeatures:
+        """features (B, T, F) float, lengths (B,) -> subsampled features. ``step`` is that of training, for what is drawn
+        by it; None outside of training. Raises ESPnet's TooShortUttError below one frame."""
         raise NotImplementedError
 
-    def finalise(self, hidden: Tensor) -> Tensor:
+    def output_norm(self, hidden: Tensor) -> Tensor:
         """After the last block, (B, T, D) -> (B, T, D)."""
         raise NotImplementedError
 
     def front_cost(self) -> Cost:
-        """Cost of ``front`` and ``finalise``."""
+        """Cost of ``subsample`` and ``output_norm``."""
         raise NotImplementedError
 
     def subsampled(self, frames: int) -> int:
-        """Frames that ``front`` makes of so many input frames."""
+        """Frames that ``subsample`` makes of so many input frames."""
         raise NotImplementedError
 
     def shortest(self) -> int:
-        """Input frames that ``front`` needs to make one."""
+        """Input frames that ``subsample`` needs to make one."""
         raise NotImplementedError
 
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class SupernetEncoder(AbsEncoder):
 
     def blocks(
         self,
-        front: Front,
+        subsampled: SubsampledFeatures,
         subnet: Optional[Subnet] = None,
         gates: Optional[Gates] = None,
         drop: Optional[Drop] = None,
@@ -177,22 +177,22 @@ class SupernetEncoder(AbsEncoder):
         outputs are stacked, each finalised by itself: (exits, B, T, D). ``between`` gets what intermediate CTC takes, and
         is needed where posteriors are fed back.
         """
-        hidden, outputs = front.hidden, []
+        hidden, outputs = subsampled.hidden, []
         chosen = subnet or self.subnet
         places = self._places(chosen, gates)
         for layer, block in enumerate(self.encoders):
-            dropped, scale = _of_layer(layer, drop or {}), front.depth.scales.get(layer, 1.0)
+            dropped, scale = _of_layer(layer, drop or {}), subsampled.depth.scales.get(layer, 1.0)
             if gates is not None:
                 choice = LayerChoice(gates=_of_layer(layer, gates), drop=dropped, size="", scale=scale)
             else:
                 choice = LayerChoice(kept=chosen.layers.get(layer, {}), drop=dropped, size=chosen.name, scale=scale)
-            if layer not in front.depth.without:
-                hidden = block(hidden, front.positions, front.mask, choice, front.visible)
+            if layer not in subsampled.depth.without:
+                hidden = block(hidden, subsampled.positions, subsampled.mask, choice, subsampled.visible)
             if layer + 1 in exits:
-                outputs.append(self.finalise(hidden))
+                outputs.append(self.output_norm(hidden))
             if layer + 1 in places:
                 hidden = self._take(hidden, layer + 1, places[layer + 1], between)
-        return torch.stack(outputs) if exits else self.finalise(hidden)
+        return torch.stack(outputs) if exits else self.output_norm(hidden)
 
     def _places(self, subnet: Subnet, gates: Optional[Gates]) -> Mapping[int, Weight]:
         """Where this pass takes intermediate outputs, and how much there is of them."""
@@ -205,7 +205,7 @@ class SupernetEncoder(AbsEncoder):
         if between is None and self.conditioning_layer is None:
             return hidden
         between = between or Between()
-        output = self.finalise(hidden) if self.norm_between else hidden
+        output = self.output_norm(hidden) if self.norm_between else hidden
         between.taken.append(Taken(place, output, weight))
         if self.conditioning_layer is None:
             return hidden
@@ -220,11 +220,11 @@ class SupernetEncoder(AbsEncoder):
         With intermediate CTC, as ESPnet's encoders do, a pair in place of the output: it and a list of pairs, how many
         blocks lie before an intermediate output, and that. ``ctc``: ESPnet's module, where posteriors are fed back.
         """
-        front, between = self.front(xs_pad, ilens), Between(ctc.softmax if ctc is not None else None)
-        output = self.blocks(front, between=between)
+        subsampled, between = self.subsample(xs_pad, ilens), Between(ctc.softmax if ctc is not None else None)
+        output = self.blocks(subsampled, between=between)
         layers = self.subnet.layers.keys()
         taken = [(renumbered(place, layers), intermediate) for place, intermediate, _ in between.taken]
-        return (output, taken) if taken else output, front.lengths, None
+        return (output, taken) if taken else output, subsampled.lengths, None
 
     def component_table(self) -> ComponentTable:
         """Components and costs of this encoder alone, FLOPs on utterances of REFERENCE_SECONDS, latencies as measured."""

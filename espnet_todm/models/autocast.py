@@ -8,8 +8,8 @@ from typing import Any, Optional
 
 import torch
 
-from espnet_todm.compat import autocasts_on_cpu
-from espnet_todm.processor import cpu_has
+from espnet_todm.util.compat import autocasts_on_cpu
+from espnet_todm.util.processor import cpu_has
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from espnet_todm.components import Cost
 from espnet_todm.encoders.interctc import Between, Taken
-from espnet_todm.encoders.supernet import Front
+from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Batch, Stats
 
@@ -40,7 +40,13 @@ def between(model: TodmModel, size: str) -> Between:
 
 
 def with_intermediate(
-    model: TodmModel, loss: Tensor, taken: Sequence[Taken], front: Front, batch: Batch, size: str, stats: Stats
+    model: TodmModel,
+    loss: Tensor,
+    taken: Sequence[Taken],
+    subsampled: SubsampledFeatures,
+    batch: Batch,
+    size: str,
+    stats: Stats,
 ) -> Tensor:
     """``(1 - w) * loss + w * mean of the intermediate losses``, w = ``interctc_weight``, as ESPnet has it.
 
@@ -52,7 +58,7 @@ def with_intermediate(
         return loss
     total, weights = torch.zeros_like(loss), torch.zeros_like(loss)
     for place, output, weight in taken:
-        intermediate, _ = ctc_task(model, output, front, batch, size, stats, f"interctc_layer{place}")
+        intermediate, _ = ctc_task(model, output, subsampled, batch, size, stats, f"interctc_layer{place}")
         assert intermediate is not None  # there is a CTC output
         total, weights = total + weight * intermediate, weights + weight
     # Soft gates may leave nearly nothing of all places together; what they then lose, the last output wins.

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_todm.checks import check_number, refusal
-from espnet_todm.compat import is_classifier
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import DTYPES
 from espnet_todm.models.interctc import check_interctc
-from espnet_todm.vocabulary import check_marks
+from espnet_todm.util.checks import check_number, refusal
+from espnet_todm.util.compat import is_classifier
+from espnet_todm.util.vocabulary import check_marks
 
 if TYPE_CHECKING:
     from espnet_todm.models.todm import TodmModel

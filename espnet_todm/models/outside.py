@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from espnet_todm.acoustics import FRAMES_PER_SECOND
 from espnet_todm.components import ComponentTable, Cost, Subnet
 from espnet_todm.encoders.supernet import REFERENCE_SECONDS
 from espnet_todm.models.interctc import conditioning_cost
+from espnet_todm.util.acoustics import FRAMES_PER_SECOND
 
 if TYPE_CHECKING:
     from espnet_todm.models.todm import TodmModel

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 def evaluate(model: TodmModel, batch: Batch) -> tuple[Tensor, Stats]:
     """Loss and error rates of every size that is trained; the loss proper is their mean."""
     subnets = evaluated(model)
-    front = model.run_front(batch)
+    subsampled = model.run_subsampling(batch)
     stats: Stats = {}
     losses = []
     for subnet in subnets:
-        output = model.run_subnet(front, batch, subnet)
+        output = model.run_subnet(subsampled, batch, subnet)
         losses.append(output.loss.detach())
         if subnet is named_as_stock(subnets):
             stats.update(output.stats)

@@ -12,8 +12,8 @@ import torch
 from espnet2.asr.specaug.abs_specaug import AbsSpecAug
 from torch import Tensor
 
-from espnet_todm.checks import check_number
 from espnet_todm.errors import UserError
+from espnet_todm.util.checks import check_number
 
 REPLACEMENTS = ("mean", "zero")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from espnet_todm.encoders.interctc import Taken
-from espnet_todm.encoders.supernet import Front, length_mask
+from espnet_todm.encoders.supernet import SubsampledFeatures, length_mask
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation, token_distillation
 from espnet_todm.models.batch import Batch, Posteriors, Stats, SubnetOutput
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def run_task(
     model: TodmModel,
     encoded: Tensor,
-    front: Front,
+    subsampled: SubsampledFeatures,
     batch: Batch,
     size: str,
     teacher: Optional[Posteriors] = None,
@@ -40,37 +40,45 @@ def run_task(
     """ESPnet's loss on the encoder's output (B, T, D) for a size: CTC, attention, their interpolation, or a transducer's
     plus ctc_weight times CTC. CTC's is mixed with that of what was ``taken`` between blocks."""
     stats: Stats = {}
-    within = front
-    encoded, front = after_encoder(model, encoded, front)
-    loss_ctc, logits = ctc_task(model, encoded, front, batch, size, stats)
+    within = subsampled
+    encoded, subsampled = after_encoder(model, encoded, subsampled)
+    loss_ctc, logits = ctc_task(model, encoded, subsampled, batch, size, stats)
     if loss_ctc is not None:
         loss_ctc = with_intermediate(model, loss_ctc, taken, within, batch, size, stats)
-    said = Posteriors(front.lengths, logits)
+    said = Posteriors(subsampled.lengths, logits)
     if model.use_transducer_decoder:
-        loss, lattice = _transducer_task(model, encoded, front, batch, size, teacher, stats)
+        loss, lattice = _transducer_task(model, encoded, subsampled, batch, size, teacher, stats)
         loss = loss if loss_ctc is None else loss + model.ctc_weight * loss_ctc
         return SubnetOutput(loss, replace(said, lattice=lattice), stats)
     loss_att = None
     if model.decoder is not None:
-        loss_att, attention, tokens = _attention_task(model, encoded, front, batch, stats)
+        loss_att, attention, tokens = _attention_task(model, encoded, subsampled, batch, stats)
         said = replace(said, attention=attention, tokens=tokens) if model.distils_attention else said
     parts = ((model.ctc_weight, loss_ctc), (1 - model.ctc_weight, loss_att))
     loss = torch.stack([weight * part for weight, part in parts if part is not None]).sum()
     return SubnetOutput(loss, said, stats)
 
 
-def after_encoder(model: TodmModel, encoded: Tensor, front: Front) -> tuple[Tensor, Front]:
-    """What a post-encoder makes of the encoder's output (B, T, D), and the front with the lengths that it leaves."""
+def after_encoder(
+    model: TodmModel, encoded: Tensor, subsampled: SubsampledFeatures
+) -> tuple[Tensor, SubsampledFeatures]:
+    """What a post-encoder makes of the encoder's output (B, T, D), and the features with the lengths that it leaves."""
     if model.postencoder is None:
-        return encoded, front
+        return encoded, subsampled
     with model.autocast(encoded.device):
         encoded = lengthen(encoded, getattr(model.postencoder, "length_adaptor_ratio", 1))
-        encoded, lengths = model.postencoder(encoded, front.lengths)
-    return encoded, replace(front, lengths=lengths, mask=length_mask(lengths, encoded.size(1)), visible=None)
+        encoded, lengths = model.postencoder(encoded, subsampled.lengths)
+    return encoded, replace(subsampled, lengths=lengths, mask=length_mask(lengths, encoded.size(1)), visible=None)
 
 
 def ctc_task(
-    model: TodmModel, encoded: Tensor, front: Front, batch: Batch, size: str, stats: Stats, name: str = "ctc"
+    model: TodmModel,
+    encoded: Tensor,
+    subsampled: SubsampledFeatures,
+    batch: Batch,
+    size: str,
+    stats: Stats,
+    name: str = "ctc",
 ) -> tuple[Optional[Tensor], Optional[Tensor]]:
     """CTC loss and logits (B, T, V) in float32, both None without CTC; reported under a ``name``."""
     if model.ctc is None:
@@ -78,7 +86,7 @@ def ctc_task(
     with model.autocast(encoded.device):
         # Log probabilities of whole utterances in bfloat16 would be wrong in the third digit.
         logits = model.output_layer(size)(F.dropout(encoded, model.ctc.dropout_rate, model.training)).float()
-    loss = _ctc_loss(model, logits, front.lengths, batch.text, batch.text_lengths)
+    loss = _ctc_loss(model, logits, subsampled.lengths, batch.text, batch.text_lengths)
     stats[f"loss_{name}"] = loss.detach()
     if not model.training and model.error_calculator is not None:
         stats[f"cer_{name}"] = model.error_calculator(logits.argmax(-1).cpu(), batch.text.cpu(), is_ctc=True)
@@ -99,15 +107,15 @@ def _ctc_loss(model: TodmModel, logits: Tensor, lengths: Tensor, text: Tensor, t
 
 
 def _attention_task(
-    model: TodmModel, encoded: Tensor, front: Front, batch: Batch, stats: Stats
+    model: TodmModel, encoded: Tensor, subsampled: SubsampledFeatures, batch: Batch, stats: Stats
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The attention decoder's loss, its logits (n, U, V) in float32, and how many tokens each utterance has with its end.
 
     As in CTC's, an utterance without a frame adds nothing: it is not among the n, and accuracy and error rates count it only
     where there is no other.
     """
-    inputs: tuple[Tensor, ...] = encoded, front.lengths, *_with_language(model, batch)
-    rows = heard(front.lengths)
+    inputs: tuple[Tensor, ...] = encoded, subsampled.lengths, *_with_language(model, batch)
+    rows = heard(subsampled.lengths)
     if rows is not None and len(rows):
         inputs = tuple(x[rows] for x in inputs)
     encoded, lengths, text, text_lengths = inputs
@@ -134,7 +142,7 @@ def _with_language(model: TodmModel, batch: Batch) -> tuple[Tensor, Tensor]:
 def _transducer_task(
     model: TodmModel,
     encoded: Tensor,
-    front: Front,
+    subsampled: SubsampledFeatures,
     batch: Batch,
     size: str,
     teacher: Optional[Posteriors],
@@ -143,10 +151,10 @@ def _transducer_task(
     task = model.transducer(size)
     text = batch.text, batch.text_lengths
     with model.autocast(encoded.device):
-        loss, lattice = task(encoded, front.lengths, *text, model.step, teacher.lattice if teacher else None)
+        loss, lattice = task(encoded, subsampled.lengths, *text, model.step, teacher.lattice if teacher else None)
     stats["loss_transducer"] = loss.detach()
     if not model.training and model.error_calculator is not None:
-        stats.update(model.error_calculator.of_transducer(task.greedy(encoded, front.lengths), *text))
+        stats.update(model.error_calculator.of_transducer(task.greedy(encoded, subsampled.lengths), *text))
     return loss, lattice
 
 

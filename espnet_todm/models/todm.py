@@ -13,11 +13,10 @@ from espnet2.asr_transducer.joint_network import JointNetwork
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor, nn
 
-from espnet_todm.checks import build
 from espnet_todm.components import FULL, ComponentTable, Subnet
 from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.encoders.interctc import Between, Taken
-from espnet_todm.encoders.supernet import Drop, Front, Gates, SupernetEncoder
+from espnet_todm.encoders.supernet import Drop, Gates, SubsampledFeatures, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.autocast import Autocast
@@ -30,6 +29,7 @@ from espnet_todm.models.reports import evaluate
 from espnet_todm.models.tasks import distillation, run_task
 from espnet_todm.models.transducer import SimpleJoint, TransducerOptions, TransducerTask
 from espnet_todm.trainers.base import SubnetTrainer
+from espnet_todm.util.checks import build
 
 
 class TodmModel(ESPnetASRModel):
@@ -133,7 +133,7 @@ class TodmModel(ESPnetASRModel):
         )
         return gathered
 
-    def run_front(self, batch: Batch) -> Front:
+    def run_subsampling(self, batch: Batch) -> SubsampledFeatures:
         """Features, SpecAugment, normalisation and subsampling, once for all subnets of a step.
 
         An utterance too short for one frame has none, whatever else is in the batch.
@@ -149,11 +149,11 @@ class TodmModel(ESPnetASRModel):
             if self.preencoder is not None:
                 features, lengths = self.preencoder(features, lengths)
             features = lengthen(features, self.encoder.shortest())
-            return self.encoder.front(features, lengths, self.step if self.training else None)
+            return self.encoder.subsample(features, lengths, self.step if self.training else None)
 
     def run_subnet(
         self,
-        front: Front,
+        subsampled: SubsampledFeatures,
         batch: Batch,
         subnet: Subnet,
         gates: Optional[Gates] = None,
@@ -165,12 +165,12 @@ class TodmModel(ESPnetASRModel):
         A ``teacher`` lends the pruning ranges of its lattice.
         """
         between = self.between(subnet.name)
-        encoded = self.run_blocks(front, subnet, gates, drop, between=between)
-        return self.task(encoded, front, batch, subnet.name, teacher, between.taken)
+        encoded = self.run_blocks(subsampled, subnet, gates, drop, between=between)
+        return self.task(encoded, subsampled, batch, subnet.name, teacher, between.taken)
 
     def run_blocks(
         self,
-        front: Front,
+        subsampled: SubsampledFeatures,
         subnet: Subnet,
         gates: Optional[Gates] = None,
         drop: Optional[Drop] = None,
@@ -178,8 +178,8 @@ class TodmModel(ESPnetASRModel):
         between: Optional[Between] = None,
     ) -> Tensor:
         """:meth:`SupernetEncoder.blocks` in this model's precision."""
-        with self.autocast(front.hidden.device):
-            return self.encoder.blocks(front, subnet, gates, drop, exits, between or self.between(subnet.name))
+        with self.autocast(subsampled.hidden.device):
+            return self.encoder.blocks(subsampled, subnet, gates, drop, exits, between or self.between(subnet.name))
 
     def between(self, size: str) -> Between:
         """For one pass of a size: what is taken between its blocks, and fed back to them."""
@@ -188,14 +188,14 @@ class TodmModel(ESPnetASRModel):
     def task(
         self,
         encoded: Tensor,
-        front: Front,
+        subsampled: SubsampledFeatures,
         batch: Batch,
         size: str,
         teacher: Optional[Posteriors] = None,
         taken: Sequence[Taken] = (),
     ) -> SubnetOutput:
         """ESPnet's loss on the encoder's output (B, T, D) for a size, see :func:`espnet_todm.models.tasks.run_task`."""
-        return run_task(self, encoded, front, batch, size, teacher, taken)
+        return run_task(self, encoded, subsampled, batch, size, teacher, taken)
 
     def transducer(self, size: str = FULL) -> TransducerTask:
         """The transducer with the joiner of a size."""

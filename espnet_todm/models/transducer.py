@@ -12,12 +12,12 @@ from espnet2.asr_transducer.joint_network import JointNetwork
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espnet_todm.checks import check_number
 from espnet_todm.errors import UserError
 from espnet_todm.losses.distillation import SCALES
 from espnet_todm.losses.transducer import pruned_loss, transducer_loss
 from espnet_todm.losses.transducer_backends import FULL, PRUNED, pick_backend
 from espnet_todm.losses.transducer_pruning import check_scales, gather_ranges, prune_ranges, simple_loss
+from espnet_todm.util.checks import check_number
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import _LRScheduler
 
-from espnet_todm.checks import check_number
+from espnet_todm.util.checks import check_number
 
 
 class _BatchSchedule(_LRScheduler, AbsBatchStepScheduler):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from espnet_todm.checks import check_number
 from espnet_todm.errors import UserError
 from espnet_todm.optim.scaled_adam_step import Batch, clip, start_states, update
+from espnet_todm.util.checks import check_number
 
 
 class ScaledAdam(Optimizer):

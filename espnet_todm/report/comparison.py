@@ -10,9 +10,7 @@ from typing import Any, Optional
 
 from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, write_text
-from espnet_todm.markdown import markdown_table
-from espnet_todm.overlay import CONFIG
+from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.report.environment import describe_environment
 from espnet_todm.report.experiment import Experiment, SizeResult, load_experiment
 from espnet_todm.report.plan import Method
@@ -21,6 +19,8 @@ from espnet_todm.report.selection_page import selection_section
 from espnet_todm.report.tables import number_cell
 from espnet_todm.scoring.scores import rate_cell
 from espnet_todm.trainers.selection_log import CARDS
+from espnet_todm.util.files import PathLike, write_text
+from espnet_todm.util.markdown import markdown_table
 
 _UNITS = {"day": 86400, "hour": 3600, "minute": 60, "second": 1, "millisecond": 0.001}
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from espnet_todm.card import WEIGHTS
 from espnet_todm.deploy.onnx.folder import FOLDER, PARTS, PRECISIONS
-from espnet_todm.files import PathLike, link
+from espnet_todm.util.files import PathLike, link
 
 ONNX = {f"ONNX {precision}": suffix for precision, suffix in PRECISIONS.items()}
 

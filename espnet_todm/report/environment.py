@@ -14,7 +14,7 @@ from typing import Optional
 import torch
 
 import espnet_todm
-from espnet_todm.processor import cpu_model
+from espnet_todm.util.processor import cpu_model
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any, Optional
 
 from espnet_todm.card import CARD, WEIGHTS
 from espnet_todm.components import FULL
-from espnet_todm.deploy.decoding.options import SEARCH
+from espnet_todm.decode.options import SEARCH
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, read_json
 from espnet_todm.scoring.scores import Score, read_score, split_label
+from espnet_todm.util.files import PathLike, read_json
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Optional
 
-from espnet_todm.deploy.decoding.options import GREEDY
+from espnet_todm.decode.options import GREEDY
 from espnet_todm.report.experiment import Experiment
 from espnet_todm.scoring.scores import official_size_note
 

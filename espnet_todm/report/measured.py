@@ -13,12 +13,14 @@ from typing import Any, NamedTuple, Optional
 
 from matplotlib.figure import Figure
 
+from espnet_todm.encoders.latency import (
+    FORMAT as COMPONENTS,  # a table of components' latencies, often of the same file name
+)
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, link, read_json
-from espnet_todm.latency import FORMAT as COMPONENTS  # a table of components' latencies, often of the same file name
-from espnet_todm.markdown import Table
-from espnet_todm.palette import RULE, STYLES
 from espnet_todm.report.svg import INCHES, Picture, inline_svg, plot_style
+from espnet_todm.util.files import PathLike, link, read_json
+from espnet_todm.util.markdown import Table
+from espnet_todm.util.palette import RULE, STYLES
 
 LATENCY, PARITY, SEARCH = "latency.json", "onnx/parity.json", "search/search.json"
 """Below an experiment; parity also below each of its extracted sizes."""

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, Optional
 
 from espnet_todm.card import CARD, WEIGHTS, read_card
-from espnet_todm.deploy.load import read_config
 from espnet_todm.deploy.onnx.folder import FOLDER, STREAMING_FOLDER
-from espnet_todm.files import PathLike, read_json
-from espnet_todm.markdown import markdown_table
-from espnet_todm.overlay import CONFIG
+from espnet_todm.espnet.config_inheritance import CONFIG
+from espnet_todm.espnet.load import read_config
 from espnet_todm.report.experiment import Experiment, load_experiment
 from espnet_todm.report.usage import espnet_example, plain_example
 from espnet_todm.scoring.scores import rate_cell
-from espnet_todm.vocabulary import SENTENCEPIECE, TOKENS
+from espnet_todm.util.files import PathLike, read_json
+from espnet_todm.util.markdown import markdown_table
+from espnet_todm.util.vocabulary import SENTENCEPIECE, TOKENS
 
 _FRONT_MATTER = """---
 library_name: espnet

@@ -14,10 +14,7 @@ from typing import Optional
 
 from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, link, read_json, write_text
-from espnet_todm.markdown import Table
-from espnet_todm.overlay import CONFIG
-from espnet_todm.palette import variables
+from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.report.advice import advice_lines
 from espnet_todm.report.downloads import Download, downloads, kinds
 from espnet_todm.report.environment import Environment
@@ -30,6 +27,9 @@ from espnet_todm.report.selection_page import Selection, load_selection
 from espnet_todm.report.svg import INCHES, Picture, inline_svg, plot_style
 from espnet_todm.report.tables import difference_rows, error_rows, size_rows
 from espnet_todm.report.training_curves import draw_curves, read_curves, title
+from espnet_todm.util.files import PathLike, link, read_json, write_text
+from espnet_todm.util.markdown import Table
+from espnet_todm.util.palette import variables
 
 PAGE = "report.html"
 TEMPLATE = "page.html"

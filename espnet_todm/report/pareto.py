@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation, Transform
 
-from espnet_todm.files import PathLike, atomic_path
-from espnet_todm.palette import RULE, STYLES
 from espnet_todm.report.experiment import Experiment
+from espnet_todm.util.files import PathLike, atomic_path
+from espnet_todm.util.palette import RULE, STYLES
 
 AXES = {
     "params": ("params", 1e-6, "Parameters (millions)"),

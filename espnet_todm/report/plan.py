@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
-from espnet_todm.completion import is_complete, mark_complete
 from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, write_text
-from espnet_todm.overlay import merged, read_config, read_yaml
+from espnet_todm.espnet.config_inheritance import merged, read_config, read_yaml
+from espnet_todm.util.files import PathLike, write_text
+from espnet_todm.util.stage_marker import is_complete, mark_complete
 
 KEYS = ("base", "methods", "alone", "seeds")
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from espnet_todm.files import PathLike, link, write_text
-from espnet_todm.overlay import CONFIG
+from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.report.advice import advice_lines
 from espnet_todm.report.environment import Environment, describe_environment
 from espnet_todm.report.experiment import Experiment, load_experiment
@@ -17,6 +16,7 @@ from espnet_todm.report.pareto import plot_experiment
 from espnet_todm.report.selection_page import selection_section
 from espnet_todm.report.tables import difference_table, error_table, size_table
 from espnet_todm.trainers.selection_log import CARDS
+from espnet_todm.util.files import PathLike, link, write_text
 
 
 def write_results(

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 
 from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, atomic_path, read_lines
-from espnet_todm.markdown import Table
-from espnet_todm.palette import GROUND, HEAT, STYLES
 from espnet_todm.sizes import module_sizes
+from espnet_todm.util.files import PathLike, atomic_path, read_lines
+from espnet_todm.util.markdown import Table
+from espnet_todm.util.palette import GROUND, HEAT, STYLES
 
 NAMES = {
     "feed_forward_macaron": "FFN 1",

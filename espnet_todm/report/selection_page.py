@@ -10,9 +10,8 @@ from espnet_todm.card import read_card
 from espnet_todm.components import FULL, Key, Subnet
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, link
-from espnet_todm.overlay import CONFIG
-from espnet_todm.registry import register
+from espnet_todm.espnet.config_inheritance import CONFIG
+from espnet_todm.espnet.registry import register
 from espnet_todm.report.selection import (
     Choice,
     choices,
@@ -24,6 +23,7 @@ from espnet_todm.report.selection import (
 )
 from espnet_todm.selection.units import make_units
 from espnet_todm.trainers.selection_log import HISTORY
+from espnet_todm.util.files import PathLike, link
 
 
 class Selection(NamedTuple):
@@ -73,8 +73,8 @@ def selection_section(experiment: PathLike, plots: PathLike, home: PathLike) -> 
 
 def _encoder(folder: Path) -> tuple[SupernetEncoder, str]:
     """The experiment's supernet encoder with fresh weights, and what its selection chooses among."""
-    from espnet_todm.deploy.latency.measure import build_encoder
-    from espnet_todm.deploy.load import read_config
+    from espnet_todm.bench.components.measure import build_encoder
+    from espnet_todm.espnet.load import read_config
 
     register()
     config = read_config(folder / CONFIG)

@@ -13,7 +13,7 @@ import matplotlib
 from cycler import cycler
 from matplotlib.figure import Figure
 
-from espnet_todm.palette import GROUND, SERIES, STYLES
+from espnet_todm.util.palette import GROUND, SERIES, STYLES
 
 INCHES = (4.6, 3.5)
 """Width and height of a picture: so narrow that its letters can be read on a telephone, where it is hardly shrunk."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from espnet_todm.markdown import Table
 from espnet_todm.report.experiment import Experiment, SizeResult
 from espnet_todm.scoring.scores import Score, rate_cell
 from espnet_todm.scoring.significance import paired_difference
+from espnet_todm.util.markdown import Table
 
 
 def error_table(scores: Iterable[Score], unit: str = "words") -> str:

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from espnet_todm.files import PathLike
-from espnet_todm.palette import RULE, STYLES
+from espnet_todm.util.files import PathLike
+from espnet_todm.util.palette import RULE, STYLES
 
 PARTS = ("train", "valid")
 

@@ -23,8 +23,8 @@ print(recogniser(speech)[0][0])
 """
 _PLAIN = """import torch
 
-from espnet_todm.deploy.decoding.decode import Decoder
-from espnet_todm.deploy.load import load_extracted
+from espnet_todm.decode.decode import Decoder
+from espnet_todm.espnet.load import load_extracted
 
 decoder = Decoder(*load_extracted("{name}"))  # checks the weights against card.json
 print(decoder([torch.as_tensor(speech)])[0])

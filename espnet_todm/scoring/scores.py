@@ -12,9 +12,9 @@ from typing import Any, Optional
 import numpy as np
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, read_json, read_table, to_json, write_text
 from espnet_todm.scoring.alignment import align, fold_case
 from espnet_todm.scoring.significance import error_rate_interval
+from espnet_todm.util.files import PathLike, read_json, read_table, to_json, write_text
 
 FORMAT = "espnet_todm.score/1"
 DECODE = "decode"  # folder of the texts; other searches have decode_<search>

@@ -16,18 +16,18 @@ from espnet2.text.token_id_converter import TokenIDConverter
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_todm.checks import check_number
 from espnet_todm.components import Key, Subnet
-from espnet_todm.deploy.decoding.decode import Decoder, Utterance, batches
-from espnet_todm.deploy.decoding.searches import best_paths
+from espnet_todm.decode.decode import Decoder, Utterance, batches
+from espnet_todm.decode.searches import best_paths
+from espnet_todm.decode.text import TextJoint, only_text
 from espnet_todm.deploy.extract import Supernet, calibration_fronts, estimate_statistics, needs_calibration
-from espnet_todm.deploy.text import TextJoint, only_text
-from espnet_todm.encoders.supernet import Front
+from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.errors import UserError
 from espnet_todm.models.autocast import Autocast
 from espnet_todm.models.batch import Batch
 from espnet_todm.models.tasks import after_encoder
 from espnet_todm.scoring.scores import Score, score_tables
+from espnet_todm.util.checks import check_number
 
 SCORES = ("wer", "cer", "loss")
 _UNITS = {"wer": "words", "cer": "characters"}
@@ -38,7 +38,7 @@ class _Prepared(NamedTuple):
     """A batch as the blocks get it, and its transcripts as labels."""
 
     names: tuple[str, ...]
-    front: Front
+    subsampled: SubsampledFeatures
     batch: Batch
 
 
@@ -112,8 +112,8 @@ class Evaluator:
         texts = dict.fromkeys(self.references, "")
         named = self.named(subnet)
         for part, encoded in self._encode(named):
-            encoded, front = after_encoder(self.model, encoded, part.front)
-            found = self._labels(encoded, front.lengths, named.name)
+            encoded, subsampled = after_encoder(self.model, encoded, part.subsampled)
+            found = self._labels(encoded, subsampled.lengths, named.name)
             texts.update(zip(part.names, map(self.decoder.text, found)))
         return texts
 
@@ -126,7 +126,7 @@ class Evaluator:
         """
         total, tokens, named = 0.0, 0, self.named(subnet)
         for part, encoded in self._encode(named):
-            output = self.model.task(encoded, part.front, part.batch, named.name)
+            output = self.model.task(encoded, part.subsampled, part.batch, named.name)
             total += float(output.loss) * len(part.names)
             tokens += int(part.batch.text_lengths.sum())
         return total / tokens if math.isfinite(total) else math.inf
@@ -146,7 +146,7 @@ class Evaluator:
             estimate_statistics(self.model, encoder, self._calibration)
             chosen = encoder.subnet
         for part in self._batches:
-            yield part, encoder.blocks(part.front, chosen, between=self.model.between(subnet.name))
+            yield part, encoder.blocks(part.subsampled, chosen, between=self.model.between(subnet.name))
 
     def _labels(self, encoded: Tensor, lengths: Tensor, size: str) -> Sequence[Sequence[int]]:
         if self.model.use_transducer_decoder:
@@ -171,12 +171,12 @@ class Evaluator:
             pad_sequence(text, batch_first=True, padding_value=-1),
             torch.tensor([len(labels) for labels in text]),
         )
-        front = self.model.run_front(batch)
-        if not front.lengths.any():
+        subsampled = self.model.run_subsampling(batch)
+        if not subsampled.lengths.any():
             logging.warning("%s: %d utterances are too short for a frame", self.split or "the set", len(names))
             return []
         unused = batch.speech.new_empty(0)  # nobody asks for the features again
-        return [_Prepared(names, front, replace(batch, speech=unused))]
+        return [_Prepared(names, subsampled, replace(batch, speech=unused))]
 
 
 class Cached:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from espnet_todm.card import make_card
 from espnet_todm.deploy.extract import Supernet
-from espnet_todm.files import PathLike, atomic_directory, write_json
 from espnet_todm.search.evolution import Trial
+from espnet_todm.util.files import PathLike, atomic_directory, write_json
 
 
 def write_cards(supernet: Supernet, trials: Iterable[Trial], split: str, folder: PathLike) -> list[str]:

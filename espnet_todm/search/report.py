@@ -10,12 +10,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from espnet_todm.files import PathLike, atomic_path, to_json, write_text
-from espnet_todm.markdown import markdown_table
-from espnet_todm.palette import RULE, STYLES
 from espnet_todm.scoring.scores import Score, rate_cell
 from espnet_todm.scoring.significance import paired_difference
 from espnet_todm.search.evolution import Trial, hypervolume, pareto_front
+from espnet_todm.util.files import PathLike, atomic_path, to_json, write_text
+from espnet_todm.util.markdown import markdown_table
+from espnet_todm.util.palette import RULE, STYLES
 
 FORMAT = "espnet_todm.search/1"
 UNITS = {

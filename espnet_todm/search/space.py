@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Optional
 
-from espnet_todm.amounts import format_amount
 from espnet_todm.components import ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import ROUNDING, first_components, keep_order, module_sizes, round_share
+from espnet_todm.util.units import format_amount
 
 GRANULARITIES = ("uniform", "layer", "component")
 Genes = dict[str, int]

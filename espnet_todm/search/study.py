@@ -14,10 +14,10 @@ import optuna
 from optuna.samplers import NSGAIISampler
 from optuna.trial import FrozenTrial, TrialState
 
-from espnet_todm.amounts import format_amount
 from espnet_todm.components import Key, Subnet
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.search.evolution import Parent, Proposal, Proposer, Trial
+from espnet_todm.util.units import format_amount
 
 RECORD = "espnet_todm.search/1"  # attribute of a study: what its trials depend on
 # Attributes of a trial. Genes are one attribute and no parameters of optuna's, each of which would be a transaction.

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Optional
 
-from espnet_todm.amounts import parse_amount
-from espnet_todm.checks import check_number
 from espnet_todm.components import FULL, Subnet
 from espnet_todm.errors import UserError
-from espnet_todm.files import hash_text
 from espnet_todm.search.evaluate import SCORES, Cached, Evaluator
 from espnet_todm.search.evolution import Proposer, Trial, best_under, starting_points
 from espnet_todm.search.report import SearchReport
 from espnet_todm.search.space import Budgets, SearchSpace, check_budgets, fits, make_space
 from espnet_todm.sizes import fit_budget
+from espnet_todm.util.checks import check_number
+from espnet_todm.util.files import hash_text
+from espnet_todm.util.units import parse_amount
 
 if TYPE_CHECKING:
     from espnet_todm.search.study import Study

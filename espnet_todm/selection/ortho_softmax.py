@@ -15,10 +15,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espnet_todm.checks import check_number
 from espnet_todm.errors import UserError
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Units
+from espnet_todm.util.checks import check_number
 
 NORMS = ("l2_sqrt", "l2", "l1")
 SCHEDULES = ("constant", "linear", "learned")

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from espnet_todm.checks import check_number
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Units
+from espnet_todm.util.checks import check_number
 
 
 class ZeroOut(Selection):

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from espnet_todm.checks import check_number
 from espnet_todm.components import Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Stats
 from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.engine import Pass, sequential_step
+from espnet_todm.util.checks import check_number
 
 if TYPE_CHECKING:
-    from espnet_todm.encoders.supernet import Front
+    from espnet_todm.encoders.supernet import SubsampledFeatures
     from espnet_todm.models.batch import Batch
     from espnet_todm.models.todm import TodmModel
 
@@ -43,21 +43,23 @@ class AuxLossTrainer(SubnetTrainer):
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
         stats: Stats = {}
 
-        def run(front: Front) -> Tensor:
+        def run(subsampled: SubsampledFeatures) -> Tensor:
             numbers = sorted(self.exits)
             full = self.exits[numbers[-1]]
             losses, between = [], model.between(full.name)
-            for number, encoded in zip(numbers, model.run_blocks(front, full, exits=numbers, between=between)):
+            for number, encoded in zip(numbers, model.run_blocks(subsampled, full, exits=numbers, between=between)):
                 size = self.exits[number].name
                 inside = [taken for taken in between.taken if taken.place < number]
-                output = model.task(encoded, front, batch, size, taken=inside)
+                output = model.task(encoded, subsampled, batch, size, taken=inside)
                 stats[f"loss_{size}"] = output.loss.detach()
                 if number == numbers[-1]:
                     stats.update(output.stats)
                 losses.append(output.loss * (1.0 if number == numbers[-1] else self.exit_weight))
             return torch.stack(losses).sum()
 
-        loss = sequential_step(model.run_front(batch), [Pass(run, 1.0)], model.trained_parameters(), model.loss_scale())
+        loss = sequential_step(
+            model.run_subsampling(batch), [Pass(run, 1.0)], model.trained_parameters(), model.loss_scale()
+        )
         return loss, stats
 
     def picked(self, step: int) -> list[Subnet]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from espnet_todm.errors import UserError
-from espnet_todm.lifetime import as_parent
+from espnet_todm.util.lifetime import as_parent
 
 SECONDS_BETWEEN_LOOKS = 0.2
 

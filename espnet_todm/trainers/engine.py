@@ -16,43 +16,43 @@ from typing import Any, Callable, Optional
 import torch
 from torch import Tensor
 
-from espnet_todm.encoders.supernet import Front
+from espnet_todm.encoders.supernet import SubsampledFeatures
 
 Gradients = list[Optional[Tensor]]
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One subnet's part of a step: ``run`` maps the shared front to a scalar loss, which counts ``weight`` times."""
+    """One subnet's part of a step: ``run`` maps the subsampled features to a scalar loss, which counts ``weight`` times."""
 
-    run: Callable[[Front], Tensor]
+    run: Callable[[SubsampledFeatures], Tensor]
     weight: float
 
 
 def sequential_step(
-    front: Front, passes: Sequence[Pass], parameters: Sequence[Tensor], loss_scale: float = 1.0
+    subsampled: SubsampledFeatures, passes: Sequence[Pass], parameters: Sequence[Tensor], loss_scale: float = 1.0
 ) -> Tensor:
     """The weighted sum of the passes' losses, as a scalar whose backward delivers the gradients.
 
     Args:
-        front: the shared part's output, with its graph.
+        subsampled: the shared part's output, with its graph.
         passes: run in this order; a later one may use what an earlier one left (the teacher's posteriors).
         parameters: all that may receive a gradient. One that no pass reaches gets None, or zeros under
             DistributedDataParallel, which waits for every parameter.
         loss_scale: multiplies losses before the inner backward and divides afterwards, as fp16 needs it.
     """
-    leaf = front.hidden.detach().requires_grad_()
+    leaf = subsampled.hidden.detach().requires_grad_()
     total = torch.zeros((), device=leaf.device)
     wanted = [leaf, *parameters]
     sums: Gradients = [None] * len(wanted)
     for part in passes:
-        loss = part.run(front.with_hidden(leaf)).float()
+        loss = part.run(subsampled.with_hidden(leaf)).float()
         total += part.weight * loss.detach()
         _add(sums, _grad(loss * (part.weight * loss_scale), wanted))
         del loss  # its graph must be gone before the next subnet builds its own
     at_front, gradients = sums[0], sums[1:]
-    if front.hidden.requires_grad and at_front is not None:
-        _add(gradients, _grad(front.hidden, parameters, at_front.to(front.hidden.dtype)))
+    if subsampled.hidden.requires_grad and at_front is not None:
+        _add(gradients, _grad(subsampled.hidden, parameters, at_front.to(subsampled.hidden.dtype)))
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients)]
     delivered: Tensor = _Deliver.apply(total, gradients, loss_scale, *parameters)

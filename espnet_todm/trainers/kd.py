@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from torch import Tensor
 
-from espnet_todm.checks import build
 from espnet_todm.components import Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
@@ -16,9 +15,10 @@ from espnet_todm.models.batch import Stats
 from espnet_todm.selection.sandwich import Sandwich
 from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.engine import Pass, sequential_step
+from espnet_todm.util.checks import build
 
 if TYPE_CHECKING:
-    from espnet_todm.encoders.supernet import Front
+    from espnet_todm.encoders.supernet import SubsampledFeatures
     from espnet_todm.models.batch import Batch, Posteriors
     from espnet_todm.models.todm import TodmModel
 
@@ -63,8 +63,8 @@ class KDTrainer(SubnetTrainer):
         stats: Stats = {}
         teacher: list[Posteriors] = []
 
-        def run(front: Front, subnet: Subnet) -> Tensor:
-            output = model.run_subnet(front, batch, subnet, teacher=teacher[0] if teacher else None)
+        def run(subsampled: SubsampledFeatures, subnet: Subnet) -> Tensor:
+            output = model.run_subnet(subsampled, batch, subnet, teacher=teacher[0] if teacher else None)
             stats[f"loss_{subnet.name}"] = output.loss.detach()
             if subnet is subnets[0]:  # the max subnet teaches; what nobody looks at is not kept
                 stats.update(output.stats)
@@ -78,7 +78,7 @@ class KDTrainer(SubnetTrainer):
             return (1 - self.kd_weight) * output.loss + self.kd_weight * kd
 
         passes = [Pass(partial(run, subnet=subnet), 1 / len(subnets)) for subnet in subnets]
-        loss = sequential_step(model.run_front(batch), passes, model.trained_parameters(), model.loss_scale())
+        loss = sequential_step(model.run_subsampling(batch), passes, model.trained_parameters(), model.loss_scale())
         return loss, stats
 
     def usual_step(self, model: TodmModel) -> int:

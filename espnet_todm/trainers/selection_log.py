@@ -10,7 +10,7 @@ import torch
 
 from espnet_todm.card import make_card
 from espnet_todm.components import FULL, Subnet
-from espnet_todm.files import to_json, write_json
+from espnet_todm.util.files import to_json, write_json
 
 if TYPE_CHECKING:
     from espnet_todm.models.todm import TodmModel

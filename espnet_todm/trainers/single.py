@@ -12,7 +12,7 @@ from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.engine import Pass, sequential_step
 
 if TYPE_CHECKING:
-    from espnet_todm.encoders.supernet import Front
+    from espnet_todm.encoders.supernet import SubsampledFeatures
     from espnet_todm.models.batch import Batch
     from espnet_todm.models.todm import TodmModel
 
@@ -32,12 +32,14 @@ class SingleTrainer(SubnetTrainer):
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
         stats: Stats = {}
 
-        def run(front: Front) -> Tensor:
-            output = model.run_subnet(front, batch, self.subnet)
+        def run(subsampled: SubsampledFeatures) -> Tensor:
+            output = model.run_subnet(subsampled, batch, self.subnet)
             stats.update(output.stats)
             return output.loss
 
-        loss = sequential_step(model.run_front(batch), [Pass(run, 1.0)], model.trained_parameters(), model.loss_scale())
+        loss = sequential_step(
+            model.run_subsampling(batch), [Pass(run, 1.0)], model.trained_parameters(), model.loss_scale()
+        )
         stats[f"loss_{self.subnet.name}"] = loss.detach()
         return loss, stats
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Optional, Union
 import torch
 from torch import Tensor
 
-from espnet_todm.checks import build, check_number
 from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
@@ -26,9 +25,10 @@ from espnet_todm.selection.units import Place, check_distinct, check_shares, dra
 from espnet_todm.trainers.base import RunState, SubnetTrainer, passes_cost
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.trainers.selection_log import SelectionLog
+from espnet_todm.util.checks import build, check_number
 
 if TYPE_CHECKING:
-    from espnet_todm.encoders.supernet import Drop, Front
+    from espnet_todm.encoders.supernet import Drop, SubsampledFeatures
     from espnet_todm.models.batch import Batch, Posteriors
     from espnet_todm.models.todm import TodmModel
 
@@ -108,28 +108,28 @@ class TwoStageTrainer(SubnetTrainer):
         stats: Stats = {}
         teacher: list[Posteriors] = []
 
-        def run(front: Front, subnet: Subnet) -> Tensor:
+        def run(subsampled: SubsampledFeatures, subnet: Subnet) -> Tensor:
             if subnet.name == FULL:
-                output = model.run_subnet(front, batch, subnet, drop=self._droppable())
+                output = model.run_subnet(subsampled, batch, subnet, drop=self._droppable())
                 if self.kd_weight or model.lends_ranges:
                     teacher.append(output.posteriors.detach())
                 stats.update(output.stats, loss_full=output.loss.detach())
-                return output.loss * _per_frame(front)
+                return output.loss * _per_frame(subsampled)
             gates = None
             if not self.decided:
                 gates = self.selection.units.gates(self.selection.weights(subnet.name, step - self.warmup_steps))
-            output = model.run_subnet(front, batch, subnet, gates, teacher=teacher[0] if teacher else None)
+            output = model.run_subnet(subsampled, batch, subnet, gates, teacher=teacher[0] if teacher else None)
             stats[f"loss_{subnet.name}"] = output.loss.detach()
-            loss = self._subnet_loss(output.loss * _per_frame(front))
+            loss = self._subnet_loss(output.loss * _per_frame(subsampled))
             if not self.kd_weight:
                 return loss
             kd = model.distillation(teacher[0], output.posteriors, batch, self.divergence)
-            return (1 - self.kd_weight) * loss + self.kd_weight * kd * _per_frame(front)
+            return (1 - self.kd_weight) * loss + self.kd_weight * kd * _per_frame(subsampled)
 
         passes = [Pass(partial(run, subnet=subnet), 1.0) for subnet in self.picked(step)]
         if not self.decided and step >= self.warmup_steps:
             passes += self._penalty(self._drawn(step), step - self.warmup_steps, stats)
-        loss = sequential_step(model.run_front(batch), passes, model.trained_parameters(), model.loss_scale())
+        loss = sequential_step(model.run_subsampling(batch), passes, model.trained_parameters(), model.loss_scale())
         return loss, stats
 
     def _subnet_loss(self, loss: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class TwoStageTrainer(SubnetTrainer):
         if penalty is None:
             return []
         stats["penalty"] = penalty.detach()
-        return [Pass(lambda front: penalty, 1.0)]
+        return [Pass(lambda subsampled: penalty, 1.0)]
 
     def picked(self, step: int) -> list[Subnet]:
         full = self.subnets[FULL]
@@ -278,6 +278,6 @@ class TwoStageTrainer(SubnetTrainer):
         return [self.subnets[FULL], *reversed(now.values())]
 
 
-def _per_frame(front: Front) -> Tensor:
+def _per_frame(subsampled: SubsampledFeatures) -> Tensor:
     """From a sum over frames averaged over utterances to the mean over output frames: a factor, left on its device."""
-    return len(front.lengths) / front.lengths.sum().clamp(min=1)
+    return len(subsampled.lengths) / subsampled.lengths.sum().clamp(min=1)

@@ -35,8 +35,8 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
 
 
 def test_commands_are_all_modules_and_come_in_the_order_of_use() -> None:
-    folder = Path(importlib.import_module("espnet_todm.bin").__file__ or "").parent
-    modules = {path.stem for path in folder.glob("[a-z]*.py")} - {"main"}
+    folders = importlib.import_module("espnet_todm.bin").__path__
+    modules = {path.stem for folder in folders for path in Path(folder).glob("[a-z]*.py")} - {"main"}
     assert {module.rpartition(".")[2] for module in commands().values()} == modules
     names = list(commands())
     assert [name for name in names if name in FIRST] == names[: len(set(names) & set(FIRST))]

@@ -13,9 +13,9 @@ from espnet_todm.bin.extract import main as extract_main
 from espnet_todm.bin.search import main
 from espnet_todm.components import Subnet
 from espnet_todm.errors import UserError
-from espnet_todm.files import read_json, write_table
 from espnet_todm.search.evaluate import Evaluator
-from tests.deploy.conftest import write_experiment
+from espnet_todm.util.files import read_json, write_table
+from tests.tiny_experiment import write_experiment
 
 
 @pytest.fixture(scope="module")

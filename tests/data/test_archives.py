@@ -16,7 +16,7 @@ from kaldiio import matio
 from kaldiio.utils import open_like_kaldi
 
 from espnet_todm.data.archives import is_pipe, refuse_code
-from espnet_todm.deploy.decoding.features import read_features
+from espnet_todm.decode.features import read_features
 from espnet_todm.errors import UserError
 
 # ARK and RAN are replaced by an archive and a file that the command makes.

@@ -18,7 +18,7 @@ from espnet_todm.data.encoder_input import Shortest
 from espnet_todm.data.features import FeatureOptions, compute_features
 from espnet_todm.data.tables import read_problems
 from espnet_todm.errors import UserError
-from espnet_todm.files import read_table
+from espnet_todm.util.files import read_table
 from tests.tiny_corpus import RATE, audio_path, noise, truncate, write_split
 
 

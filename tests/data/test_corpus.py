@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from espnet_todm.data.corpus import perturb_speed, prepare_split, spread
 from espnet_todm.data.tables import read_cuts, read_problems
 from espnet_todm.errors import UserError
-from espnet_todm.files import read_table
+from espnet_todm.util.files import read_table
 from tests.tiny_corpus import RATE, audio_path, noise, truncate, write_split
 
 

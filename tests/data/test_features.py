@@ -16,10 +16,10 @@ import torch
 from espnet2.train.dataset import ESPnetDataset
 from torchaudio.compliance.kaldi import fbank
 
-from espnet_todm.completion import fingerprint
 from espnet_todm.data.corpus import perturb_speed, prepare_split
 from espnet_todm.data.features import FeatureOptions, compute_features, read_measures
 from espnet_todm.errors import UserError
+from espnet_todm.util.stage_marker import fingerprint
 from tests.tiny_corpus import RATE, audio_path, noise, truncate, write_split
 
 

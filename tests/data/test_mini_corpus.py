@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-
 from espnet_todm.bin.make_mini_corpus import main
+
 from espnet_todm.data import mini_corpus, mini_speech
 from espnet_todm.data.mini_corpus import FOLDER, MARKER, MiniOptions, make_mini_corpus, plan_split
 from espnet_todm.data.mini_text import SLOTS, SPLITS, split_of
 from espnet_todm.errors import UserError
-from espnet_todm.files import read_json
+from espnet_todm.util.files import read_json
 
 SMALL = MiniOptions(train_minutes=0.5, dev_minutes=0.2, test_minutes=0.2, speaker_seconds=4, open_share=0.3)
 

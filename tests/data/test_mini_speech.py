@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.data import mini_speech as speech
 from espnet_todm.errors import UserError
+from espnet_todm.util.acoustics import SAMPLING_RATE
 
 NEEDS_ESPEAK = "espeakng-loader is not installed: pip install espnet_todm[mini]"
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from espnet_todm.bin.prepare_data import main
 from lhotse import CutSet
 from lhotse.cut import MonoCut
 
-from espnet_todm.bin.prepare_data import main
 from espnet_todm.data.audio import libsndfile, read
 from espnet_todm.data.corpus import perturb_speed, prepare_split
 from espnet_todm.data.features import FeatureOptions, compute_features, read_measures
 from espnet_todm.data.tables import read_cuts, read_problems
 from espnet_todm.data.tedlium import TedliumOptions, corpus_folder, list_utterances, read_stm, words_of
 from espnet_todm.errors import UserError
-from espnet_todm.files import read_table
+from espnet_todm.util.files import read_table
 from tests.sph_corpus import RATE, stm_line, write_shorten, write_split, write_split_of_speech, write_talk
 from tests.tiny_corpus import noise, truncate
 

@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 
 from espnet_todm.bin.extract import main
 from espnet_todm.card import read_card
-from espnet_todm.deploy.decoding.decode import Decoder
-from espnet_todm.deploy.decoding.features import read_features
-from espnet_todm.deploy.decoding.options import SearchOptions
+from espnet_todm.decode.decode import Decoder
+from espnet_todm.decode.features import read_features
+from espnet_todm.decode.options import SearchOptions
 from espnet_todm.deploy.extract import calibration_fronts, extract, load_supernet, pick_subnets
-from espnet_todm.deploy.load import load_checkpoint, load_extracted
 from espnet_todm.errors import UserError
-from espnet_todm.files import write_json
-from tests.deploy.conftest import write_experiment
+from espnet_todm.espnet.load import load_checkpoint, load_extracted
+from espnet_todm.util.files import write_json
+from tests.tiny_experiment import write_experiment
 
 
 def encode(model, features: torch.Tensor) -> torch.Tensor:
@@ -120,7 +120,7 @@ def test_calibration_goes_without_utterances_too_short_for_a_frame(experiment: P
     supernet = supernet_of(experiment)
     short, long = torch.randn(2, supernet.encoder.input_size), torch.randn(40, supernet.encoder.input_size)
     fronts = list(calibration_fronts(supernet.model, supernet.encoder, [short, long, short[:0]]))
-    assert [int(front.lengths) for front in fronts] == [supernet.encoder.subsampled(40)]
+    assert [int(subsampled.lengths) for subsampled in fronts] == [supernet.encoder.subsampled(40)]
     with pytest.raises(UserError, match="--calibrate: no utterance is long enough"):
         list(calibration_fronts(supernet.model, supernet.encoder, [short]))
 

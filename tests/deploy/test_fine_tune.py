@@ -23,10 +23,10 @@ from espnet_todm.deploy.fine_tune import (
     fine_tune,
     training_config,
 )
-from espnet_todm.deploy.load import load_extracted
 from espnet_todm.errors import UserError
-from espnet_todm.files import write_json
-from tests.deploy.conftest import TRANSDUCER, write_experiment
+from espnet_todm.espnet.load import load_extracted
+from espnet_todm.util.files import write_json
+from tests.tiny_experiment import TRANSDUCER, write_experiment
 from tests.tiny_model import TOKENS
 from tests.tiny_training import write_data
 

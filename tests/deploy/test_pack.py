@@ -17,17 +17,17 @@ import yaml
 from espnet_todm.bin.pack import main
 from espnet_todm.bin.unpack import main as unpack_main
 from espnet_todm.card import read_card
-from espnet_todm.deploy.decoding.decode import Decoder
-from espnet_todm.deploy.decoding.features import read_features
+from espnet_todm.decode.decode import Decoder
+from espnet_todm.decode.features import read_features
 from espnet_todm.deploy.extract import extract, load_supernet
-from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.pack import pack, unpack
 from espnet_todm.errors import UserError
-from espnet_todm.files import hash_file, read_json, write_json
+from espnet_todm.espnet.load import load_extracted
 from espnet_todm.report.model_card import model_card
 from espnet_todm.scoring.scores import score_tables, write_score
-from tests.deploy.conftest import write_experiment
+from espnet_todm.util.files import hash_file, read_json, write_json
 from tests.tiny_corpus import noise
+from tests.tiny_experiment import write_experiment
 from tests.tiny_training import python
 
 EXPERIMENTS = [("experiment", "small"), ("experiment", "uneven"), ("transducer_experiment", "small")]

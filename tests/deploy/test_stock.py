@@ -13,7 +13,7 @@ from espnet_todm.deploy.extract import extract, load_supernet, pick_subnets
 from espnet_todm.deploy.parity.gate import find_origin
 from espnet_todm.deploy.stock import as_supernet
 from espnet_todm.errors import UserError
-from tests.deploy.conftest import write_experiment
+from tests.tiny_experiment import write_experiment
 
 
 @pytest.fixture(scope="module", params=["todm_conformer", "todm_e_branchformer", "todm_transformer"])

@@ -10,9 +10,9 @@ from typing import Optional
 import pytest
 import torch
 
-from espnet_todm.compat import computes_in_bfloat16_on_cpu
 from espnet_todm.components import FULL
 from espnet_todm.elastic.convolution import ElasticConvolution
+from espnet_todm.util.compat import computes_in_bfloat16_on_cpu
 
 SIZE, CHANNELS, GROUPS = 8, 12, 4
 KEPT = [None, (0, 1), (1, 3)]  # all, a view, a copy

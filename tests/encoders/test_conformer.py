@@ -11,7 +11,7 @@ from espnet_todm.components import Key, Subnet
 from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.encoders.conformer import TodmConformerEncoder
 from espnet_todm.errors import UserError
-from espnet_todm.files import write_json
+from espnet_todm.util.files import write_json
 from tests.conftest import FLAVOURS, conformer, disturb, random_subnet, speech
 
 STOCK = {
@@ -73,8 +73,8 @@ def test_uniform_subnet_is_a_stock_encoder(form: str) -> None:
     assert conf is not None and (conf["num_blocks"], conf["linear_units"]) == (2, 16)
     stock = ConformerEncoder(input_size=20, **conf).eval()
     stock.load_state_dict(ours.extracted_state(subnet))
-    front = ours.front(*speech())
-    torch.testing.assert_close(ours.blocks(front, subnet), stock(*speech())[0], atol=1e-6, rtol=1e-5)
+    subsampled = ours.subsample(*speech())
+    torch.testing.assert_close(ours.blocks(subsampled, subnet), stock(*speech())[0], atol=1e-6, rtol=1e-5)
 
 
 def test_uneven_subnet_has_no_stock_form() -> None:
@@ -103,10 +103,10 @@ def test_batch_norm_statistics_of_sizes_do_not_mix() -> None:
     encoder = conformer(sizes={"small": {"depth": 0.67, "conv": [1, 0, 1]}}, conv_groups=2).train()
     small = encoder.find_subnet("small")
     before = {k: v.clone() for k, v in encoder.named_buffers() if "running" in k}
-    encoder.blocks(encoder.front(*speech()), small)
+    encoder.blocks(encoder.subsample(*speech()), small)
     changed = {k for k, v in encoder.named_buffers() if k in before and not torch.equal(v, before[k])}
     assert changed and all("size_norms.small" in name for name in changed)
-    encoder.blocks(encoder.front(*speech()), random_subnet(encoder, 0))
+    encoder.blocks(encoder.subsample(*speech()), random_subnet(encoder, 0))
     assert changed == {k for k, v in encoder.named_buffers() if k in before and not torch.equal(v, before[k])}
 
 
@@ -125,7 +125,7 @@ def test_forward_runs_the_chosen_subnet(tmp_path) -> None:
     sizes = {"small": {"depth": 0.34, "ffn": 0.5}}
     encoder = conformer(sizes=sizes)
     subnet = encoder.find_subnet("small")
-    expected = encoder.blocks(encoder.front(*speech()), subnet)
+    expected = encoder.blocks(encoder.subsample(*speech()), subnet)
     card = tmp_path / "card.json"
     write_json(card, {"name": "small", "kept": subnet.to_json()})
     for choice in ("small", str(card)):

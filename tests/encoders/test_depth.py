@@ -46,25 +46,25 @@ def test_without_a_step_torchs_generator_decides() -> None:
 @given(step=st.integers(0, 500), seed=st.integers(0, 500))
 def test_a_step_computes_every_subnet_without_the_same_layers(step: int, seed: int) -> None:
     encoder = conformer(layer_drop_rate=0.4, conv_norm="layer_norm").train()
-    front = encoder.front(*speech(), step)
+    subsampled = encoder.subsample(*speech(), step)
     subnet = random_subnet(encoder, seed)
-    left = [layer for layer in sorted(subnet.layers) if layer not in front.depth.without]
-    expected = front.hidden
+    left = [layer for layer in sorted(subnet.layers) if layer not in subsampled.depth.without]
+    expected = subsampled.hidden
     for layer in left:
-        expected = _block(encoder, layer, expected, front, subnet.layers[layer])
-    torch.testing.assert_close(encoder.blocks(front, subnet), encoder.finalise(expected))
+        expected = _block(encoder, layer, expected, subsampled, subnet.layers[layer])
+    torch.testing.assert_close(encoder.blocks(subsampled, subnet), encoder.output_norm(expected))
 
 
-def _block(encoder, layer, hidden, front, kept):  # type: ignore[no-untyped-def]
+def _block(encoder, layer, hidden, subsampled, kept):  # type: ignore[no-untyped-def]
     from espnet_todm.elastic.block import LayerChoice
 
-    return encoder.encoders[layer](hidden, front.positions, front.mask, LayerChoice(kept=kept))
+    return encoder.encoders[layer](hidden, subsampled.positions, subsampled.mask, LayerChoice(kept=kept))
 
 
 @pytest.mark.parametrize("make", [conformer, e_branchformer])
 def test_nothing_is_dropped_outside_of_training(make) -> None:  # type: ignore[no-untyped-def]
     encoder = make(layer_drop_rate=0.9)
-    assert encoder.front(*speech(), 0).depth is WHOLE and encoder.front(*speech()).depth is WHOLE
+    assert encoder.subsample(*speech(), 0).depth is WHOLE and encoder.subsample(*speech()).depth is WHOLE
     torch.testing.assert_close(encoder(*speech())[0], make()(*speech())[0])
 
 
@@ -80,7 +80,7 @@ def test_what_a_layer_adds_is_scaled_as_in_espnet() -> None:
     torch.manual_seed(seed)
     theirs = stock.train()(*speech())[0]
     ours.train()
-    torch.testing.assert_close(ours.blocks(ours.front(*speech(), step)), theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.blocks(ours.subsample(*speech(), step)), theirs, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(theirs, ours.eval()(*speech())[0], atol=1e-2)
 
 

@@ -55,7 +55,7 @@ def test_an_even_subnet_is_a_stock_encoder(size: dict[str, float]) -> None:
     subnet = ours.find_subnet("small")
     stock = stock_of(ours, subnet)
     stock.load_state_dict(ours.extracted_state(subnet))
-    sliced = ours.blocks(ours.front(*speech()), subnet)
+    sliced = ours.blocks(ours.subsample(*speech()), subnet)
     torch.testing.assert_close(sliced, stock(*speech())[0], atol=1e-6, rtol=1e-5)
 
 
@@ -108,10 +108,10 @@ def test_espnets_start_of_the_gates_is_ours() -> None:
 
 def test_a_branch_is_dropped_with_its_part_of_the_merge() -> None:
     encoder = e_branchformer(num_blocks=1, sizes={"without": {"cgmlp": 0}}).train()
-    front = encoder.front(*speech(batch=200, frames=9))
+    subsampled = encoder.subsample(*speech(batch=200, frames=9))
     torch.manual_seed(0)
-    some, every = (encoder.blocks(front, drop=drop) for drop in ({(0, "cgmlp"): 0.5}, {}))
-    without = encoder.blocks(front, encoder.find_subnet("without"))
+    some, every = (encoder.blocks(subsampled, drop=drop) for drop in ({(0, "cgmlp"): 0.5}, {}))
+    without = encoder.blocks(subsampled, encoder.find_subnet("without"))
     lost = torch.isclose(some, without, atol=1e-6).all(2).all(1)
     assert 70 < lost.sum() < 130
     assert not torch.isclose(some, every, atol=1e-6).all(2).all(1).any()  # the others have twice of it

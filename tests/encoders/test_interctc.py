@@ -84,8 +84,8 @@ def test_full_set_is_espnets_own_encoder(make: Make, conditioning: bool) -> None
 def test_slice_equals_small_model_and_gates_of_zero_and_one(seed: int, density: float, make: Make) -> None:
     encoder, output = conditioned(make), ctc()
     subnet = random_subnet(encoder, seed, density)
-    front, between = encoder.front(*speech()), Between(output.softmax)
-    sliced = encoder.blocks(front, subnet, between=between)
+    subsampled, between = encoder.subsample(*speech()), Between(output.softmax)
+    sliced = encoder.blocks(subsampled, subnet, between=between)
     small = encoder.extract(subnet)
     made = small(*speech(), ctc=output)[0]
     made, inside = made if isinstance(made, tuple) else (made, [])
@@ -101,7 +101,7 @@ def test_slice_equals_small_model_and_gates_of_zero_and_one(seed: int, density: 
         for name, _, module in block.elastic_modules()  # type: ignore[operator]
     }
     softly = Between(output.softmax)
-    torch.testing.assert_close(encoder.blocks(front, gates=gates, between=softly), sliced, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encoder.blocks(subsampled, gates=gates, between=softly), sliced, atol=1e-5, rtol=1e-5)
     assert [float(taken.weight) for taken in softly.taken] == [float(p in kept_places(PLACES, layers)) for p in PLACES]
 
 
@@ -120,8 +120,8 @@ def test_an_exit_is_the_small_model_that_ends_there() -> None:
     sizes = {"first": {"depth": 0.4, "drop": "last"}}
     encoder, output = conditioned(conformer, sizes=sizes, conv_norm="layer_norm"), ctc()
     subnet = encoder.find_subnet("first")
-    front = encoder.front(*speech())
-    both = encoder.blocks(front, exits=[2, 5], between=Between(output.softmax))
+    subsampled = encoder.subsample(*speech())
+    both = encoder.blocks(subsampled, exits=[2, 5], between=Between(output.softmax))
     small, _ = encoder.extract(subnet)(*speech(), ctc=output)[0]
     torch.testing.assert_close(both[0], small, atol=1e-6, rtol=1e-5)
 
@@ -140,7 +140,7 @@ def test_a_stock_encoder_that_feeds_back_is_exported_as_ours() -> None:
     stock.conditioning_layer = torch.nn.Linear(VOCABULARY, 16)
     stock.load_state_dict(ours.extracted_state(full))
     form = exportable(stock.eval(), "conformer", {"input_size": 20, **conf})  # type: ignore[dict-item]
-    encoded = form.blocks(form.front(*speech()), between=Between(output.softmax))
+    encoded = form.blocks(form.subsample(*speech()), between=Between(output.softmax))
     torch.testing.assert_close(encoded, ours(*speech(), ctc=output)[0][0], atol=1e-5, rtol=1e-5)
 
 

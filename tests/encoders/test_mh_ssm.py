@@ -30,11 +30,11 @@ def stepped(encoder: TodmMhSsmEncoder, hidden: torch.Tensor, **choice: Any) -> t
 @given(seed=st.integers(0, 10**6), density=st.sampled_from([0.2, 0.5, 1.0]), frames=st.integers(7, 150))
 def test_streaming_is_the_same_as_all_at_once(seed: int, density: float, frames: int) -> None:
     encoder = mh_ssm(bidirectional=False, ssm_stack=2)
-    subnet, front = random_subnet(encoder, seed, density), encoder.front(*speech(2, frames))
-    expected = encoder.blocks(front, subnet)
-    torch.testing.assert_close(stepped(encoder, front.hidden, subnet=subnet), expected, atol=1e-4, rtol=1e-4)
+    subnet, subsampled = random_subnet(encoder, seed, density), encoder.subsample(*speech(2, frames))
+    expected = encoder.blocks(subsampled, subnet)
+    torch.testing.assert_close(stepped(encoder, subsampled.hidden, subnet=subnet), expected, atol=1e-4, rtol=1e-4)
     small = encoder.extract(subnet)
-    torch.testing.assert_close(stepped(small, front.hidden), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(stepped(small, subsampled.hidden), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_what_cannot_stream_says_so() -> None:
@@ -46,9 +46,9 @@ def test_what_cannot_stream_says_so() -> None:
         with pytest.raises(UserError, match=words):
             encoder.initial_state(1)
     encoder = mh_ssm(bidirectional=False, attention_heads=4, sizes={"plain": {"self_attn": 0}})
-    front, plain = encoder.front(*speech()), encoder.find_subnet("plain")
+    subsampled, plain = encoder.subsample(*speech()), encoder.find_subnet("plain")
     torch.testing.assert_close(
-        stepped(encoder, front.hidden, subnet=plain), encoder.blocks(front, plain), atol=1e-4, rtol=1e-4
+        stepped(encoder, subsampled.hidden, subnet=plain), encoder.blocks(subsampled, plain), atol=1e-4, rtol=1e-4
     )
 
 

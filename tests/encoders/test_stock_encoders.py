@@ -57,7 +57,7 @@ def test_an_even_subnet_is_a_stock_encoder_and_an_uneven_one_is_none(make: Make)
     subnet = ours.find_subnet("even")
     stock = stock_of(ours, ours.stock_conf(subnet))
     stock.load_state_dict(ours.extracted_state(subnet))
-    sliced = ours.blocks(ours.front(*speech()), subnet)
+    sliced = ours.blocks(ours.subsample(*speech()), subnet)
     torch.testing.assert_close(sliced, stock(*speech())[0], atol=1e-6, rtol=1e-5)
     assert ours.stock_conf(ours.find_subnet("fewer_heads")) is None
 

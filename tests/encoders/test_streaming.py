@@ -37,9 +37,9 @@ def streaming(name: str = "relative") -> TodmConformerEncoder:
 
 
 def masked(encoder: TodmConformerEncoder, chunk: Chunk, x: torch.Tensor, lengths: torch.Tensor, subnet: Any) -> Any:
-    front = encoder.front(x, lengths)
-    visible = front.mask & chunk.visible(front.hidden.size(1))
-    return encoder.blocks(replace(front, visible=visible), subnet)
+    subsampled = encoder.subsample(x, lengths)
+    visible = subsampled.mask & chunk.visible(subsampled.hidden.size(1))
+    return encoder.blocks(replace(subsampled, visible=visible), subnet)
 
 
 def test_a_frame_sees_its_chunk_and_the_left_context() -> None:
@@ -129,7 +129,7 @@ def test_extracted_model_streams_as_the_slice_does() -> None:
     assert small.decode_chunk == chunk and small.options["causal"] is True
     ours, form = StreamingEncoder(small, chunk), StreamingEncoder(encoder, chunk, subnet)
     assert (ours.attention_width, ours.convolution_width) == (form.attention_width, form.convolution_width)
-    expected = encoder.blocks(encoder.front(x, lengths), subnet)
+    expected = encoder.blocks(encoder.subsample(x, lengths), subnet)
     torch.testing.assert_close(small(x, lengths)[0], expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(torch.cat(list(ours.utterance(x)), 1), expected, atol=1e-4, rtol=0)
 
@@ -137,8 +137,8 @@ def test_extracted_model_streams_as_the_slice_does() -> None:
 def test_gates_see_chunks_as_slices_do() -> None:
     encoder = streaming("layer norm, channel groups")
     subnet = random_subnet(encoder, 3)
-    front = replace(encoder.front(*speech(2, 60)))
-    front = replace(front, visible=front.mask & Chunk(2, 3).visible(front.hidden.size(1)))
+    subsampled = replace(encoder.subsample(*speech(2, 60)))
+    subsampled = replace(subsampled, visible=subsampled.mask & Chunk(2, 3).visible(subsampled.hidden.size(1)))
     gates = {
         (layer, name): torch.tensor(
             [float(i in subnet.layers.get(layer, {}).get(name, ())) for i in range(module.components)]
@@ -146,7 +146,9 @@ def test_gates_see_chunks_as_slices_do() -> None:
         for layer, block in enumerate(encoder.encoders)
         for name, _, module in block.elastic_modules()
     }
-    torch.testing.assert_close(encoder.blocks(front, gates=gates), encoder.blocks(front, subnet), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        encoder.blocks(subsampled, gates=gates), encoder.blocks(subsampled, subnet), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_training_draws_and_validation_takes_the_stated_chunk() -> None:
@@ -154,18 +156,18 @@ def test_training_draws_and_validation_takes_the_stated_chunk() -> None:
     model = tiny_model(causal=True, chunk=chunk, decode_chunk=[2, 3])
     options, seen = model.encoder.chunk_options, set()
     for model.step in range(12):
-        front = model.train().run_front(batch())
+        subsampled = model.train().run_subsampling(batch())
         drawn = options.draw(model.step)
         seen.add(drawn is None)
         if drawn is None:
-            assert front.visible is None
+            assert subsampled.visible is None
         else:
-            expected = front.mask & drawn.visible(front.hidden.size(1))
-            assert torch.equal(front.visible, expected)
+            expected = subsampled.mask & drawn.visible(subsampled.hidden.size(1))
+            assert torch.equal(subsampled.visible, expected)
     assert seen == {True, False}
-    front = model.eval().run_front(batch())
-    assert torch.equal(front.visible, front.mask & Chunk(2, 3).visible(front.hidden.size(1)))
-    plain = tiny_model(causal=True, chunk=chunk).eval().run_front(batch())
+    subsampled = model.eval().run_subsampling(batch())
+    assert torch.equal(subsampled.visible, subsampled.mask & Chunk(2, 3).visible(subsampled.hidden.size(1)))
+    plain = tiny_model(causal=True, chunk=chunk).eval().run_subsampling(batch())
     assert plain.visible is None
 
 

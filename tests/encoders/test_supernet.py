@@ -11,11 +11,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from espnet_todm.acoustics import FRAMES_PER_SECOND
-from espnet_todm.compat import autocasts_on_cpu
 from espnet_todm.components import Key, Subnet
 from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SupernetEncoder
 from espnet_todm.sizes import fit_budget, uniform
+from espnet_todm.util.acoustics import FRAMES_PER_SECOND
+from espnet_todm.util.compat import autocasts_on_cpu
 from tests.conftest import flop_counter, random_subnet, speech
 
 few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -30,7 +30,7 @@ def test_slice_equals_extracted_model_in_value_and_gradient(
     subnet = random_subnet(flavour, seed, density)
     small = flavour.extract(subnet)
     x, lengths = speech()
-    sliced, extracted = flavour.blocks(flavour.front(x, lengths), subnet), small(x, lengths)[0]
+    sliced, extracted = flavour.blocks(flavour.subsample(x, lengths), subnet), small(x, lengths)[0]
     torch.testing.assert_close(sliced, extracted, atol=1e-6, rtol=1e-5)
 
     flavour.zero_grad()
@@ -64,7 +64,7 @@ def test_slice_equals_gates_of_zero_and_one_in_value_and_gradient(flavour: Super
     outputs, gradients = [], []
     for choice in ({"gates": {place: values.double() for place, values in gates.items()}}, {"subnet": subnet}):
         encoder.zero_grad()
-        outputs.append(encoder.blocks(encoder.front(x.double(), lengths), **choice))
+        outputs.append(encoder.blocks(encoder.subsample(x.double(), lengths), **choice))
         outputs[-1].square().sum().backward()
         gradients.append(
             {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in encoder.named_parameters()}
@@ -84,7 +84,7 @@ def test_bfloat16_autocast_is_near_float32(flavour: SupernetEncoder, form: str) 
     for enabled in (False, True):
         flavour.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            outputs.append(flavour.blocks(flavour.front(*speech()), **choice).float())
+            outputs.append(flavour.blocks(flavour.subsample(*speech()), **choice).float())
         outputs[-1].square().mean().backward()
         assert all(p.grad is None or torch.isfinite(p.grad).all() for p in flavour.parameters())
     exact, rounded = outputs
@@ -109,10 +109,10 @@ def test_padding_changes_nothing(flavour: SupernetEncoder, seed: int, data: st.D
     lengths = torch.tensor(data.draw(st.lists(st.integers(20, 60), min_size=2, max_size=4)))
     x, _ = speech(len(lengths), int(lengths.max()), seed)
     subnet = random_subnet(flavour, seed)
-    padded = flavour.front(x, lengths)
+    padded = flavour.subsample(x, lengths)
     outputs = flavour.blocks(padded, subnet)
     for row, length in enumerate(lengths):
-        alone = flavour.front(x[row : row + 1, :length], length[None])
+        alone = flavour.subsample(x[row : row + 1, :length], length[None])
         valid = int(alone.lengths)
         assert padded.lengths[row] == valid == alone.hidden.size(1)
         torch.testing.assert_close(outputs[row, :valid], flavour.blocks(alone, subnet)[0], atol=1e-5, rtol=1e-5)
@@ -131,8 +131,8 @@ def test_reordered_components_compute_the_same(flavour: SupernetEncoder, seed: i
     torch.testing.assert_close(moved(*x)[0], flavour(*x)[0], atol=1e-5, rtol=1e-5)
     subnet = random_subnet(flavour, seed)
     places = frozenset(Key(k.layer, k.module, orders[k.layer, k.module].index(k.index)) for k in subnet.components)
-    sliced = moved.blocks(moved.front(*x), Subnet("moved", places))
-    torch.testing.assert_close(sliced, flavour.blocks(flavour.front(*x), subnet), atol=1e-5, rtol=1e-5)
+    sliced = moved.blocks(moved.subsample(*x), Subnet("moved", places))
+    torch.testing.assert_close(sliced, flavour.blocks(flavour.subsample(*x), subnet), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("criterion", ["params", "flops"])
@@ -152,7 +152,7 @@ def test_an_extracted_model_can_be_cut_again(flavour: SupernetEncoder) -> None:
     torch.testing.assert_close(again(*speech())[0], small(*speech())[0])
     smaller = random_subnet(small, 4, 0.5)
     torch.testing.assert_close(
-        small.extract(smaller)(*speech())[0], small.blocks(small.front(*speech()), smaller), atol=1e-6, rtol=1e-5
+        small.extract(smaller)(*speech())[0], small.blocks(small.subsample(*speech()), smaller), atol=1e-6, rtol=1e-5
     )
 
 
@@ -161,7 +161,7 @@ def test_an_extracted_model_has_the_types_of_its_supernet(flavour: SupernetEncod
     subnet, (x, lengths) = random_subnet(flavour, 5), speech()
     small = double.extract(subnet)
     assert {p.dtype for p in small.parameters()} == {torch.float64}
-    sliced = double.blocks(double.front(x.double(), lengths), subnet)
+    sliced = double.blocks(double.subsample(x.double(), lengths), subnet)
     torch.testing.assert_close(small(x.double(), lengths)[0], sliced, atol=1e-12, rtol=1e-10)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from espnet_todm.compat import autocasts_on_cpu
 from espnet_todm.models import autocast
 from espnet_todm.models.autocast import Autocast
+from espnet_todm.util.compat import autocasts_on_cpu
 
 CPU = torch.device("cpu")
 

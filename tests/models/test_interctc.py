@@ -50,7 +50,7 @@ def test_the_loss_of_the_full_size_is_espnets() -> None:
     stock.encoder.load_state_dict(ours.encoder.extracted_state(full))
     of = batch()
     of.speech_lengths[:] = of.speech.size(1)  # padded batches differ by design
-    output = ours.run_subnet(ours.run_front(of), of, full)
+    output = ours.run_subnet(ours.run_subsampling(of), of, full)
     loss, stats, _ = stock.eval()(of.speech, of.speech_lengths, of.text.clone(), of.text_lengths)
     torch.testing.assert_close(output.loss, loss.squeeze(), atol=1e-5, rtol=1e-5)
     for name in ("loss_ctc", "loss_interctc_layer1", "loss_interctc_layer2"):
@@ -60,10 +60,10 @@ def test_the_loss_of_the_full_size_is_espnets() -> None:
 def test_a_size_without_a_place_has_the_plain_loss() -> None:
     ours = model_of().eval()
     first, of = ours.encoder.find_subnet("first"), batch()
-    front = ours.run_front(of)
-    mixed = ours.run_subnet(front, of, first)
+    subsampled = ours.run_subsampling(of)
+    mixed = ours.run_subnet(subsampled, of, first)
     ours.interctc_weight = 0.0
-    torch.testing.assert_close(mixed.loss, ours.run_subnet(front, of, first).loss)
+    torch.testing.assert_close(mixed.loss, ours.run_subnet(subsampled, of, first).loss)
     assert not any("interctc" in name for name in mixed.stats)
 
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from espnet_todm.bin.asr_train import main as asr_train
-from espnet_todm.checks import build
 from espnet_todm.models.batch import Batch
 from espnet_todm.models.odd_utterances import heard, lengthen
 from espnet_todm.models.todm import TodmModel
@@ -22,6 +21,7 @@ from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.kd import KDTrainer
 from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
 from espnet_todm.trainers.single import SingleTrainer
+from espnet_todm.util.checks import build
 from tests.conftest import e_branchformer, mh_ssm
 from tests.models.test_transducer import transducer
 from tests.tiny_model import batch, gradients, run, tiny_model, trained_by

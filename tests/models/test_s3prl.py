@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import espnet_todm
+from espnet_todm.bench.dry_run import dry_run
+from espnet_todm.espnet.options import parse_training
 from espnet_todm.models.batch import Batch
 from espnet_todm.models.todm import TodmModel
-from espnet_todm.options import parse_training
-from espnet_todm.trainers.dry_run import dry_run
 from espnet_todm.trainers.kd import KDTrainer
 from tests.tiny_model import gradients, run
 from tests.tiny_training import write_config
@@ -112,7 +112,7 @@ def test_padding_never_changes_a_result_of_it(options: Any) -> None:
     def loss(rows: slice) -> Tensor:
         longest = int(of.speech_lengths[rows].max())
         some = Batch(of.speech[rows, :longest], of.speech_lengths[rows], of.text[rows], of.text_lengths[rows])
-        return model.run_subnet(model.run_front(some), some, model.encoder.sizes["small"]).loss
+        return model.run_subnet(model.run_subsampling(some), some, model.encoder.sizes["small"]).loss
 
     alone = torch.stack([loss(slice(n, n + 1)) for n in range(2)]).mean()
     torch.testing.assert_close(loss(slice(None)), alone)

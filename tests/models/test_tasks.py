@@ -46,7 +46,7 @@ def surrounded(ctc_weight: float = 0.3, adaptor: int = 1, width: Optional[int] =
 def test_with_parts_around_the_encoder_it_is_what_espnets_model_computes(ctc_weight: float, adaptor: int) -> None:
     model, of = surrounded(ctc_weight, adaptor).eval(), batch(frames=90)
     stock, _, _ = ESPnetASRModel.forward(model, of.speech, of.speech_lengths, of.text, of.text_lengths)
-    ours = model.run_subnet(model.run_front(of), of, model.encoder.sizes["full"]).loss
+    ours = model.run_subnet(model.run_subsampling(of), of, model.encoder.sizes["full"]).loss
     torch.testing.assert_close(ours, stock.squeeze())
 
 
@@ -78,7 +78,7 @@ def test_padding_never_changes_a_result_of_theirs() -> None:
     def loss(rows: slice, padding: int) -> torch.Tensor:
         fields = (of.speech[rows], of.speech_lengths[rows], of.text[rows], of.text_lengths[rows])
         some = Batch(torch.nn.functional.pad(fields[0], (0, 0, 0, padding), value=7.0), *fields[1:])
-        return model.run_subnet(model.run_front(some), some, model.encoder.sizes["small"]).loss
+        return model.run_subnet(model.run_subsampling(some), some, model.encoder.sizes["small"]).loss
 
     alone = torch.stack([loss(slice(n, n + 1), 0) for n in range(3)]).mean()
     torch.testing.assert_close(loss(slice(None), 30), alone)
@@ -86,8 +86,8 @@ def test_padding_never_changes_a_result_of_theirs() -> None:
 
 def test_what_is_too_short_for_the_post_encoder_has_no_frame() -> None:
     model, of = surrounded(adaptor=3).eval(), batch(2, frames=20)
-    front = model.run_front(of)
-    encoded, after = after_encoder(model, model.run_blocks(front, model.encoder.sizes["full"]), front)
+    subsampled = model.run_subsampling(of)
+    encoded, after = after_encoder(model, model.run_blocks(subsampled, model.encoder.sizes["full"]), subsampled)
     assert after.lengths.tolist() == [0, 0] and encoded.size(1) == 1
     assert torch.isfinite(run(model, of)[0])
 
@@ -105,8 +105,8 @@ def test_they_are_counted(adaptor: int) -> None:
         counters = []
         for one in (model, plain):
             with flop_counter() as counter:
-                front = one.run_front(of)
-                encoded, _ = after_encoder(one, one.run_blocks(front, one.encoder.sizes["full"]), front)
+                subsampled = one.run_subsampling(of)
+                encoded, _ = after_encoder(one, one.run_blocks(subsampled, one.encoder.sizes["full"]), subsampled)
                 one.ctc.ctc_lo(encoded)
             counters.append(counter.get_total_flops())
     difference = 10 * (table.rest.flops - plain.component_table().rest.flops)
@@ -118,17 +118,17 @@ def test_they_are_counted(adaptor: int) -> None:
 def test_calibration_sees_what_the_encoder_sees() -> None:
     model = surrounded().eval()
     of = batch(1)
-    (front,) = calibration_fronts(model, model.encoder, [of.speech[0]])
+    (subsampled,) = calibration_fronts(model, model.encoder, [of.speech[0]])
     of.speech_lengths[0] = len(of.speech[0])
-    torch.testing.assert_close(front.hidden, model.run_front(of).hidden)
+    torch.testing.assert_close(subsampled.hidden, model.run_subsampling(of).hidden)
 
 
 # ---- distillation of the attention decoder -------------------------------------------------------------------------------
 
 
 def outputs(model: TodmModel, of: Batch) -> tuple[Any, Any]:
-    front = model.run_front(of)
-    teacher, student = (model.run_subnet(front, of, model.encoder.sizes[n]).posteriors for n in ("full", "small"))
+    subsampled = model.run_subsampling(of)
+    teacher, student = (model.run_subnet(subsampled, of, model.encoder.sizes[n]).posteriors for n in ("full", "small"))
     return teacher.detach(), student
 
 
@@ -210,7 +210,7 @@ def test_label_smoothing_is_espnets() -> None:
     for smoothing in (0.0, 0.1):
         model = tiny_model(0.0, {"lsm_weight": smoothing}).eval()
         stock = ESPnetASRModel.forward(model, of.speech, of.speech_lengths, of.text, of.text_lengths)[0]
-        losses.append(model.run_subnet(model.run_front(of), of, model.encoder.sizes["full"]).loss)
+        losses.append(model.run_subnet(model.run_subsampling(of), of, model.encoder.sizes["full"]).loss)
         torch.testing.assert_close(losses[-1], stock.squeeze())
     assert losses[0] != losses[1]
 

@@ -24,7 +24,7 @@ NAMES = ("full", "middle", "small")
 def test_full_subnet_is_what_espnets_own_model_computes(ctc_weight: float) -> None:
     model, of = tiny_model(ctc_weight).eval(), batch()
     stock, _, _ = ESPnetASRModel.forward(model, of.speech, of.speech_lengths, of.text, of.text_lengths)
-    ours = model.run_subnet(model.run_front(of), of, model.encoder.sizes["full"]).loss
+    ours = model.run_subnet(model.run_subsampling(of), of, model.encoder.sizes["full"]).loss
     torch.testing.assert_close(ours, stock.squeeze())
 
 
@@ -136,9 +136,9 @@ def test_component_table_counts_the_whole_model() -> None:
 def test_stock_inference_encodes_the_chosen_subnet() -> None:
     model, of = tiny_model(subnet="small").eval(), batch()
     encoded, lengths = model.encode(of.speech, of.speech_lengths)
-    front = model.run_front(of)
-    torch.testing.assert_close(encoded, model.encoder.blocks(front, model.encoder.sizes["small"]))
-    assert torch.equal(lengths, front.lengths)
+    subsampled = model.run_subsampling(of)
+    torch.testing.assert_close(encoded, model.encoder.blocks(subsampled, model.encoder.sizes["small"]))
+    assert torch.equal(lengths, subsampled.lengths)
 
 
 @pytest.mark.parametrize(

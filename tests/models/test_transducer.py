@@ -10,10 +10,9 @@ import torch
 from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
 from espnet2.asr_transducer.joint_network import JointNetwork
 
-from espnet_todm.compat import autocasts_on_cpu
+from espnet_todm.decode.options import SearchOptions
+from espnet_todm.decode.searches import make_search
 from espnet_todm.decoders.stateless import StatelessDecoder
-from espnet_todm.deploy.decoding.options import SearchOptions
-from espnet_todm.deploy.decoding.searches import make_search
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.todm import TodmModel
@@ -21,6 +20,7 @@ from espnet_todm.models.transducer import TransducerOptions, error_rate
 from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.kd import KDTrainer
 from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
+from espnet_todm.util.compat import autocasts_on_cpu
 from tests.tiny_model import TOKENS, batch, gradients, run, tiny_model
 
 torchaudio = pytest.importorskip("torchaudio")
@@ -55,21 +55,21 @@ def transducer(
 @pytest.mark.parametrize("predictor", [LSTM, STATELESS])
 def test_loss_is_torchaudios(predictor: str) -> None:
     model, of = transducer(predictor).eval(), batch(3)
-    front = model.run_front(of)
-    ours = model.run_subnet(front, of, model.encoder.sizes["small"]).loss
-    encoded = model.run_blocks(front, model.encoder.sizes["small"])
+    subsampled = model.run_subsampling(of)
+    ours = model.run_subnet(subsampled, of, model.encoder.sizes["small"]).loss
+    encoded = model.run_blocks(subsampled, model.encoder.sizes["small"])
     labels = of.text.clamp(min=0)
     predicted = model.decoder(torch.nn.functional.pad(labels, (1, 0)))
     logits = model.joint_network(encoded.unsqueeze(2), predicted.unsqueeze(1))
-    sizes = front.lengths.int(), of.text_lengths.int()
+    sizes = subsampled.lengths.int(), of.text_lengths.int()
     theirs = torchaudio.functional.rnnt_loss(logits, labels.int(), *sizes, blank=0, reduction="mean")
     torch.testing.assert_close(ours, theirs)
 
 
 def test_ctc_beside_it_adds_its_weight() -> None:
     model, of = transducer(ctc_weight=0.3).eval(), batch()
-    front = model.run_front(of)
-    output = model.run_subnet(front, of, model.encoder.sizes["full"])
+    subsampled = model.run_subsampling(of)
+    output = model.run_subnet(subsampled, of, model.encoder.sizes["full"])
     parts = output.stats["loss_transducer"] + 0.3 * output.stats["loss_ctc"]
     torch.testing.assert_close(output.loss.detach(), parts)
 
@@ -110,9 +110,9 @@ def test_ranges_of_the_teacher_are_reused_or_the_students_own() -> None:
     for reuse in (True, False):
         options = {"prune_range": 2, "reuse_ranges": reuse}
         model, of = transducer(trainer=None, model={"transducer_conf": options}), batch(3, frames=90, tokens=8)
-        front = model.run_front(of)
-        teacher = model.run_subnet(front, of, model.encoder.sizes["full"]).posteriors.detach()
-        student = model.run_subnet(front, of, model.encoder.sizes["small"], teacher=teacher).posteriors
+        subsampled = model.run_subsampling(of)
+        teacher = model.run_subnet(subsampled, of, model.encoder.sizes["full"]).posteriors.detach()
+        student = model.run_subnet(subsampled, of, model.encoder.sizes["small"], teacher=teacher).posteriors
         assert teacher.lattice is not None and student.lattice is not None
         assert (student.lattice.ranges is teacher.lattice.ranges) is reuse
         itself = model.distillation(teacher, teacher, of, Divergence())
@@ -127,7 +127,7 @@ def test_a_wide_window_is_the_full_lattice() -> None:
         for width in (0, 10)
     )
     pruned.load_state_dict(full.state_dict(), strict=False)
-    losses = [m.run_subnet(m.run_front(of), of, m.encoder.sizes["full"]).loss for m in (full, pruned)]
+    losses = [m.run_subnet(m.run_subsampling(of), of, m.encoder.sizes["full"]).loss for m in (full, pruned)]
     torch.testing.assert_close(*losses)
 
 
@@ -143,9 +143,9 @@ def test_validation_reports_every_size_and_is_greedy_search() -> None:
         _, stats = run(model, of)
     keys = ("loss", "loss_transducer", "loss_ctc", "cer_transducer", "wer_transducer", "cer_ctc")
     assert {f"{key}_{name}" for key in keys for name in NAMES} <= stats.keys()
-    front = model.run_front(of)
-    encoded = model.run_blocks(front, model.encoder.sizes["small"])
-    found = make_search(model, SearchOptions())(encoded, front.lengths)
+    subsampled = model.run_subsampling(of)
+    encoded = model.run_blocks(subsampled, model.encoder.sizes["small"])
+    found = make_search(model, SearchOptions())(encoded, subsampled.lengths)
     assert float(stats["cer_transducer_small"]) == pytest.approx(error_rate(found, of.text, of.text_lengths))
 
 
@@ -177,8 +177,8 @@ def test_padding_and_other_utterances_do_not_matter() -> None:
             text=of.text[part],
             text_lengths=of.text_lengths[part],
         )
-        front = model.run_front(some)
-        return model.run_subnet(front, some, model.encoder.sizes["small"]).loss
+        subsampled = model.run_subsampling(some)
+        return model.run_subnet(subsampled, some, model.encoder.sizes["small"]).loss
 
     noisy = of.speech.clone()
     noisy[-1, of.speech_lengths[-1] :] = 7.0

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import espnet_todm
-from espnet_todm.options import parse_training
-from espnet_todm.overlay import read_config
-from espnet_todm.trainers.dry_run import dry_run
+from espnet_todm.bench.dry_run import dry_run
+from espnet_todm.espnet.config_inheritance import read_config
+from espnet_todm.espnet.options import parse_training
 from tests.recipes.conftest import ROOT
 
 espnet_todm.register()

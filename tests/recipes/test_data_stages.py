@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from espnet2.train.dataset import ESPnetDataset
 
-from espnet_todm.files import read_table
+from espnet_todm.util.files import read_table
 from tests.recipes.conftest import ROOT, Recipe
 from tests.tiny_corpus import audio_path, truncate, write_split
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_todm.files import read_json, read_table
+from espnet_todm.util.files import read_json, read_table
 from tests.recipes.conftest import Recipe
 from tests.tiny_corpus import WORDS, write_split
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from espnet_todm.files import read_table
+from espnet_todm.util.files import read_table
 from tests.recipes.conftest import Recipe
 from tests.tiny_corpus import write_split
 

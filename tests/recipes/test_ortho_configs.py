@@ -10,8 +10,8 @@ import torch
 
 import espnet_todm
 from espnet_todm.encoders.conformer import TodmConformerEncoder
-from espnet_todm.options import parse_training
-from espnet_todm.overlay import read_config
+from espnet_todm.espnet.config_inheritance import read_config
+from espnet_todm.espnet.options import parse_training
 from tests.recipes.conftest import ROOT
 
 espnet_todm.register()

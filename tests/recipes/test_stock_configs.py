@@ -13,7 +13,7 @@ import espnet_todm
 from espnet_todm.bin.asr_train import main
 from espnet_todm.card import CARD
 from espnet_todm.deploy.extract import extract, load_supernet
-from espnet_todm.files import read_json
+from espnet_todm.util.files import read_json
 from tests.stock_signatures import SIGNATURES, StubFrontend, criteria, small_config
 from tests.tiny_model import TOKENS
 

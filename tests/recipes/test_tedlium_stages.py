@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from espnet2.train.dataset import ESPnetDataset
 
-from espnet_todm.files import read_table
+from espnet_todm.util.files import read_table
 from tests import sph_corpus, tiny_corpus
 from tests.recipes.conftest import ROOT, Recipe
 

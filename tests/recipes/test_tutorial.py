@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from espnet_todm.files import read_json, read_table
-from espnet_todm.overlay import read_config
+from espnet_todm.espnet.config_inheritance import read_config
+from espnet_todm.util.files import read_json, read_table
 from tests.conftest import disturb
 from tests.recipes.conftest import ROOT, Recipe
 
@@ -72,8 +72,8 @@ def test_the_supernet_changes_no_option_of_the_stock_encoder() -> None:
 
 def test_before_training_the_full_size_computes_what_the_stock_model_computes() -> None:
     """Weights go over by name, as with init_param."""
-    from espnet_todm.options import parse_training
-    from espnet_todm.registry import register
+    from espnet_todm.espnet.options import parse_training
+    from espnet_todm.espnet.registry import register
 
     register()
     from espnet2.tasks.asr import ASRTask

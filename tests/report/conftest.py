@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from espnet_todm.files import write_json, write_table, write_text
 from espnet_todm.scoring.scores import score_experiment
+from espnet_todm.util.files import write_json, write_table, write_text
 
 REFERENCES = {
     "dev": {"a": "turn on the light", "b": "play some music"},

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import read_json, write_json
 from espnet_todm.report import comparison
 from espnet_todm.report.comparison import comparison_table, read_training
 from espnet_todm.report.plan import Method
+from espnet_todm.util.files import read_json, write_json
 
 LINE = "[host] (trainer:394) INFO: "
 LOG = f"""{LINE}1epoch results: [train] loss=3.1, time=1 hour, 6 minutes and 14.5 seconds, total_count=521, [valid] a=1

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from espnet_todm.processor import cpu_model
 from espnet_todm.report.environment import describe_environment, describe_sources
+from espnet_todm.util.processor import cpu_model
 
 
 def git(folder: Path, *arguments: str) -> str:

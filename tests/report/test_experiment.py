@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import write_json
 from espnet_todm.report.experiment import load_experiment
+from espnet_todm.util.files import write_json
 
 
 def test_everything_measured_is_found_and_nothing_else(scored: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from espnet_todm.bin.overview import main
+
 from espnet_todm.errors import UserError
-from espnet_todm.files import write_json
 from espnet_todm.report.overview import overview
+from espnet_todm.util.files import write_json
 
 
 def measured(size: str, precision: str, mib: float, seconds: float, **other: object) -> dict[str, object]:

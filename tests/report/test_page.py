@@ -12,12 +12,12 @@ from typing import Any, Optional
 import pytest
 import yaml
 
+from espnet_todm.encoders.latency import FORMAT as COMPONENTS
 from espnet_todm.errors import UserError
-from espnet_todm.files import write_json, write_text
-from espnet_todm.latency import FORMAT as COMPONENTS
 from espnet_todm.report.experiment import load_experiment
 from espnet_todm.report.page import PAGE, write_page
 from espnet_todm.scoring.scores import rate_cell
+from espnet_todm.util.files import write_json, write_text
 from tests.cards import write_card
 from tests.report.test_results import ENVIRONMENT
 from tests.report.test_selection import ENCODER, TABLE, half

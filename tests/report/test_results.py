@@ -9,12 +9,12 @@ import pytest
 
 from espnet_todm.bin import report as command
 from espnet_todm.errors import UserError
-from espnet_todm.files import write_json
 from espnet_todm.report.advice import advice_lines
 from espnet_todm.report.environment import Environment, Sources
 from espnet_todm.report.experiment import load_experiment
 from espnet_todm.report.results import environment_section, model_section, write_results
 from espnet_todm.report.tables import error_table, size_table
+from espnet_todm.util.files import write_json
 
 ENVIRONMENT = Environment(
     date="2024-02-29 12:00 UTC",

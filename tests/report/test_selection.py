@@ -10,9 +10,9 @@ import yaml
 
 from espnet_todm.components import FULL, Key, Subnet
 from espnet_todm.errors import UserError
-from espnet_todm.files import to_json
 from espnet_todm.report.selection import Choice, choices, describe, read_history, share_table
 from espnet_todm.report.selection_page import selection_section
+from espnet_todm.util.files import to_json
 from tests.cards import write_card
 from tests.conftest import conformer
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from espnet_todm.palette import STYLES
 from espnet_todm.report.svg import INCHES, inline_svg, plot_style
 from espnet_todm.report.training_curves import Curve, draw_curves, read_curves, title
+from espnet_todm.util.palette import STYLES
 
 tensorboard = pytest.importorskip("torch.utils.tensorboard")
 

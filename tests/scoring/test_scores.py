@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from espnet_todm.bin import score as command
 from espnet_todm.errors import UserError
-from espnet_todm.files import write_table
 from espnet_todm.scoring.scores import (
     Counts,
     official_size_note,
@@ -21,6 +20,7 @@ from espnet_todm.scoring.scores import (
     score_tables,
     write_score,
 )
+from espnet_todm.util.files import write_table
 
 SENTENCES = st.lists(st.sampled_from(["a", "be", "sea"]), min_size=1, max_size=5).map(" ".join)
 TABLES = st.dictionaries(st.sampled_from("uvwxyz"), st.tuples(SENTENCES, SENTENCES), min_size=1)

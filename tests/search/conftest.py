@@ -1,5 +1,5 @@
-"""A search runs on the experiments that the tests of deployment train."""
+"""The small supernet experiments that these tests work on."""
 
-from tests.deploy.conftest import experiment, layer_norm_experiment, transducer_experiment
+from tests.tiny_experiment import experiment, layer_norm_experiment, transducer_experiment
 
 __all__ = ["experiment", "layer_norm_experiment", "transducer_experiment"]

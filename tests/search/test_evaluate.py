@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from espnet_todm.components import Subnet
-from espnet_todm.deploy.decoding.decode import Decoder, decode
-from espnet_todm.deploy.decoding.features import read_features
+from espnet_todm.decode.decode import Decoder, decode
+from espnet_todm.decode.features import read_features
 from espnet_todm.deploy.extract import extract, load_supernet
-from espnet_todm.deploy.load import load_extracted
 from espnet_todm.errors import UserError
-from espnet_todm.files import read_table
+from espnet_todm.espnet.load import load_extracted
 from espnet_todm.scoring.scores import score_tables
 from espnet_todm.search.evaluate import Cached, Evaluator, spread
+from espnet_todm.util.files import read_table
 from tests.conftest import random_subnet
-from tests.deploy.conftest import TRANSDUCER, write_experiment
+from tests.tiny_experiment import TRANSDUCER, write_experiment
 
 REFERENCES = {"utt0": "A B", "utt1": "CAD BEE", "utt2": "GABE"}
 

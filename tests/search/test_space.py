@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_todm.amounts import format_amount
 from espnet_todm.components import ComponentTable
 from espnet_todm.errors import UserError
 from espnet_todm.search.space import GRANULARITIES, SearchSpace, check_budgets, make_space
 from espnet_todm.sizes import resolve_size
+from espnet_todm.util.units import format_amount
 from tests.conftest import conformer, mh_ssm, synthetic_latency
 
 

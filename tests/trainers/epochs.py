@@ -10,8 +10,8 @@ from espnet2.tasks.asr import ASRTask
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter
 
-from espnet_todm.registry import register
-from espnet_todm.trainers.espnet_trainer import TodmTrainer
+from espnet_todm.espnet.registry import register
+from espnet_todm.espnet.trainer import TodmTrainer
 from tests.tiny_model import batch
 
 Named = tuple[list[str], dict[str, torch.Tensor]]

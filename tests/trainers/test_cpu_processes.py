@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from espnet_todm.completion import exclusive
 from espnet_todm.errors import UserError
 from espnet_todm.trainers.cpu_processes import train
-from tests.test_lifetime import ROOT, gone
+from espnet_todm.util.stage_marker import exclusive
 from tests.tiny_training import arguments, python, write_data
+from tests.util.test_lifetime import ROOT, gone
 
 
 @pytest.mark.recipe

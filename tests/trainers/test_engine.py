@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from espnet_todm.compat import autocasts_on_cpu
-from espnet_todm.encoders.supernet import Front
+from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.losses.distillation import ctc_frame_distillation
 from espnet_todm.models.batch import Batch
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.engine import Pass, sequential_step
+from espnet_todm.util.compat import autocasts_on_cpu
 from tests.tiny_model import batch, gradients, run, tiny_model, trained_by
 
 Gradients = dict[str, Optional[Tensor]]
@@ -35,12 +35,12 @@ def joint_loss(model: TodmModel, of: Batch, step: int = 0) -> Tensor:
     subnets = trainer.sandwich.pick(step)
     teacher, losses = None, []
     for subnet in subnets:
-        front = model.run_front(of)
-        output = model.run_subnet(front, of, subnet)
+        subsampled = model.run_subsampling(of)
+        output = model.run_subnet(subsampled, of, subnet)
         if teacher is None or not trainer.kd_weight:
             losses.append(output.loss)
         else:
-            kd = ctc_frame_distillation(teacher, output.posteriors.ctc, front.lengths, trainer.divergence)
+            kd = ctc_frame_distillation(teacher, output.posteriors.ctc, subsampled.lengths, trainer.divergence)
             losses.append((1 - trainer.kd_weight) * output.loss + trainer.kd_weight * kd)
         if teacher is None:
             teacher = output.posteriors.ctc.detach()
@@ -108,8 +108,8 @@ def test_any_functions_of_shared_and_own_parameters(seed: int, passes: int, loss
             torch.testing.assert_close(got.grad, want)
 
 
-def _front(hidden: Tensor) -> Front:
-    return Front(hidden, None, torch.tensor([1]), torch.ones(1, 1, 1, dtype=torch.bool))
+def _front(hidden: Tensor) -> SubsampledFeatures:
+    return SubsampledFeatures(hidden, None, torch.tensor([1]), torch.ones(1, 1, 1, dtype=torch.bool))
 
 
 def test_frozen_front_part_gets_no_gradient() -> None:
@@ -125,8 +125,8 @@ def test_what_no_subnet_reaches_gets_none() -> None:
     model = trained_by()
     everything, small = model.encoder.component_table().full(), model.encoder.sizes["small"]
     of = batch()
-    part = Pass(lambda front: model.run_subnet(front, of, small).loss, 1.0)
-    sequential_step(model.run_front(of), [part], model.trained_parameters()).backward()
+    part = Pass(lambda subsampled: model.run_subnet(subsampled, of, small).loss, 1.0)
+    sequential_step(model.run_subsampling(of), [part], model.trained_parameters()).backward()
     kept = set(small.layers)
     for layer in everything.layers:
         has = [p.grad is not None for p in model.encoder.encoders[layer].parameters()]
@@ -194,10 +194,10 @@ def test_earlier_subnets_are_forgotten_before_the_next_runs() -> None:
     activations: list[weakref.ref[Tensor]] = []
     alive_at_start: list[int] = []
 
-    def run_one(front: Front, name: str) -> Tensor:
+    def run_one(subsampled: SubsampledFeatures, name: str) -> Tensor:
         gc.collect()
         alive_at_start.append(sum(ref() is not None for ref in activations))
-        output = model.run_subnet(front, of, model.encoder.sizes[name])
+        output = model.run_subnet(subsampled, of, model.encoder.sizes[name])
         activations.append(weakref.ref(output.posteriors.ctc))
         return output.loss
 
@@ -206,8 +206,8 @@ def test_earlier_subnets_are_forgotten_before_the_next_runs() -> None:
         block.feed_forward.register_forward_hook(lambda _m, _i, output: seen.append(weakref.ref(output)))
         for block in model.encoder.encoders
     ]
-    parts = [Pass(lambda front, name=name: run_one(front, name), 1.0) for name in model.encoder.sizes]  # type: ignore[misc]
-    loss = sequential_step(model.run_front(of), parts, model.trained_parameters())
+    parts = [Pass(lambda subsampled, name=name: run_one(subsampled, name), 1.0) for name in model.encoder.sizes]  # type: ignore[misc]
+    loss = sequential_step(model.run_subsampling(of), parts, model.trained_parameters())
     for hook in hooks:
         hook.remove()
     assert alive_at_start == [0, 0, 0]
@@ -276,10 +276,10 @@ def test_distributed_gradients_are_the_mean_over_ranks(tmp_path: Path) -> None:
 
 def test_distributed_training_gets_zeros_for_what_no_subnet_reaches(tmp_path: Path) -> None:
     model, of = tiny_model().train(), batch()
-    part = Pass(lambda front: model.run_subnet(front, of, model.encoder.sizes["small"]).loss, 1.0)
+    part = Pass(lambda subsampled: model.run_subnet(subsampled, of, model.encoder.sizes["small"]).loss, 1.0)
     torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        sequential_step(model.run_front(of), [part], model.trained_parameters()).backward()
+        sequential_step(model.run_subsampling(of), [part], model.trained_parameters()).backward()
     finally:
         torch.distributed.destroy_process_group()
     got = gradients(model)

@@ -7,12 +7,12 @@ from typing import Callable
 import pytest
 import torch
 
-from espnet_todm.checks import build
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation
 from espnet_todm.trainers.kd import KDTrainer
+from espnet_todm.util.checks import build
 from tests.conftest import e_branchformer, mh_ssm
 from tests.tiny_model import SIZES, batch, run, tiny_model, trained_by
 
@@ -30,9 +30,11 @@ def test_loss_is_the_mean_of_task_and_distillation_losses() -> None:
 def test_the_max_subnet_teaches() -> None:
     model, of = trained_by(divergence={"kind": "kl"}), batch()
     _, stats = run(model, of)
-    front = model.run_front(of)
-    teacher, student = (model.run_subnet(front, of, model.encoder.sizes[n]).posteriors.ctc for n in ("full", "small"))
-    expected = ctc_frame_distillation(teacher, student, front.lengths, Divergence("kl"))
+    subsampled = model.run_subsampling(of)
+    teacher, student = (
+        model.run_subnet(subsampled, of, model.encoder.sizes[n]).posteriors.ctc for n in ("full", "small")
+    )
+    expected = ctc_frame_distillation(teacher, student, subsampled.lengths, Divergence("kl"))
     torch.testing.assert_close(stats["kd_small"], expected.detach())
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from espnet2.train.reporter import Reporter
 
-from espnet_todm.trainers.espnet_trainer import TodmTrainer
+from espnet_todm.espnet.trainer import TodmTrainer
 from tests.tiny_training import arguments, python, write_data
 
 COMMAND = ["-m", "espnet_todm.bin.asr_train"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from espnet_todm.checks import build
 from espnet_todm.errors import UserError
-from espnet_todm.files import write_json
 from espnet_todm.trainers.single import SingleTrainer
+from espnet_todm.util.checks import build
+from espnet_todm.util.files import write_json
 from tests.tiny_model import batch, run, tiny_model, trained_by
 
 
@@ -23,7 +23,7 @@ def test_trains_as_the_extracted_model_would(size: str) -> None:
     small = tiny_model()
     small.load_state_dict(model.state_dict())
     small.encoder = model.encoder.extract(subnet)
-    plain = small.train().run_subnet(small.run_front(of), of, small.encoder.subnet).loss
+    plain = small.train().run_subnet(small.run_subsampling(of), of, small.encoder.subnet).loss
     plain.backward()
     torch.testing.assert_close(loss.detach(), plain.detach())
     torch.testing.assert_close(model.ctc.ctc_lo.weight.grad, small.ctc.ctc_lo.weight.grad, atol=1e-5, rtol=1e-4)

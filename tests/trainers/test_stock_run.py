@@ -108,7 +108,7 @@ def test_a_criterion_that_nothing_reports_ends_before_the_first_epoch(data: Path
 
 
 def test_the_dry_run_says_so_too(tmp_path: Path) -> None:
-    from tests.trainers.test_dry_run import run
+    from tests.bench.test_dry_run import run
 
     with pytest.raises(UserError, match=r"val_scheduler_criterion: \[valid, acc\]: no such value"):
         run(tmp_path, scheduler="reducelronplateau", scheduler_conf={}, val_scheduler_criterion=["valid", "acc"])

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from espnet_todm.card import read_card
-from espnet_todm.checks import build
 from espnet_todm.components import Subnet
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
@@ -20,6 +19,7 @@ from espnet_todm.trainers.base import RunState, SubnetTrainer
 from espnet_todm.trainers.baselines import RandomNestedTrainer, TopKTrainer, UniformTrainer, ZeroOutTrainer
 from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
 from espnet_todm.trainers.selection_log import SelectionLog
+from espnet_todm.util.checks import build
 from tests.conftest import e_branchformer, mh_ssm
 from tests.tiny_model import batch, gradients, run, tiny_model
 
@@ -79,7 +79,7 @@ def test_stage_1_loss_is_the_papers() -> None:
     model = learner(stage1_steps=10, penalty_schedule="constant")
     of = batch()
     loss, stats = run(model, of)
-    frames = model.run_front(of).lengths.sum() / len(of.speech)
+    frames = model.run_subsampling(of).lengths.sum() / len(of.speech)
     size = next(stats[f"loss_{name}"] for name in SHARES if f"loss_{name}" in stats) / frames
     expected = stats["loss_full"] / frames + (1 - torch.exp(-size)) * size + stats["penalty"]
     torch.testing.assert_close(loss.detach(), expected)
@@ -115,11 +115,13 @@ def test_sorting_components_at_the_switch_keeps_every_function_and_makes_slices_
     before = model.subnet_trainer.selection.units.nested(order, model.subnet_trainer.shares)
     of = batch()
     with torch.no_grad():
-        expected = {name: model.run_subnet(model.run_front(of), of, subnet).loss for name, subnet in before.items()}
+        expected = {
+            name: model.run_subnet(model.run_subsampling(of), of, subnet).loss for name, subnet in before.items()
+        }
         model.subnet_trainer.decide(model, 3, [optimizer])
         for name, value in expected.items():
             subnet = model.encoder.sizes[name]
-            torch.testing.assert_close(model.run_subnet(model.run_front(of), of, subnet).loss, value)
+            torch.testing.assert_close(model.run_subnet(model.run_subsampling(of), of, subnet).loss, value)
             for modules in subnet.layers.values():
                 assert all(kept == tuple(range(len(kept))) for kept in modules.values())
     assert any(before[n].components != model.encoder.sizes[n].components for n in before)  # something had to move
@@ -136,7 +138,7 @@ def test_the_optimizers_state_moves_with_the_components() -> None:
     for model, optimizer in zip((moved, plain), optimizers):
         optimizer.zero_grad()
         of = batch(seed=9)
-        output = model.run_subnet(model.run_front(of), of, model.encoder.component_table().full())
+        output = model.run_subnet(model.run_subsampling(of), of, model.encoder.component_table().full())
         output.loss.backward()
         optimizer.step()
     units = plain.state_dict()[name].unflatten(0, (4, -1))[list(order)].flatten(0, 1)
@@ -158,7 +160,7 @@ def test_gradients_accumulated_before_the_switch_move_with_their_components(
         order = (2, 0, 3, 1)
         for seed in (7, 8):
             of = batch(seed=seed)
-            model.run_subnet(model.run_front(of), of, full).loss.backward()
+            model.run_subnet(model.run_subsampling(of), of, full).loss.backward()
             if sort and seed == 7:
                 model.encoder.reorder({(0, "feed_forward"): order}, dict(steps.state))
         steps.step()
@@ -223,8 +225,8 @@ def test_defect_7_no_two_passes_share_a_graph_and_a_size_is_a_small_model(monkey
     small = model.encoder.extract(subnet)
     assert sum(p.numel() for p in small.parameters()) == model.encoder.component_table().cost(subnet).params
     of = batch()
-    front = model.run_front(of)
-    torch.testing.assert_close(small.blocks(front), model.encoder.blocks(front, subnet))
+    subsampled = model.run_subsampling(of)
+    torch.testing.assert_close(small.blocks(subsampled), model.encoder.blocks(subsampled, subnet))
 
 
 def test_stochastic_depth_touches_only_modules_that_the_smallest_size_drops_whole() -> None:
@@ -234,10 +236,12 @@ def test_stochastic_depth_touches_only_modules_that_the_smallest_size_drops_whol
     drop = model.subnet_trainer._droppable()
     assert drop and not kept & drop.keys()
     of = batch()
-    front, full = model.run_front(of), model.encoder.sizes["full"]
-    assert not torch.equal(model.encoder.blocks(front, full, drop=drop), model.encoder.blocks(front, full))
+    subsampled, full = model.run_subsampling(of), model.encoder.sizes["full"]
+    assert not torch.equal(model.encoder.blocks(subsampled, full, drop=drop), model.encoder.blocks(subsampled, full))
     model.eval()
-    torch.testing.assert_close(model.encoder.blocks(front, full, drop=drop), model.encoder.blocks(front, full))
+    torch.testing.assert_close(
+        model.encoder.blocks(subsampled, full, drop=drop), model.encoder.blocks(subsampled, full)
+    )
 
 
 def test_distillation_can_be_switched_on_in_both_stages() -> None:

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from espnet_todm import __version__
 from espnet_todm.card import CARD, read_card
-from espnet_todm.deploy.decoding.features import read_features
-from espnet_todm.deploy.load import load_extracted
+from espnet_todm.decode.features import read_features
 from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, TOKENS
 from espnet_todm.deploy.onnx.forms import Form, Graph, runtime_form
 from espnet_todm.deploy.onnx.quantize import CALIBRATION_UTTERANCES, DYNAMIC, STATIC, check_method, to_fp16, to_int8
 from espnet_todm.deploy.onnx.state_space import DOMAIN, as_scans, has_state_space
 from espnet_todm.deploy.onnx.tokens import tokens_text
-from espnet_todm.deploy.optional import needed
 from espnet_todm.errors import UserError, one_line
-from espnet_todm.files import PathLike, atomic_directory, hash_file, write_json, write_text
+from espnet_todm.espnet.load import load_extracted
+from espnet_todm.util.files import PathLike, atomic_directory, hash_file, write_json, write_text
+from espnet_todm.util.optional import needed
 
 OPSET, OPSETS = 17, (14, 20)  # 17 has layer norm as one operator; what torch's exporter can write
 # Newer torch has a second exporter, by default, that needs more packages.

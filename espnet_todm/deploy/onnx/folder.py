@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, read_lines
-from espnet_todm.vocabulary import WORD_MARK
+from espnet_todm.util.files import PathLike, read_lines
+from espnet_todm.util.vocabulary import WORD_MARK
 
 CTC, TRANSDUCER = "ctc", "transducer"
 PARTS = {CTC: ("model",), TRANSDUCER: ("encoder", "decoder", "joiner")}

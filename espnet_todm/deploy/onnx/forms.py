@@ -11,6 +11,7 @@ import torch
 from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
 from torch import Tensor, nn
 
+from espnet_todm.decode.text import forbidden_tokens
 from espnet_todm.deploy.onnx.graph import CtcGraph, EncoderGraph
 from espnet_todm.deploy.onnx.tokens import runtime_tokens
 from espnet_todm.deploy.onnx.transducer import (
@@ -22,7 +23,6 @@ from espnet_todm.deploy.onnx.transducer import (
     ProjectedEncoder,
     blank_last,
 )
-from espnet_todm.deploy.text import forbidden_tokens
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 

@@ -23,9 +23,9 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.layers.global_mvn import GlobalMVN
 from torch import Tensor, nn
 
+from espnet_todm.decode.text import NEVER
 from espnet_todm.deploy.onnx.state_space import replace
 from espnet_todm.deploy.stock import STOCK
-from espnet_todm.deploy.text import NEVER
 from espnet_todm.encoders.interctc import Between
 from espnet_todm.encoders.known import encoders
 from espnet_todm.encoders.positions import LegacyPositions
@@ -63,8 +63,8 @@ class EncoderGraph(nn.Module):
         # What is too short for one frame becomes one, of length 0.
         frames = torch._shape_as_tensor(x)[1].clamp(min=self.shortest)
         normalised = nn.functional.pad(normalised, (0, 0, 0, self.shortest))[:, :frames]
-        front = self.encoder.front(normalised, lengths)
-        return self.encoder.blocks(front, between=Between(self._posteriors)), front.lengths
+        subsampled = self.encoder.subsample(normalised, lengths)
+        return self.encoder.blocks(subsampled, between=Between(self._posteriors)), subsampled.lengths
 
     def _posteriors(self, output: Tensor) -> Tensor:
         """An intermediate output (N, T', D) -> (N, T', V), as the encoder was trained on them."""

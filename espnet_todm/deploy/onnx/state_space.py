@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Kept
+from espnet_todm.elastic.base import KeepIndices
 from espnet_todm.elastic.state_space import ElasticStateSpace
 
 CHUNK = 32  # J
@@ -33,7 +33,7 @@ class OnnxStateSpace(ElasticStateSpace):
         source.float()
         self.filters = nn.ModuleList(ChunkedFilter(*stage, skip) for stage, skip in zip(discrete, source.skip.detach()))
 
-    def filtered(self, signal: Tensor, stage: int, kept: Kept) -> Tensor:
+    def filtered(self, signal: Tensor, stage: int, kept: KeepIndices) -> Tensor:
         del kept
         result: Tensor = self.filters[stage](signal)
         return result

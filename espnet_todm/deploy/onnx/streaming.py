@@ -19,7 +19,7 @@ from typing import Any, Callable, Optional
 import torch
 from torch import Tensor, nn
 
-from espnet_todm.acoustics import FRAMES_PER_SECOND
+from espnet_todm.decode.text import forbidden_tokens
 from espnet_todm.deploy.onnx.export import ExportOptions, export
 from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
 from espnet_todm.deploy.onnx.forms import Form, Graph, subsampling_factor
@@ -27,12 +27,12 @@ from espnet_todm.deploy.onnx.graph import check_parts, mean_and_scale, without
 from espnet_todm.deploy.onnx.quantize import STATIC
 from espnet_todm.deploy.onnx.tokens import runtime_tokens
 from espnet_todm.deploy.runtime.streaming import tail_seconds
-from espnet_todm.deploy.text import forbidden_tokens
 from espnet_todm.encoders.chunks import Chunk
 from espnet_todm.encoders.stack import StackedEncoder
 from espnet_todm.encoders.streaming import Caches, StreamingEncoder
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.util.acoustics import FRAMES_PER_SECOND
+from espnet_todm.util.files import PathLike
 
 EMBED_CACHE = (128, 3, 19)  # of Zipformer's input layer; the runtime makes it of this size always
 ROWS = 2  # of the caches for convolutions: the fewest that leave one column to the cache of Zipformer's nonlinear attention

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from espnet_todm.decode.text import WORD_TYPES
 from espnet_todm.deploy.onnx.folder import split_line
-from espnet_todm.deploy.text import WORD_TYPES
 from espnet_todm.errors import UserError
-from espnet_todm.vocabulary import SOS_EOS, SPACE, UNKNOWN, WORD_MARK, check_marks
+from espnet_todm.util.vocabulary import SOS_EOS, SPACE, UNKNOWN, WORD_MARK, check_marks
 
 BLANK = "<blk>"  # without a token of this name sherpa-onnx ends the whole process
 TOKEN_TYPES = ("bpe", "char", *WORD_TYPES)  # whose texts the runtime can put together

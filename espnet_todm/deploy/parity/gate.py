@@ -14,9 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Optional
 
-from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.card import CARD, read_card
-from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.parity.report import JSON, PAGE, Limits, ParityReport, Step
 from espnet_todm.deploy.parity.short import compare_short
 from espnet_todm.deploy.parity.speech import Speech
@@ -24,12 +22,14 @@ from espnet_todm.deploy.parity.steps import FP32, Arrays, Gate, Heard, hear
 from espnet_todm.deploy.parity.streaming import compare_streaming
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime
 from espnet_todm.deploy.runtime.opening import open_onnx
-from espnet_todm.deploy.runtime.sherpa_apart import features_apart, transcribe_apart
 from espnet_todm.deploy.runtime.sherpa_check import NEMO, STREAMING_CTC, Checked, check_for_sherpa
+from espnet_todm.deploy.runtime.sherpa_subprocess import features_in_subprocess, transcribe_in_subprocess
 from espnet_todm.deploy.runtime.torch import TorchRuntime, open_slice, open_torch
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike, hash_file, write_json, write_text
-from espnet_todm.processor import cpu_model
+from espnet_todm.util.acoustics import SAMPLING_RATE
+from espnet_todm.util.files import PathLike, hash_file, write_json, write_text
+from espnet_todm.util.optional import needed
+from espnet_todm.util.processor import cpu_model
 
 SLICE, PYTORCH = "supernet slice", "PyTorch"
 # Of so many utterances the features are read out of sherpa-onnx, at most so much: it takes time, for NEMO a lot of it.
@@ -154,7 +154,7 @@ def _compare(
     for precision in precisions:
         onnx = open_onnx(exported, precision, threads)
         heard = hear(f"onnxruntime {precision}", onnx, features, reference.paths)
-        gate.exported(precision, heard, reference, transcribe_apart(exported, precision, threads, waves))
+        gate.exported(precision, heard, reference, transcribe_in_subprocess(exported, precision, threads, waves))
         if precision == FP32:
             _compare_padded(gate, heard, onnx, features)
             compare_short(gate, exported, PYTORCH, runtime, waves[0], threads)
@@ -164,7 +164,7 @@ def _compare_features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: A
     """What sherpa-onnx computes for this kind of model against what training had, on the first utterances."""
     seconds = NEMO_SECONDS if kind.model_type == NEMO else PROBED_SECONDS
     begins = [samples[: round(seconds * SAMPLING_RATE)] for samples in waves[:PROBED]]
-    theirs = features_apart(begins, kind)
+    theirs = features_in_subprocess(begins, kind)
     hint = "for models of NeMo's form it computes NeMo's features" if kind.model_type == NEMO else ""
     ours = [runtime.features(samples) for samples in begins]
     gate.arrays("features", "sherpa-onnx", "training", theirs, ours, gate.limits.features, hint)

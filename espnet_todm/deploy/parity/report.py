@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
 from espnet_todm.errors import UserError
-from espnet_todm.markdown import markdown_table
+from espnet_todm.util.markdown import markdown_table
 
 FORMAT = "espnet_todm.parity/1"
 JSON, PAGE = "parity.json", "parity.md"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.deploy.parity.steps import FP32, Gate
 from espnet_todm.deploy.runtime.base import StepRuntime
-from espnet_todm.deploy.runtime.sherpa_apart import transcribe_apart
+from espnet_todm.deploy.runtime.sherpa_subprocess import transcribe_in_subprocess
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.util.acoustics import SAMPLING_RATE
+from espnet_todm.util.files import PathLike
 
 SECONDS = (0.01, 0.05, 0.1)  # one frame of an encoder that makes one of four takes 0.07 s
 
@@ -21,7 +21,7 @@ def compare_short(
     encoder, or for one chunk of speech."""
     begins = [samples[: round(seconds * SAMPLING_RATE)] for seconds in SECONDS]
     try:
-        texts = transcribe_apart(exported, FP32, threads, begins)
+        texts = transcribe_in_subprocess(exported, FP32, threads, begins)
     except UserError as error:
         raise UserError(f"speech of {', '.join(f'{s:g}' for s in SECONDS)} s: {error}") from None
     names = [f"{gate.names[0]}, first {seconds:g} s" for seconds in SECONDS]

@@ -10,12 +10,12 @@ from typing import Optional
 import numpy as np
 import soundfile
 
-from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.data.archives import refuse_pipe
 from espnet_todm.data.listing import parse_segment
-from espnet_todm.deploy.decoding.features import check_audio
+from espnet_todm.decode.features import check_audio
 from espnet_todm.errors import UserError, one_line
-from espnet_todm.files import PathLike, read_table
+from espnet_todm.util.acoustics import SAMPLING_RATE
+from espnet_todm.util.files import PathLike, read_table
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.parity.short import compare_short
 from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.parity.steps import FP32, Gate, hear
 from espnet_todm.deploy.runtime.opening import open_onnx
-from espnet_todm.deploy.runtime.sherpa_apart import transcribe_apart
+from espnet_todm.deploy.runtime.sherpa_subprocess import transcribe_in_subprocess
 from espnet_todm.deploy.runtime.streaming import StreamingOnnx
 from espnet_todm.deploy.runtime.streaming_torch import StreamingTorch
 from espnet_todm.deploy.runtime.torch import TorchCtc
 from espnet_todm.encoders.chunks import Chunk
 from espnet_todm.encoders.stack import StackedEncoder
-from espnet_todm.files import PathLike
+from espnet_todm.espnet.load import load_extracted
+from espnet_todm.util.files import PathLike
 
 MASKED, STREAMED = "PyTorch under the chunks' mask", "PyTorch chunk by chunk"
 ALONE, FULL = f"{MASKED}, without the tail", "PyTorch, full context"
@@ -44,7 +44,7 @@ def compare_streaming(
     gate.everything(hear(STREAMED, streamed, features), reference, exact=True)
     for precision, runtime in runtimes.items():
         heard = hear(f"onnxruntime {precision}", runtime, features)
-        gate.exported(precision, heard, reference, transcribe_apart(exported, precision, threads, waves))
+        gate.exported(precision, heard, reference, transcribe_in_subprocess(exported, precision, threads, waves))
         if precision == FP32:
             compare_short(gate, exported, heard.name, runtime, waves[0], threads)
     gate.rate(ALONE, [masked.transcribe(samples) for samples in waves], reference.texts)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from espnet_todm.acoustics import MEL_BINS, SAMPLING_RATE
 from espnet_todm.errors import UserError
+from espnet_todm.util.acoustics import MEL_BINS, SAMPLING_RATE
 
 if TYPE_CHECKING:
     from lhotse import Fbank

@@ -8,9 +8,7 @@ from typing import Any, ClassVar, Optional
 
 import numpy as np
 
-from espnet_todm.acoustics import MEL_BINS
 from espnet_todm.deploy.onnx.folder import BLANKS, join_tokens
-from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.runtime.base import (
     ONNXRUNTIME,
     RECURRENT_SYMBOLS,
@@ -19,6 +17,8 @@ from espnet_todm.deploy.runtime.base import (
     TransducerRuntime,
 )
 from espnet_todm.errors import UserError, one_line
+from espnet_todm.util.acoustics import MEL_BINS
+from espnet_todm.util.optional import needed
 
 _INTEGERS = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 

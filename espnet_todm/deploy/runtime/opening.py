@@ -7,7 +7,7 @@ from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA, TORCH
 from espnet_todm.deploy.runtime.onnx import OnnxCtc, OnnxNemo, OnnxRuntime, OnnxTransducer, Session
 from espnet_todm.deploy.runtime.streaming import StreamingOnnx
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.util.files import PathLike
 
 
 def open_runtime(kind: str, folder: PathLike, precision: str = "fp32", threads: int = 1) -> Runtime:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from espnet_todm.acoustics import SAMPLING_RATE
 from espnet_todm.deploy.runtime.base import SHERPA, Runtime
 from espnet_todm.deploy.runtime.fbank import check_samples
-from espnet_todm.deploy.runtime.sherpa_apart import Recognizer, features_apart, make_order, transcribe_apart
 from espnet_todm.deploy.runtime.sherpa_check import check_for_sherpa
-from espnet_todm.files import PathLike
+from espnet_todm.deploy.runtime.sherpa_subprocess import (
+    Recognizer,
+    features_in_subprocess,
+    make_order,
+    transcribe_in_subprocess,
+)
+from espnet_todm.util.acoustics import SAMPLING_RATE
+from espnet_todm.util.files import PathLike
 
 
 class SherpaRuntime(Runtime):
@@ -30,12 +35,12 @@ class SherpaRuntime(Runtime):
         self.mel_bins = self._kind.mel_bins
         if not tried:
             noise = np.random.default_rng(0).normal(scale=1e-3, size=SAMPLING_RATE).astype(np.float32)
-            transcribe_apart(folder, precision, threads, [noise])
+            transcribe_in_subprocess(folder, precision, threads, [noise])
         self._recognizer = Recognizer(**make_order(folder, precision, threads, self._kind))
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         """What sherpa-onnx computes by itself, read out with a model that spells it (slow: a process of its own)."""
-        return features_apart([samples], self._kind)[0]
+        return features_in_subprocess([samples], self._kind)[0]
 
     def transcribe(self, samples: np.ndarray) -> str:
         check_samples(samples)

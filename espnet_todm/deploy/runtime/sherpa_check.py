@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from espnet_todm.acoustics import MEL_BINS
 from espnet_todm.deploy.onnx.folder import BLANKS, CTC, TOKENS, OnnxFolder, read_onnx_folder
-from espnet_todm.deploy.optional import needed
 from espnet_todm.deploy.runtime.streaming import tail_seconds
 from espnet_todm.errors import UserError, one_line
-from espnet_todm.files import PathLike
+from espnet_todm.util.acoustics import MEL_BINS
+from espnet_todm.util.files import PathLike
+from espnet_todm.util.optional import needed
 
 ZIPFORMER_CTC, TRANSDUCER, NEMO = "zipformer_ctc", "transducer", "nemo_transducer"
 STREAMING_CTC = "zipformer2_ctc"  # of the online recognizer

@@ -14,7 +14,7 @@ from typing import Any, Optional
 import numpy as np
 
 from espnet_todm.deploy.onnx.folder import TOKENS
-from espnet_todm.deploy.optional import needed
+from espnet_todm.util.optional import needed
 
 DIGITS = 6
 # A value is written as (value + OFFSET) * SCALE. Log energies lie within -16 and 32 or so; SCALE is the finest step that

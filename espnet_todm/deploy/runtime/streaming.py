@@ -12,9 +12,9 @@ from typing import Any, Callable
 
 import numpy as np
 
-from espnet_todm.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
 from espnet_todm.deploy.runtime.fbank import SILENCE, fbank
 from espnet_todm.deploy.runtime.onnx import OnnxCtc, Session
+from espnet_todm.util.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
 
 # A chunk's features (1, window, F) and caches -> log posteriors (1, C, V), caches for the next chunk.
 ChunkStep = Callable[[np.ndarray, Sequence[Any]], tuple[np.ndarray, Sequence[Any]]]

@@ -12,7 +12,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet_todm.deploy.onnx.streaming import streaming_ctc
 from espnet_todm.deploy.runtime.streaming import run_chunks, stream_features
 from espnet_todm.deploy.runtime.torch import TorchCtc
-from espnet_todm.deploy.threads import torch_threads
+from espnet_todm.util.threads import torch_threads
 
 
 class StreamingTorch(TorchCtc):

@@ -13,11 +13,11 @@ from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
+from espnet_todm.decode.decode import Decoder
+from espnet_todm.decode.encoding import encode
+from espnet_todm.decode.text import forbidden_tokens, only_text
 from espnet_todm.decoders.stateless import StatelessDecoder
-from espnet_todm.deploy.decoding.decode import Decoder
-from espnet_todm.deploy.encoding import encode
 from espnet_todm.deploy.extract import load_supernet
-from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.runtime.base import (
     RECURRENT_SYMBOLS,
     STATELESS_SYMBOLS,
@@ -26,10 +26,10 @@ from espnet_todm.deploy.runtime.base import (
     StepRuntime,
     TransducerRuntime,
 )
-from espnet_todm.deploy.text import forbidden_tokens, only_text
-from espnet_todm.deploy.threads import torch_threads
 from espnet_todm.errors import UserError
-from espnet_todm.files import PathLike
+from espnet_todm.espnet.load import load_extracted
+from espnet_todm.util.files import PathLike
+from espnet_todm.util.threads import torch_threads
 
 
 class TorchRuntime(StepRuntime):

@@ -15,14 +15,14 @@ import torch
 import yaml
 
 from espnet_todm.bin.export import main
-from espnet_todm.deploy.decoding.decode import Decoder
-from espnet_todm.deploy.decoding.features import read_features
+from espnet_todm.decode.decode import Decoder
+from espnet_todm.decode.features import read_features
 from espnet_todm.deploy.extract import extract, load_supernet
-from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.onnx.export import ExportOptions, export
 from espnet_todm.errors import UserError
-from espnet_todm.files import hash_file, read_json
-from tests.deploy.conftest import TRANSDUCER, write_experiment
+from espnet_todm.espnet.load import load_extracted
+from espnet_todm.util.files import hash_file, read_json
+from tests.tiny_experiment import TRANSDUCER, write_experiment
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")

@@ -13,7 +13,7 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_todm.deploy.encoding import encode
+from espnet_todm.decode.encoding import encode
 from espnet_todm.deploy.onnx.export import write_graph
 from espnet_todm.deploy.onnx.forms import Form, runtime_form
 from espnet_todm.deploy.onnx.graph import ComputedPositions, mean_and_scale

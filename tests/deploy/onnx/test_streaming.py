@@ -12,12 +12,12 @@ import torch
 
 from espnet_todm.components import Subnet
 from espnet_todm.deploy.extract import extract, load_supernet
-from espnet_todm.deploy.load import load_extracted
 from espnet_todm.deploy.onnx.export import ExportOptions
 from espnet_todm.deploy.onnx.streaming import CACHES, StreamingCtc, export_streaming, streaming_ctc, streaming_form
 from espnet_todm.errors import UserError
+from espnet_todm.espnet.load import load_extracted
 from tests.conftest import random_subnet
-from tests.deploy.conftest import TRANSDUCER, write_experiment
+from tests.tiny_experiment import TRANSDUCER, write_experiment
 
 STREAMS = {"causal": True, "decode_chunk": [3, 5], "conv_norm": "layer_norm", "conv_groups": 2}
 

@@ -27,9 +27,9 @@ from espnet_todm.deploy.runtime.base import StepRuntime
 from espnet_todm.deploy.runtime.fbank import fbank
 from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.errors import UserError
-from espnet_todm.files import read_json, write_table
-from tests.deploy.conftest import TRANSDUCER, change_weights, write_experiment
+from espnet_todm.util.files import read_json, write_table
 from tests.tiny_corpus import noise
+from tests.tiny_experiment import TRANSDUCER, change_weights, write_experiment
 
 for package in ("onnx", "onnxruntime", "sherpa_onnx"):
     pytest.importorskip(package)
@@ -165,7 +165,7 @@ def test_a_runtime_that_hears_otherwise_parts_last(
 ) -> None:
     texts = [one.text for one in speech]
     heard = [texts[0], texts[1] + " A", texts[2]]
-    monkeypatch.setattr(gate, "transcribe_apart", lambda *_: heard)
+    monkeypatch.setattr(gate, "transcribe_in_subprocess", lambda *_: heard)
     complaint = parted(subnet, exported, speech)
     assert "the transcripts of sherpa-onnx fp32 and of onnxruntime fp32 part at utterance utt1" in complaint
     assert "differ by 1, allowed: 0" in complaint
@@ -227,7 +227,7 @@ def test_export_leaves_nothing_that_the_gate_does_not_let_pass(
     with pytest.raises(UserError, match="give --scp and --text, or --no_parity to skip"):
         export_command(command)
     with monkeypatch.context() as change:
-        change.setattr(gate, "transcribe_apart", lambda *_: ["A", "B", "C"])
+        change.setattr(gate, "transcribe_in_subprocess", lambda *_: ["A", "B", "C"])
         with pytest.raises(ParityError, match="the transcripts of sherpa-onnx"):
             export_command([*command, *given])
     with monkeypatch.context() as change:

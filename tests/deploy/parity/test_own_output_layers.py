@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from espnet_todm.deploy.extract import extract, load_supernet
-from espnet_todm.deploy.load import load_extracted, read_config
 from espnet_todm.deploy.onnx.export import export
 from espnet_todm.deploy.parity.gate import check_parity, find_origin
 from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.runtime.fbank import fbank
 from espnet_todm.deploy.runtime.opening import open_runtime
-from tests.deploy.conftest import TOKENS, write_experiment
+from espnet_todm.espnet.load import load_extracted, read_config
 from tests.tiny_corpus import noise
+from tests.tiny_experiment import TOKENS, write_experiment
 
 for package in ("onnx", "onnxruntime", "sherpa_onnx"):
     pytest.importorskip(package)

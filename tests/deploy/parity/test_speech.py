@@ -10,7 +10,7 @@ import soundfile
 
 from espnet_todm.deploy.parity.speech import read_speech
 from espnet_todm.errors import UserError
-from espnet_todm.files import write_table
+from espnet_todm.util.files import write_table
 from tests.tiny_corpus import noise
 
 

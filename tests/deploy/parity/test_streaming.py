@@ -14,16 +14,16 @@ from espnet_todm.deploy.onnx.export import ExportOptions
 from espnet_todm.deploy.onnx.streaming import export_streaming
 from espnet_todm.deploy.parity.gate import ParityError, check_parity
 from espnet_todm.deploy.parity.speech import Speech
-from espnet_todm.deploy.runtime import sherpa_apart
+from espnet_todm.deploy.runtime import sherpa_subprocess as sherpa_subprocess
 from espnet_todm.deploy.runtime.fbank import SILENCE
 from espnet_todm.deploy.runtime.opening import open_runtime
-from espnet_todm.deploy.runtime.sherpa_apart import make_order
 from espnet_todm.deploy.runtime.sherpa_check import Checked, check_for_sherpa
+from espnet_todm.deploy.runtime.sherpa_subprocess import make_order
 from espnet_todm.deploy.runtime.streaming import StreamingOnnx, run_chunks, tail_seconds, whole_chunks, with_tail
 from espnet_todm.errors import UserError
-from espnet_todm.files import read_json
-from tests.deploy.conftest import change_weights, write_experiment
+from espnet_todm.util.files import read_json
 from tests.deploy.onnx.test_streaming import STREAMS, extracted
+from tests.tiny_experiment import change_weights, write_experiment
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -155,6 +155,6 @@ def test_sherpa_onnx_gets_the_speech_and_the_tail_and_nothing_else(
 ) -> None:
     """A tail that is too short is seen by the gate: it helps nobody."""
     order = make_order(subnet / "streaming-onnx", "fp32", 1, Checked("zipformer2_ctc", 80, 0.0))
-    monkeypatch.setattr(sherpa_apart, "make_order", lambda *_: order)
+    monkeypatch.setattr(sherpa_subprocess, "make_order", lambda *_: order)
     with pytest.raises(ParityError, match=r"the transcripts of sherpa-onnx fp32.* part"):
         check_parity(subnet, subnet / "streaming-onnx", speech)

@@ -8,9 +8,9 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 
-from espnet_todm.deploy.runtime import sherpa_apart
-from espnet_todm.deploy.runtime.sherpa_apart import transcribe_apart
+from espnet_todm.deploy.runtime import sherpa_subprocess as sherpa_subprocess
 from espnet_todm.deploy.runtime.sherpa_check import TRANSDUCER, ZIPFORMER_CTC, Checked, check_for_sherpa
+from espnet_todm.deploy.runtime.sherpa_subprocess import transcribe_in_subprocess
 from espnet_todm.errors import UserError
 from tests.deploy.toy_onnx import SYMBOLS, write_toy_ctc, write_toy_transducer
 
@@ -121,7 +121,7 @@ def test_what_is_refused_would_have_ended_the_process(
     pytest.importorskip("sherpa_onnx")
     FAULTS[fault][0](tmp_path)
     kind = TRANSDUCER if (tmp_path / "encoder.onnx").is_file() else ZIPFORMER_CTC
-    monkeypatch.setattr(sherpa_apart, "check_for_sherpa", lambda folder, precision: Checked(kind, 80))
+    monkeypatch.setattr(sherpa_subprocess, "check_for_sherpa", lambda folder, precision: Checked(kind, 80))
     with pytest.raises(UserError, match="ended its process with status") as caught:
-        transcribe_apart(tmp_path, "fp32", 1, [WAVE])
+        transcribe_in_subprocess(tmp_path, "fp32", 1, [WAVE])
     assert "\n" not in str(caught.value)

@@ -11,7 +11,7 @@ from espnet_todm.card import read_card
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.deploy.runtime.torch import open_slice
-from tests.deploy.conftest import write_experiment
+from tests.tiny_experiment import write_experiment
 
 FEATURES = [np.random.default_rng(seed).normal(size=(60 + 9 * seed, 20)).astype(np.float32) for seed in range(3)]
 

@@ -1,0 +1,1 @@
+"""What things cost on a machine: components, whole models, real-time factor, training steps."""

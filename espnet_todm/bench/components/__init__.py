@@ -1,0 +1,1 @@
+"""Latency of an encoder's components, measured and fitted."""

@@ -1,0 +1,149 @@
+"""The parts of an encoder that are timed one by one, as modules with inputs: what PyTorch calls, and what ONNX graphs are
+recorded from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, NamedTuple, Optional
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from espnet_todm.components import Key, Subnet
+from espnet_todm.elastic.block import LayerChoice
+from espnet_todm.encoders.supernet import SupernetEncoder
+
+COUNTS = 5  # numbers of kept components at which a module is timed, at most
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is timed: the "front", what comes after the last block ("finalise"), a block's final "norm", a "block" that is
+    a subnet of one module, or a "whole" extracted subnet."""
+
+    part: str
+    subnet: Optional[Subnet] = None
+
+
+class Part(NamedTuple):
+    """A module, its inputs, and the numbers of their dimensions that vary with utterances."""
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+    varying: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Modules of one name and one shape: ``layers`` that have it, and into how many components it is cut."""
+
+    module: str
+    layers: tuple[int, ...]
+    components: int
+
+    def kept(self, count: int) -> Subnet:
+        """The first ``count`` components of the first of these modules, and nothing else."""
+        return Subnet("probe", frozenset(Key(self.layers[0], self.module, index) for index in range(count)))
+
+    def counts(self) -> list[int]:
+        """Numbers of components to time it at, evenly from one to all."""
+        return sorted({round(n) for n in np.linspace(1, self.components, min(COUNTS, self.components))})
+
+
+def distinct_shapes(encoder: SupernetEncoder) -> list[Shape]:
+    """Every distinct shape of module, in the order of their first layers."""
+    layers: dict[tuple[Any, ...], list[int]] = {}
+    for layer, block in enumerate(encoder.encoders):
+        for name, _, module in block.elastic_modules():  # type: ignore[operator]
+            shape = tuple(tuple(parameter.shape) for parameter in module.parameters())
+            layers.setdefault((name, module.components, shape), []).append(layer)
+    return [Shape(name, tuple(found), components) for (name, components, _), found in layers.items()]
+
+
+def parts(
+    encoder: SupernetEncoder,
+    features: Tensor,
+    subnets: Sequence[Subnet],
+    convert: Callable[[SupernetEncoder], SupernetEncoder] = lambda encoder: encoder,
+) -> dict[Probe, Part]:
+    """Everything that is timed on features (1, T, F), with the whole ``subnets``. ``convert`` gives an encoder the form in
+    which it runs. Blocks are those of extracted models: a slice's weights may lie apart in memory."""
+    lengths = torch.tensor([features.size(1)])
+    itself = convert(encoder)
+    hidden, *between = _Front(itself)(features, lengths)
+    seen, block_varies = (hidden, *between), ((0, 1), *[(1,)] * (len(between) - 1), (0, 2))
+    whole, whole_varies = (features, lengths), ((0, 1), (0,))
+    found = {
+        Probe("front"): Part(_Front(itself), whole, whole_varies),
+        Probe("finalise"): Part(_OutputNorm(itself), (hidden,), ((0, 1),)),
+    }
+    norm = _final_norm(encoder)
+    if norm is not None:
+        found[Probe("norm")] = Part(norm, (hidden,), ((0, 1),))
+    for shape in distinct_shapes(encoder):
+        for count in shape.counts():
+            (block,) = convert(encoder.extract(shape.kept(count))).encoders
+            found[Probe("block", shape.kept(count))] = Part(_Block(block), seen, block_varies)
+    for subnet in subnets:
+        found[Probe("whole", subnet)] = Part(_Whole(convert(encoder.extract(subnet))), whole, whole_varies)
+    return found
+
+
+def torch_calls(timed: Mapping[Probe, Part]) -> dict[Probe, Callable[[], object]]:
+    """The parts as calls of PyTorch."""
+    return {probe: lambda part=part: part.module(*part.inputs) for probe, part in timed.items()}  # type: ignore[misc]
+
+
+def _final_norm(encoder: SupernetEncoder) -> Optional[nn.Module]:
+    """The norm that blocks end with, if they do; it has the same width in all of them."""
+    norms = (getattr(block, "norm_final", None) for block in encoder.encoders)
+    return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
+
+
+class _Front(nn.Module):
+    """Features (B, T, F), lengths (B,) -> hidden (B, T', D), positions (1, 2T'-1, D) if there are any, mask (B, 1, T')."""
+
+    def __init__(self, encoder: SupernetEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        subsampled = self.encoder.subsample(features, lengths)
+        between = () if subsampled.positions is None else (subsampled.positions,)
+        return (subsampled.hidden, *between, subsampled.mask)
+
+
+class _Block(nn.Module):
+    """What :class:`_Front` gives -> (B, T', D)."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, hidden: Tensor, *between: Tensor) -> Tensor:
+        positions = between[0] if len(between) == 2 else None
+        output: Tensor = self.block(hidden, positions, between[-1], LayerChoice())
+        return output
+
+
+class _OutputNorm(nn.Module):
+    def __init__(self, encoder: SupernetEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.encoder.output_norm(hidden)
+
+
+class _Whole(nn.Module):
+    """Features (B, T, F), lengths (B,) -> (B, T', D), lengths (B,)."""
+
+    def __init__(self, encoder: SupernetEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        subsampled = self.encoder.subsample(features, lengths)
+        return self.encoder.blocks(subsampled), subsampled.lengths

@@ -1,0 +1,1 @@
+"""Latency and memory of whole models, measured in processes of their own."""

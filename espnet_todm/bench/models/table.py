@@ -1,0 +1,149 @@
+"""What measured times say: figures of each size, its speed-up against the largest beside the ideal one, and a table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from espnet_todm.bench.models.measure import Target, Times
+from espnet_todm.util.acoustics import FRAMES_PER_SECOND
+from espnet_todm.util.markdown import markdown_table
+from espnet_todm.util.memory import MIB
+from espnet_todm.util.processor import cpu_model
+
+FORMAT = "espnet_todm.device/1"
+SAMPLES = 2000
+HEADER = [
+    *("runtime", "precision", "threads", "size", "file (MiB)", "peak memory (MiB)", "above runtime (MiB)"),
+    *("RTF", "CPU s per s", "p50 (ms)", "p95 (ms)", "speed-up [95%]", "ideal (FLOPs)", "of ideal"),
+    "of ideal without features",
+]
+CHUNK = {  # of streaming models
+    "chunk_seconds": "chunk (s)",
+    "chunk_p50_ms": "chunk p50 (ms)",
+    "chunk_p95_ms": "chunk p95 (ms)",
+}
+
+
+def results(times: Mapping[Target, Times], seconds: Sequence[float]) -> list[dict[str, Any]]:
+    """Figures of every target; ``seconds`` are the lengths of the utterances.
+
+    ``rtf``: seconds of computing per second of speech, median over rounds; latencies are percentiles over utterances of
+    each one's median over rounds. ``clock`` is the one that speed-ups are of: the processor's for one thread, which other
+    work on the machine hardly changes, else the wall's. ``ideal`` is the ratio of FLOPs, which holds no features.
+
+    Of streaming models the seconds of speech are those of their chunks, and ``chunk_p50_ms`` and ``chunk_p95_ms`` are
+    percentiles over chunks of ``chunk_seconds``, each one's median over rounds.
+    """
+    largest: dict[tuple[str, str, int], Target] = {}
+    for target in times:
+        best = largest.setdefault(target.setting, target)
+        if target.flops_per_second > best.flops_per_second:
+            largest[target.setting] = target
+    return [
+        {**_figures(target, measured, sum(seconds)), **_against(target, largest[target.setting], times)}
+        for target, measured in times.items()
+    ]
+
+
+def _figures(target: Target, measured: Times, seconds: float) -> dict[str, Any]:
+    elapsed = measured.elapsed.sum(2)  # (rounds, utterances)
+    streamed: dict[str, float] = {}
+    if measured.chunks is not None:
+        each = 1000.0 * np.median(measured.chunks, axis=0)
+        streamed = {f"chunk_p{percent}_ms": float(np.percentile(each, percent)) for percent in (50, 95)}
+        streamed["chunk_seconds"] = target.shift / FRAMES_PER_SECOND
+        seconds = len(each) * streamed["chunk_seconds"]
+    latency = 1000.0 * np.median(elapsed, axis=0)
+    return {
+        "size": target.size,
+        "runtime": target.runtime,
+        "precision": target.precision,
+        "threads": target.threads,
+        "file_mib": sum(path.stat().st_size for path in target.files) / MIB,
+        "peak_mib": measured.peak_mib,
+        "above_runtime_mib": measured.peak_mib - measured.runtime_mib,
+        "rtf": float(np.median(elapsed.sum(1))) / seconds,
+        "cpu_seconds_per_second": float(np.median(measured.cpu.sum((1, 2)))) / seconds,
+        "features_cpu_seconds_per_second": float(np.median(measured.cpu[..., 0].sum(1))) / seconds,
+        "latency_p50_ms": float(np.percentile(latency, 50)),
+        "latency_p95_ms": float(np.percentile(latency, 95)),
+        "flops_per_second": target.flops_per_second,
+        **streamed,
+    }
+
+
+def _against(target: Target, largest: Target, times: Mapping[Target, Times]) -> dict[str, Any]:
+    """Speed-up against the largest size, of all and of the model alone."""
+    clock = "cpu" if target.threads == 1 else "elapsed"
+    ideal = largest.flops_per_second / target.flops_per_second
+    own, other = (getattr(times[each], clock) for each in (target, largest))
+    whole, low, high = paired_ratio(other.sum((1, 2)), own.sum((1, 2)))
+    alone = paired_ratio(other[..., 1].sum(1), own[..., 1].sum(1))[0]
+    return {
+        "against": largest.size,
+        "clock": clock,
+        "speedup": whole,
+        "speedup_interval": [low, high],
+        "speedup_without_features": alone,
+        "ideal": ideal,
+        "of_ideal": whole / ideal,
+        "of_ideal_without_features": alone / ideal,
+    }
+
+
+def paired_ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Median over rounds (R,) of the ratio within a round, and the 95% percentile bootstrap interval of that median."""
+    ratios = numerator / denominator
+    drawn = np.random.default_rng(seed).choice(ratios, size=(SAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def describe_machine(load_before: Sequence[float]) -> dict[str, Any]:
+    """Where it was measured. ``load_before`` and after: the system's load averages of 1, 5 and 15 minutes."""
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "load_before": list(load_before),
+        "load_after": load_average(),
+        **{package: _version(package) for package in ("onnxruntime", "sherpa-onnx", "torch")},
+    }
+
+
+def load_average() -> list[float]:
+    """Load averages where the system has them, else nothing."""
+    return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else []
+
+
+def table(measured: Sequence[Mapping[str, Any]]) -> str:
+    """One Markdown table of :func:`results`, a row for each target."""
+    rows = []
+    for entry in measured:
+        low, high = entry["speedup_interval"]
+        rows.append(
+            [
+                *(str(entry[key]) for key in ("runtime", "precision", "threads", "size")),
+                *(f"{entry[key]:.1f}" for key in ("file_mib", "peak_mib", "above_runtime_mib")),
+                *(f"{entry[key]:.4f}" for key in ("rtf", "cpu_seconds_per_second")),
+                *(f"{entry[key]:.1f}" for key in ("latency_p50_ms", "latency_p95_ms")),
+                f"{entry['speedup']:.2f} [{low:.2f}, {high:.2f}]",
+                *(f"{entry[key]:.2f}" for key in ("ideal", "of_ideal", "of_ideal_without_features")),
+                *(f"{entry[key]:.2f}" for key in CHUNK if key in entry),
+            ]
+        )
+    streamed = any(key in entry for entry in measured for key in CHUNK)
+    return markdown_table([*HEADER, *(CHUNK.values() if streamed else ())], rows)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,233 @@
+"""What a supernet's training step costs: time and peak memory against training one model of the full size.
+
+With F the time of the part that all subnets share (front end, subsampling) and E_i what subnet i adds, measured on the
+extracted models' own training steps (F + E_i each), no step over these subnets can take less than F + sum E_i. Training the
+full model takes F + E_max. The bound of the cost factor is therefore (F + sum E_i) / (F + E_max).
+
+A step here is forward and backward. The optimizer's step is left out: it is the same for both and would only bring the
+factor nearer to one.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Optional
+from unittest import mock
+
+import torch
+
+from espnet_todm.errors import UserError
+from espnet_todm.util.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
+from espnet_todm.util.memory import MIB
+from espnet_todm.util.memory import peak_memory as peak_of_process
+
+if TYPE_CHECKING:
+    from espnet_todm.components import Key, Subnet
+    from espnet_todm.models.batch import Batch
+    from espnet_todm.models.todm import TodmModel
+
+TOKENS_PER_SECOND = 3  # of English in BPE units, roughly
+SINGLE, SUPERNET = "single", "supernet"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model and the batch that it is measured on. ``Workload`` builders are handed to child processes.
+
+    ``step``: the first training step to measure; None takes one of the trainer's usual kind.
+    """
+
+    model: TodmModel
+    batch: Batch
+    step: Optional[int] = None
+
+    def first_step(self) -> int:
+        if self.step is not None or self.model.subnet_trainer is None:
+            return self.step or 0
+        return self.model.subnet_trainer.usual_step(self.model)
+
+
+Build = Callable[[], Workload]
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds of one interleaved round; ``extracted`` has the step of each picked subnet, the full one first."""
+
+    front: float
+    extracted: tuple[float, ...]
+    supernet: float
+
+    @property
+    def single(self) -> float:
+        """F + E_max."""
+        return self.extracted[0]
+
+    @property
+    def lower(self) -> float:
+        """F + sum E_i."""
+        return self.front + sum(step - self.front for step in self.extracted)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident MiB of a whole process (on CUDA: allocated by tensors): before its first step, and the peak over steps."""
+
+    before: float
+    peak: float
+
+
+def random_batch(
+    vocabulary: int, input_size: Optional[int], utterances: int, seconds: float, device: str = "cpu"
+) -> Batch:
+    """Random speech and text of one length: features (B, T, input_size), or samples (B, N) where ``input_size`` is None."""
+    from espnet_todm.models.batch import Batch
+
+    generator = torch.Generator().manual_seed(0)
+    frames = int(seconds * (FRAMES_PER_SECOND if input_size else SAMPLING_RATE))
+    tokens = max(1, int(seconds * TOKENS_PER_SECOND))
+    speech = torch.randn(utterances, frames, *([input_size] if input_size else []), generator=generator)
+    text = torch.randint(1, vocabulary - 1, (utterances, tokens), generator=generator)
+    lengths = [torch.full((utterances,), n) for n in (frames, tokens)]
+    return Batch(*(tensor.to(device) for tensor in (speech, lengths[0], text, lengths[1])))
+
+
+def extracted_model(model: TodmModel, subnet: Subnet) -> TodmModel:
+    """The small model that this subnet is, with parameters of its own."""
+    small = copy.deepcopy(model)
+    small.encoder = model.encoder.extract(subnet).to(next(model.parameters()).device)
+    return small
+
+
+def plain_step(model: TodmModel, batch: Batch) -> None:
+    """Forward and backward of one ordinary model in one autograd graph: what ESPnet does."""
+    model.run_subnet(model.run_subsampling(batch), batch, model.encoder.subnet).loss.backward()
+
+
+def front_step(model: TodmModel, batch: Batch) -> None:
+    """Forward and backward of the shared part alone."""
+    hidden = model.run_subsampling(batch).hidden
+    if hidden.requires_grad:
+        hidden.backward(torch.ones_like(hidden))
+
+
+def supernet_step(model: TodmModel, batch: Batch, step: int) -> None:
+    """Forward and backward of training step ``step``, with all that its subnet trainer does."""
+    model.step = step
+    model(batch.speech, batch.speech_lengths, batch.text, batch.text_lengths)[0].sum().backward()
+
+
+def measure_rounds(workload: Workload, rounds: int) -> list[Round]:
+    """Time ``rounds`` supernet steps after the warm-up and, beside each, the extracted models of the subnets it trains.
+
+    All take turns within a round, so that whatever else the machine does slows all of them; a round before the first one is
+    thrown away. Raises UserError where the model has no subnet trainer or does not train the full size.
+    """
+    model, batch = workload.model.train(), workload.batch
+    if model.subnet_trainer is None:
+        raise UserError("step cost: the model has no subnet_trainer; set subnet_trainer: kd")
+    small: dict[frozenset[Key], TodmModel] = {}
+    measured = []
+    start = workload.first_step()
+    for step in (start, *range(start, start + rounds)):
+        subnets = model.subnet_trainer.picked(step)
+        if subnets[0] != model.encoder.component_table().full():
+            raise UserError(f"step cost: the first subnet of a step must be the full one, not {subnets[0].name!r}")
+        small = {s.components: small.get(s.components) or extracted_model(model, s) for s in subnets}
+        alone = [small[s.components] for s in subnets]
+        subsampled = _seconds(alone[0], partial(front_step, alone[0], batch))
+        extracted = tuple(_seconds(m, partial(plain_step, m, batch)) for m in alone)
+        measured.append(Round(subsampled, extracted, _seconds(model, partial(supernet_step, model, batch, step))))
+        logging.info("step %d: one model %.3f s, supernet %.3f s", step, extracted[0], measured[-1].supernet)
+    return measured[1:]
+
+
+def peak_memory(build: Build, mode: str, steps: int = 3) -> Memory:
+    """Peak memory of ``steps`` steps in a process of their own; ``build`` is pickled, ``mode`` is single or supernet."""
+    return in_own_process(_steps_in_child, build, mode, steps, torch.get_num_threads())
+
+
+def in_own_process(function: Callable[..., Memory], *arguments: Any) -> Memory:
+    """``function(*arguments)`` in a fresh process, which can say what memory it took; all of it is pickled."""
+    # By default glibc keeps a varying part of what is freed, so that equal runs differ by a tenth.
+    steady = mock.patch.dict(os.environ, {"MALLOC_MMAP_THRESHOLD_": str(2**18)})
+    with steady, multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def summary(rounds: Sequence[Round], memory: Optional[dict[str, Memory]] = None) -> dict[str, Any]:
+    """What cost.json holds: medians over rounds; factor and bound are medians of each round's own ratio."""
+    result: dict[str, Any] = {
+        "factor": statistics.median(r.supernet / r.single for r in rounds),
+        "bound": statistics.median(r.lower / r.single for r in rounds),
+        "factor_to_bound": statistics.median(r.supernet / r.lower for r in rounds),
+        "single_step_seconds": statistics.median(r.single for r in rounds),
+        "supernet_step_seconds": statistics.median(r.supernet for r in rounds),
+        "rounds": len(rounds),
+    }
+    if memory:
+        result["peak_memory_mib"] = {mode: round(value.peak, 1) for mode, value in memory.items()}
+    return result
+
+
+def workload_of_config(config: str, utterances: int, seconds: float, device: str = "cpu") -> Workload:
+    """The model that a training's config.yaml describes, with fresh weights, on random speech of a typical length.
+
+    Raises UserError when the file is missing or describes no supernet.
+    """
+    from espnet2.tasks.asr import ASRTask
+
+    from espnet_todm.models.todm import TodmModel
+
+    if not Path(config).is_file():
+        raise UserError(f"{config}: no such file")
+    model, arguments = ASRTask.build_model_from_file(config, device=device)
+    if not isinstance(model, TodmModel):
+        raise UserError(f"{config}: describes no supernet; it needs model: todm")
+    return Workload(model, random_batch(model.vocab_size, arguments.input_size, utterances, seconds, device))
+
+
+def _seconds(model: TodmModel, step: Callable[[], None]) -> float:
+    """Wall time of one step; gradients start as None, as after ``zero_grad``."""
+    model.zero_grad(set_to_none=True)
+    _wait(model)
+    start = time.perf_counter()
+    step()
+    _wait(model)
+    seconds = time.perf_counter() - start
+    model.zero_grad(set_to_none=True)
+    return seconds
+
+
+def _wait(model: TodmModel) -> None:
+    if next(model.parameters()).is_cuda:
+        torch.cuda.synchronize()
+
+
+def _steps_in_child(build: Build, mode: str, steps: int, threads: int) -> Memory:
+    torch.set_num_threads(threads)
+    workload = build()
+    model, batch = workload.model.train(), workload.batch
+    on_gpu = next(model.parameters()).is_cuda
+    before = memory_mib(on_gpu)
+    start = workload.first_step()
+    for step in range(start, start + steps):
+        model.zero_grad(set_to_none=True)
+        supernet_step(model, batch, step) if mode == SUPERNET else plain_step(model, batch)
+    return Memory(before, memory_mib(on_gpu))
+
+
+def memory_mib(on_gpu: bool) -> float:
+    """Peak so far: of the process, or of what tensors were given on the GPU."""
+    if on_gpu:
+        return torch.cuda.max_memory_allocated() / MIB
+    return peak_of_process()

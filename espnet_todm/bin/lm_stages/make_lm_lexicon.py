@@ -1,0 +1,25 @@
+"""Stage 9: the words of a language model -> a lexicon that says how each is written in tokens.
+
+Example: python -m espnet_todm.bin.make_lm_lexicon --lm data/lm/3gram/lm.arpa --tokens data/token_list/char \\
+    --output data/lm/3gram_char
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from espnet_todm.bin._cli import Parser, run
+from espnet_todm.lm.spelling import make_lexicon
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = Parser(description=__doc__)
+    parser.add_argument("--lm", required=True, help="ARPA file, plain or .gz")
+    parser.add_argument("--tokens", required=True, help="folder of stage 5, with tokens.txt")
+    parser.add_argument("--output", required=True, help="folder to make, with lexicon.txt")
+    parsed = parser.parse_args(arguments)
+    make_lexicon(parsed.lm, parsed.tokens, parsed.output)
+
+
+if __name__ == "__main__":
+    run(main)

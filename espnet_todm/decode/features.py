@@ -1,0 +1,73 @@
+"""Read model input for decoding, calibration and timing: feature archives or audio, one utterance at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+import kaldiio
+import soundfile
+import torch
+from humanfriendly import parse_size
+from torch import Tensor
+
+from espnet_todm.data.archives import refuse_code, refuse_pipe
+from espnet_todm.errors import UserError, one_line
+from espnet_todm.util.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
+from espnet_todm.util.files import PathLike, read_table
+
+
+def read_features(
+    scp: PathLike, limit: Optional[int] = None, rate: Optional[int] = None, channels: Optional[int] = None
+) -> Iterator[tuple[str, Tensor]]:
+    """(utterance, input) of a feats.scp (T, F) or a wav.scp (samples,), float32, in the order of the file.
+
+    rate, channels: that audio must have (Hz), if given.
+    Raises UserError when the table is missing or empty, a line is a shell pipe, an entry cannot be read, or audio is other.
+    """
+    refuse_code()
+    table = read_table(scp)
+    if not table:
+        raise UserError(f"{scp}: empty; there is nothing to read")
+    for utterance, place in list(table.items())[:limit]:
+        refuse_pipe(scp, utterance, place)
+        try:
+            if place.rsplit(".", 1)[-1].lower() in ("wav", "flac", "ogg", "mp3"):
+                value, found = soundfile.read(place, dtype="float32")
+                count = 1 if value.ndim == 1 else value.shape[1]
+                check_audio(scp, utterance, (found, count), (rate or found, channels or count))
+            else:
+                value = kaldiio.load_mat(place)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{scp}: {utterance} cannot be read from {place} ({one_line(error)})") from None
+        yield utterance, torch.as_tensor(value.copy(), dtype=torch.float32)
+
+
+def check_audio(scp: PathLike, name: str, found: tuple[int, int], needed: tuple[int, int]) -> None:
+    """Raises UserError where audio has another sampling rate (Hz) and number of channels than needed."""
+    if found != needed:
+        raise UserError(
+            f"{scp}: {name} has {found[1]} channel(s) of {found[0]} Hz, but {needed[1]} of {needed[0]} Hz is needed"
+        )
+
+
+def input_table(folder: Path) -> Path:
+    """The feats.scp or wav.scp of a dumped set. Raises UserError when it has neither."""
+    for name in ("feats.scp", "wav.scp"):
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"{folder}: holds neither feats.scp nor wav.scp; run the feature stages first")
+
+
+def sampling_rate(config: Mapping[str, Any]) -> Optional[int]:
+    """Of the audio that a training config's front end takes (Hz); None where it names none."""
+    rate = (config.get("frontend_conf") or {}).get("fs") if config.get("frontend") else None
+    return parse_size(rate) if isinstance(rate, str) else rate
+
+
+def seconds_of(value: Tensor) -> float:
+    """Length of a model input: feature frames (T, F), or samples."""
+    return len(value) / (FRAMES_PER_SECOND if value.dim() == 2 else SAMPLING_RATE)

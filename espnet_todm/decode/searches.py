@@ -1,0 +1,71 @@
+"""From an encoder's output to labels: best path or prefix beam search of CTC, or ESPnet's own search for transducers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr.transducer.beam_search_transducer import BeamSearchTransducer
+from torch import Tensor
+
+from espnet_todm.decode.options import GREEDY, PREFIX, TRANSDUCER_BEAM, SearchOptions
+from espnet_todm.decode.text import TextJoint, forbidden_tokens, only_text
+from espnet_todm.errors import UserError
+from espnet_todm.models.transducer import search_each
+
+Search = Callable[[Tensor, Tensor], list[list[int]]]  # encoded (B, T, D), lengths (B,) -> labels of each utterance
+
+
+def make_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
+    """The search for a model, among tokens that are text. Raises UserError when the model has not the outputs that it
+    needs."""
+    if model.use_transducer_decoder:
+        return _transducer_search(model, options)
+    if options.kind not in (GREEDY, PREFIX):
+        raise UserError(
+            f"search: {options.kind} is for transducers, but this model is none; allowed: {GREEDY}, {PREFIX}"
+        )
+    if model.ctc is None:
+        raise UserError(
+            f"search: {options.kind} needs a CTC output, but ctc_weight is 0; decode with bin.asr_inference"
+        )
+    if options.kind == PREFIX:
+        return _prefix_search(model, options)
+    forbidden = forbidden_tokens(model)
+    return lambda encoded, lengths: best_paths(only_text(model.ctc.ctc_lo(encoded), forbidden).argmax(dim=-1), lengths)
+
+
+def best_paths(likeliest: Tensor, lengths: Tensor) -> list[list[int]]:
+    """The likeliest label of each frame (B, T), lengths (B,) -> those of each utterance, repeats once; blanks stay."""
+    return [path[:length].unique_consecutive().tolist() for path, length in zip(likeliest, lengths.tolist())]
+
+
+def _prefix_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
+    try:
+        from espnet_todm.decode.prefix_search import PrefixSearch
+    except ImportError as error:
+        raise UserError(f"search: {PREFIX} needs flashlight-text ({error}); pip install 'espnet_todm[lm]'") from None
+    forbidden = forbidden_tokens(model)
+    beam = PrefixSearch(list(model.token_list), model.blank_id, forbidden, options)
+
+    def search(encoded: Tensor, lengths: Tensor) -> list[list[int]]:
+        logits = only_text(model.ctc.ctc_lo(encoded), forbidden)
+        posteriors = logits.log_softmax(dim=-1).float().cpu().numpy()
+        return [beam(row[:length]) for row, length in zip(posteriors, lengths.tolist())]
+
+    return search
+
+
+def _transducer_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
+    if options.kind == PREFIX:
+        allowed = ", ".join((GREEDY, *TRANSDUCER_BEAM))
+        raise UserError(f"search: {PREFIX} is for CTC, but this model is a transducer; allowed: {allowed}")
+    beam_size = 1 if options.kind == GREEDY else options.beam_size
+    kind = "default" if options.kind == GREEDY else options.kind
+    if beam_size > model.vocab_size - 2:  # mAES adds two candidates of its own
+        raise UserError(f"beam_size: {beam_size} is too large for {model.vocab_size} tokens")
+    joint = TextJoint(model.joint_network, forbidden_tokens(model))
+    beam = BeamSearchTransducer(model.decoder, joint, beam_size, search_type=kind)
+
+    return partial(search_each, beam)

@@ -1,1 +1,0 @@
-"""From features to texts, and what decoding takes."""

@@ -1,1 +1,0 @@
-"""Measured time and memory of whole models on this machine."""

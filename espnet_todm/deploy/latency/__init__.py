@@ -1,1 +1,0 @@
-"""Measured time of single components, and what it predicts for a subnet."""

@@ -1,0 +1,1 @@
+"""Everything that adapts to ESPnet: registries, options, configurations, trainer, statistics, the building of models."""

@@ -1,0 +1,143 @@
+"""What a training reads and reports to, looked at before it begins: tables, batches, packages."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from espnet_todm.errors import UserError, last_line
+from espnet_todm.espnet.faults import faults_told
+from espnet_todm.util.checks import check_number
+from espnet_todm.util.files import PathLike, has_mark, read_lines, split_key
+
+SETS = ("train", "valid")
+_ITERATORS = ("sequence", "category")
+# ESPnet's data types of files with one utterance a line, its name first.
+_TABLES = (
+    *("sound", "multi_columns_sound", "variable_columns_sound", "kaldi_ark", "npy"),
+    *("text", "text_int", "text_float", "csv_int", "csv_float"),
+)
+# What training can do without, option -> package and what is then missing.
+_OPTIONAL = {"use_tensorboard": ("tensorboard", "curves"), "use_matplotlib": ("matplotlib", "pictures")}
+_END = object()
+_BROKEN = (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
+
+def check_run(options: argparse.Namespace) -> None:
+    """Raises UserError for what no training of speech recognition can do, whatever its data."""
+    if options.use_wandb and not _installed("wandb"):
+        raise UserError(
+            "use_wandb: true needs wandb, which is not installed; pip install wandb, or say use_wandb: false"
+        )
+    for key in ("batch_size", "batch_bins", "valid_batch_size", "valid_batch_bins"):
+        if getattr(options, key) is not None:
+            check_number(key, getattr(options, key), at_least=1, whole=True)
+    for key in () if options.collect_stats else ("iterator_type", "valid_iterator_type"):
+        kind = getattr(options, key, None)
+        if kind is not None and kind not in _ITERATORS:
+            why = " (it cuts speech into pieces, but not its text)" if "chunk" in str(kind) else ""
+            raise UserError(f"{key}: {kind!r} is not possible{why}; allowed: {', '.join(_ITERATORS)}")
+
+
+def check_data(options: argparse.Namespace) -> None:
+    """Raises UserError for tables that are missing, empty or do not fit together, and for less data than processes."""
+    if options.collect_stats or getattr(options, "multiple_iterator", False):
+        return
+    processes = max(options.dist_world_size or 1, options.ngpu if options.multiprocessing_distributed else 1)
+    for name in SETS:
+        tables = [path for path, _, kind in getattr(options, f"{name}_data_path_and_name_and_type") if kind in _TABLES]
+        shapes = getattr(options, f"{name}_shape_file")
+        if not tables or not shapes:
+            continue  # ESPnet names the option that is missing
+        keys = {path: _keys(path, name) for path in [*shapes, *tables]}
+        for path in keys:
+            _check_keys(shapes[0], keys[shapes[0]], path, keys[path])
+        count = len(keys[shapes[0]])
+        if count < processes:
+            raise UserError(
+                f"{name} set: utterances in {shapes[0]}: {count}, but {processes} processes share each batch; take more "
+                "data, or fewer processes (--ngpu, --cpu_processes of run.sh)"
+            )
+
+
+def without_missing_packages(options: Any) -> None:
+    """Switch off, with a warning, what ESPnet's trainer would import and is not installed; tensorboard is on by default."""
+    for option, (package, lost) in _OPTIONAL.items():
+        if getattr(options, option, False) and not _installed(package):
+            logging.warning("%s: %s is not installed, so there will be no %s of the training", option, package, lost)
+            setattr(options, option, False)
+
+
+@contextmanager
+def batch_errors(name: str) -> Iterator[None]:
+    """Turns what ESPnet raises while it makes batches of a set, some of it without words, into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except _BROKEN as error:
+        words = _words(error)
+        hint = "; say drop_last_iter: true, or another batch_size" if "world_size" in words else ""
+        raise UserError(f"{name} set: its batches cannot be made: {words}{hint}") from error
+
+
+class Batches:
+    """The batches of a set; one that cannot be read is told in one line. It has a length where its source has one."""
+
+    def __init__(self, batches: Iterable[Any], name: str) -> None:
+        self.batches, self.name = batches, name
+
+    def __iter__(self) -> Iterator[Any]:
+        source = iter(self.batches)
+        while True:
+            try:
+                with faults_told():
+                    batch = next(source, _END)
+            except UserError:
+                raise
+            except _BROKEN as error:
+                raise UserError(f"{self.name} set: a batch cannot be read: {_words(error)}") from error
+            if batch is _END:
+                return
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+
+def _keys(path: PathLike, name: str) -> dict[str, None]:
+    keys = dict.fromkeys(split_key(line)[0] for line in read_lines(path))
+    keys.pop("", None)
+    if has_mark(path):  # nothing to this package, but ESPnet reads these tables itself
+        raise UserError(
+            f"{path}: begins with a byte order mark, which ESPnet takes for a part of the first name; save it as UTF-8 "
+            f"without BOM: sed -i '1s/^\\xEF\\xBB\\xBF//' {path}"
+        )
+    if not keys:
+        raise UserError(f"{name} set: {path} holds no utterance")
+    return keys
+
+
+def _check_keys(shapes: PathLike, wanted: dict[str, None], path: PathLike, there: dict[str, None]) -> None:
+    lacking: Sequence[str] = [key for key in wanted if key not in there]
+    if lacking:
+        raise UserError(
+            f"{path}: lacks {len(lacking)} of {len(wanted)} utterances of {shapes}, the first is {lacking[0]}; collect the "
+            "statistics again when the data have changed"
+        )
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _words(error: BaseException) -> str:
+    """The cause on one line; a loader's worker sends its whole traceback, whose last line has it."""
+    words = last_line(str(error))
+    return (
+        words if isinstance(error, (RuntimeError, ValueError)) and words else f"{type(error).__name__} {words}".rstrip()
+    )

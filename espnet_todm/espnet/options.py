@@ -1,0 +1,135 @@
+"""Options of ESPnet's ASR training, checked before anything is built: a slip in a config ends in one clear line.
+
+ESPnet takes values of a YAML file as they are: it looks neither at its own lists of choices nor at the keys of a part's
+``*_conf``, and fails later, inside the part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, Optional
+from unittest import mock
+
+from espnet_todm.errors import UserError
+from espnet_todm.espnet.config_inheritance import read_config
+from espnet_todm.espnet.inputs import check_run
+from espnet_todm.espnet.parts import check_types
+
+# Parts all of whose numbers are plain numbers; elsewhere text such as "16k" may be meant.
+NUMERIC = ("encoder", "model", "subnet_trainer", "optim", "scheduler")
+
+
+def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of ``asr_train``; its ``--config`` may name a ``base`` (config_inheritance.py).
+
+    Raises UserError for an unknown option, part or key, and numbers written as text.
+    """
+    from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+    from espnet2.tasks.asr import ASRTask
+
+    parser = ASRTask.get_parser()
+    parser.error = _raise
+    options = _parse(parser, arguments)
+    for name in () if options.print_config else options.required:
+        if getattr(options, name) is None:
+            raise UserError(f"--{name} is required")
+    parts: list[tuple[str, Mapping[str, Optional[type]], bool]] = [
+        (choices.name, choices.classes, choices.optional) for choices in ASRTask.class_choices_list
+    ]
+    for name, classes, optional in (*parts, ("optim", optim_classes, False), ("scheduler", scheduler_classes, True)):
+        conf = getattr(options, f"{name}_conf")
+        check_part(name, getattr(options, name), conf, classes, optional)
+        setattr(options, f"{name}_conf", conf or {})  # YAML has null for a key with nothing behind it
+    check_run(options)
+    return options
+
+
+def print_config(options: argparse.Namespace) -> None:
+    """Print a configuration with the defaults of the chosen classes, as ESPnet's ``--print_config`` does."""
+    from espnet2.tasks.asr import ASRTask
+
+    # ESPnet parses the command line once more, and knows no ``base``.
+    parsed = mock.Mock(parse_known_args=lambda: (argparse.Namespace(**vars(options)), []))
+    with mock.patch.object(ASRTask, "get_parser", lambda: parsed):
+        ASRTask.print_config(sys.stdout)
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """As ESPnet's parser, which takes a config's values as defaults, but the config may have a base."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    first.error = _raise  # type: ignore[method-assign]
+    given, others = first.parse_known_args(list(arguments))
+    if given.config is None:
+        return parser.parse_args(others)
+    config = read_config(given.config)
+    known = {action.dest for action in parser._actions}
+    for key in config:
+        if key not in known:
+            raise UserError(f"unrecognized arguments: {key} (from {given.config})")
+    parser.set_defaults(**config)
+    options = parser.parse_args(others)
+    options.config = given.config  # told afterwards, lest ESPnet read the file as well
+    return options
+
+
+def check_part(
+    name: str, value: Optional[str], conf: Any, classes: Mapping[str, Optional[type]], optional: bool = True
+) -> None:
+    """Check ``name: value`` and ``name_conf: conf``. Raises UserError."""
+    chosen = str(value).lower()
+    if optional and (value is None or chosen in ("none", "null", "nil")):
+        return
+    if chosen not in classes:
+        raise UserError(f"{name}: {value!r} is unknown; allowed: {', '.join(map(str, classes))}")
+    if not isinstance(conf or {}, Mapping):
+        raise UserError(f"{name}_conf: {conf!r} must be a mapping of options")
+    cls = classes[chosen]
+    allowed = accepted_keys(cls) if cls is not None else None
+    for key, entry in (conf or {}).items():
+        if allowed is not None and key not in allowed:
+            raise UserError(f"{name}_conf: unknown key {key!r} for {value}; allowed: {', '.join(allowed)}")
+        if name in NUMERIC and isinstance(entry, str) and _number(entry) is not None:
+            raise UserError(f"{name}_conf.{key}: {entry!r} is text to YAML, not a number; write {_number(entry)}")
+    if cls is not None and name in NUMERIC:
+        check_types(f"{name}_conf", conf or {}, cls)
+
+
+def accepted_keys(cls: type) -> Optional[list[str]]:
+    """Names that ``cls(...)`` takes; None: any, because a class with ``**options`` looks at them itself."""
+    parameters = inspect.signature(cls).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
+
+
+@contextmanager
+def checkpoint_errors() -> Iterator[None]:
+    """Turns torch's pages on weights that do not fit (``--init_param``, ``--resume``) into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        first, *details = str(error).splitlines() or [""]
+        if not first.startswith("Error(s) in loading state_dict") or not details:
+            raise
+        raise UserError(f"the checkpoint is of another model than the config: {details[0].strip()}") from error
+
+
+def _raise(message: str) -> NoReturn:
+    raise UserError(message)
+
+
+def _number(text: str) -> Optional[str]:
+    """A number as YAML wants it written, None where ``text`` is no finite number."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    if 0 < abs(number) < 1e-6:
+        digits, _, power = f"{number:e}".partition("e")
+        return f"{digits.rstrip('0')}e{power}".replace(".e", ".0e")
+    return f"{number:.12f}".rstrip("0").rstrip(".") if abs(number) < 1e12 else None

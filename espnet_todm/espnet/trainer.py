@@ -1,0 +1,134 @@
+"""ESPnet's Trainer with more: the model knows its step, schedules know their epoch, a killed run leaves nothing broken."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Optional
+
+import torch
+from espnet2.train.reporter import SubReporter
+from espnet2.train.trainer import Trainer
+from espnet2.utils.build_dataclass import build_dataclass
+
+from espnet_todm.espnet.candidates import candidates
+from espnet_todm.espnet.checkpoint_files import guarded_checkpoints, save_checkpoint
+from espnet_todm.espnet.criteria import check_criteria
+from espnet_todm.espnet.inputs import Batches, without_missing_packages
+from espnet_todm.espnet.resumed import TodmTrainerOptions, configuration_holds, configured
+from espnet_todm.espnet.skipped import SkippedSteps, check_validation
+from espnet_todm.espnet.task_options import check_frozen, noise_by_step
+from espnet_todm.models.todm import TodmModel
+from espnet_todm.trainers.base import RunState
+
+
+class TodmTrainer(Trainer):
+    """Trains any ESPnet ASR model as the stock trainer does; a supernet is told its step before each batch."""
+
+    # best_model_criterion, in the process that writes files.
+    criteria: ClassVar[Optional[Sequence[Sequence[str]]]] = None
+
+    @classmethod
+    def build_options(cls, args: argparse.Namespace) -> TodmTrainerOptions:
+        """From ESPnet's options."""
+        options: TodmTrainerOptions = build_dataclass(TodmTrainerOptions, args)
+        return options
+
+    @classmethod
+    def run(cls, **kwargs: Any) -> None:
+        """As ESPnet's, which passes everything by name."""
+        options, first = kwargs["trainer_options"], kwargs["distributed_option"].dist_rank in (None, 0)
+        if isinstance(kwargs["model"], TodmModel):
+            check_criteria(kwargs["model"], options, [type(s) for s in kwargs["schedulers"] if s is not None])
+        check_frozen(kwargs["model"], options.freeze_param)
+        cls.criteria = options.best_model_criterion if first else None
+        if first:
+            for part in Path(options.output_dir).glob(".*.pth.*.part"):
+                part.unlink()  # what a killed run was writing
+        without_missing_packages(options)
+        if not options.use_matplotlib:
+            kwargs["plot_attention_iter_factory"] = None  # which draws with it too
+        try:
+            with guarded_checkpoints(), candidates(kwargs["model"], configured(options)), noise_by_step(options.seed):
+                super().run(**kwargs)
+        finally:
+            cls.criteria = None
+
+    @classmethod
+    def resume(cls, **kwargs: Any) -> None:
+        """As ESPnet's, which passes everything by name. A run killed right after it wrote the checkpoint lacks the model of
+        that epoch, for which ESPnet would look in the end, or the links to it, which ESPnet would never make again for the
+        best one: the model is what the checkpoint holds, and the reporter in it knows which is the best."""
+        with configuration_holds(**kwargs):
+            Trainer.resume(**kwargs)
+        if cls.criteria is None:
+            return
+        folder, reporter = Path(kwargs["checkpoint"]).parent, kwargs["reporter"]
+        last = folder / f"{reporter.get_epoch()}epoch.pth"
+        if not last.exists():
+            save_checkpoint(kwargs["model"].state_dict(), last)
+        _link(folder / "latest.pth", last.name)
+        for phase, key, mode in cls.criteria:
+            if reporter.has(phase, key):
+                _link(folder / f"{phase}.{key}.best.pth", f"{reporter.get_best_epoch(phase, key, mode)}epoch.pth")
+
+    @classmethod
+    def train_one_epoch(cls, **kwargs: Any) -> bool:
+        """As ESPnet's, which passes everything by name."""
+        model, reporter, scaler = kwargs["model"], kwargs["reporter"], kwargs["scaler"]
+        for schedule in kwargs["schedulers"]:
+            if hasattr(schedule, "set_epoch"):
+                schedule.set_epoch(reporter.get_epoch() - 1)
+        inner, run = getattr(model, "module", model), _run_state(**kwargs)
+        kwargs["iterator"] = Batches(kwargs["iterator"], "train")
+        if isinstance(inner, TodmModel):
+            inner.loss_scale = scaler.get_scale if scaler is not None else lambda: 1.0
+            kwargs["iterator"] = _TellStep(kwargs["iterator"], inner, reporter, run)
+        if kwargs["options"].no_forward_run:
+            return bool(super().train_one_epoch(**kwargs))
+        scale = scaler.get_scale if scaler is not None else None
+        steps = kwargs["iterator"] = SkippedSteps(kwargs["iterator"], reporter, kwargs["options"].accum_grad, scale)
+        super().train_one_epoch(**kwargs)
+        steps.finish()
+        return False  # ESPnet would end a run, with status 0, whose loss scaling took an epoch to find its scale
+
+    @classmethod
+    def validate_one_epoch(cls, **kwargs: Any) -> None:
+        """As ESPnet's, which passes everything by name."""
+        kwargs["iterator"] = Batches(kwargs["iterator"], "valid")
+        super().validate_one_epoch(**kwargs)
+        check_validation(kwargs["reporter"])
+
+
+def _link(path: Path, target: str) -> None:
+    """Make ``path`` a link to a file beside it, if that is there: the user may have removed it."""
+    if (path.parent / target).exists():
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+
+
+class _TellStep:
+    """An iterable of batches that sets ``model.step`` before it hands one out. It has a length where its source has one."""
+
+    def __init__(self, batches: Iterable[Any], model: TodmModel, reporter: SubReporter, run: RunState) -> None:
+        self.batches, self.model, self.reporter, self.run = batches, model, reporter, run
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.batches:
+            self.model.step = self.reporter.get_total_count()  # of batches done in all epochs; survives a resume
+            if self.model.subnet_trainer is not None:
+                self.model.subnet_trainer.prepare(self.model, self.model.step, self.run)
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+
+def _run_state(
+    iterator: Any, optimizers: Sequence[torch.optim.Optimizer], options: Any, distributed_option: Any, **_: Any
+) -> RunState:
+    """From what ESPnet passes to ``train_one_epoch``."""
+    planned = len(iterator) * options.max_epoch if hasattr(iterator, "__len__") else None
+    first = distributed_option.dist_rank in (None, 0)
+    return RunState(optimizers, planned, Path(options.output_dir) if first else None)

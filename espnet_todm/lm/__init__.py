@@ -1,0 +1,1 @@
+"""Language models beside the acoustic one: n-grams, their text, lexicons and spelling."""
