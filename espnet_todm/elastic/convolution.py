@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Optional
+from typing import ClassVar, Literal, Optional, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from espnet_todm.elastic.base import Context, Cut, ElasticModule, KeepIndices, l
 from espnet_todm.errors import UserError
 from espnet_todm.util.compat import computes_in_bfloat16_on_cpu
 
-NORMS = ("batch_norm", "layer_norm")
+Norm = Literal["batch_norm", "layer_norm"]
 NARROW = 16  # channels up to which torch 2.11 hangs in bfloat16, see depthwise
 
 
@@ -45,14 +45,14 @@ class ElasticConvolution(ElasticModule):
         channels: int,
         groups: int,
         kernel: int,
-        norm: str,
+        norm: Norm,
         activation: nn.Module,
         sizes: tuple[str, ...] = (),
         causal: bool = False,
     ) -> None:
         check_kernel("cnn_module_kernel", kernel)
-        if norm not in NORMS:
-            raise UserError(f"conv_norm: {norm!r} is unknown; allowed: {', '.join(NORMS)}")
+        if norm not in get_args(Norm):
+            raise UserError(f"conv_norm: {norm!r} is unknown; allowed: {', '.join(get_args(Norm))}")
         if groups < 1 or channels % groups:
             raise UserError(f"conv_groups: {groups} does not divide the {channels} channels of the convolution module")
         super().__init__(groups)

@@ -16,6 +16,7 @@ from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.encoders.depth import WHOLE, Depth
 from espnet_todm.encoders.interctc import Between, Taken, Weight, kept_places, renumbered, soft_places
 from espnet_todm.encoders.latency import LatencyTable, load_latency
+from espnet_todm.encoders.options import SubnetOptions
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import SizeSpec, resolve_sizes
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND
@@ -23,9 +24,6 @@ from espnet_todm.util.files import PathLike, read_json
 
 # Attention costs grow with the square of the length, so FLOPs per second need a length to be measured at.
 REFERENCE_SECONDS = 10.0
-
-# Options of every supernet encoder that say what its subnets are, not what it is: no small model has them.
-SUPERNET_OPTIONS = ("sizes", "subnet", "criterion", "latency_table")
 
 Gates = Mapping[tuple[int, str], Tensor]  # (layer, module) -> weights (components,)
 Drop = Mapping[tuple[int, str], float]  # (layer, module) -> probability of leaving it out
@@ -76,24 +74,19 @@ class SupernetEncoder(AbsEncoder):
         self.interctc_use_conditioning = False
         self.conditioning_layer: Optional[nn.Linear] = None  # (V, D); ESPnet's model makes it where it is used
 
-    def finish(
-        self,
-        sizes: Optional[Mapping[str, SizeSpec]],
-        subnet: Optional[str],
-        criterion: str = "params",
-        latency_table: Optional[str] = None,
-    ) -> None:
+    def finish(self, options: SubnetOptions) -> None:
         """Call at the end of ``__init__``: resolves the named sizes and the subnet that ``forward`` runs.
 
         Raises UserError for a criterion that is unknown or has no measurements, and as :meth:`measured_in`.
         """
-        if latency_table is not None:
-            self.measured_in(latency_table)
-        self.component_table().check(criterion)
-        self.criterion = criterion
-        self.sizes = resolve_sizes(sizes or {}, self.component_table(), criterion)
-        self.size_specs = {str(name): spec for name, spec in (sizes or {}).items()}
-        self.subnet = self.find_subnet(subnet or FULL)
+        if options.latency_table is not None:
+            self.measured_in(options.latency_table)
+        self.component_table().check(options.criterion)
+        self.criterion = options.criterion
+        sizes = options.sizes or {}
+        self.sizes = resolve_sizes(sizes, self.component_table(), options.criterion)
+        self.size_specs = {str(name): spec for name, spec in sizes.items()}
+        self.subnet = self.find_subnet(options.subnet or FULL)
 
     def output_size(self) -> int:
         return self._output_size
