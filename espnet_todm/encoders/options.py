@@ -78,9 +78,8 @@ class EncoderOptions(SubnetOptions, PositionOptions):
         kinds, names = typing.get_type_hints(cls), [option.name for option in fields(cls)]
         own = {key: value for key, value in given.items() if key in names}
         wrong = {key: refusal(partial(check_type, f"encoder_conf.{key}", own[key], kinds[key])) for key in own}
-        options = cls(
-            **{key: value for key, value in own.items() if not wrong[key]}
-        )  # with defaults for the wrong ones
+        # A wrong value gives way to the default, so that what else is wrong is told as well.
+        options = cls(**{key: value for key, value in own.items() if not wrong[key]})
         told = [*cls._foreign(encoder, given), *(line for lines in wrong.values() for line in lines)]
         told += [line for check in options.checks() for line in refusal(check)]
         if told:
@@ -178,7 +177,7 @@ class ConvolutionOptions(FeedForwardOptions):
 
     def shape_of_modules(self) -> dict[str, int]:
         """The part of a block's shape for the modules that these options are of."""
-        units, chunks = (self.linear_units, self.ffn_chunks)
+        units, chunks = self.linear_units, self.ffn_chunks
         return {
             "macaron_ffn": units if self.macaron_style else 0,
             "macaron_chunks": (self.macaron_ffn_chunks or chunks) if self.macaron_style else 0,
@@ -192,15 +191,13 @@ class ConvolutionOptions(FeedForwardOptions):
 
 def signature(options: type[EncoderOptions]) -> inspect.Signature:
     """Of an encoder with these options, as ESPnet reads it for its defaults. Other options are the encoder's to refuse."""
-    kinds = typing.get_type_hints(options)
-    parameters = [inspect.Parameter("input_size", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=int)]
-    for option in fields(options):
-        parameters.append(
-            inspect.Parameter(
-                option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=kinds[option.name]
-            )
-        )
-    return inspect.Signature([*parameters, inspect.Parameter("stock", inspect.Parameter.VAR_KEYWORD)])
+    kinds, Parameter = typing.get_type_hints(options), inspect.Parameter
+    own = [
+        Parameter(option.name, Parameter.KEYWORD_ONLY, default=option.default, annotation=kinds[option.name])
+        for option in fields(options)
+    ]
+    size = Parameter("input_size", Parameter.POSITIONAL_OR_KEYWORD, annotation=int)
+    return inspect.Signature([size, *own, Parameter("stock", Parameter.VAR_KEYWORD)])
 
 
 def check_positive(options: Any, *names: str) -> None:
