@@ -15,8 +15,8 @@ Colour = Literal["red", "blue"]
 @pytest.mark.parametrize(
     ("value", "annotation"),
     [
-        (3, int), (3, float), (0.5, float), (True, bool), (0, bool), ("a", str), ("red", Colour),
-        ("x", Literal["x", Colour]), (None, Optional[int]), (3, Optional[int]), (None, Optional[Colour]), ([1], Union[float, list[int]]), ({}, Any),
+        (3, int), (3, float), (0.5, float), (True, bool), (0, bool), ("a", str), ("red", Colour), (None, Optional[int]),
+        ("x", Literal["x", Colour]), (3, Optional[int]), (None, Optional[Colour]), ([1], Union[float, list[int]]), ({}, Any),
     ],
 )  # fmt: skip
 def test_what_an_annotation_says_is_allowed(value: Any, annotation: Any) -> None:
