@@ -15,6 +15,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.util.compat import computes_in_bfloat16_on_cpu
 
 Norm = Literal["batch_norm", "layer_norm"]
+MOMENTUM = 0.1  # of running statistics in training
 NARROW = 16  # channels up to which torch 2.11 hangs in bfloat16, see depthwise
 
 
@@ -63,8 +64,14 @@ class ElasticConvolution(ElasticModule):
         self.activation = activation
         self.norm = nn.BatchNorm1d(channels) if norm == "batch_norm" else nn.LayerNorm(channels)
         names = sizes if norm == "batch_norm" else ()
-        self.momentum = 0.1  # of the running statistics
+        self.momentum = MOMENTUM
         self.size_norms = nn.ModuleDict({name: nn.BatchNorm1d(channels, affine=False) for name in names})
+
+    def average_over(self, passes: int) -> None:
+        """The next pass makes the running statistics the mean over it and the ``passes - 1`` before it. For calibration; the
+        module is in training mode from here on."""
+        self.train()
+        self.momentum = 1 / passes
 
     def flops(self, frames: int) -> float:
         convolutions = (self.pointwise_conv1, self.depthwise_conv, self.pointwise_conv2)
