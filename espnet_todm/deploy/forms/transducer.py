@@ -67,12 +67,10 @@ class TransducerForm(Form):
 
         decoder, joint = model.decoder, model.joint_network
         if not isinstance(decoder, StatelessDecoder):
-            name = type(decoder).__name__
-            raise UserError(f"decoder: {name} is recurrent and cannot be exported; needed: todm_stateless")
+            raise UserError(f"decoder: {type(decoder).__name__} is recurrent and has no export; use todm_stateless")
         encoder = encoder_graph(model, config)
         about = {"vocab_size": model.vocab_size, "context_size": decoder.context_size}
-        width = joint.lin_out.in_features
-        frame = torch.zeros(2, width)
+        frame = torch.zeros(2, joint.lin_out.in_features)
         return [
             Graph(
                 "encoder",
@@ -96,7 +94,7 @@ class TransducerForm(Form):
                 (frame, frame),
                 {"encoder_out": {0: "N"}, "decoder_out": {0: "N"}},
                 {"logit": {0: "N"}},
-                {"joiner_dim": width},
+                {"joiner_dim": frame.size(1)},
             ),
         ]
 
