@@ -7,7 +7,6 @@ order.json says.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-import espnet_todm
 from espnet_todm.deploy.forms.registry import named
 from espnet_todm.deploy.onnx.folder import TOKENS
 from espnet_todm.deploy.runtime.opening import open_exported
 from espnet_todm.deploy.runtime.recognizer import Recognizer
 from espnet_todm.errors import UserError, last_line
+from espnet_todm.util.child import child_environment, python_module
 from espnet_todm.util.files import PathLike
 from espnet_todm.util.optional import needed
 
@@ -73,13 +72,10 @@ def transcribe_order(order: Order, waves: Sequence[np.ndarray], seconds: float =
 
 def _run(place: Path, seconds: float) -> str:
     """How the other process ended, in words for a sentence that begins with its name."""
-    root = str(Path(espnet_todm.__file__).resolve().parents[1])
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "espnet_todm.deploy.runtime.sherpa_subprocess", str(place)]
-    environment = {**os.environ, "PYTHONPATH": paths}
+    command = python_module("espnet_todm.deploy.runtime.sherpa_subprocess", str(place))
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", timeout=seconds
+            command, env=child_environment(), capture_output=True, text=True, errors="replace", timeout=seconds
         )
     except subprocess.TimeoutExpired:
         return f"took longer than {seconds:g} s"
