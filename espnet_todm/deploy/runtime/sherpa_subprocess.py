@@ -7,7 +7,6 @@ order.json says.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-import espnet_todm
 from espnet_todm.deploy.onnx.folder import TOKENS, find_parts
 from espnet_todm.deploy.runtime.sherpa_check import STREAMING_CTC, ZIPFORMER_CTC, Checked, check_for_sherpa
 from espnet_todm.deploy.runtime.streaming import with_tail
 from espnet_todm.errors import UserError, last_line
 from espnet_todm.util.acoustics import SAMPLING_RATE
+from espnet_todm.util.child import child_environment, python_module
 from espnet_todm.util.files import PathLike
 from espnet_todm.util.optional import needed
 
@@ -107,13 +106,10 @@ def _hear(order: Order, waves: Sequence[np.ndarray], seconds: float) -> list[str
 
 def _run(place: Path, seconds: float) -> str:
     """How the other process ended, in words for a sentence that begins with its name."""
-    root = str(Path(espnet_todm.__file__).resolve().parents[1])
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "espnet_todm.deploy.runtime.sherpa_subprocess", str(place)]
-    environment = {**os.environ, "PYTHONPATH": paths}
+    command = python_module("espnet_todm.deploy.runtime.sherpa_subprocess", str(place))
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", timeout=seconds
+            command, env=child_environment(), capture_output=True, text=True, errors="replace", timeout=seconds
         )
     except subprocess.TimeoutExpired:
         return f"took longer than {seconds:g} s"

@@ -15,12 +15,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import mini_speech as speech
 import numpy as np
 import soundfile
+from mini_text import SPLITS, make_sentences
 from tqdm import tqdm
 
-from espnet_todm.data import mini_speech as speech
-from espnet_todm.data.mini_text import SPLITS, make_sentences
 from espnet_todm.errors import UserError
 from espnet_todm.util.acoustics import SAMPLING_RATE
 from espnet_todm.util.files import PathLike, atomic_directory, read_json, write_json

@@ -5,12 +5,12 @@ import re
 import sys
 from pathlib import Path
 
+import mini_speech as speech
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_todm.data import mini_speech as speech
 from espnet_todm.errors import UserError
 from espnet_todm.util.acoustics import SAMPLING_RATE
 

@@ -5,26 +5,15 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from espnet_todm.data.checks import Shortest
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.config_inheritance import read_config
 from espnet_todm.util.acoustics import MEL_BINS
 from espnet_todm.util.checks import build, check_number
 
 _PARTS = ("encoder", "frontend")
-
-
-@dataclass(frozen=True)
-class Shortest:
-    """What makes one frame of the encoder's output: at least so many frames of features, or samples of audio."""
-
-    frames: int = 1
-    samples: int = 1
-
-
-ANY_LENGTH = Shortest()
 
 
 def shortest_input(training: Sequence[str]) -> Shortest:
@@ -50,7 +39,7 @@ def shortest_input(training: Sequence[str]) -> Shortest:
 
 def _frames(encoder: str, conf: Mapping[str, Any]) -> int:
     from espnet_todm.encoders.known import encoders
-    from espnet_todm.encoders.supernet import SUPERNET_OPTIONS
+    from espnet_todm.encoders.options import SUPERNET_OPTIONS
 
     cls = encoders().get(encoder)
     if cls is None or conf.get("input_layer", "") is None:  # null takes frames as they are, of the encoder's own width

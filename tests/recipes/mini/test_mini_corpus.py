@@ -4,14 +4,15 @@ import csv
 import hashlib
 from pathlib import Path
 
+import mini_corpus
+import mini_speech
 import numpy as np
 import pytest
 import soundfile
-from espnet_todm.bin.make_mini_corpus import main
+from make_mini_corpus import main
+from mini_corpus import FOLDER, MARKER, MiniOptions, make_mini_corpus, plan_split
+from mini_text import SLOTS, SPLITS, split_of
 
-from espnet_todm.data import mini_corpus, mini_speech
-from espnet_todm.data.mini_corpus import FOLDER, MARKER, MiniOptions, make_mini_corpus, plan_split
-from espnet_todm.data.mini_text import SLOTS, SPLITS, split_of
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import read_json
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from espnet_todm.data.mini_text import SLOTS, SPLITS, make_sentence, make_sentences, split_of
+from mini_text import SLOTS, SPLITS, make_sentence, make_sentences, split_of
 
 SEEDS = st.integers(0, 2**31 - 1)
 
