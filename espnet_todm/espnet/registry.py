@@ -83,7 +83,6 @@ def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
     from espnet_todm.models.spec_augment import SpecAugmentByLength
     from espnet_todm.models.todm import TodmModel
     from espnet_todm.optim.eden import Eden, Eden2
-    from espnet_todm.optim.one_cycle import NAME, OneCycleLinear
     from espnet_todm.optim.scaled_adam import ScaledAdam
 
     # These dicts are shared with parsers by reference: they are filled, never rebound. Keys must be lower case.
@@ -92,7 +91,7 @@ def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
     symbols["espnet2.tasks.asr", "model_choices"].classes["todm"] = TodmModel
     symbols["espnet2.tasks.asr", "specaug_choices"].classes["todm_specaug"] = SpecAugmentByLength
     symbols["espnet2.tasks.abs_task", "optim_classes"]["scaledadam"] = ScaledAdam
-    symbols["espnet2.tasks.abs_task", "scheduler_classes"].update({"eden": Eden, "eden2": Eden2, NAME: OneCycleLinear})
+    symbols["espnet2.tasks.abs_task", "scheduler_classes"].update({"eden": Eden, "eden2": Eden2})
 
 
 def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
