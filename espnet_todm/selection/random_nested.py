@@ -15,6 +15,8 @@ from espnet_todm.selection.units import Units
 class RandomNested(Selection):
     """One random order of the units for all sizes. There is nothing to learn, hence no first stage."""
 
+    learns = False
+
     def __init__(self, units: Units, shares: Mapping[str, float], steps: int, seed: int = 0) -> None:
         super().__init__(units, shares, steps, seed)
         self._order = list(range(len(units)))

@@ -12,6 +12,8 @@ from espnet_todm.sizes import uniform_order
 class Uniform(Selection):
     """The order that :func:`espnet_todm.sizes.fit_budget` walks. There is nothing to learn, hence no first stage."""
 
+    learns = False
+
     def weights(self, size: str, step: int) -> Tensor:
         return torch.ones(len(self.units))
 

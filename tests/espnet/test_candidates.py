@@ -118,7 +118,8 @@ def test_a_real_run_averages_models_of_the_second_stage_alone(tmp_path: Path, ca
         train([*arguments(data, output, "--max_epoch", str(epochs))])
     assert {path.name for path in output.glob("*epoch.pth")} == {"2epoch.pth", "3epoch.pth"}
     assert "an average of 2 models, not of 3" in caplog.text
-    averaged = torch.load((output / "valid.loss.ave.pth").resolve(), weights_only=True)["subnet_trainer.chosen"]
-    assert torch.equal(averaged, torch.load(output / "3epoch.pth", weights_only=True)["subnet_trainer.chosen"])
+    averaged = torch.load((output / "valid.loss.ave.pth").resolve(), weights_only=True)
+    last, state = torch.load(output / "3epoch.pth", weights_only=True), "subnet_trainer.switch."
+    assert torch.equal(averaged[f"{state}kept"], 2 * last[f"{state}kept"]) and averaged[f"{state}models"] == 2
     extract(["--config", str(output / "config.yaml"), "--sizes", "small", "--output", str(tmp_path),
              "--asr_model_file", str(output / "valid.loss.ave.pth")])  # fmt: skip
