@@ -89,8 +89,8 @@ def build(options: argparse.Namespace, vocabulary: int) -> tuple[TodmModel, torc
     from espnet2.tasks.abs_task import scheduler_classes
     from espnet2.tasks.asr import ASRTask
 
-    options.token_list = [BLANK, UNKNOWN, *map(str, range(vocabulary - 3)), SOS_EOS]
-    options.normalize = None
+    tokens = [BLANK, UNKNOWN, *map(str, range(vocabulary - 3)), SOS_EOS]
+    options = argparse.Namespace(**{**vars(options), "token_list": tokens, "normalize": None})
     model = ASRTask.build_model(options)
     if not isinstance(model, TodmModel):
         raise UserError(f"{options.config}: describes no supernet; it needs model: todm")

@@ -76,34 +76,33 @@ class TwoStageTrainer(SubnetTrainer):
     ) -> None:
         super().__init__()
         kind = self._kind(selection)
-        subnet_weight = kind.subnet_weight if subnet_weight is None else subnet_weight
-        if subnet_weight != "focal":
-            check_number("subnet_weight", subnet_weight, at_least=0)
-        if stage1_steps is None and not kind.learns:
-            stage1_steps = 0
-        if stage1_steps is not None:
-            check_number("stage1_steps", stage1_steps, at_least=0, whole=True)
-        check_number("stage1_share", stage1_share, at_least=0, below=1)
-        check_number("warmup_steps", warmup_steps, at_least=0, whole=True)
-        check_number("kd_weight", kd_weight, at_least=0, at_most=1)
-        check_number("layer_drop", layer_drop, at_least=0, below=1)
+        self.seed, self.warmup_steps, self.stage1_share = seed, warmup_steps, stage1_share
+        self.stage1_steps = 0 if stage1_steps is None and not kind.learns else stage1_steps
+        self.subnet_weight = kind.subnet_weight if subnet_weight is None else subnet_weight
+        self.focal_detached, self.kd_weight, self.layer_drop = focal_detached, kd_weight, layer_drop
+        self._check_options()
         encoder = model.encoder
         table = encoder.component_table()
         units = make_units(table, granularity, encoder.criterion)
-        self.seed, self.shares = seed, check_shares(encoder.size_specs, units)
-        known_steps = max(0, (stage1_steps or 0) - warmup_steps)
+        self.full, self.keys, self.shares = table.full(), tuple(table.by_key), check_shares(encoder.size_specs, units)
+        known_steps = max(0, (self.stage1_steps or 0) - warmup_steps)
         self.selection: Selection = build(
             kind, learned, "subnet_trainer_conf", units, self.shares, known_steps, seed=seed
         )
-        self.warmup_steps, self.stage1_steps, self.stage1_share = warmup_steps, stage1_steps, stage1_share
-        self.subnet_weight, self.focal_detached = subnet_weight, focal_detached
-        self.kd_weight, self.layer_drop = kd_weight, layer_drop
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
-        self.keys = tuple(table.by_key)
         self.switch = SwitchState(list(self.shares), self.keys)
         self._register_load_state_dict_pre_hook(convert_older)
-        self.full = table.full()
         encoder.postpone_sizes("the checkpoint is from the first stage of training, before sizes are chosen")
+
+    def _check_options(self) -> None:
+        if self.subnet_weight != "focal":
+            check_number("subnet_weight", self.subnet_weight, at_least=0)
+        if self.stage1_steps is not None:
+            check_number("stage1_steps", self.stage1_steps, at_least=0, whole=True)
+        check_number("stage1_share", self.stage1_share, at_least=0, below=1)
+        check_number("warmup_steps", self.warmup_steps, at_least=0, whole=True)
+        check_number("kd_weight", self.kd_weight, at_least=0, at_most=1)
+        check_number("layer_drop", self.layer_drop, at_least=0, below=1)
 
     def _kind(self, selection: Optional[str]) -> type[Selection]:
         """Raises UserError for an unknown selection, and for another one than an alias of this trainer stands for."""
@@ -223,7 +222,7 @@ class TwoStageTrainer(SubnetTrainer):
     def decide(self, model: TodmModel, step: int, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
         """Choose the sets, sort every module's components by the smallest size that keeps them, and begin stage 2.
 
-        Sorted, each slice is a run of components from the first on: a view of the weights, not a copy.
+        Sorted, each slice has the first components of a module: a view of the weights, not a copy.
         """
         chosen = self.selection.units.nested(self.selection.order(step), self.shares)
         check_distinct({FULL: self.full, **chosen})
@@ -252,7 +251,7 @@ class TwoStageTrainer(SubnetTrainer):
         }
 
     def restore(self, model: TodmModel) -> None:
-        """Give the model the chosen sets. Raises UserError where a size shall run that was not chosen yet."""
+        """Give the model the chosen sets. Raises UserError where a size is asked for that was not chosen yet."""
         if self.decided:
             model.encoder.choose({FULL: self.full, **self.switch.chosen})
         elif model.encoder.subnet.name != FULL:
