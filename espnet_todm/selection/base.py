@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, Optional, Union
 
+import torch
 from torch import Tensor, nn
 
 from espnet_todm.selection.units import Units
@@ -35,9 +36,9 @@ class Selection(nn.Module):
         """The first stage has so many steps. A stage that is a share of the training has its length when that begins."""
         self.steps = steps
 
-    @abstractmethod
     def weights(self, size: str, step: int) -> Tensor:
         """Soft weights (N,) in [0, 1] of the units for one size at a step of the first stage, with their graph."""
+        return torch.ones(len(self.units))
 
     @abstractmethod
     def order(self, step: int) -> list[int]:

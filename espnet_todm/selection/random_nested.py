@@ -5,9 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
-
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Units
 
@@ -21,9 +18,6 @@ class RandomNested(Selection):
         super().__init__(units, shares, steps, seed)
         self._order = list(range(len(units)))
         random.Random(f"random nested {seed}").shuffle(self._order)
-
-    def weights(self, size: str, step: int) -> Tensor:
-        return torch.ones(len(self.units))
 
     def order(self, step: int) -> list[int]:
         return list(self._order)

@@ -16,6 +16,8 @@ from espnet_todm.errors import UserError
 from espnet_todm.models.subnet_trainer import TrainingSetup
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.optim.scaled_adam import ScaledAdam
+from espnet_todm.selection.known import find_selection
+from espnet_todm.trainers.known import ALIASES, alias
 from espnet_todm.trainers.selection_log import SelectionLog
 from espnet_todm.trainers.two_stage import TwoStageTrainer
 from espnet_todm.util.checks import build
@@ -305,6 +307,11 @@ def test_an_average_over_both_stages_is_refused_and_one_of_the_second_is_not() -
         ({"kd_weight": 2}, ["kd_weight", "2"]),
         ({"granularity": "block"}, ["granularity", "block"]),
         ({"temprature": 1}, ["temprature", "temperature_start"]),
+        (
+            {"selection": "ortho"},
+            ["selection: 'ortho' is unknown; allowed: ortho_softmax, top_k,"],
+        ),
+        ({"selection": ["top_k"]}, ["selection: ['top_k'] is unknown"]),
     ],
 )
 def test_wrong_options_are_named(conf: dict[str, Any], words: list[str]) -> None:
@@ -312,6 +319,40 @@ def test_wrong_options_are_named(conf: dict[str, Any], words: list[str]) -> None
         learner(**conf)
     assert all(word in str(error.value) for word in words)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_a_selections_name_is_that_of_a_trainer_too(name: str) -> None:
+    model = tiny_model(sizes=SHARES).train()
+    ours, by_option = alias(name)(model), TwoStageTrainer(model, selection=name)
+    assert type(ours.selection) is type(by_option.selection) is find_selection(name)
+    for option in ("subnet_weight", "stage1_steps", "stage1_share"):
+        assert getattr(ours, option) == getattr(by_option, option)
+    assert ours.subnet_weight == (0.3 if name in ("top_k", "zero_out") else "focal")
+    assert ours.stage1_steps == (0 if name in ("random_nested", "uniform") else None)
+    assert type(alias(name)(model, selection=name).selection) is find_selection(name)
+    other = next(known for known in ALIASES if known != name)
+    with pytest.raises(UserError, match=f"selection: '{other}' under subnet_trainer: {name}; say .*two_stage"):
+        alias(name)(model, selection=other)
+
+
+def test_a_checkpoint_of_an_older_release_goes_on() -> None:
+    model = learner(stage1_steps=1)
+    train(model, range(2), adam(model))
+    state = model.state_dict()
+    kept = state.pop("subnet_trainer.switch.kept")
+    state = {name: value for name, value in state.items() if "switch" not in name}
+    again = learner(stage1_steps=1)
+    again.load_state_dict({**state, "subnet_trainer.chosen": kept.float()})
+    assert again.encoder.sizes == model.encoder.sizes and again.subnet_trainer.decided
+
+
+def test_measuring_takes_a_fresh_model_through_both_stages() -> None:
+    model = learner(stage1_share=0.5, warmup_steps=2)
+    kinds = [(step, model.subnet_trainer.decided) for step in model.subnet_trainer.walk_through(model)]
+    assert kinds == [(2, False), (3, True)]
+    model = learner("uniform")
+    assert list(model.subnet_trainer.walk_through(model)) == [0]
 
 
 def test_a_first_stage_beyond_the_run_is_refused() -> None:
