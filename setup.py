@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 MINI = ["espeakng-loader"]
-DEPLOY = ["onnx", "onnxruntime", "sherpa-onnx"]
+DEPLOY = ["onnx", "onnxruntime", "sherpa-onnx", "kaldi-native-fbank"]
 SEARCH = ["optuna"]
 # k2 on the package index is for one Python and one torch. For others it comes from its own site, built for their torch.
 K2 = [f"{one}; python_version == '3.9'" for one in ("k2==1.23.4", "torch==1.13.1", "torchaudio==0.13.1", "numpy<2")]

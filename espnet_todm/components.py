@@ -16,7 +16,7 @@ from espnet_todm.errors import UserError
 
 FULL = "full"
 CRITERIA = ("params", "flops", "latency")
-MEASURE = "python -m espnet_todm.bin.measure_latency --config CONFIG --output latency.json"
+MEASURE = "python -m espnet_todm.bin.bench components --config CONFIG --output component_latency.json"
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class ComponentTable:
         if criterion not in self.criteria:
             raise UserError(
                 f"criterion: {criterion!r} has not been measured for this encoder; run {MEASURE} and set"
-                f" encoder_conf: latency_table: latency.json"
+                f" encoder_conf: latency_table: component_latency.json"
             )
 
     def amount(self, components: Subnet | Iterable[Key], criterion: str) -> float:

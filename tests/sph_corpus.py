@@ -17,9 +17,9 @@ import numpy as np
 import soundfile
 
 from espnet_todm.bin._cli import Parser, run
-from espnet_todm.data.corpus import spread
 from espnet_todm.data.librispeech import corpus_folder, list_utterances
 from espnet_todm.errors import UserError
+from espnet_todm.util.evenly import evenly
 from tests.tiny_corpus import RATE, noise, words
 
 SPLITS = ("train", "dev", "test")
@@ -93,7 +93,7 @@ def write_split(root: Path, split: str, talks: int = 2, segments: int = 3) -> di
 def write_split_of_speech(root: Path, split: str, librispeech: Path, source: str, limit: int | None) -> dict[str, str]:
     """A split of ``limit`` real utterances of the folder ``source`` of ``librispeech``; returns name -> words."""
     speakers: dict[str, list[Piece]] = {}
-    for one in spread(list_utterances(librispeech, [source]).utterances, limit):
+    for one in evenly(list_utterances(librispeech, [source]).utterances, limit):
         if one.audio is None or one.text is None:
             raise UserError(
                 f"{librispeech / source}: utterance {one.name} lacks its {'text' if one.audio else 'audio'}"

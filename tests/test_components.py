@@ -114,7 +114,7 @@ def test_latency_that_nobody_measured_is_refused(table: ComponentTable, keys: fr
     without = replace(table, rest=Cost(params=1))
     assert without.criteria == ("params", "flops")
     for ask in (without.amount, without.share):
-        with pytest.raises(UserError, match=r"'latency' has not been measured.*espnet_todm\.bin\.measure_latency"):
+        with pytest.raises(UserError, match=r"'latency' has not been measured.*espnet_todm\.bin\.bench components"):
             ask(Subnet("x", keys), "latency")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from espnet_todm.bin.bench import KINDS
 from espnet_todm.bin.main import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +50,8 @@ def test_commands_exist_with_their_options(page: Path) -> None:
         if not line.startswith("python -m "):
             continue
         words = shlex.split(line, comments=True)
-        known = sources(Path(str(getattr(find_spec(words[2]), "origin", ""))))
+        command = f"espnet_todm.bin.{KINDS[words[3]]}" if words[2] == "espnet_todm.bin.bench" else words[2]
+        known = sources(Path(str(getattr(find_spec(command), "origin", ""))))
         for option in (word for word in words if word.startswith("--") and word != "--"):
             # An argument of a parser, or a field of a dataclass that the options are made of.
             assert f'"{option}"' in known or re.search(rf"^    {option[2:]}: ", known, re.MULTILINE), (

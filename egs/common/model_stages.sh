@@ -168,7 +168,7 @@ stage_14() {
   set_evaluation
   python -m espnet_todm.bin.score --experiment "$(experiment)" --data "$(text_dir)" --sets "${evaluation[*]}" \
     --decode "$(decode_name)" ${sizes:+--sizes "${names[*]}"} ${official:+--corpus "$official"} ${strict:+"$strict"}
-  python -m espnet_todm.bin.measure_rtf --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} \
+  python -m espnet_todm.bin.bench rtf --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} \
     --scp "$(input_of "${evaluation[${#evaluation[@]} - 1]}")"
   [ -z "$onnx" ] || measure_exports
 }
@@ -177,16 +177,16 @@ stage_14() {
 measure_exports() {
   local precisions
   read -ra precisions <<<"$onnx"
-  python -m espnet_todm.bin.latency --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} --runtimes onnxruntime \
+  python -m espnet_todm.bin.bench models --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} --runtimes onnxruntime \
     --precisions "${precisions[@]}" --scp "$(input_of "${evaluation[${#evaluation[@]} - 1]}")" \
-    --output "$(experiment)/latency.json" --overwrite
+    --output "$(experiment)/model_latency.json" --overwrite
 }
 
 stage_15() {
   local data=${label:-$test_sets} others
   read -ra others <<<"$report_with"
   [ "$token_type" != phone ] || data+=" (in phonemes: what is called words here are phonemes)"
-  python -m espnet_todm.bin.step_cost --asr_train_config "$(experiment)/config.yaml" --output "$(experiment)/cost.json" --rounds 5
+  python -m espnet_todm.bin.bench step --asr_train_config "$(experiment)/config.yaml" --output "$(experiment)/cost.json" --rounds 5
   python -m espnet_todm.bin.report --experiment "$(experiment)" ${others[@]+"${others[@]}"} --label "$data" --config "$asr_config" \
     --output "${results:-$(experiment)/RESULTS.md}" ${results:+--plots "${results%.md}"} ${official:+--corpus "$official"} \
     --command "$run_sh${given[*]+ $(printf '%q ' "${given[@]}")}" --command "$(cat "$(experiment)/train.sh")"

@@ -18,19 +18,21 @@ from pathlib import Path
 from espnet_todm import __version__, hook
 from espnet_todm import bin as commands_package
 from espnet_todm.bin._cli import EXAMPLE, run
+from espnet_todm.bin.bench import KINDS
 from espnet_todm.errors import UserError
 
 hook.install(pipes=False)  # a training's child processes import this module, not the training's
 
 # Shown first, in the order of their use; the others are mostly stages of the recipes.
 TITLES = ("From a trained supernet to devices", "Training, and the stages of the recipes")
-FIRST = ("extract", "search", "export", "parity", "latency", "fine-tune", "pack", "unpack", "report")
+FIRST = ("extract", "search", "export", "parity", "bench", "fine-tune", "pack", "unpack", "report")
 
 
 def commands() -> dict[str, str]:
-    """Names of the commands -> modules, those of FIRST first."""
-    found = sorted(info.name for info in pkgutil.iter_modules(commands_package.__path__) if not info.ispkg)
-    names = {name.replace("_", "-"): name for name in found if not name.startswith("_") and name != "main"}
+    """Names of the commands -> modules, those of FIRST first. The kinds of ``bench`` are told with it."""
+    found = {info.name for info in pkgutil.iter_modules(commands_package.__path__) if not info.ispkg}
+    found -= {"main", *KINDS.values()}
+    names = {name.replace("_", "-"): name for name in sorted(found) if not name.startswith("_")}
     order = [*(name for name in FIRST if name in names), *(name for name in names if name not in FIRST)]
     return {name: f"{commands_package.__name__}.{names[name]}" for name in order}
 
@@ -94,10 +96,10 @@ def main(arguments: Sequence[str]) -> None:
     if name == "--version":
         print(f"espnet-todm {__version__}")
         return
-    known = commands()
+    known = {**commands(), **{old.replace("_", "-"): f"{commands_package.__name__}.{old}" for old in KINDS.values()}}
     command = name.replace("_", "-")
     if command not in known:
-        raise UserError(f"{name!r} is no command of espnet-todm; there are: {', '.join(known)}")
+        raise UserError(f"{name!r} is no command of espnet-todm; there are: {', '.join(commands())}")
     module = importlib.import_module(known[command])
     sys.argv = [f"espnet-todm {command}", *rest]  # where argparse takes the program's name from
     run(module.main, logs=getattr(module, "LOGS", True))

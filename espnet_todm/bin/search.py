@@ -113,10 +113,12 @@ def evaluator(
 ) -> Evaluator:
     """What scores on a set."""
     from espnet_todm.decode.features import input_table, read_features
-    from espnet_todm.search.evaluate import Evaluator, spread
+    from espnet_todm.search.evaluate import Evaluator
+    from espnet_todm.util.evenly import evenly
     from espnet_todm.util.files import read_table
 
-    references = spread(read_table(text or options.data / split / "text"), limit)
+    references = read_table(text or options.data / split / "text")
+    references = {name: references[name] for name in evenly(list(references), limit)}
     calibration = None
     if options.calibrate:
         calibration = [x for _, x in read_features(options.calibrate, options.calibrate_utterances)]

@@ -18,7 +18,6 @@ from typing import Optional
 from tqdm import tqdm
 
 from espnet_todm.data.audio import Measure
-from espnet_todm.data.encoder_input import ANY_LENGTH, Shortest
 from espnet_todm.data.features import read_measures
 from espnet_todm.data.tables import PROBLEMS, Problem, read_problems, write_problems, write_speakers
 from espnet_todm.errors import UserError
@@ -30,6 +29,17 @@ QUARANTINE = "quarantine.tsv"
 LENGTH_REASONS = ("too-short", "too-long")  # chosen by the user's limits; all other reasons are faults of the data
 _SILENT_PEAK = 1e-4  # about 3 steps of 16 bits
 _LOUDEST_PEAK = 4.0  # of full scale: more are no samples in [-1, 1] but, say, 16-bit numbers stored as floats
+
+
+@dataclass(frozen=True)
+class Shortest:
+    """What makes one frame of an encoder's output: at least so many frames of features, or samples of audio."""
+
+    frames: int = 1
+    samples: int = 1
+
+
+ANY_LENGTH = Shortest()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from espnet_todm.data.listing import Reader, Utterance
 from espnet_todm.data.tables import PROBLEMS, Problem, read_cuts, read_problems, write_data_folder, write_problems
 from espnet_todm.data.transcripts import plain_texts
 from espnet_todm.errors import UserError
+from espnet_todm.util.evenly import evenly
 from espnet_todm.util.files import PathLike
 from espnet_todm.util.stage_marker import atomic_stage, fingerprint
 
@@ -54,7 +55,7 @@ def prepare_split(
         if folder is None:
             return target
         problems: list[Problem] = []
-        utterances = plain_texts(spread(listing.utterances, limit), name)
+        utterances = plain_texts(evenly(listing.utterances, limit), name)
         if not utterances:
             raise UserError(f"{name}: no utterance in {', '.join(folders)} of {corpus}; an empty split cannot be used")
         totals = write_data_folder(folder, _cuts(utterances, problems), name)
@@ -92,13 +93,6 @@ def perturb_speed(data: PathLike, output: PathLike, factors: Sequence[float]) ->
         write_problems(folder / PROBLEMS, read_problems(Path(data) / PROBLEMS))
     logging.info("%s: %s", target, totals)
     return target
-
-
-def spread(items: Sequence[Any], limit: Optional[int]) -> Sequence[Any]:
-    """At most ``limit`` of ``items``, at even steps."""
-    if limit is None or limit >= len(items):
-        return items
-    return [items[index * len(items) // limit] for index in range(limit)]
 
 
 def _cuts(utterances: Sequence[Utterance], problems: list[Problem]) -> Iterator[MonoCut]:

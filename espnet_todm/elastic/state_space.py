@@ -12,6 +12,7 @@ from typing import ClassVar, Optional
 
 import torch
 import torch.nn.functional as F
+from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
 from espnet_todm.elastic.base import Context, Cut, ElasticModule, KeepIndices, last_linear
@@ -102,7 +103,7 @@ class ElasticStateSpace(ElasticModule):
         weights = self.linear_in.weight.numel() + self.mix_weight.numel() + self.linear_out.weight.numel()
         rows, columns = _tiles(frames)
         kernels = stack * channels * directions * rows * columns * state
-        length = fast_length(2 * frames - 1)
+        length = next_fast_len(2 * frames - 1, real=True)
         transforms = stack * channels * (1 + 2 * directions) * 2.5 * length * math.log2(length)
         return 2.0 * (frames * weights + kernels) + transforms
 
@@ -209,25 +210,12 @@ def convolve(signal: Tensor, kernels: Tensor) -> Tensor:
     """signal (B, C, T), kernels (C, R, T), real -> (B, C, R, T): the first direction sees what came before,
     ``sum_l K_l u_(t-l)``, the second, if there is one, what comes after, ``sum_l K_l u_(t+l)``."""
     frames = signal.size(-1)
-    length = fast_length(2 * frames - 1)
+    length = next_fast_len(2 * frames - 1, real=True)
     transformed = torch.fft.rfft(kernels, length)
     if kernels.size(1) == 2:
         transformed = torch.stack([transformed[:, 0], transformed[:, 1].conj()], dim=1)
     spectrum = torch.fft.rfft(signal, length).unsqueeze(2) * transformed
     return torch.fft.irfft(spectrum, length)[..., :frames]
-
-
-def fast_length(least: int) -> int:
-    """The smallest number from ``least`` that has no prime factor above 5: Fourier transforms of it are fast."""
-    length = least
-    while True:
-        rest = length
-        for factor in (2, 3, 5):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1:
-            return length
-        length += 1
 
 
 def _tiles(frames: int) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Optional
 
 from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
+from espnet_todm.espnet.checkpoint_files import check_checkpoint, is_training_state
 from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.report.environment import describe_environment
 from espnet_todm.report.experiment import Experiment, SizeResult, load_experiment
@@ -22,35 +22,25 @@ from espnet_todm.trainers.selection_log import CARDS
 from espnet_todm.util.files import PathLike, write_text
 from espnet_todm.util.markdown import markdown_table
 
-_UNITS = {"day": 86400, "hour": 3600, "minute": 60, "second": 1, "millisecond": 0.001}
-
 
 @dataclass(frozen=True)
 class Training:
-    """What a training log says: updates, and hours of training alone, without validation."""
+    """What a training's own record says: updates, and hours of training alone, without validation."""
 
     updates: int
     hours: float
 
 
-def read_training(log: Path) -> Training:
-    """Raises UserError when the log is missing or tells of no epoch."""
-    if not log.is_file():
-        raise UserError(f"{log}: no such training log")
-    epochs: dict[int, tuple[float, int]] = {}
-    pattern = re.compile(r"(\d+)epoch results: \[train\].*?, time=(.*?), total_count=(\d+)")
-    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        found = pattern.search(line)
-        if found:
-            epochs[int(found[1])] = _seconds(found[2]), int(found[3])  # of an epoch that was done twice, the last
-    if not epochs:
-        raise UserError(f"{log}: tells of no epoch that was trained to its end")
-    return Training(max(count for _, count in epochs.values()), sum(seconds for seconds, _ in epochs.values()) / 3600)
-
-
-def _seconds(text: str) -> float:
-    """ "1 hour, 6 minutes and 14.56 seconds" -> 3974.56."""
-    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+) ([a-z]+?)s?\b", text))
+def read_training(experiment: Path) -> Training:
+    """From the record of epochs in checkpoint.pth. Raises UserError when it is missing or tells of no epoch."""
+    path = experiment / "checkpoint.pth"
+    state = check_checkpoint(path)
+    epochs = state["reporter"]["stats"] if is_training_state(state) else {}
+    trained = [stats["train"] for stats in epochs.values() if "train" in stats]
+    if not trained:
+        raise UserError(f"{path}: tells of no epoch that was trained to its end")
+    seconds = sum(one["time"].total_seconds() for one in trained)
+    return Training(max(one["total_count"] for one in trained), seconds / 3600)
 
 
 def model_steps(experiment: Path, updates: int) -> float:
@@ -69,7 +59,7 @@ def comparison_table(methods: Sequence[tuple[Method, Path]]) -> str:
     """Markdown, one row for each method and size, the sizes of all methods in the order of their cost."""
     loaded = [(method, load_experiment(folder)) for method, folder in methods]
     splits = list(dict.fromkeys(split for _, experiment in loaded for split in experiment.splits))
-    trained = {method.name: read_training(folder / "train.log") for method, folder in methods}
+    trained = {method.name: read_training(folder) for method, folder in methods}
     steps = {method.name: model_steps(folder, trained[method.name].updates) for method, folder in methods}
     header = ["size", "method", *(f"WER {split} [95%]" for split in splits)]
     header += ["params (M)", "GFLOPs per s", "budget error (points)", "updates", "model-steps", "training hours"]

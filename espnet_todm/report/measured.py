@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Optional
 from matplotlib.figure import Figure
 
 from espnet_todm.encoders.latency import (
-    FORMAT as COMPONENTS,  # a table of components' latencies, often of the same file name
+    FORMAT as COMPONENTS,  # a table of components' latencies, which an older release gave the same file name
 )
 from espnet_todm.errors import UserError
 from espnet_todm.report.svg import INCHES, Picture, inline_svg, plot_style
@@ -22,7 +22,7 @@ from espnet_todm.util.files import PathLike, link, read_json
 from espnet_todm.util.markdown import Table
 from espnet_todm.util.palette import RULE, STYLES
 
-LATENCY, PARITY, SEARCH = "latency.json", "onnx/parity.json", "search/search.json"
+LATENCY, PARITY, SEARCH = "model_latency.json", "onnx/parity.json", "search/search.json"
 """Below an experiment; parity also below each of its extracted sizes."""
 
 
@@ -99,6 +99,12 @@ class Section(NamedTuple):
     sources: list[str]
 
 
+def latency_file(experiment: Path) -> Path:
+    """What ``bench models`` left of an experiment; an older release called it latency.json."""
+    path = experiment / LATENCY
+    return path if path.is_file() else experiment / "latency.json"
+
+
 def measured_sections(experiment: PathLike, home: PathLike) -> list[Section]:
     """One for each kind of file that is there. home: the page's folder.
 
@@ -107,7 +113,7 @@ def measured_sections(experiment: PathLike, home: PathLike) -> list[Section]:
     folder = Path(experiment)
     parity = [folder / PARITY, *sorted(folder.glob(f"subnets/*/{PARITY}"))]
     found: list[Section] = []
-    for make, paths in ((_latency, [folder / LATENCY]), (_parity, parity), (_search, [folder / SEARCH])):
+    for make, paths in ((_latency, [latency_file(folder)]), (_parity, parity), (_search, [folder / SEARCH])):
         read = {path: _read(path) for path in paths if path.is_file()}
         there = [path for path, one in read.items() if one.get("format") != COMPONENTS]
         stored = [read[path] for path in there]

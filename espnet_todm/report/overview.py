@@ -10,13 +10,13 @@ from espnet_todm.deploy.onnx.folder import PRECISIONS
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME
 from espnet_todm.errors import UserError
 from espnet_todm.report.experiment import SizeResult, load_experiment, read_optional
-from espnet_todm.report.measured import LATENCY
+from espnet_todm.report.measured import latency_file
 from espnet_todm.report.tables import number_cell
 from espnet_todm.scoring.scores import rate_cell
 from espnet_todm.util.files import PathLike
 from espnet_todm.util.markdown import Table
 
-Measured = Mapping[tuple[str, str], Mapping[str, Any]]  # (size, precision) -> a result of bin.latency
+Measured = Mapping[tuple[str, str], Mapping[str, Any]]  # (size, precision) -> a result of bench models
 
 
 def overview(folders: Sequence[PathLike], split: str) -> Table:
@@ -47,8 +47,8 @@ def overview(folders: Sequence[PathLike], split: str) -> Table:
 
 
 def _measured(experiment: Path) -> Measured:
-    """What bin.latency left there of onnxruntime on one thread."""
-    path = experiment / LATENCY
+    """What bench models left there of onnxruntime on one thread."""
+    path = latency_file(experiment)
     try:
         return {
             (result["size"], result["precision"]): result
@@ -56,7 +56,7 @@ def _measured(experiment: Path) -> Measured:
             if result["runtime"] == ONNXRUNTIME and result["threads"] == 1
         }
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: no file of bin.latency ({error!r}); make it again") from None
+        raise UserError(f"{path}: no file of bench models ({error!r}); make it again") from None
 
 
 def _cells(size: SizeResult, split: str) -> list[str]:

@@ -26,7 +26,6 @@ from espnet_todm.errors import UserError
 from espnet_todm.models.batch import OUTSIDE, Batch
 from espnet_todm.models.tasks import after_encoder
 from espnet_todm.scoring.scores import Score, score_tables
-from espnet_todm.util.checks import check_number
 
 SCORES = ("wer", "cer", "loss")
 _UNITS = {"wer": "words", "cer": "characters"}
@@ -188,12 +187,3 @@ class Cached:
             self.calls += 1
             self.known[subnet.components] = self.evaluator.scores(subnet, self.score)
         return self.known[subnet.components]
-
-
-def spread(references: Mapping[str, str], limit: Optional[int]) -> dict[str, str]:
-    """At most ``limit`` of the references, at even distances: neighbours are of one speaker. Raises UserError below 1."""
-    if limit is None or limit >= len(references):
-        return dict(references)
-    check_number("utterances", limit, at_least=1, whole=True)
-    names = list(references)
-    return {name: references[name] for name in (names[i * len(names) // limit] for i in range(limit))}

@@ -5,16 +5,15 @@ The operations of a small model are too short to be split among threads; whole p
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from typing import Optional
 
 from espnet_todm.errors import UserError
+from espnet_todm.util.child import child_environment, python_module
 from espnet_todm.util.lifetime import as_parent
 
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -27,8 +26,8 @@ def train(arguments: Sequence[str], processes: int) -> None:
     """
     if processes < 1:
         raise UserError(f"processes: {processes}, but at least 1 is needed")
-    command = [sys.executable, "-m", "espnet_todm.bin.asr_train", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **as_parent()}
+    command = python_module("espnet_todm.bin.asr_train", *arguments)
+    environment = child_environment(OMP_NUM_THREADS="1", **as_parent())
     distributed = [] if processes == 1 else _distributed(processes)
     ranks = [
         subprocess.Popen(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from espnet_todm.bin.bench import KINDS
 from espnet_todm.bin.main import FIRST, commands, main, summary
 from espnet_todm.errors import UserError
 from tests.tiny_training import python
@@ -19,6 +20,7 @@ OURS = [name for name in commands() if name not in ("asr-train", "asr-inference"
 LIGHT = """
 import sys
 sys.argv = ["espnet-todm", "--help"]
+from espnet_todm.bin.bench import KINDS
 from espnet_todm.bin.main import entry
 entry()
 heavy = {name.partition(".")[0] for name in sys.modules} & {"torch", "espnet2", "espnet", "numpy", "lhotse", "matplotlib"}
@@ -36,7 +38,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
 
 def test_commands_are_all_modules_and_come_in_the_order_of_use() -> None:
     folders = importlib.import_module("espnet_todm.bin").__path__
-    modules = {path.stem for folder in folders for path in Path(folder).glob("[a-z]*.py")} - {"main"}
+    modules = {path.stem for folder in folders for path in Path(folder).glob("[a-z]*.py")} - {"main", *KINDS.values()}
     assert {module.rpartition(".")[2] for module in commands().values()} == modules
     names = list(commands())
     assert [name for name in names if name in FIRST] == names[: len(set(names) & set(FIRST))]
@@ -82,15 +84,16 @@ class Parsed(Exception):
     """Raised with the arguments that a parser does not know."""
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [*OURS, *KINDS])
 def test_the_example_in_the_help_is_accepted(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module(commands()[name])
+    module = importlib.import_module(f"espnet_todm.bin.{KINDS[name]}" if name in KINDS else commands()[name])
+    called = f"espnet_todm.bin.bench {name}" if name in KINDS else commands()[name]
     with pytest.raises(SystemExit):
         module.main(["--help"])
     told = capsys.readouterr().out.replace("\\\n", " ")
-    example = re.search(rf"^Example: python -m {re.escape(commands()[name])} (.*)", told, re.MULTILINE)
+    example = re.search(rf"^Example: python -m {re.escape(called)} (.*)", told, re.MULTILINE)
     assert example, told
     parse = argparse.ArgumentParser.parse_known_args
 
@@ -114,3 +117,15 @@ def test_setup_installs_the_command() -> None:
     text = (Path(__file__).parents[2] / "setup.py").read_text(encoding="utf-8")
     found = re.search(r'"espnet-todm=([\w.]+):(\w+)"', text)
     assert found and callable(getattr(importlib.import_module(found[1]), found[2]))
+
+
+def test_the_kinds_of_bench_are_one_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "rtf", "--help"])
+    assert capsys.readouterr().out.startswith("usage: espnet-todm bench rtf ")
+    with pytest.raises(SystemExit):
+        main(["measure-rtf", "--help"])  # its name of before
+    assert capsys.readouterr().out.startswith("usage: espnet-todm measure-rtf ")
+    with pytest.raises(SystemExit):
+        main(["bench", "speed"])
+    assert "invalid choice: 'speed' (choose from" in capsys.readouterr().err

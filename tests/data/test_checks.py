@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from espnet_todm.data.audio import Measure
 from espnet_todm.data.checks import Limits, filter_split, judge
 from espnet_todm.data.corpus import prepare_split
-from espnet_todm.data.encoder_input import Shortest
 from espnet_todm.data.features import FeatureOptions, compute_features
 from espnet_todm.data.tables import read_problems
 from espnet_todm.errors import UserError
+from espnet_todm.espnet.encoder_input import Shortest
 from espnet_todm.util.files import read_table
 from tests.tiny_corpus import RATE, audio_path, noise, truncate, write_split
 

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 from espnet2.fileio.read_text import read_2columns_text
-from hypothesis import given
-from hypothesis import strategies as st
 
-from espnet_todm.data.corpus import perturb_speed, prepare_split, spread
+from espnet_todm.data.corpus import perturb_speed, prepare_split
 from espnet_todm.data.tables import read_cuts, read_problems
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import read_table
@@ -120,15 +118,6 @@ def test_limit_keeps_speakers_and_is_deterministic(tmp_path: Path) -> None:
     assert read_table(prepare_split(tmp_path / "LibriSpeech", "again", ["a"], tmp_path / "data", 4) / "utt2spk") == kept
     with pytest.raises(UserError, match="limit: 0"):
         prepare(tmp_path, limit=0)
-
-
-@given(st.integers(0, 200), st.one_of(st.none(), st.integers(1, 250)))
-def test_spread_takes_what_is_asked_in_order(total: int, limit: int | None) -> None:
-    taken = list(spread(range(total), limit))
-    assert taken == sorted(set(taken))
-    assert len(taken) == (total if limit is None else min(total, limit))
-    steps = np.diff(taken)
-    assert len(steps) == 0 or steps.max() - steps.min() <= 1
 
 
 def test_speed_copies_have_their_own_names_and_lengths(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from espnet_todm.elastic.state_space import (
     ElasticStateSpace,
     convolve,
-    fast_length,
     frequencies,
     state_space_kernel,
 )
@@ -209,16 +208,6 @@ def test_autocast_leaves_kernels_in_float32() -> None:
     torch.testing.assert_close(output.float(), module(x, everywhere(50, 2)), atol=0.1, rtol=0.1)
     output.float().sum().backward()
     assert module.log_step.grad.dtype is torch.float32 and bool(module.log_step.grad.isfinite().all())
-
-
-@given(st.integers(1, 10**5))
-def test_transforms_have_small_prime_factors_and_little_waste(least: int) -> None:
-    length = fast_length(least)
-    assert least <= length <= 1.12 * least + 2
-    for factor in (2, 3, 5):
-        while length % factor == 0:
-            length //= factor
-    assert length == 1
 
 
 def test_a_bidirectional_layer_cannot_step() -> None:

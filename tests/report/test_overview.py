@@ -30,7 +30,7 @@ def test_files_and_speed_are_those_of_one_thread_in_onnxruntime(scored: Path) ->
         measured("full", "int8", 2.0, 0.001), measured("full", "fp32", 8.0, 0.002), measured("small", "int8", 1.0, 0.0005),
         measured("full", "fp32", 8.0, 0.009, runtime="sherpa-onnx"), measured("full", "fp32", 8.0, 0.009, threads=2),
     ]  # fmt: skip
-    write_json(scored / "latency.json", {"results": results})
+    write_json(scored / "model_latency.json", {"results": results})
     table = overview([scored], "test_clean")
     assert table.header[5:] == [
         "fp32 (MiB)", "int8 (MiB)", "fp32 (CPU ms per s of speech)", "int8 (CPU ms per s of speech)",
@@ -42,6 +42,6 @@ def test_files_and_speed_are_those_of_one_thread_in_onnxruntime(scored: Path) ->
 def test_wrong_sets_and_files_end_in_one_line(scored: Path) -> None:
     with pytest.raises(UserError, match=r"set: 'tset' was not scored in .*toy; there are: dev, test_clean"):
         overview([scored], "tset")
-    write_json(scored / "latency.json", {"results": [{"size": "full"}]})
-    with pytest.raises(UserError, match=r"latency\.json: no file of bin\.latency"):
+    write_json(scored / "model_latency.json", {"results": [{"size": "full"}]})
+    with pytest.raises(UserError, match=r"latency\.json: no file of bench models"):
         overview([scored], "dev")

@@ -86,7 +86,7 @@ def complete(scored: Path) -> Path:
         write_json(folder / "onnx" / "parity.json", {**report, "steps": [{**step, "holds": size == "full"}]})
     figures = {"size": "small", "runtime": "onnxruntime", "precision": "int8", "threads": 1, "rtf": 0.00321}
     times = {"latency_p50_ms": 12.34, "speedup_interval": [1, 2]}
-    write_json(scored / "latency.json", {"machine": {"cpu": "Toy CPU"}, "results": [{**figures, **times}]})
+    write_json(scored / "model_latency.json", {"machine": {"cpu": "Toy CPU"}, "results": [{**figures, **times}]})
     rows = [
         {"name": f"s{i}", "proposed_by": "random", "scores": {"wer": 9.0 - i}, "costs": {"params": 1e6 * i}, "kept": {}}
         for i in range(1, 4)

@@ -14,8 +14,7 @@ from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.load import load_extracted
 from espnet_todm.scoring.scores import score_tables
-from espnet_todm.search.evaluate import Cached, Evaluator, spread
-from espnet_todm.util.files import read_table
+from espnet_todm.search.evaluate import Cached, Evaluator
 from tests.conftest import random_subnet
 from tests.tiny_experiment import TRANSDUCER, write_experiment
 
@@ -106,14 +105,6 @@ def test_utterances_without_transcripts_are_left_out_and_one_is_needed(layer_nor
     assert set(evaluator(layer_norm_experiment, references={"utt1": "A"}).utterances) == {"utt1"}
     with pytest.raises(UserError, match="set dev: no utterance"):
         evaluator(layer_norm_experiment, references={"other": "A"})
-
-
-def test_a_part_of_a_set_is_spread_over_it(layer_norm_experiment: Path) -> None:
-    assert list(read_table(layer_norm_experiment / "text")) == ["utt0", "utt1", "utt2"]
-    table = {str(n): "" for n in range(10)}
-    assert list(spread(table, 3)) == ["0", "3", "6"] and spread(table, None) == table == spread(table, 99)
-    with pytest.raises(UserError, match="utterances: 0"):
-        spread(table, 0)
 
 
 def test_utterances_that_are_not_heard_get_an_empty_text(layer_norm_experiment: Path) -> None:

@@ -8,10 +8,8 @@ over rounds of the ratio within a round.
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from espnet_todm.deploy.folder import subnet_folders
 from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, STREAMING_FOLDER, read_onnx_folder
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA, TORCH
 from espnet_todm.errors import UserError, last_line
+from espnet_todm.util.child import child_environment, python_module
 from espnet_todm.util.files import PathLike
 
 
@@ -87,12 +86,12 @@ class Process:
         self.errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         threads = {name: str(target.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "espnet_todm.bench.models.worker"],
+            python_module("espnet_todm.bench.models.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env={**os.environ, **threads},
+            env=child_environment(**threads),
         )
         try:
             self.ready = self._ask({**make_job(target), "inputs": str(inputs)})

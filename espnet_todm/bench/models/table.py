@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
+from scipy.stats import bootstrap
 
 from espnet_todm.bench.models.measure import Target, Times
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND
@@ -17,7 +18,7 @@ from espnet_todm.util.memory import MIB
 from espnet_todm.util.processor import cpu_model
 
 FORMAT = "espnet_todm.device/1"
-SAMPLES = 2000
+SAMPLES = 2000  # draws
 HEADER = [
     *("runtime", "precision", "threads", "size", "file (MiB)", "peak memory (MiB)", "above runtime (MiB)"),
     *("RTF", "CPU s per s", "p50 (ms)", "p95 (ms)", "speed-up [95%]", "ideal (FLOPs)", "of ideal"),
@@ -100,9 +101,11 @@ def _against(target: Target, largest: Target, times: Mapping[Target, Times]) -> 
 def paired_ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
     """Median over rounds (R,) of the ratio within a round, and the 95% percentile bootstrap interval of that median."""
     ratios = numerator / denominator
-    drawn = np.random.default_rng(seed).choice(ratios, size=(SAMPLES, len(ratios)))
-    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
-    return float(np.median(ratios)), float(low), float(high)
+    middle = float(np.median(ratios))
+    if len(ratios) < 2:
+        return middle, middle, middle
+    drawn = bootstrap((ratios,), np.median, n_resamples=SAMPLES, method="percentile", random_state=seed)
+    return middle, float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
 
 
 def describe_machine(load_before: Sequence[float]) -> dict[str, Any]:

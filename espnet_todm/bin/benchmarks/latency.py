@@ -4,7 +4,7 @@ Every size of an experiment takes turns with the others in each runtime; PyTorch
 features itself, so its times hold them; those of the other runtimes do not. Streaming exports are timed chunk by chunk with
 --format streaming-onnx.
 
-Example: python -m espnet_todm.bin.latency --experiment exp/supernet --scp data/test/wav.scp --output latency.json
+Example: python -m espnet_todm.bin.bench models --experiment exp/supernet --scp data/test/wav.scp --output model_latency.json
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Measure what each component of a supernet's encoder takes on this machine; a training config is enough, no checkpoint.
 
-Training reads the file with encoder_conf: {criterion: latency, latency_table: latency.json}.
+Training reads the file with encoder_conf: {criterion: latency, latency_table: component_latency.json}.
 
-Example: python -m espnet_todm.bin.measure_latency --config conf/train_todm.yaml --output latency.json
+Example: python -m espnet_todm.bin.bench components --config conf/train_todm.yaml --output component_latency.json
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Stage 14: measure the real-time factor of an experiment's extracted models on this machine.
 
-Example: python -m espnet_todm.bin.measure_rtf --experiment exp/supernet --scp dump/fbank/test/feats.scp
+Example: python -m espnet_todm.bin.bench rtf --experiment exp/supernet --scp dump/fbank/test/feats.scp
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The model is the one that a training's config.yaml describes, with fresh weights; speech and text are random, since only
 their lengths matter to the cost.
 
-Example: python -m espnet_todm.bin.step_cost --asr_train_config exp/supernet/config.yaml --output exp/supernet/cost.json
+Example: python -m espnet_todm.bin.bench step --asr_train_config exp/supernet/config.yaml --output exp/supernet/cost.json
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_todm.bin._cli import Parser, run
-from espnet_todm.data.checks import Limits, filter_split
-from espnet_todm.data.encoder_input import ANY_LENGTH, shortest_input
+from espnet_todm.data.checks import ANY_LENGTH, Limits, filter_split
 from espnet_todm.errors import UserError
+from espnet_todm.espnet.encoder_input import shortest_input
 
 
 def main(arguments: Sequence[str]) -> None:

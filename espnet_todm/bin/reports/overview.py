@@ -13,7 +13,7 @@ from espnet_todm.bin._cli import Parser, run
 def main(arguments: Sequence[str]) -> None:
     parser = Parser(description=__doc__)
     parser.add_argument(
-        "experiments", nargs="+", help="folders with scored sizes, and latency.json where it was measured"
+        "experiments", nargs="+", help="folders with scored sizes, and model_latency.json where it was measured"
     )
     parser.add_argument("--set", required=True, help="the set whose word error rates are shown, e.g. test")
     options = parser.parse_args(arguments)

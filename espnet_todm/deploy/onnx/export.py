@@ -136,7 +136,7 @@ def _write_form(
         write_graph(graph, path, options.opset, about, onnx)
         _check_graph(graph, path, options.opset)
         if "int8" in options.precisions:
-            data = [graph.lay_out(value) for value in calibration] if calibration and graph.features else None
+            data = calibration if graph.features else None
             to_int8(path, place / f"{graph.name}{PRECISIONS['int8']}", data)
         if "fp16" in options.precisions:
             to_fp16(path, place / f"{graph.name}{PRECISIONS['fp16']}", onnx)
@@ -213,5 +213,5 @@ def _other_lengths(graph: Graph) -> list[Tensor]:
                 value = torch.cat([value, value, value], axis)
         longer.append(value)
     if graph.features:
-        longer[1] = torch.tensor([longer[0].size(graph.time_axis), 5, 130])
+        longer[1] = torch.tensor([longer[0].size(1), 5, 130])
     return longer

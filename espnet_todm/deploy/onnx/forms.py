@@ -8,21 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
 from torch import Tensor, nn
 
 from espnet_todm.decode.text import forbidden_tokens
+from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.deploy.onnx.graph import CtcGraph, EncoderGraph
 from espnet_todm.deploy.onnx.tokens import runtime_tokens
-from espnet_todm.deploy.onnx.transducer import (
-    Joiner,
-    LastLabels,
-    NemoDecoder,
-    NemoEncoder,
-    NemoJoiner,
-    ProjectedEncoder,
-    blank_last,
-)
+from espnet_todm.deploy.onnx.transducer import Joiner, LastLabels, ProjectedEncoder
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 
@@ -49,15 +41,6 @@ class Graph:
         """Whether it takes features and their lengths."""
         return len(self.example) == 2 and self.example[1].dim() == 1 and self.example[0].is_floating_point()
 
-    @property
-    def time_axis(self) -> int:
-        """Of its features."""
-        return next(axis for axis, name in next(iter(self.inputs.values())).items() if name == "T")
-
-    def lay_out(self, utterance: Tensor) -> Tensor:
-        """Features (T, F) as it takes them, without the dimension of utterances."""
-        return utterance if self.time_axis == 1 else utterance.t()
-
 
 @dataclass(frozen=True)
 class Form:
@@ -74,8 +57,9 @@ def runtime_form(model: Any, config: Mapping[str, Any]) -> Form:
         raise UserError(f"token_list: the blank is token {model.blank_id}; runtimes ask for token 0")
     tokens = runtime_tokens(model.token_list, model.blank_id, config["token_type"])
     if model.use_transducer_decoder:
-        if isinstance(model.decoder, TransducerDecoder):
-            return Form(_nemo(model, config), blank_last(tokens))
+        if not isinstance(model.decoder, StatelessDecoder):
+            name = type(model.decoder).__name__
+            raise UserError(f"decoder: {name} is recurrent and cannot be exported; needed: todm_stateless")
         return Form(_icefall(model, config), tokens)
     if model.ctc is None:
         raise UserError("ctc_weight: 0 leaves no CTC output to export; allowed: above 0, or a transducer")
@@ -131,69 +115,6 @@ def _icefall(model: Any, config: Mapping[str, Any]) -> list[Graph]:
             {"encoder_out": {0: "N"}, "decoder_out": {0: "N"}},
             {"logit": {0: "N"}},
             {"joiner_dim": width},
-        ),
-    ]
-
-
-def _nemo(model: Any, config: Mapping[str, Any]) -> list[Graph]:
-    """As ``OfflineRecognizer.from_transducer(model_type="nemo_transducer")`` takes it."""
-    encoder, joint, decoder = _encoder(model, config), model.joint_network, model.decoder
-    about = {
-        "model_type": "EncDecRNNTBPEModel",
-        "vocab_size": model.vocab_size - 1,  # NeMo does not count the blank
-        "normalize_type": "NA",
-        "pred_rnn_layers": decoder.dlayers,
-        "pred_hidden": decoder.dunits,
-        "feat_dim": encoder.features,
-        "subsampling_factor": subsampling_factor(encoder.encoder),
-    }
-    logging.warning(
-        "decoder: %s is recurrent, and for such models sherpa-onnx computes NeMo's features, not Kaldi's that this one was"
-        " trained on: its texts will differ; todm_stateless has no such limit",
-        type(decoder).__name__,
-    )
-    return [_nemo_encoder(encoder, joint, about), *_nemo_step(model, about)]
-
-
-def _nemo_encoder(encoder: EncoderGraph, joint: Any, about: Mapping[str, Any]) -> Graph:
-    features, lengths = _example_features(encoder.features)
-    return Graph(
-        "encoder",
-        NemoEncoder(ProjectedEncoder(encoder, joint.lin_enc)).eval(),
-        (features.transpose(1, 2).contiguous(), lengths),
-        {"audio_signal": {0: "N", 2: "T"}, "length": {0: "N"}},
-        {"outputs": {0: "N", 2: "T_out"}, "encoded_lengths": {0: "N"}},
-        about,
-    )
-
-
-def _nemo_step(model: Any, about: Mapping[str, Any]) -> list[Graph]:
-    """What runs for each label, and for each frame and label."""
-    joint, decoder = model.joint_network, model.decoder
-    state = torch.zeros(decoder.dlayers, 2, decoder.dunits)
-    labels = torch.ones(2, 1, dtype=torch.int32), torch.ones(2, dtype=torch.int32)
-    frame = torch.zeros(2, joint.lin_out.in_features, 1)
-    return [
-        Graph(
-            "decoder",
-            NemoDecoder(decoder, joint.lin_dec).eval(),
-            (*labels, state, state),
-            {"targets": {0: "N", 1: "U"}, "target_length": {0: "N"}, "states.1": {1: "N"}, "states.2": {1: "N"}},
-            {
-                "decoder_outputs": {0: "N", 2: "U"},
-                "prednet_lengths": {0: "N"},
-                "next_states.1": {1: "N"},
-                "next_states.2": {1: "N"},
-            },
-            about,
-        ),
-        Graph(
-            "joiner",
-            NemoJoiner(joint, forbidden_tokens(model)).eval(),
-            (frame, frame),
-            {"encoder_outputs": {0: "N", 2: "T"}, "decoder_outputs": {0: "N", 2: "U"}},
-            {"logits": {0: "N", 1: "T", 2: "U"}},
-            about,
         ),
     ]
 

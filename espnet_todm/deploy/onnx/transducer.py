@@ -1,18 +1,14 @@
 """A transducer's three graphs: encoder, decoder (the prediction network) and joiner.
 
-A stateless decoder makes icefall's form. A recurrent one makes NeMo's, which hands two states along, takes features as
-(N, F, T), and has the blank as its last token. In both, the projections into the joiner's space belong to encoder and
-decoder, so that they run once for a frame and once for a label.
+The projections into the joiner's space belong to encoder and decoder, so that they run once for a frame and once for a
+label.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
-from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,65 +56,3 @@ class Joiner(nn.Module):
     def forward(self, encoded: Tensor, decoded: Tensor) -> Tensor:
         """encoded, decoded (N, J) -> (N, V)."""
         return cast(Tensor, self.output(self.activation(encoded + decoded)))
-
-
-class NemoEncoder(nn.Module):
-    """:class:`ProjectedEncoder` with time as the last dimension on both sides."""
-
-    def __init__(self, encoder: ProjectedEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """x (N, F, T), lengths (N,) int64 -> (N, J, T'), lengths (N,) int64."""
-        encoded, lengths = self.encoder(x.transpose(1, 2), lengths)
-        return encoded.transpose(1, 2), lengths
-
-
-class NemoDecoder(nn.Module):
-    """ESPnet's recurrent decoder, a step at a time. Without an LSTM's second state it hands on what it got."""
-
-    def __init__(self, decoder: TransducerDecoder, projection: nn.Linear) -> None:
-        super().__init__()
-        self.embed = copy.deepcopy(decoder.embed)
-        order = blank_last(list(range(decoder.odim)))
-        self.embed.weight.data = decoder.embed.weight.data[order]
-        self.embed.padding_idx = None
-        self.layers, self.projection = decoder.decoder, projection
-
-    def forward(
-        self, labels: Tensor, lengths: Tensor, hidden: Tensor, cell: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """labels (N, U) int32, lengths (N,) int32, states (layers, N, H) -> (N, J, U), lengths, states."""
-        outputs = self.embed(labels.long())
-        states = []
-        for number, layer in enumerate(self.layers):
-            state = hidden[number : number + 1], cell[number : number + 1]
-            if isinstance(layer, nn.LSTM):
-                outputs, state = layer(outputs, state)
-            else:
-                outputs, first = layer(outputs, state[0])
-                state = first, state[1]
-            states.append(state)
-        after, cells = (torch.cat(one) for one in zip(*states))
-        return self.projection(outputs).transpose(1, 2), lengths + 0, after, cells
-
-
-class NemoJoiner(nn.Module):
-    """:class:`Joiner` for every pair of a frame and a label, with the blank as the last token."""
-
-    def __init__(self, joint: Any, forbidden: Sequence[int]) -> None:
-        super().__init__()
-        self.joiner = Joiner(joint, forbidden)
-        output = self.joiner.output
-        order = blank_last(list(range(output.out_features)))
-        output.weight.data, output.bias.data = output.weight.data[order], output.bias.data[order]
-
-    def forward(self, encoded: Tensor, decoded: Tensor) -> Tensor:
-        """encoded (N, J, T), decoded (N, J, U) -> (N, T, U, V)."""
-        return cast(Tensor, self.joiner(encoded.transpose(1, 2).unsqueeze(2), decoded.transpose(1, 2).unsqueeze(1)))
-
-
-def blank_last(values: list[Any]) -> list[Any]:
-    """What belongs to the tokens, the blank being token 0, in NeMo's order."""
-    return [*values[1:], values[0]]

@@ -20,10 +20,11 @@ from espnet_todm.deploy.parity.short import compare_short
 from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.parity.steps import FP32, Arrays, Gate, Heard, hear
 from espnet_todm.deploy.parity.streaming import compare_streaming
+from espnet_todm.deploy.runtime.fbank import device_fbank
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime
 from espnet_todm.deploy.runtime.opening import open_onnx
-from espnet_todm.deploy.runtime.sherpa_check import NEMO, STREAMING_CTC, Checked, check_for_sherpa
-from espnet_todm.deploy.runtime.sherpa_subprocess import features_in_subprocess, transcribe_in_subprocess
+from espnet_todm.deploy.runtime.sherpa_check import STREAMING_CTC, check_for_sherpa
+from espnet_todm.deploy.runtime.sherpa_subprocess import transcribe_in_subprocess
 from espnet_todm.deploy.runtime.torch import TorchRuntime, open_slice, open_torch
 from espnet_todm.errors import UserError
 from espnet_todm.util.acoustics import SAMPLING_RATE
@@ -32,8 +33,7 @@ from espnet_todm.util.optional import needed
 from espnet_todm.util.processor import cpu_model
 
 SLICE, PYTORCH = "supernet slice", "PyTorch"
-# Of so many utterances the features are read out of sherpa-onnx, at most so much: it takes time, for NEMO a lot of it.
-PROBED, PROBED_SECONDS, NEMO_SECONDS = 5, 10.0, 0.3
+PROBED, PROBED_SECONDS = 5, 10.0  # the features of so many utterances are compared, and at most so much of each
 
 
 class ParityError(UserError):
@@ -81,7 +81,7 @@ def check_parity(
     if kinds[0].model_type == STREAMING_CTC:
         compare_streaming(gate, subnet, exported, speech, precisions, threads)
     else:
-        _compare(gate, kinds[0], open_torch(subnet, threads), Path(exported), speech, precisions, origin, threads)
+        _compare(gate, open_torch(subnet, threads), Path(exported), speech, precisions, origin, threads)
     report = _report(str(subnet), speech, gate)
     write_json(Path(exported) / JSON, report.to_json())
     write_text(Path(exported) / PAGE, report.markdown())
@@ -134,7 +134,6 @@ def origin_at_hand(subnet: PathLike) -> Optional[Origin]:
 
 def _compare(
     gate: Gate,
-    kind: Checked,
     runtime: TorchRuntime,
     exported: Path,
     speech: Sequence[Speech],
@@ -145,7 +144,7 @@ def _compare(
     """All steps, in the order of the computation and from the supernet to the device."""
     waves = [one.samples for one in speech]
     features = [runtime.features(samples) for samples in waves]
-    _compare_features(gate, kind, runtime, waves)
+    _compare_features(gate, runtime, waves)
     reference = hear(PYTORCH, runtime, features)
     gate.rate(PYTORCH, reference.texts)
     if origin is not None:
@@ -160,14 +159,12 @@ def _compare(
             compare_short(gate, exported, PYTORCH, runtime, waves[0], threads)
 
 
-def _compare_features(gate: Gate, kind: Checked, runtime: TorchRuntime, waves: Arrays) -> None:
-    """What sherpa-onnx computes for this kind of model against what training had, on the first utterances."""
-    seconds = NEMO_SECONDS if kind.model_type == NEMO else PROBED_SECONDS
-    begins = [samples[: round(seconds * SAMPLING_RATE)] for samples in waves[:PROBED]]
-    theirs = features_in_subprocess(begins, kind)
-    hint = "for models of NeMo's form it computes NeMo's features" if kind.model_type == NEMO else ""
+def _compare_features(gate: Gate, runtime: TorchRuntime, waves: Arrays) -> None:
+    """What sherpa-onnx computes against what training had, on the first utterances."""
+    begins = [samples[: round(PROBED_SECONDS * SAMPLING_RATE)] for samples in waves[:PROBED]]
+    theirs = [device_fbank(samples, runtime.mel_bins) for samples in begins]
     ours = [runtime.features(samples) for samples in begins]
-    gate.arrays("features", "sherpa-onnx", "training", theirs, ours, gate.limits.features, hint)
+    gate.arrays("features", "sherpa-onnx", "training", theirs, ours, gate.limits.features)
 
 
 def _compare_padded(gate: Gate, heard: Heard, onnx: OnnxRuntime, features: Arrays) -> None:

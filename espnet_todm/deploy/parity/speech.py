@@ -15,6 +15,7 @@ from espnet_todm.data.listing import parse_segment
 from espnet_todm.decode.features import check_audio
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.util.acoustics import SAMPLING_RATE
+from espnet_todm.util.evenly import evenly
 from espnet_todm.util.files import PathLike, read_table
 
 
@@ -32,7 +33,7 @@ class Speech:
 
 
 def read_speech(scp: PathLike, text: PathLike, utterances: Optional[int] = None) -> list[Speech]:
-    """So many utterances (all, if None), evenly spread over ``text``: neighbours are often of one speaker.
+    """So many utterances (all, if None), evenly spread over ``text``.
 
     Where Kaldi's ``segments`` lies beside wav.scp, utterances are parts of its recordings.
 
@@ -46,9 +47,7 @@ def read_speech(scp: PathLike, text: PathLike, utterances: Optional[int] = None)
     names = [name for name in texts if name in (parts or audio)]
     if not names:
         raise UserError(f"{text}: none of its {len(texts)} utterances is in {segments if parts else scp}")
-    count = len(names) if utterances is None else min(utterances, len(names))
-    picked = [names[i * len(names) // count] for i in range(count)]
-    return [Speech(name, _samples(name, audio, parts, scp), texts[name]) for name in picked]
+    return [Speech(name, _samples(name, audio, parts, scp), texts[name]) for name in evenly(names, utterances)]
 
 
 def _samples(name: str, audio: Mapping[str, str], parts: Mapping[str, str], scp: PathLike) -> np.ndarray:

@@ -84,14 +84,13 @@ class Gate:
         ours: Arrays,
         theirs: Arrays,
         limit: Optional[float],
-        hint: str = "",
     ) -> None:
         """The utterance with the largest absolute difference; infinite where shapes differ or a value is no number."""
         found = [_difference(one, other) for one, other in zip(ours, theirs)]
         worst = int(np.argmax([difference for difference, _ in found]))
         difference, detail = found[worst]
         where = self.names[worst] if difference else ""
-        self.steps.append(Step(step, of, against, difference, limit, where, detail or hint))
+        self.steps.append(Step(step, of, against, difference, limit, where, detail))
 
     def padded(self, heard: Heard, utterance: int, together: np.ndarray) -> None:
         """An utterance as a runtime encoded it in a padded batch, and as it heard it alone: padding must not matter."""

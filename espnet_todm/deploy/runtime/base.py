@@ -18,7 +18,7 @@ from espnet_todm.deploy.runtime.fbank import fbank
 
 TORCH, ONNXRUNTIME, SHERPA = "torch", "onnxruntime", "sherpa-onnx"
 RUNTIMES = (TORCH, ONNXRUNTIME, SHERPA)
-# Labels in one frame at most: sherpa-onnx's limits for icefall's transducers and for NeMo's.
+# Labels in one frame at most: sherpa-onnx's limit for stateless predictors, and one for recurrent ones.
 STATELESS_SYMBOLS, RECURRENT_SYMBOLS = 1, 10
 
 

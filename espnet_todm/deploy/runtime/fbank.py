@@ -1,4 +1,4 @@
-"""Kaldi's filterbank features of one utterance, as stage 3 computes them: what exported models are given."""
+"""Kaldi's filterbank features of one utterance, as stage 3 computes them and as sherpa-onnx does: exported models' input."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from espnet_todm.errors import UserError
 from espnet_todm.util.acoustics import MEL_BINS, SAMPLING_RATE
+from espnet_todm.util.optional import needed
 
 if TYPE_CHECKING:
     from lhotse import Fbank
@@ -28,6 +29,23 @@ def fbank(samples: np.ndarray, mel_bins: int = MEL_BINS) -> np.ndarray:
     if len(samples) < SAMPLING_RATE // 40:
         return np.zeros((0, mel_bins), dtype=np.float32)
     return np.asarray(_extractor(mel_bins).extract(samples, SAMPLING_RATE), dtype=np.float32)
+
+
+def device_fbank(samples: np.ndarray, mel_bins: int = MEL_BINS) -> np.ndarray:
+    """As :func:`fbank`, but what sherpa-onnx computes: with its library, kaldi-native-fbank, and its options.
+
+    Raises UserError for other samples, and where the library is not installed.
+    """
+    check_samples(samples)
+    native = needed("kaldi_native_fbank")
+    options = native.FbankOptions()
+    options.frame_opts.samp_freq, options.frame_opts.dither, options.frame_opts.snip_edges = SAMPLING_RATE, 0.0, False
+    options.mel_opts.num_bins, options.mel_opts.high_freq = mel_bins, -400.0
+    computed = native.OnlineFbank(options)
+    computed.accept_waveform(SAMPLING_RATE, samples)
+    computed.input_finished()
+    frames = [computed.get_frame(number) for number in range(computed.num_frames_ready)]
+    return np.array(frames, dtype=np.float32).reshape(-1, mel_bins)
 
 
 def check_samples(samples: np.ndarray) -> None:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Optional
+from typing import Any, Optional
 
 import numpy as np
 
 from espnet_todm.deploy.onnx.folder import BLANKS, join_tokens
-from espnet_todm.deploy.runtime.base import (
-    ONNXRUNTIME,
-    RECURRENT_SYMBOLS,
-    CtcRuntime,
-    StepRuntime,
-    TransducerRuntime,
-)
+from espnet_todm.deploy.runtime.base import ONNXRUNTIME, CtcRuntime, StepRuntime, TransducerRuntime
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.util.acoustics import MEL_BINS
 from espnet_todm.util.optional import needed
@@ -60,12 +54,11 @@ class OnnxRuntime(StepRuntime):
     lengths (N,), and tokens by their ids."""
 
     kind = ONNXRUNTIME
-    features_axis: ClassVar[int] = 2  # of the first graph's input
 
     def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
         self.graphs, self.tokens = graphs, tokens
         self._first = next(iter(graphs.values()))
-        size = self._first.inputs[0].shape[self.features_axis]
+        size = self._first.inputs[0].shape[2]
         self.mel_bins = size if isinstance(size, int) else MEL_BINS
 
     def spell(self, labels: Sequence[int]) -> str:
@@ -111,34 +104,6 @@ class OnnxTransducer(OnnxRuntime, TransducerRuntime):
 
     def join(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         return self.graphs["joiner"](frame[None], predicted)[0][0]
-
-
-class OnnxNemo(OnnxRuntime, TransducerRuntime):
-    """NeMo's form: time last, a decoder with two states, and the blank as the last token.
-
-    Labels and posteriors are told in ESPnet's order all the same, with the blank as token 0.
-    """
-
-    features_axis = 1
-    max_symbols = RECURRENT_SYMBOLS
-
-    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
-        super().__init__(graphs, [tokens[-1], *tokens[:-1]])
-        layers, _, width = self.graphs["decoder"].inputs[2].shape
-        self._states = [np.zeros((layers, 1, width), dtype=np.float32)] * 2
-
-    def encode_batch(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
-        padded, lengths = _padded(batch)
-        outputs, frames = self._first(padded.transpose(0, 2, 1), lengths)[:2]
-        return [output[:, :count].T for output, count in zip(outputs, frames.tolist())]
-
-    def predict(self, label: int, state: Any = None) -> tuple[np.ndarray, Any]:
-        theirs = np.array([[(label - 1) % len(self.tokens)]])
-        output, _, *states = self.graphs["decoder"](theirs, np.array([1]), *(state or self._states))
-        return output, states
-
-    def join(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        return np.roll(self.graphs["joiner"](frame[None, :, None], predicted)[0].reshape(-1), 1)
 
 
 def _padded(batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

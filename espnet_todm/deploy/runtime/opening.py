@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from espnet_todm.deploy.onnx.folder import TRANSDUCER, read_onnx_folder
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA, TORCH, Runtime
-from espnet_todm.deploy.runtime.onnx import OnnxCtc, OnnxNemo, OnnxRuntime, OnnxTransducer, Session
+from espnet_todm.deploy.runtime.onnx import OnnxCtc, OnnxRuntime, OnnxTransducer, Session
 from espnet_todm.deploy.runtime.streaming import StreamingOnnx
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import PathLike
@@ -43,8 +43,7 @@ def open_onnx(folder: PathLike, precision: str = "fp32", threads: int = 1) -> On
     exported = read_onnx_folder(folder, precision)
     graphs = {part: Session(path, threads) for part, path in exported.parts.items()}
     if exported.kind == TRANSDUCER:
-        handed_states = len(graphs["decoder"].inputs) > 1
-        return (OnnxNemo if handed_states else OnnxTransducer)(graphs, exported.tokens)
+        return OnnxTransducer(graphs, exported.tokens)
     if "decode_chunk_len" not in graphs["model"].metadata:
         return OnnxCtc(graphs, exported.tokens)
     return StreamingOnnx(graphs, exported.tokens)

@@ -5,14 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from espnet_todm.deploy.runtime.base import SHERPA, Runtime
-from espnet_todm.deploy.runtime.fbank import check_samples
+from espnet_todm.deploy.runtime.fbank import check_samples, device_fbank
 from espnet_todm.deploy.runtime.sherpa_check import check_for_sherpa
-from espnet_todm.deploy.runtime.sherpa_subprocess import (
-    Recognizer,
-    features_in_subprocess,
-    make_order,
-    transcribe_in_subprocess,
-)
+from espnet_todm.deploy.runtime.sherpa_subprocess import Recognizer, make_order, transcribe_in_subprocess
 from espnet_todm.util.acoustics import SAMPLING_RATE
 from espnet_todm.util.files import PathLike
 
@@ -39,8 +34,7 @@ class SherpaRuntime(Runtime):
         self._recognizer = Recognizer(**make_order(folder, precision, threads, self._kind))
 
     def features(self, samples: np.ndarray) -> np.ndarray:
-        """What sherpa-onnx computes by itself, read out with a model that spells it (slow: a process of its own)."""
-        return features_in_subprocess([samples], self._kind)[0]
+        return device_fbank(samples, self.mel_bins)
 
     def transcribe(self, samples: np.ndarray) -> str:
         check_samples(samples)

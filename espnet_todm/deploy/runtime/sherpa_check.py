@@ -16,7 +16,7 @@ from espnet_todm.util.acoustics import MEL_BINS
 from espnet_todm.util.files import PathLike
 from espnet_todm.util.optional import needed
 
-ZIPFORMER_CTC, TRANSDUCER, NEMO = "zipformer_ctc", "transducer", "nemo_transducer"
+ZIPFORMER_CTC, TRANSDUCER = "zipformer_ctc", "transducer"
 STREAMING_CTC = "zipformer2_ctc"  # of the online recognizer
 STREAMING_NUMBERS = (
     "T", "decode_chunk_len", "num_encoder_layers", "num_heads", "query_head_dims", "value_head_dims", "encoder_dims",
@@ -29,7 +29,7 @@ _NAMES = {_FLOAT: "float32", _INT32: "int32", _INT64: "int64"}
 
 @dataclass(frozen=True)
 class Checked:
-    """What a folder's model is to sherpa-onnx (ZIPFORMER_CTC, STREAMING_CTC, TRANSDUCER or NEMO), its mel bins, and the
+    """What a folder's model is to sherpa-onnx (ZIPFORMER_CTC, STREAMING_CTC or TRANSDUCER), its mel bins, and the
     silence that a streaming model needs behind each utterance."""
 
     model_type: str
@@ -44,11 +44,11 @@ def check_for_sherpa(folder: PathLike, precision: str = "fp32") -> Checked:
     if exported.kind == CTC:
         kind = STREAMING_CTC if "decode_chunk_len" in graphs["model"].metadata else ZIPFORMER_CTC
     else:
-        kind = NEMO if len(graphs["decoder"].inputs) > 1 else TRANSDUCER  # NeMo's is handed states
+        kind = TRANSDUCER
     _CHECKS[kind](exported, graphs)
     features = _shape(next(iter(graphs.values())).inputs[0])
     tail = tail_seconds(graphs["model"].number("T")) if kind == STREAMING_CTC else 0.0
-    return Checked(kind, features[1 if kind == NEMO else 2] or MEL_BINS, tail)
+    return Checked(kind, features[2] or MEL_BINS, tail)
 
 
 class _Graph:
@@ -165,34 +165,10 @@ def _check_transducer(folder: OnnxFolder, graphs: dict[str, _Graph]) -> None:
         )
 
 
-def _check_nemo(folder: OnnxFolder, graphs: dict[str, _Graph]) -> None:
-    encoder, decoder, joiner = graphs["encoder"], graphs["decoder"], graphs["joiner"]
-    _check_encoder(encoder, "outputs")
-    vocabulary = encoder.number("vocab_size")
-    for key in ("subsampling_factor", "pred_rnn_layers", "pred_hidden"):
-        encoder.number(key)
-    normalisation = encoder.metadata.get("normalize_type")
-    if normalisation not in ("", "NA"):
-        raise UserError(f"{encoder.path}: metadata normalize_type: {normalisation!r}; allowed: NA (it is in the graph)")
-    states = [("states", 3, (_FLOAT,))] * 2
-    decoder.check("input", decoder.inputs, [("targets", 2, (_INT32,)), ("target_length", 1, (_INT32,)), *states])
-    decoder.check("output", decoder.outputs, [("outputs", 3, (_FLOAT,)), ("prednet_lengths", 1, (_INT32,)), *states])
-    joiner.check("input", joiner.inputs, [("encoder_outputs", 3, (_FLOAT,)), ("decoder_outputs", 3, (_FLOAT,))])
-    joiner.check("output", joiner.outputs, [("logits", 4, (_FLOAT,))])
-    _check_vocabulary(
-        folder, vocabulary + 1, f"{encoder.path.name}'s metadata say vocab_size: {vocabulary} and a blank"
-    )
-    if folder.tokens[-1] != "<blk>":
-        raise UserError(
-            f"{folder.path / TOKENS}: the last token is {folder.tokens[-1]!r}, but NeMo's form has <blk> there"
-        )
-
-
 _CHECKS = {
     ZIPFORMER_CTC: _check_ctc,
     STREAMING_CTC: _check_streaming,
     TRANSDUCER: _check_transducer,
-    NEMO: _check_nemo,
 }
 
 

@@ -7,7 +7,6 @@ order.json says.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,13 +17,12 @@ from typing import Any
 
 import numpy as np
 
-import espnet_todm
 from espnet_todm.deploy.onnx.folder import TOKENS, find_parts
-from espnet_todm.deploy.runtime.sherpa_check import NEMO, STREAMING_CTC, ZIPFORMER_CTC, Checked, check_for_sherpa
-from espnet_todm.deploy.runtime.sherpa_features import read_spelled, write_speller
+from espnet_todm.deploy.runtime.sherpa_check import STREAMING_CTC, ZIPFORMER_CTC, Checked, check_for_sherpa
 from espnet_todm.deploy.runtime.streaming import with_tail
 from espnet_todm.errors import UserError, last_line
 from espnet_todm.util.acoustics import SAMPLING_RATE
+from espnet_todm.util.child import child_environment, python_module
 from espnet_todm.util.files import PathLike
 from espnet_todm.util.optional import needed
 
@@ -41,20 +39,7 @@ def transcribe_in_subprocess(
     Raises UserError, with sherpa-onnx's last words, when its process ends early or takes longer than ``seconds``.
     """
     order = make_order(folder, precision, threads, check_for_sherpa(folder, precision))
-    return [" ".join(text.split()) for _, text in _hear(order, waves, seconds)]
-
-
-def features_in_subprocess(waves: Sequence[np.ndarray], kind: Checked, seconds: float = _LIMIT) -> list[np.ndarray]:
-    """The features (T, mel_bins) that sherpa-onnx gives a kind of model for waves (N,), to within 1e-5.
-
-    For NEMO that takes several times the speech's duration. Raises UserError as above.
-    """
-    nemo = kind.model_type == NEMO
-    with tempfile.TemporaryDirectory() as place:
-        write_speller(Path(place), kind.mel_bins, nemo)
-        speller = Checked(NEMO if nemo else ZIPFORMER_CTC, kind.mel_bins)
-        heard = _hear(make_order(place, "fp32", 1, speller), waves, seconds)
-    return [read_spelled(tokens, kind.mel_bins) for tokens, _ in heard]
+    return [" ".join(text.split()) for text in _hear(order, waves, seconds)]
 
 
 def make_order(folder: PathLike, precision: str, threads: int, kind: Checked) -> Order:
@@ -106,8 +91,8 @@ class Recognizer:
             self.stock.decode_stream(stream)
 
 
-def _hear(order: Order, waves: Sequence[np.ndarray], seconds: float) -> list[tuple[list[str], str]]:
-    """Tokens and text of each wave."""
+def _hear(order: Order, waves: Sequence[np.ndarray], seconds: float) -> list[str]:
+    """The text of each wave."""
     needed("sherpa_onnx")
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
@@ -116,18 +101,15 @@ def _hear(order: Order, waves: Sequence[np.ndarray], seconds: float) -> list[tup
         ended = _run(place, seconds)
         if not (place / "answer.json").is_file():
             raise UserError(f"{' '.join(order['parts'].values())}: sherpa-onnx {ended}")
-        return [(tokens, text) for tokens, text in json.loads((place / "answer.json").read_text(encoding="utf-8"))]
+        return list(json.loads((place / "answer.json").read_text(encoding="utf-8")))
 
 
 def _run(place: Path, seconds: float) -> str:
     """How the other process ended, in words for a sentence that begins with its name."""
-    root = str(Path(espnet_todm.__file__).resolve().parents[1])
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "espnet_todm.deploy.runtime.sherpa_subprocess", str(place)]
-    environment = {**os.environ, "PYTHONPATH": paths}
+    command = python_module("espnet_todm.deploy.runtime.sherpa_subprocess", str(place))
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", timeout=seconds
+            command, env=child_environment(), capture_output=True, text=True, errors="replace", timeout=seconds
         )
     except subprocess.TimeoutExpired:
         return f"took longer than {seconds:g} s"
@@ -136,12 +118,11 @@ def _run(place: Path, seconds: float) -> str:
 
 
 def _main(place: Path) -> None:
-    """The other process: tokens and texts of waves.npz as order.json says, into answer.json."""
+    """The other process: texts of waves.npz as order.json says, into answer.json."""
     order = json.loads((place / "order.json").read_text(encoding="utf-8"))
     recognizer = Recognizer(**order)
     with np.load(place / "waves.npz") as waves:
-        results = [recognizer(waves[name]) for name in waves.files]
-    answer = [(list(result.tokens), str(result.text)) for result in results]
+        answer = [str(recognizer(waves[name]).text) for name in waves.files]
     (place / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
 
 

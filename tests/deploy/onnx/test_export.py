@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -193,44 +192,16 @@ def test_a_stateless_transducer_says_what_icefalls_does(stateless: Path) -> None
         assert about["todm_subnet"] == "uneven"
 
 
-@pytest.fixture(scope="module", params=["lstm", "gru"])
-def recurrent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    decoder = {"decoder": "transducer", "decoder_conf": {"rnn_type": request.param, "hidden_size": 12, "num_layers": 2}}
-    root = tmp_path_factory.mktemp("recurrent")
-    experiment = write_experiment(root / "experiment", changes={**TRANSDUCER, **decoder}, conv_norm="layer_norm")
-    folder = small_of(experiment, root / "small")
-    export(folder, options=ExportOptions(("fp32", "int8")))
-    return folder
-
-
-@torch.no_grad()
-def test_a_recurrent_transducer_is_the_same_step_by_step(recurrent: Path) -> None:
-    model, _ = load_extracted(recurrent)
-    folder, joint = recurrent / "onnx", model.joint_network
-    features = torch.randn(1, 61, 20, generator=torch.Generator().manual_seed(1))
-    encoded, _ = run(folder / "encoder.onnx", features.transpose(1, 2), torch.tensor([61]))
-    own, _ = model.encode(features.clone(), torch.tensor([61]))
-    np.testing.assert_allclose(encoded, joint.lin_enc(own).transpose(1, 2).numpy(), atol=1e-4)
-    labels = [0, 3, 7, 3]
-    expected = model.decoder(torch.tensor([labels]))
-    states = [torch.zeros(2, 1, 12), torch.zeros(2, 1, 12)]
-    for place, label in enumerate(labels):
-        theirs = torch.tensor([[10 if label == 0 else label - 1]], dtype=torch.int32)  # the blank is their last token
-        decoded, _, *after = run(folder / "decoder.onnx", theirs, torch.ones(1, dtype=torch.int32), *states)
-        np.testing.assert_allclose(decoded[:, :, 0], joint.lin_dec(expected[:, place]).numpy(), atol=1e-5)
-        states = [torch.from_numpy(state) for state in after]
-        (logits,) = run(folder / "joiner.onnx", torch.from_numpy(encoded[:, :, 4:5]), torch.from_numpy(decoded))
-        ours = joint(own[:, 4], expected[:, place])[0]
-        ours[list(SILENT)] = -1e4
-        np.testing.assert_allclose(logits[0, 0, 0], torch.cat([ours[1:], ours[:1]]).numpy(), atol=1e-4)
-
-
-def test_a_recurrent_transducer_says_what_nemos_does(recurrent: Path) -> None:
-    about = metadata(recurrent / "onnx/encoder.onnx")
-    assert about["model_type"] == "EncDecRNNTBPEModel" and about["vocab_size"] == "10"
-    assert (about["pred_rnn_layers"], about["pred_hidden"], about["normalize_type"]) == ("2", "12", "NA")
-    lines = (recurrent / "onnx/tokens.txt").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "<unk> 0" and lines[-1] == "<blk> 10"
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_a_recurrent_transducer_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
+    decoder = {"decoder": "transducer", "decoder_conf": {"rnn_type": kind, "hidden_size": 12}}
+    source = write_experiment(tmp_path / "exp", changes={**TRANSDUCER, **decoder}, conv_norm="layer_norm")
+    folder = small_of(source, tmp_path / "small")
+    with pytest.raises(
+        UserError, match="TransducerDecoder is recurrent and cannot be exported; needed: todm_stateless"
+    ):
+        export(folder)
+    assert not (folder / "onnx").exists()
 
 
 def test_the_command_exports_several_subnets_and_replaces_its_own(small: Path, tmp_path: Path, capsys) -> None:
@@ -373,13 +344,6 @@ def test_sherpa_onnx_writes_what_the_model_writes(small: Path, stateless: Path) 
         expected = own_texts(folder)
         assert [" ".join(text.split()) for text in heard(kind, folder / "onnx")] == expected and any(expected)
         assert len(heard(kind, folder / "onnx", ".int8")) == 2
-
-
-def test_sherpa_onnx_runs_a_recurrent_transducer(recurrent: Path) -> None:
-    """Its features are NeMo's there, so the texts are not the model's."""
-    pytest.importorskip("sherpa_onnx")
-    for kind in ("nemo_transducer", ""):
-        assert len(heard(kind, recurrent / "onnx")) == 2
 
 
 def test_a_truncated_model_is_named(small: Path, tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from espnet_todm.deploy.parity import gate
 from espnet_todm.deploy.parity.gate import Origin, ParityError, check_parity, find_origin
 from espnet_todm.deploy.parity.report import Limits
 from espnet_todm.deploy.parity.speech import Speech
-from espnet_todm.deploy.runtime.base import StepRuntime
 from espnet_todm.deploy.runtime.fbank import fbank
 from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.errors import UserError
@@ -239,25 +238,6 @@ def test_export_leaves_nothing_that_the_gate_does_not_let_pass(
     assert read_json(output / "parity.json")["holds"] is True
     export_command([*command, "--no_parity"])
     assert not (output / "parity.json").exists()
-
-
-def test_nemos_form_is_right_but_gets_other_features(tmp_path: Path) -> None:
-    """What sherpa-onnx computes for recurrent decoders is not what training had, and the gate says so first."""
-    changes = {**TRANSDUCER, "decoder": "transducer", "decoder_conf": {"hidden_size": 12, "num_layers": 2}}
-    small = take_out(loud_experiment(tmp_path / "lstm", changes))
-    export(small)
-    torch_, onnx = open_runtime("torch", small), open_runtime("onnxruntime", small / "onnx")
-    assert isinstance(torch_, StepRuntime) and isinstance(onnx, StepRuntime) and torch_.tokens[3:] == onnx.tokens[3:]
-    for wave in WAVES:
-        features = torch_.features(wave)
-        ours, theirs = torch_.encode(features), onnx.encode(features)
-        path = torch_.path(ours)
-        assert len(path) > len(ours) - 1
-        assert onnx.path(theirs) == path and onnx.text(features) == torch_.text(features) != ""
-        assert np.abs(np.exp(onnx.posteriors(theirs, path)) - np.exp(torch_.posteriors(ours))).max() < 1e-4
-    speech = [Speech(f"utt{n}", wave, "A B") for n, wave in enumerate(WAVES)]
-    complaint = parted(small, small / "onnx", speech)
-    assert "the features of sherpa-onnx and of training part" in complaint and "NeMo's features" in complaint
 
 
 def test_a_graph_that_minds_padding_parts(

@@ -5,26 +5,15 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from espnet_todm.data.checks import Shortest
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.config_inheritance import read_config
 from espnet_todm.util.acoustics import MEL_BINS
 from espnet_todm.util.checks import build, check_number
 
 _PARTS = ("encoder", "frontend")
-
-
-@dataclass(frozen=True)
-class Shortest:
-    """What makes one frame of the encoder's output: at least so many frames of features, or samples of audio."""
-
-    frames: int = 1
-    samples: int = 1
-
-
-ANY_LENGTH = Shortest()
 
 
 def shortest_input(training: Sequence[str]) -> Shortest:

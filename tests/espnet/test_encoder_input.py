@@ -10,8 +10,8 @@ import torch
 import yaml
 from espnet2.asr.frontend.default import DefaultFrontend
 
-from espnet_todm.data.encoder_input import Shortest, shortest_input
 from espnet_todm.errors import UserError
+from espnet_todm.espnet.encoder_input import Shortest, shortest_input
 
 SMALL = {"output_size": 16, "linear_units": 16, "num_blocks": 1, "rel_pos_type": "latest"}
 
