@@ -12,6 +12,7 @@ from espnet2.train.reporter import Reporter
 from espnet_todm.bin.asr_train import main as train
 from espnet_todm.bin.extract import main as extract
 from espnet_todm.espnet.candidates import CandidateReporter, average_candidates
+from espnet_todm.espnet.checkpoint_files import guarded_checkpoints
 from tests.tiny_training import CONFIG, arguments, write_config, write_data
 
 LOSS = ("valid", "loss", "min")
@@ -91,6 +92,21 @@ def test_averages_are_over_what_was_saved_and_leave_out_what_is_from_before_the_
     )  # epochs 3 and 4; ESPnet would begin with the last average
     assert weight(tmp_path / "valid.acc.ave.pth") == 3.0
     assert "valid.loss: an average of 3 models, not of 10; of other epochs" in caplog.text
+
+
+def test_an_average_may_be_over_models_of_an_older_release_and_of_this_one(tmp_path: Path) -> None:
+    kept = torch.tensor([[1, 0]])
+    new = {"stage": torch.tensor(2), "kept": kept, "models": torch.tensor(1)}
+    torch.save({"subnet_trainer.chosen": kept.float()}, tmp_path / "1epoch.pth")
+    torch.save({f"subnet_trainer.switch.{name}": value for name, value in new.items()}, tmp_path / "2epoch.pth")
+    with guarded_checkpoints():
+        average_candidates(tmp_path, report([2.0, 1.0]), [list(LOSS)], 2)
+    state = torch.load(tmp_path / "valid.loss.ave.pth", weights_only=True)
+    assert {name.rpartition(".")[2]: value.tolist() for name, value in state.items()} == {
+        "stage": 4,
+        "kept": [[2, 0]],
+        "models": 2,
+    }
 
 
 def test_an_epoch_whose_value_is_not_finite_is_in_no_average(tmp_path: Path, caplog) -> None:
