@@ -90,6 +90,12 @@ def convert_older(state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """A trainer's state of an older release had one floating-point tensor ``chosen``, all 0 in the first stage."""
     chosen = state_dict.pop(f"{prefix}chosen", None)
     if chosen is not None:
-        stage = torch.tensor(SECOND if bool(chosen.any()) else FIRST)
-        state_dict.update({f"{prefix}switch.stage": stage, f"{prefix}switch.kept": chosen})
-        state_dict[f"{prefix}switch.models"] = torch.tensor(1)
+        kept = chosen.long()
+        new = {
+            "stage": torch.tensor(SECOND if bool(chosen.any()) else FIRST),
+            "kept": kept
+            if bool((kept == chosen).all())
+            else chosen,  # of an average over both stages: refused when read
+            "models": torch.tensor(1),
+        }
+        state_dict.update({f"{prefix}switch.{name}": value for name, value in new.items()})
