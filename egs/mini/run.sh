@@ -19,7 +19,7 @@ label="egs/mini: synthesised speech of unseen voices with noise, not a benchmark
 stage_1() {
   local options
   read -ra options <<<"$corpus_args"
-  python -m espnet_todm.bin.make_mini_corpus --output "$corpus" --nj "$nj" ${options[@]+"${options[@]}"}
+  python local/make_mini_corpus.py --output "$corpus" --nj "$nj" ${options[@]+"${options[@]}"}
   prepare_data "$corpus"
 }
 

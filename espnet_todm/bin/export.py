@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
 from espnet_todm import register
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.bin.parity import add_parity_arguments, print_parity, read_parity_speech
-from espnet_todm.deploy.onnx.folder import FOLDER, STREAMING_FOLDER
+from espnet_todm.deploy.forms.registry import FORMATS
 
 if TYPE_CHECKING:
     from espnet_todm.deploy.parity.speech import Speech
@@ -29,8 +28,8 @@ def _parser() -> Parser:
     parser.add_argument("subnets", nargs="+", metavar="SUBNET_FOLDER", help="folder that extract wrote")
     parser.add_argument(
         "--format",
-        choices=(FOLDER, STREAMING_FOLDER),
-        default=FOLDER,
+        choices=FORMATS,
+        default=FORMATS[0],
         help="onnx takes whole utterances, streaming-onnx chunks of speech (CTC models trained with encoder_conf: chunk)",
     )
     parser.add_argument(
@@ -58,18 +57,21 @@ def main(arguments: Sequence[str]) -> None:
     options = _parser().parse_args(arguments)
     register()
     from espnet_todm.deploy.onnx.export import OPSET, ExportOptions, export
-    from espnet_todm.deploy.onnx.streaming import export_streaming
 
     speech = read_parity_speech(options, ", or --no_parity to skip the gate")
     wanted = ExportOptions(
-        precisions=options.precision, int8=options.int8, calibrate=options.calibrate, opset=options.opset or OPSET
+        precisions=options.precision,
+        int8=options.int8,
+        calibrate=options.calibrate,
+        opset=options.opset or OPSET,
+        format=options.format,
+        chunk=options.chunk,
     )
-    write = partial(export_streaming, chunk=options.chunk) if options.format == STREAMING_FOLDER else export
     for folder in options.subnets:
         several = len(options.subnets) > 1 and options.output is not None
         output = options.output / Path(folder).resolve().name if several else options.output
         gate = _gate(folder, options, speech) if speech else None
-        print(f"{folder}: {write(folder, output, wanted, gate)}")
+        print(f"{folder}: {export(folder, output, wanted, gate)}")
 
 
 def _gate(subnet: str, options: argparse.Namespace, speech: list[Speech]) -> Callable[[Path], None]:

@@ -31,7 +31,7 @@ FIRST = ("extract", "search", "export", "parity", "bench", "fine-tune", "pack", 
 def commands() -> dict[str, str]:
     """Names of the commands -> modules, those of FIRST first. The kinds of ``bench`` are told with it."""
     found = {info.name for info in pkgutil.iter_modules(commands_package.__path__) if not info.ispkg}
-    found -= {"main", *KINDS.values()}
+    found -= {"main", "make_mini_corpus", *KINDS.values()}
     names = {name.replace("_", "-"): name for name in sorted(found) if not name.startswith("_")}
     order = [*(name for name in FIRST if name in names), *(name for name in names if name not in FIRST)]
     return {name: f"{commands_package.__name__}.{names[name]}" for name in order}

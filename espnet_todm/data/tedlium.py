@@ -2,9 +2,10 @@
 
 A line of an stm file: talk, channel, speaker, start and end in seconds, a label (``<o,f0,male>``), words. Times, names
 and words become what ESPnet's egs2/tedlium2 (and Kaldi's egs/tedlium/s5_r2, where it comes from) makes of them, so that
-the reference words are those of published results. lhotse's reader is for release 3, drops no pronunciation marks, and
-lets errors pass; only its audio reading is used. Source: A. Rousseau et al., "Enhancing the TED-LIUM corpus with
-selected data for language modeling and more TED talks", LREC 2014.
+the reference words are those of published results. lhotse's reader of release 2 (1.33) is not used: it keeps pronunciation
+marks and gaps among the words, names utterances by line number, knows .sph alone, and a wrong line ends in a traceback.
+Source: A. Rousseau et al., "Enhancing the TED-LIUM corpus with selected data for language modeling and more TED talks",
+LREC 2014.
 """
 
 from __future__ import annotations

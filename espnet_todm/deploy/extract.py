@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional, cast
 
@@ -15,7 +16,6 @@ from espnet_todm.card import CARD, TRAINED_AS, make_card
 from espnet_todm.components import FULL, Subnet
 from espnet_todm.deploy.folder import write_config, write_images, write_weights
 from espnet_todm.deploy.stock import STOCK, as_supernet
-from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.encoders.supernet import SubsampledFeatures, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.load import build_model, read_trained_config, read_weights
@@ -100,12 +100,13 @@ def extract(
         RuntimeError: the small model does not compute what the slice computes (a defect of this package).
     """
     small = supernet.encoder.extract(subnet)
-    if not needs_calibration(supernet, subnet):
+    if not supernet.encoder.needs_calibration(subnet):
         calibration = None
     elif calibration is None:
         raise UserError(f"subnet {subnet.name}: its batch norm needs data to be recalibrated; give --calibrate SCP")
     else:
-        recalibrate(supernet.model, small, calibration)
+        utterances = calibration_fronts(supernet.model, small, calibration)
+        small.calibrate(utterances, partial(supernet.model.between, FULL))
     state = supernet.model.outer_state(subnet)
     state.update({f"encoder.{name}": value for name, value in small.state_dict().items()})
     with atomic_directory(output) as folder:
@@ -130,12 +131,6 @@ def _card(supernet: Supernet, subnet: Subnet, conf: Mapping[str, Any], differenc
     return {**card, TRAINED_AS: {"encoder": supernet.encoder.name, "encoder_conf": trained}}
 
 
-@torch.no_grad()
-def recalibrate(model: TodmModel, encoder: SupernetEncoder, features: Iterable[Tensor]) -> None:
-    """Estimate batch norm statistics anew as the mean over utterances: features (T, F), as the model's input."""
-    estimate_statistics(model, encoder, calibration_fronts(model, encoder, features))
-
-
 def calibration_fronts(
     model: TodmModel, encoder: SupernetEncoder, features: Iterable[Tensor]
 ) -> Iterator[SubsampledFeatures]:
@@ -157,25 +152,6 @@ def calibration_fronts(
         yield encoder.subsample(normalised, lengths)
     if not used:
         raise UserError("--calibrate: no utterance is long enough for a frame of the encoder")
-
-
-@torch.no_grad()
-def estimate_statistics(model: TodmModel, encoder: SupernetEncoder, fronts: Iterable[SubsampledFeatures]) -> None:
-    """Batch norm statistics of a small encoder of ``model`` as the mean over ``fronts``, one utterance each."""
-    modules = [module for module in encoder.modules() if isinstance(module, ElasticConvolution)]
-    for module in modules:
-        module.train()
-    for count, subsampled in enumerate(fronts, 1):
-        for module in modules:
-            module.momentum = 1 / count
-        encoder.blocks(subsampled, between=model.between(FULL))
-    encoder.eval()
-
-
-def needs_calibration(supernet: Supernet, subnet: Subnet) -> bool:
-    """Named sizes gathered batch norm statistics of their own during training; other subnets have none."""
-    batch_norm = any(isinstance(module, torch.nn.BatchNorm1d) for module in supernet.encoder.modules())
-    return batch_norm and supernet.encoder.sizes.get(subnet.name) != subnet
 
 
 def _small_config(supernet: Supernet, subnet: Subnet, final: Path) -> dict[str, Any]:

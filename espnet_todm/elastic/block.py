@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Optional
+from typing import Literal, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from espnet_todm.elastic.base import Context, ElasticModule, any_open
 
 LAYER_NORM_EPS = 1e-12  # ESPnet's
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+Activation = Literal["swish", "relu", "gelu", "tanh", "hardtanh", "selu"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "swish": nn.SiLU,
     "relu": nn.ReLU,
     "gelu": nn.GELU,

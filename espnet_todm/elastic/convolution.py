@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Optional
+from typing import ClassVar, Literal, Optional, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,8 @@ from espnet_todm.elastic.base import Context, Cut, ElasticModule, KeepIndices, l
 from espnet_todm.errors import UserError
 from espnet_todm.util.compat import computes_in_bfloat16_on_cpu
 
-NORMS = ("batch_norm", "layer_norm")
+Norm = Literal["batch_norm", "layer_norm"]
+MOMENTUM = 0.1  # of running statistics in training
 NARROW = 16  # channels up to which torch 2.11 hangs in bfloat16, see depthwise
 
 
@@ -45,14 +46,14 @@ class ElasticConvolution(ElasticModule):
         channels: int,
         groups: int,
         kernel: int,
-        norm: str,
+        norm: Norm,
         activation: nn.Module,
         sizes: tuple[str, ...] = (),
         causal: bool = False,
     ) -> None:
         check_kernel("cnn_module_kernel", kernel)
-        if norm not in NORMS:
-            raise UserError(f"conv_norm: {norm!r} is unknown; allowed: {', '.join(NORMS)}")
+        if norm not in get_args(Norm):
+            raise UserError(f"conv_norm: {norm!r} is unknown; allowed: {', '.join(get_args(Norm))}")
         if groups < 1 or channels % groups:
             raise UserError(f"conv_groups: {groups} does not divide the {channels} channels of the convolution module")
         super().__init__(groups)
@@ -63,8 +64,14 @@ class ElasticConvolution(ElasticModule):
         self.activation = activation
         self.norm = nn.BatchNorm1d(channels) if norm == "batch_norm" else nn.LayerNorm(channels)
         names = sizes if norm == "batch_norm" else ()
-        self.momentum = 0.1  # of the running statistics
+        self.momentum = MOMENTUM
         self.size_norms = nn.ModuleDict({name: nn.BatchNorm1d(channels, affine=False) for name in names})
+
+    def average_over(self, passes: int) -> None:
+        """The next pass makes the running statistics the mean over it and the ``passes - 1`` before it. For calibration; the
+        module is in training mode from here on."""
+        self.train()
+        self.momentum = 1 / passes
 
     def flops(self, frames: int) -> float:
         convolutions = (self.pointwise_conv1, self.depthwise_conv, self.pointwise_conv2)

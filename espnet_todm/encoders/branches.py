@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Optional
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Optional
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from espnet_todm.components import Cost
 from espnet_todm.elastic.attention import ElasticAttention
 from espnet_todm.elastic.base import Context, ElasticModule, any_open
-from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, LayerChoice, Slot, scaled
+from espnet_todm.elastic.block import ACTIVATIONS, Activation, ElasticBlock, LayerChoice, Slot, scaled
 from espnet_todm.elastic.cgmlp import ElasticCgMlp
 from espnet_todm.elastic.convolution import depthwise
-from espnet_todm.elastic.feed_forward import ElasticFeedForward
-from espnet_todm.encoders.positions import relative_kind
-from espnet_todm.encoders.stack import check_among, check_positive, head_width
+from espnet_todm.encoders.options import CUTS, Checks, EncoderOptions, check_positive
+from espnet_todm.encoders.positions import Relative, relative_kind
 
 # Modules in ESPnet's order.
 ATTENTION = Slot("attn", "heads", "norm_mha")
@@ -45,57 +44,62 @@ class BlockShape:
 
 
 @dataclass(frozen=True)
-class BlockConf:
-    """What all blocks of an encoder share."""
+class BranchOptions(EncoderOptions):
+    """Options of the two branches."""
 
-    size: int
-    head_dim: int
-    relative: Optional[str]  # the kind of relative positions, None without
-    cgmlp_kernel: int
-    gate_activation: str
-    merge_kernel: int  # 0: the merge has no convolution, as in the Branchformer
-    macaron: bool
-    activation: str
-    dropout: float
-    attention_dropout: float
-    adaptive_dropout: bool
-    linear_units: int  # that the dropout rate is for
-    cgmlp_units: int  # alike
-    linear_after: bool
+    attention_layer_type: str = "rel_selfattn"
+    rel_pos_type: Relative = "latest"
+    cgmlp_linear_units: int = 2048
+    cgmlp_conv_kernel: int = 31
+    use_linear_after_conv: bool = False
+    gate_activation: Literal["identity", Activation] = "identity"
+    cgmlp_groups: int = field(default=4, metadata=CUTS)  # components of each cgMLP; 1 takes it as a whole
+
+    attention: ClassVar[Optional[str]] = "attention_layer_type"
+
+    def checks(self) -> Checks:
+        return [*super().checks(), lambda: check_positive(self, "attention_heads", "cgmlp_linear_units")]
+
+    def shape(self) -> BlockShape:
+        return BlockShape(0, 0, self.attention_heads, self.cgmlp_linear_units, self.cgmlp_groups, 0, 0)
+
+    def branches(self, shape: BlockShape) -> dict[Slot, ElasticModule]:
+        """Those modules of a block of this shape that stand side by side."""
+        modules: dict[Slot, ElasticModule] = {}
+        if shape.heads:
+            attention = self.head_width(), self.attention_dropout_rate, relative_kind(self)
+            modules[ATTENTION] = ElasticAttention(self.output_size, shape.heads, *attention)
+        if shape.cgmlp_groups:
+            gate = nn.Identity() if self.gate_activation == "identity" else ACTIVATIONS[self.gate_activation]()
+            rates = self.dropout_rate, gate, self.adaptive_dropout, self.cgmlp_linear_units, self.use_linear_after_conv
+            size, kernel = self.output_size, self.cgmlp_conv_kernel
+            modules[CGMLP] = ElasticCgMlp(size, shape.cgmlp, shape.cgmlp_groups, kernel, *rates)
+        return modules
 
 
-class ElasticEBranchformerBlock(ElasticBlock):
-    """Macaron FFN - attention beside cgMLP, merged - FFN - norm, pre-norm; names as in EBranchformerEncoderLayer.
+class MergedBranches(ElasticBlock):
+    """[Macaron FFN] - attention beside cgMLP, merged - [FFN] - norm, pre-norm; names as in EBranchformerEncoderLayer.
 
     The merge, ``merge_proj(z + depthwise(z))`` of the branches' outputs z side by side, is a sum over branches: each has
     its channels of the depthwise convolution and its columns of ``merge_proj``, and pays for them. A branch that keeps
     nothing is not in the sum, and a block without it does not have them. The bias of ``merge_proj`` goes with the cgMLP.
+
+    Args:
+        kernel: of the depthwise convolution, in frames; 0: the merge is ``merge_proj(z)``.
     """
 
-    def __init__(self, conf: BlockConf, shape: BlockShape) -> None:
-        ffn = conf.dropout, ACTIVATIONS[conf.activation](), conf.adaptive_dropout, conf.linear_units
-        modules: dict[Slot, ElasticModule] = {}
-        if shape.heads:
-            modules[ATTENTION] = ElasticAttention(
-                conf.size, shape.heads, conf.head_dim, conf.attention_dropout, conf.relative
-            )
-        if shape.cgmlp_groups:
-            gate = nn.Identity() if conf.gate_activation == "identity" else ACTIVATIONS[conf.gate_activation]()
-            rate = conf.dropout, gate, conf.adaptive_dropout, conf.cgmlp_units, conf.linear_after
-            modules[CGMLP] = ElasticCgMlp(conf.size, shape.cgmlp, shape.cgmlp_groups, conf.cgmlp_kernel, *rate)
-        if shape.ffn_chunks:
-            modules[FEED_FORWARD] = ElasticFeedForward(conf.size, shape.ffn, shape.ffn_chunks, *ffn)
-        if shape.macaron_chunks:
-            modules[MACARON] = ElasticFeedForward(conf.size, shape.macaron_ffn, shape.macaron_chunks, *ffn)
-        super().__init__(conf.size, modules, conf.dropout, 0.5 if conf.macaron else 1.0, order=ORDER)
-        self.size = conf.size
+    def __init__(
+        self, size: int, modules: Mapping[Slot, ElasticModule], dropout: float, ff_scale: float = 1.0, kernel: int = 0
+    ) -> None:
+        super().__init__(size, modules, dropout, ff_scale, order=ORDER)
+        self.size = size
         self.branches = [slot.name for slot in (ATTENTION, CGMLP) if slot in modules]
-        width, kernel = len(self.branches) * conf.size, conf.merge_kernel
+        width = len(self.branches) * size
         self.merge = {**(FILTERS if kernel else {}), COLUMNS: 1}
         if width and kernel:
             self.depthwise_conv_fusion = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
         if width:
-            self.merge_proj = nn.Linear(width, conf.size, bias=CGMLP in modules)
+            self.merge_proj = nn.Linear(width, size, bias=CGMLP in modules)
 
     def run(self, x: Tensor, running: Sequence[Slot], choice: LayerChoice, context: Context) -> Tensor:
         beside = [slot for slot in running if slot.name in self.branches]
@@ -138,46 +142,3 @@ class ElasticEBranchformerBlock(ElasticBlock):
         if CGMLP.name in kept:
             state["merge_proj.bias"] = self.merge_proj.bias.detach().clone()
         return state
-
-
-def check_cgmlp(options: Mapping[str, Any]) -> None:
-    """Raises UserError for a value that no branch of ours can have."""
-    check_positive(options, "attention_heads", "cgmlp_linear_units")
-    check_among(options, "gate_activation", ("identity", *ACTIVATIONS))
-
-
-def has_macaron(options: Mapping[str, Any]) -> bool:
-    """As in ESPnet, where ``macaron_ffn`` means nothing by itself."""
-    return bool(options["use_ffn"] and options["macaron_ffn"])
-
-
-def block_conf(options: Mapping[str, Any]) -> BlockConf:
-    return BlockConf(
-        size=options["output_size"],
-        head_dim=head_width(options),
-        relative=relative_kind(options),
-        cgmlp_kernel=options["cgmlp_conv_kernel"],
-        gate_activation=options["gate_activation"],
-        merge_kernel=options["merge_conv_kernel"],
-        macaron=has_macaron(options),
-        activation=options["ffn_activation_type"],
-        dropout=options["dropout_rate"],
-        attention_dropout=options["attention_dropout_rate"],
-        adaptive_dropout=options["adaptive_dropout"],
-        linear_units=options["linear_units"],
-        cgmlp_units=options["cgmlp_linear_units"],
-        linear_after=options["use_linear_after_conv"],
-    )
-
-
-def uniform_shape(options: Mapping[str, Any]) -> BlockShape:
-    ffn, macaron, chunks = options["use_ffn"], has_macaron(options), options["ffn_chunks"]
-    return BlockShape(
-        macaron_ffn=options["linear_units"] if macaron else 0,
-        macaron_chunks=(options["macaron_ffn_chunks"] or chunks) if macaron else 0,
-        heads=options["attention_heads"],
-        cgmlp=options["cgmlp_linear_units"],
-        cgmlp_groups=options["cgmlp_groups"],
-        ffn=options["linear_units"] if ffn else 0,
-        ffn_chunks=chunks if ffn else 0,
-    )

@@ -14,6 +14,9 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
+from espnet_todm.encoders.frontends import INPUT_LAYERS, input_names
+from espnet_todm.encoders.interctc import CONDITIONING
+from espnet_todm.encoders.positions import LEGACY, relative_kind
 from espnet_todm.errors import UserError
 
 Span = Union[int, tuple[int, int]]  # a number, or the lowest and the highest
@@ -93,6 +96,25 @@ def parse_chunk(value: Any, key: str = "decode_chunk") -> Optional[Chunk]:
     _check_span(f"{key}[0]", value[0], least=1)
     _check_span(f"{key}[1]", value[1], least=0)
     return Chunk(*value)
+
+
+def check_streaming(key: str, options: Any) -> None:
+    """Raises UserError where an encoder with these options, which ``key`` asks to work in chunks, cannot."""
+    if getattr(options, CONDITIONING, False):
+        raise UserError(f"{key}: {CONDITIONING}: true is not possible in chunks; leave it out")
+    if not getattr(options, "causal", False):
+        raise UserError(f"{key}: needs causal: true, or the convolution would see frames to the right of the chunk")
+    positions = options.pos_enc_layer_type
+    if positions not in ("rel_pos", "none"):
+        raise UserError(
+            f"{key}: pos_enc_layer_type: {positions!r} counts from the start of speech; allowed: rel_pos, none"
+        )
+    if relative_kind(options) == LEGACY:
+        raise UserError(f"{key}: rel_pos_type: 'legacy' counts from the end of speech; say rel_pos_type: latest")
+    layer = INPUT_LAYERS.get(options.input_layer)
+    if layer is not None and not layer.windowed:
+        allowed = input_names(name for name, layer in INPUT_LAYERS.items() if layer.windowed)
+        raise UserError(f"{key}: input_layer: {options.input_layer!r} pads inside of speech; allowed: {allowed}")
 
 
 def _pick(source: random.Random, span: Span) -> int:

@@ -14,22 +14,17 @@ from typing import Any, ClassVar, Optional, Union
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
-from espnet_todm.components import Subnet
 from espnet_todm.elastic.attention import ElasticAttention
 from espnet_todm.elastic.base import ElasticModule
 from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, Slot
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.elastic.feed_forward import ElasticFeedForward
+from espnet_todm.encoders.chunks import check_streaming, parse_chunk, parse_chunk_options
 from espnet_todm.encoders.frontends import STOCK_INPUTS
-from espnet_todm.encoders.positions import LONGEST, relative_kind
-from espnet_todm.encoders.stack import (
-    StackedEncoder,
-    head_width,
-    parse_blocks,
-)
-from espnet_todm.sizes import SizeSpec
+from espnet_todm.encoders.options import Checks, ConvolutionOptions, InterCtcOptions, check_positive
+from espnet_todm.encoders.positions import LEGACY, LONGEST, Relative, relative_kind
+from espnet_todm.encoders.stack import StackedEncoder
 
-NAME = "todm_conformer"
 # Modules in ESPnet's order.
 MACARON = Slot("feed_forward_macaron", "ffn", "norm_ff_macaron")
 ATTENTION = Slot("self_attn", "heads", "norm_mha")
@@ -52,83 +47,19 @@ class BlockShape:
 
 
 @dataclass(frozen=True)
-class BlockConf:
-    """What all blocks of an encoder share."""
+class ConformerOptions(InterCtcOptions, ConvolutionOptions):
+    """Options as in ESPnet's ConformerEncoder, with the same defaults, and those that say how it is cut."""
 
-    size: int
-    head_dim: int
-    kernel: int
-    relative: Optional[str]  # the kind of relative positions, None without
-    macaron: bool
-    convolution: bool
-    conv_norm: str
-    activation: str
-    dropout: float
-    attention_dropout: float
-    adaptive_dropout: bool
-    linear_units: int  # that the dropout rate is for
+    num_blocks: int = 6
+    rel_pos_type: Relative = LEGACY
+    max_pos_emb_len: int = LONGEST
+    stochastic_depth_rate: Union[float, Sequence[float]] = 0.0
     convolution_first: bool = False  # the convolution before the attention, as in OrthoSoftmax; ESPnet has it after
-    causal: bool = False  # the convolution sees no frame to the right
+    causal: bool = False  # the convolution sees no frame to the right; needed for streaming
+    chunk: Optional[Mapping[str, Any]] = None  # chunks of speech that training draws, see ChunkOptions
+    # [frames of a chunk, frames of left context] in validation and in extracted models; default full context.
+    decode_chunk: Optional[Sequence[int]] = None
 
-
-class ElasticConformerBlock(ElasticBlock):
-    """Macaron FFN - attention - convolution - FFN - norm, pre-norm, names as in ESPnet's conformer EncoderLayer.
-
-    With ``convolution_first`` attention and convolution change places.
-    """
-
-    def __init__(self, conf: BlockConf, shape: BlockShape, sizes: tuple[str, ...] = ()) -> None:
-        activation = ACTIVATIONS[conf.activation]()
-        ffn = conf.dropout, activation, conf.adaptive_dropout, conf.linear_units
-        modules: dict[Slot, ElasticModule] = {}
-        if shape.macaron_chunks:
-            modules[MACARON] = ElasticFeedForward(conf.size, shape.macaron_ffn, shape.macaron_chunks, *ffn)
-        if shape.heads:
-            modules[ATTENTION] = ElasticAttention(
-                conf.size, shape.heads, conf.head_dim, conf.attention_dropout, conf.relative
-            )
-        if shape.conv_groups:
-            modules[CONVOLUTION] = ElasticConvolution(
-                conf.size, shape.conv, shape.conv_groups, conf.kernel, conf.conv_norm, activation, sizes, conf.causal
-            )
-        if shape.ffn_chunks:
-            modules[FEED_FORWARD] = ElasticFeedForward(conf.size, shape.ffn, shape.ffn_chunks, *ffn)
-        order = CONVOLUTION_FIRST if conf.convolution_first else ()
-        super().__init__(conf.size, modules, conf.dropout, 0.5 if conf.macaron else 1.0, conf.convolution, order)
-
-
-class TodmConformerEncoder(StackedEncoder):
-    """Elastic Conformer. Options as in ESPnet's ConformerEncoder, and
-
-    Args:
-        input_channels: of the input layer's convolutions, default output_size as in ESPnet's. That part runs in every
-            subnet and at a high frame rate: 48 instead of 144 channels make a 6-block Conformer's whole step 1.8 times
-            as fast.
-        ffn_chunks, macaron_ffn_chunks: components of each feed-forward module (default: as ffn_chunks).
-        conv_groups: components of each convolution module; 1 takes it as a whole.
-        conv_norm: "batch_norm" (ESPnet's) or "layer_norm" (the same statistics for every subnet; recommended).
-        head_dim: width of an attention head, default output_size / attention_heads.
-        adaptive_dropout: feed-forward dropout shrinks with the kept width.
-        convolution_first: the convolution module runs before the attention (OrthoSoftmax) instead of after it (ESPnet).
-        causal: the convolution sees no frame to the right. Needed for streaming.
-        chunk: chunks of speech that training draws, see :class:`espnet_todm.encoders.chunks.ChunkOptions`: attention sees
-            its own chunk and some left context.
-        decode_chunk: [frames of a chunk, frames of left context] in validation and in extracted models; default full
-            context.
-        sizes: named sizes, see :func:`espnet_todm.sizes.resolve_sizes`.
-        criterion: what a size given as a plain share is a share of: "params", "flops" or "latency".
-        latency_table: file of measured latencies, see :mod:`espnet_todm.bench.components.measure`.
-        subnet: what ``forward`` runs: a size's name or the file of a card; default all.
-        blocks: widths of each block (:class:`BlockShape`) instead of uniform ones, as extracted models have them.
-
-    Raises:
-        UserError: an option has no meaning here, or a value is not allowed.
-    """
-
-    name: ClassVar[str] = NAME
-    stock_name: ClassVar[str] = "conformer"
-    stock_class: ClassVar[type[AbsEncoder]] = ConformerEncoder
-    stock_inputs: ClassVar[Sequence[Optional[str]]] = STOCK_INPUTS
     fixed: ClassVar[Mapping[str, Any]] = {
         "normalize_before": True,
         "concat_after": False,
@@ -138,115 +69,75 @@ class TodmConformerEncoder(StackedEncoder):
         "qk_norm": False,
     }
     ignored: ClassVar[Sequence[str]] = ("positionwise_conv_kernel_size", "padding_idx", "use_flash_attn")
-    cut_options: ClassVar[Sequence[str]] = ("ffn_chunks", "macaron_ffn_chunks", "conv_groups")
+
+    def checks(self) -> Checks:
+        asked = [key for key in ("chunk", "decode_chunk") if getattr(self, key) is not None]
+        return [
+            *super().checks(),
+            lambda: check_positive(self, "attention_heads"),
+            lambda: parse_chunk_options(self.chunk),
+            lambda: parse_chunk(self.decode_chunk),
+            *(partial(check_streaming, key, self) for key in asked),
+        ]
+
+    def shape(self) -> BlockShape:
+        return BlockShape(**self.shape_of_modules())
+
+
+class ElasticConformerBlock(ElasticBlock):
+    """Macaron FFN - attention - convolution - FFN - norm, pre-norm, names as in ESPnet's conformer EncoderLayer.
+
+    With ``convolution_first`` attention and convolution change places.
+    """
+
+    def __init__(self, options: ConformerOptions, shape: BlockShape) -> None:
+        size, activation = options.output_size, ACTIVATIONS[options.activation_type]()
+        ffn = options.dropout_rate, activation, options.adaptive_dropout, options.linear_units
+        modules: dict[Slot, ElasticModule] = {}
+        if shape.macaron_chunks:
+            modules[MACARON] = ElasticFeedForward(size, shape.macaron_ffn, shape.macaron_chunks, *ffn)
+        if shape.heads:
+            attention = options.head_width(), options.attention_dropout_rate, relative_kind(options)
+            modules[ATTENTION] = ElasticAttention(size, shape.heads, *attention)
+        if shape.conv_groups:
+            conv = options.cnn_module_kernel, options.conv_norm, activation, options.size_names, options.causal
+            modules[CONVOLUTION] = ElasticConvolution(size, shape.conv, shape.conv_groups, *conv)
+        if shape.ffn_chunks:
+            modules[FEED_FORWARD] = ElasticFeedForward(size, shape.ffn, shape.ffn_chunks, *ffn)
+        order = CONVOLUTION_FIRST if options.convolution_first else ()
+        ff_scale = 0.5 if options.macaron_style else 1.0
+        super().__init__(size, modules, options.dropout_rate, ff_scale, options.use_cnn_module, order)
+
+
+class TodmConformerEncoder(StackedEncoder):
+    """Elastic Conformer; its options are :class:`ConformerOptions`."""
+
+    name: ClassVar[str] = "todm_conformer"
+    options_type = ConformerOptions
+    options: ConformerOptions
+    block_type = ElasticConformerBlock
     widths: ClassVar[Mapping[str, tuple[str, Optional[str]]]] = {
         MACARON.name: ("macaron_ffn", "macaron_chunks"),
         ATTENTION.name: ("heads", None),
         CONVOLUTION.name: ("conv", "conv_groups"),
         FEED_FORWARD.name: ("ffn", "ffn_chunks"),
     }
+    stock_name: ClassVar[str] = "conformer"
+    stock_class: ClassVar[type[AbsEncoder]] = ConformerEncoder
+    stock_inputs: ClassVar[Sequence[Optional[str]]] = STOCK_INPUTS
 
-    def __init__(
-        self,
-        input_size: int,
-        output_size: int = 256,
-        attention_heads: int = 4,
-        linear_units: int = 2048,
-        num_blocks: int = 6,
-        dropout_rate: float = 0.1,
-        positional_dropout_rate: float = 0.1,
-        attention_dropout_rate: float = 0.0,
-        input_layer: Optional[str] = "conv2d",
-        input_channels: Optional[int] = None,
-        macaron_style: bool = False,
-        rel_pos_type: str = "legacy",
-        pos_enc_layer_type: str = "rel_pos",
-        selfattention_layer_type: str = "rel_selfattn",
-        activation_type: str = "swish",
-        use_cnn_module: bool = True,
-        cnn_module_kernel: int = 31,
-        max_pos_emb_len: int = LONGEST,
-        layer_drop_rate: float = 0.0,
-        interctc_layer_idx: Optional[Sequence[int]] = None,
-        interctc_use_conditioning: bool = False,
-        stochastic_depth_rate: Union[float, Sequence[float]] = 0.0,
-        ffn_chunks: int = 4,
-        macaron_ffn_chunks: Optional[int] = None,
-        conv_groups: int = 1,
-        conv_norm: str = "batch_norm",
-        head_dim: Optional[int] = None,
-        adaptive_dropout: bool = True,
-        convolution_first: bool = False,
-        causal: bool = False,
-        chunk: Optional[Mapping[str, Any]] = None,
-        decode_chunk: Optional[Sequence[int]] = None,
-        sizes: Optional[Mapping[str, SizeSpec]] = None,
-        criterion: str = "params",
-        latency_table: Optional[str] = None,
-        subnet: Optional[str] = None,
-        blocks: Optional[Sequence[Mapping[str, int]]] = None,
-        **stock: Any,
-    ) -> None:
-        super().__init__(input_size, output_size)
-        options = {k: v for k, v in locals().items() if k not in ("self", "stock", "__class__")}
-        self.check(options, stock, lambda: self.take_chunks(options))
-        conf = _block_conf(options)
-        shapes = [_uniform_shape(options)] * num_blocks if blocks is None else parse_blocks(blocks, BlockShape)
-        self.build(options, shapes, partial(ElasticConformerBlock, conf, sizes=tuple(map(str, sizes or ()))))
-        self.finish(sizes, subnet, criterion, latency_table)
+    def __init__(self, input_size: int, **options: Any) -> None:
+        super().__init__(input_size, **options)
+        self.chunk_options = parse_chunk_options(self.options.chunk)
+        self.decode_chunk = parse_chunk(self.options.decode_chunk)
 
-    def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
-        return {**super().extracted_conf(subnet), "head_dim": head_width(self.options)}
-
-    def stock_conf(self, subnet: Subnet) -> Optional[dict[str, Any]]:
-        conf = self.extracted_conf(subnet)
-        uniform = self.uniform_shape(conf)
-        if uniform is None:
-            return None
-        shape = BlockShape(**uniform)
+    def stock_widths(self, shape: BlockShape) -> Optional[dict[str, Any]]:
+        options, size = self.options, self.options.output_size
+        convolution = shape.conv == size and options.conv_norm == "batch_norm"
         faithful = (
             shape.ffn_chunks > 0
-            and shape.heads * conf["head_dim"] == conf["output_size"]
-            and (not conf["macaron_style"] or shape.macaron_ffn == shape.ffn)
-            and (
-                not conf["use_cnn_module"] or (shape.conv == conf["output_size"] and conf["conv_norm"] == "batch_norm")
-            )
-            and self.has_stock_front()
-            and not (conf["convolution_first"] or conf["causal"])
+            and (not options.macaron_style or shape.macaron_ffn == shape.ffn)
+            and (not options.use_cnn_module or convolution)
+            and not (options.convolution_first or options.causal)
         )
-        if not faithful:
-            return None
-        return {**self.stock_options(conf), "linear_units": shape.ffn, "attention_heads": shape.heads}
-
-
-def _block_conf(options: Mapping[str, Any]) -> BlockConf:
-    return BlockConf(
-        size=options["output_size"],
-        head_dim=head_width(options),
-        kernel=options["cnn_module_kernel"],
-        relative=relative_kind(options),
-        macaron=options["macaron_style"],
-        convolution=options["use_cnn_module"],
-        conv_norm=options["conv_norm"],
-        activation=options["activation_type"],
-        dropout=options["dropout_rate"],
-        attention_dropout=options["attention_dropout_rate"],
-        adaptive_dropout=options["adaptive_dropout"],
-        linear_units=options["linear_units"],
-        convolution_first=options["convolution_first"],
-        causal=options["causal"],
-    )
-
-
-def _uniform_shape(options: Mapping[str, Any]) -> BlockShape:
-    macaron, cnn = options["macaron_style"], options["use_cnn_module"]
-    chunks = options["ffn_chunks"]
-    return BlockShape(
-        macaron_ffn=options["linear_units"] if macaron else 0,
-        macaron_chunks=(options["macaron_ffn_chunks"] or chunks) if macaron else 0,
-        heads=options["attention_heads"],
-        conv=options["output_size"] if cnn else 0,
-        conv_groups=options["conv_groups"] if cnn else 0,
-        ffn=options["linear_units"],
-        ffn_chunks=chunks,
-    )
+        return {"linear_units": shape.ffn} if faithful else None

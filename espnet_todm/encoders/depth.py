@@ -50,9 +50,10 @@ class DepthOptions:
         return Depth(without, {layer: 1 / (1 - rate) for layer, rate in enumerate(self.stochastic) if rate})
 
 
-def depth_options(options: Mapping[str, Any], layers: int) -> DepthOptions:
-    """What the options say. Raises UserError for what is no probability, and for a list of another length."""
-    drop, rates = options.get(LAYER_DROP, 0.0), options.get(STOCHASTIC_DEPTH, 0.0)
+def depth_options(options: Any, layers: int) -> DepthOptions:
+    """What an encoder's options say; some encoders have neither. Raises UserError for what is no probability, and for a list
+    of another length."""
+    drop, rates = getattr(options, LAYER_DROP, 0.0), getattr(options, STOCHASTIC_DEPTH, 0.0)
     check_number(LAYER_DROP, drop, at_least=0, below=1)
     listed = list(rates) if isinstance(rates, (list, tuple)) else [rates] * layers
     for rate in listed:

@@ -7,56 +7,41 @@ checkpoint of ``encoder: e_branchformer`` loads into it with ``--init_param``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Optional
 
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 
-from espnet_todm.components import Subnet
+from espnet_todm.elastic.block import ACTIVATIONS, Activation
 from espnet_todm.elastic.convolution import check_kernel
+from espnet_todm.elastic.feed_forward import ElasticFeedForward
 from espnet_todm.encoders.branches import (
     ATTENTION,
     CGMLP,
     FEED_FORWARD,
     MACARON,
     BlockShape,
-    ElasticEBranchformerBlock,
-    block_conf,
-    check_cgmlp,
-    has_macaron,
-    uniform_shape,
+    BranchOptions,
+    MergedBranches,
 )
 from espnet_todm.encoders.frontends import STOCK_INPUTS, STOCK_INPUTS_1D
+from espnet_todm.encoders.options import CUTS, Checks, InterCtcOptions, check_positive
 from espnet_todm.encoders.positions import LONGEST
-from espnet_todm.encoders.stack import StackedEncoder, check_positive, head_width, parse_blocks
-from espnet_todm.sizes import SizeSpec
-
-NAME = "todm_e_branchformer"
+from espnet_todm.encoders.stack import StackedEncoder
 
 
-class TodmEBranchformerEncoder(StackedEncoder):
-    """Elastic E-Branchformer. Options as in ESPnet's EBranchformerEncoder, and
+@dataclass(frozen=True)
+class EBranchformerOptions(BranchOptions, InterCtcOptions):
+    """Options as in ESPnet's EBranchformerEncoder, with the same defaults, and those that say how it is cut."""
 
-    Args:
-        input_channels: of the input layer's convolutions, default output_size as in ESPnet's.
-        ffn_chunks, macaron_ffn_chunks: components of each feed-forward module (default: as ffn_chunks).
-        cgmlp_groups: components of each cgMLP; 1 takes it as a whole.
-        head_dim: width of an attention head, default output_size / attention_heads.
-        adaptive_dropout: dropout inside feed-forward modules and cgMLPs shrinks with the kept width.
-        sizes, criterion, latency_table, subnet, blocks: as in todm_conformer.
+    use_ffn: bool = False
+    macaron_ffn: bool = False  # as in ESPnet, only with use_ffn
+    macaron_ffn_chunks: Optional[int] = field(default=None, metadata=CUTS)  # default: as ffn_chunks
+    ffn_activation_type: Activation = "swish"
+    merge_conv_kernel: int = 3
+    max_pos_emb_len: int = LONGEST
 
-    Raises:
-        UserError: an option has no meaning here, or a value is not allowed.
-    """
-
-    name: ClassVar[str] = NAME
-    stock_name: ClassVar[str] = "e_branchformer"
-    stock_class: ClassVar[type[AbsEncoder]] = EBranchformerEncoder
-    stock_inputs: ClassVar[Sequence[Optional[str]]] = (*STOCK_INPUTS, *STOCK_INPUTS_1D)
-    norm_between: ClassVar[bool] = False
-    activation: ClassVar[Optional[str]] = "ffn_activation_type"
-    attention: ClassVar[Optional[str]] = "attention_layer_type"
     fixed: ClassVar[Mapping[str, Any]] = {
         "positionwise_layer_type": "linear",
         "zero_triu": False,
@@ -64,86 +49,63 @@ class TodmEBranchformerEncoder(StackedEncoder):
         "gradient_checkpoint_layers": [],
     }
     ignored: ClassVar[Sequence[str]] = ("padding_idx", "use_flash_attn")
-    cut_options: ClassVar[Sequence[str]] = ("ffn_chunks", "macaron_ffn_chunks", "cgmlp_groups")
+
+    @property
+    def has_macaron(self) -> bool:
+        return self.use_ffn and self.macaron_ffn
+
+    def checks(self) -> Checks:
+        return [*super().checks(), self._check_merge]
+
+    def _check_merge(self) -> None:
+        check_positive(self, "merge_conv_kernel")
+        check_kernel("merge_conv_kernel", self.merge_conv_kernel)
+
+    def shape(self) -> BlockShape:
+        shape, units = super().shape(), self.linear_units
+        if self.use_ffn:
+            shape = replace(shape, ffn=units, ffn_chunks=self.ffn_chunks)
+        if self.has_macaron:
+            shape = replace(shape, macaron_ffn=units, macaron_chunks=self.macaron_ffn_chunks or self.ffn_chunks)
+        return shape
+
+
+class ElasticEBranchformerBlock(MergedBranches):
+    """Macaron FFN - attention beside cgMLP, merged with a convolution - FFN - norm."""
+
+    def __init__(self, options: EBranchformerOptions, shape: BlockShape) -> None:
+        size, modules = options.output_size, options.branches(shape)
+        activation = ACTIVATIONS[options.ffn_activation_type]()
+        ffn = options.dropout_rate, activation, options.adaptive_dropout, options.linear_units
+        if shape.ffn_chunks:
+            modules[FEED_FORWARD] = ElasticFeedForward(size, shape.ffn, shape.ffn_chunks, *ffn)
+        if shape.macaron_chunks:
+            modules[MACARON] = ElasticFeedForward(size, shape.macaron_ffn, shape.macaron_chunks, *ffn)
+        ff_scale = 0.5 if options.has_macaron else 1.0
+        super().__init__(size, modules, options.dropout_rate, ff_scale, options.merge_conv_kernel)
+
+
+class TodmEBranchformerEncoder(StackedEncoder):
+    """Elastic E-Branchformer; its options are :class:`EBranchformerOptions`."""
+
+    name: ClassVar[str] = "todm_e_branchformer"
+    options_type = EBranchformerOptions
+    options: EBranchformerOptions
+    block_type = ElasticEBranchformerBlock
+    norm_between: ClassVar[bool] = False
     widths: ClassVar[Mapping[str, tuple[str, Optional[str]]]] = {
         MACARON.name: ("macaron_ffn", "macaron_chunks"),
         ATTENTION.name: ("heads", None),
         CGMLP.name: ("cgmlp", "cgmlp_groups"),
         FEED_FORWARD.name: ("ffn", "ffn_chunks"),
     }
+    stock_name: ClassVar[str] = "e_branchformer"
+    stock_class: ClassVar[type[AbsEncoder]] = EBranchformerEncoder
+    stock_inputs: ClassVar[Sequence[Optional[str]]] = (*STOCK_INPUTS, *STOCK_INPUTS_1D)
 
-    def __init__(
-        self,
-        input_size: int,
-        output_size: int = 256,
-        attention_heads: int = 4,
-        attention_layer_type: str = "rel_selfattn",
-        pos_enc_layer_type: str = "rel_pos",
-        rel_pos_type: str = "latest",
-        cgmlp_linear_units: int = 2048,
-        cgmlp_conv_kernel: int = 31,
-        use_linear_after_conv: bool = False,
-        gate_activation: str = "identity",
-        num_blocks: int = 12,
-        dropout_rate: float = 0.1,
-        positional_dropout_rate: float = 0.1,
-        attention_dropout_rate: float = 0.0,
-        input_layer: Optional[str] = "conv2d",
-        input_channels: Optional[int] = None,
-        use_ffn: bool = False,
-        macaron_ffn: bool = False,
-        ffn_activation_type: str = "swish",
-        linear_units: int = 2048,
-        merge_conv_kernel: int = 3,
-        max_pos_emb_len: int = LONGEST,
-        layer_drop_rate: float = 0.0,
-        interctc_layer_idx: Optional[Sequence[int]] = None,
-        interctc_use_conditioning: bool = False,
-        ffn_chunks: int = 4,
-        macaron_ffn_chunks: Optional[int] = None,
-        cgmlp_groups: int = 4,
-        head_dim: Optional[int] = None,
-        adaptive_dropout: bool = True,
-        sizes: Optional[Mapping[str, SizeSpec]] = None,
-        criterion: str = "params",
-        latency_table: Optional[str] = None,
-        subnet: Optional[str] = None,
-        blocks: Optional[Sequence[Mapping[str, int]]] = None,
-        **stock: Any,
-    ) -> None:
-        super().__init__(input_size, output_size)
-        options = {k: v for k, v in locals().items() if k not in ("self", "stock", "__class__")}
-        self.check(options, stock, lambda: _check_options(options))
-        shapes = [uniform_shape(options)] * num_blocks if blocks is None else parse_blocks(blocks, BlockShape)
-        self.build(options, shapes, partial(ElasticEBranchformerBlock, block_conf(options)))
-        self.finish(sizes, subnet, criterion, latency_table)
-
-    def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
-        return {**super().extracted_conf(subnet), "head_dim": head_width(self._options)}
-
-    def stock_conf(self, subnet: Subnet) -> Optional[dict[str, Any]]:
-        conf = self.extracted_conf(subnet)
-        uniform = self.uniform_shape(conf)
-        if uniform is None:
+    def stock_widths(self, shape: BlockShape) -> Optional[dict[str, Any]]:
+        macaron = shape.ffn if self.options.has_macaron else 0
+        if not shape.cgmlp_groups or shape.macaron_ffn != macaron:
             return None
-        shape = BlockShape(**uniform)
-        macaron = shape.ffn if has_macaron(conf) else 0
-        faithful = (
-            shape.cgmlp_groups > 0
-            and shape.heads * conf["head_dim"] == conf["output_size"]
-            and shape.macaron_ffn == macaron
-            and self.has_stock_front()
-        )
-        if not faithful:
-            return None
-        widths = {"attention_heads": shape.heads, "cgmlp_linear_units": shape.cgmlp, "use_ffn": shape.ffn > 0}
-        if shape.ffn:
-            widths["linear_units"] = shape.ffn
-        return {**self.stock_options(conf), **widths}
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Raises UserError for a value that no E-Branchformer of ours can have."""
-    check_cgmlp(options)
-    check_positive(options, "merge_conv_kernel")
-    check_kernel("merge_conv_kernel", options["merge_conv_kernel"])
+        units = {"linear_units": shape.ffn} if shape.ffn else {}
+        return {"cgmlp_linear_units": shape.cgmlp, "use_ffn": shape.ffn > 0, **units}

@@ -43,9 +43,9 @@ class Between:
         return layer(self.posteriors(output))
 
 
-def parse_places(options: Mapping[str, Any], blocks: int) -> tuple[int, ...]:
+def parse_places(given: Any, blocks: int) -> tuple[int, ...]:
     """The option ``interctc_layer_idx``, ascending. Raises UserError for a place that is not between blocks."""
-    places = options[LAYERS] or ()
+    places = given or ()
     whole = isinstance(places, (list, tuple)) and all(isinstance(n, int) and not isinstance(n, bool) for n in places)
     if not whole or any(not 0 < place < blocks for place in places):
         raise UserError(

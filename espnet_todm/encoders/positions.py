@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Optional
+from typing import Any, Callable, ClassVar, Literal, Optional
 
 from espnet.nets.pytorch_backend.transformer.embedding import (
     LegacyRelPositionalEncoding,
@@ -18,8 +18,19 @@ from espnet_todm.errors import UserError
 
 Encoding = Callable[[int, float], nn.Module]  # (size, dropout) -> module
 
-LATEST, LEGACY = "latest", "legacy"
+Relative = Literal["latest", "legacy"]
+LEGACY: Relative = "legacy"
 LONGEST = 5000  # frames of ESPnet's tables, as long as no option says otherwise
+
+
+@dataclass(frozen=True)
+class PositionOptions:
+    """Options of an encoder for where frames stand. ``attention`` is the option with the type of attention; None: there is
+    one type, which sees no positions."""
+
+    pos_enc_layer_type: str = "rel_pos"
+
+    attention: ClassVar[Optional[str]] = None
 
 
 class NoPositions(nn.Module):
@@ -90,15 +101,13 @@ POSITIONS: dict[tuple[str, str], Any] = {
 }
 
 
-def position_encoding(options: Mapping[str, Any], attention: Optional[str] = "selfattention_layer_type") -> Encoding:
-    """The class of a position encoding. ``attention`` is the option with the type of attention; None: it sees no positions.
-
-    Raises UserError for a pair that has no meaning together.
-    """
-    given = options["pos_enc_layer_type"], options[attention] if attention else "selfattn"
-    pair = _legacy(given) if options.get("rel_pos_type") == LEGACY else given
+def position_encoding(options: PositionOptions) -> Encoding:
+    """The class of a position encoding. Raises UserError for a pair that has no meaning together."""
+    attention, kind = options.attention, getattr(options, "rel_pos_type", None)
+    given = options.pos_enc_layer_type, getattr(options, attention) if attention else "selfattn"
+    pair = _legacy(given) if kind == LEGACY else given
     legacy = "legacy_rel_pos", "legacy_rel_selfattn"
-    if pair not in POSITIONS or (pair == legacy and options.get("rel_pos_type") != LEGACY):
+    if pair not in POSITIONS or (pair == legacy and kind != LEGACY):
         if attention is None:
             alone = ", ".join(positions for positions, kind in POSITIONS if kind == "selfattn")
             raise UserError(f"pos_enc_layer_type: {given[0]!r} is not possible; allowed: {alone}")
@@ -106,15 +115,13 @@ def position_encoding(options: Mapping[str, Any], attention: Optional[str] = "se
         raise UserError(
             f"pos_enc_layer_type: {given[0]!r} with {attention}: {given[1]!r} is not possible; allowed: {pairs}"
         )
-    return partial(POSITIONS[pair], max_len=options.get("max_pos_emb_len") or LONGEST)
+    return partial(POSITIONS[pair], max_len=getattr(options, "max_pos_emb_len", None) or LONGEST)
 
 
-def relative_kind(options: Mapping[str, Any]) -> Optional[str]:
-    """LATEST or LEGACY where attention sees relative positions, else None."""
-    if options["pos_enc_layer_type"] not in ("rel_pos", "legacy_rel_pos"):
-        return None
-    kind: str = options["rel_pos_type"]
-    return kind
+def relative_kind(options: PositionOptions) -> Optional[Relative]:
+    """The kind of relative positions that attention sees, None without."""
+    relative = options.pos_enc_layer_type in ("rel_pos", "legacy_rel_pos")
+    return getattr(options, "rel_pos_type", None) if relative else None
 
 
 def _legacy(pair: tuple[str, str]) -> tuple[str, str]:

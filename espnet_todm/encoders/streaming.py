@@ -19,9 +19,9 @@ from espnet_todm.elastic.attention import ElasticAttention
 from espnet_todm.elastic.base import Context
 from espnet_todm.elastic.block import ElasticBlock, LayerChoice
 from espnet_todm.elastic.convolution import ElasticConvolution
-from espnet_todm.encoders.chunks import Chunk
+from espnet_todm.encoders.chunks import Chunk, check_streaming
 from espnet_todm.encoders.frontends import encoding_of
-from espnet_todm.encoders.stack import StackedEncoder, check_streaming
+from espnet_todm.encoders.stack import StackedEncoder
 
 
 class Caches(NamedTuple):
@@ -72,7 +72,7 @@ class StreamingEncoder(nn.Module):
     @property
     def memory(self) -> int:
         """Frames that a convolution remembers, K-1."""
-        return int(self.encoder.options["cnn_module_kernel"]) - 1
+        return int(self.encoder.options.cnn_module_kernel) - 1
 
     def initial(self, batch: int) -> Caches:
         """Caches before the first frame of so many utterances."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Optional, TypeVar
+from typing import Any, Callable, ClassVar, Optional, TypeVar
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from espnet_todm.components import FULL, Component, ComponentTable, Cost, Subnet
 from espnet_todm.elastic.block import LayerChoice
+from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.encoders.depth import WHOLE, Depth
 from espnet_todm.encoders.interctc import Between, Taken, Weight, kept_places, renumbered, soft_places
 from espnet_todm.encoders.latency import LatencyTable, load_latency
+from espnet_todm.encoders.options import SubnetOptions
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import SizeSpec, resolve_sizes
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND
@@ -23,9 +25,6 @@ from espnet_todm.util.files import PathLike, read_json
 
 # Attention costs grow with the square of the length, so FLOPs per second need a length to be measured at.
 REFERENCE_SECONDS = 10.0
-
-# Options of every supernet encoder that say what its subnets are, not what it is: no small model has them.
-SUPERNET_OPTIONS = ("sizes", "subnet", "criterion", "latency_table")
 
 Gates = Mapping[tuple[int, str], Tensor]  # (layer, module) -> weights (components,)
 Drop = Mapping[tuple[int, str], float]  # (layer, module) -> probability of leaving it out
@@ -76,24 +75,19 @@ class SupernetEncoder(AbsEncoder):
         self.interctc_use_conditioning = False
         self.conditioning_layer: Optional[nn.Linear] = None  # (V, D); ESPnet's model makes it where it is used
 
-    def finish(
-        self,
-        sizes: Optional[Mapping[str, SizeSpec]],
-        subnet: Optional[str],
-        criterion: str = "params",
-        latency_table: Optional[str] = None,
-    ) -> None:
+    def finish(self, options: SubnetOptions) -> None:
         """Call at the end of ``__init__``: resolves the named sizes and the subnet that ``forward`` runs.
 
         Raises UserError for a criterion that is unknown or has no measurements, and as :meth:`measured_in`.
         """
-        if latency_table is not None:
-            self.measured_in(latency_table)
-        self.component_table().check(criterion)
-        self.criterion = criterion
-        self.sizes = resolve_sizes(sizes or {}, self.component_table(), criterion)
-        self.size_specs = {str(name): spec for name, spec in (sizes or {}).items()}
-        self.subnet = self.find_subnet(subnet or FULL)
+        if options.latency_table is not None:
+            self.measured_in(options.latency_table)
+        self.component_table().check(options.criterion)
+        self.criterion = options.criterion
+        sizes = options.sizes or {}
+        self.sizes = resolve_sizes(sizes, self.component_table(), options.criterion)
+        self.size_specs = {str(name): spec for name, spec in sizes.items()}
+        self.subnet = self.find_subnet(options.subnet or FULL)
 
     def output_size(self) -> int:
         return self._output_size
@@ -267,6 +261,24 @@ class SupernetEncoder(AbsEncoder):
             tensor.data = tensor.data.to(state.get(name, tensor))
         small.load_state_dict(state)
         return small.train(self.training)
+
+    def needs_calibration(self, subnet: Subnet) -> bool:
+        """Whether its batch norms have no statistics of this subnet: named sizes gathered their own during training."""
+        return bool(self._batch_norms()) and self.sizes.get(subnet.name) != subnet
+
+    @torch.no_grad()
+    def calibrate(self, utterances: Iterable[SubsampledFeatures], between: Callable[[], Between] = Between) -> None:
+        """Estimate the statistics of all batch norms anew, as the mean over utterances. ``between`` makes what a pass needs
+        that feeds posteriors back. The encoder is in evaluation mode afterwards."""
+        for count, utterance in enumerate(utterances, 1):
+            for module in self._batch_norms():
+                module.average_over(count)
+            self.blocks(utterance, between=between())
+        self.eval()
+
+    def _batch_norms(self) -> list[ElasticConvolution]:
+        modules = (module for module in self.modules() if isinstance(module, ElasticConvolution))
+        return [module for module in modules if isinstance(module.norm, nn.BatchNorm1d)]
 
 
 def _of_layer(layer: int, values: Mapping[tuple[int, str], T]) -> dict[str, T]:

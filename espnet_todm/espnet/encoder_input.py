@@ -39,7 +39,7 @@ def shortest_input(training: Sequence[str]) -> Shortest:
 
 def _frames(encoder: str, conf: Mapping[str, Any]) -> int:
     from espnet_todm.encoders.known import encoders
-    from espnet_todm.encoders.supernet import SUPERNET_OPTIONS
+    from espnet_todm.encoders.options import SUPERNET_OPTIONS
 
     cls = encoders().get(encoder)
     if cls is None or conf.get("input_layer", "") is None:  # null takes frames as they are, of the encoder's own width

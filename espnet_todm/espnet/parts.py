@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Optional
 
 from espnet_todm.errors import UserError, one_line
-
-KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+from espnet_todm.util.checks import check_type
 
 
 @contextmanager
@@ -34,25 +33,19 @@ def part_errors(options: Any, forward: bool = False) -> Iterator[None]:
 
 def check_types(where: str, conf: Mapping[str, Any], cls: type) -> None:
     """Raises UserError for a value of ``conf`` that is not of the plain number or truth value that ``cls`` declares."""
-    try:
-        declared = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
-    except (NameError, TypeError, AttributeError):  # annotations of other packages may name what is not there
-        return
     for key, value in conf.items():
-        kind = declared.get(key)
-        if kind in KINDS and not _is(value, kind) and not (value is None and _default(cls, key) is None):
-            raise UserError(f"{where}.{key}: {value!r} must be {KINDS[kind]}")
+        kind, default = _declared(cls).get(key, (Any, None))
+        if kind in (int, float, bool) and not (value is None and default is None):
+            check_type(f"{where}.{key}", value, kind)
 
 
-def _is(value: Any, kind: type) -> bool:
-    if kind is bool:
-        return isinstance(value, int) and value in (0, 1)
-    allowed = int if kind is int else (int, float)
-    return isinstance(value, allowed) and not isinstance(value, bool)
-
-
-def _default(cls: type, key: str) -> Any:
-    return inspect.signature(cls).parameters[key].default
+def _declared(cls: type) -> dict[str, tuple[Any, Any]]:
+    """Name -> (type, default) of what ``cls(...)`` takes; nothing where annotations name what is not there."""
+    try:
+        parameters, kinds = inspect.signature(cls).parameters, typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    except (NameError, TypeError, ValueError, AttributeError):
+        return {}
+    return {name: (kinds.get(name, p.annotation), p.default) for name, p in parameters.items()}
 
 
 def _part(error: Exception, options: Any, forward: bool) -> Optional[str]:

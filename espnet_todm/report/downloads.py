@@ -8,7 +8,8 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from espnet_todm.card import WEIGHTS
-from espnet_todm.deploy.onnx.folder import FOLDER, PARTS, PRECISIONS
+from espnet_todm.deploy.forms.registry import of_format
+from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS
 from espnet_todm.util.files import PathLike, link
 
 ONNX = {f"ONNX {precision}": suffix for precision, suffix in PRECISIONS.items()}
@@ -39,7 +40,7 @@ def downloads(subnet: PathLike, home: PathLike) -> dict[str, Download]:
     home: the page's folder.
     """
     folder = Path(subnet)
-    graphs = [name for names in PARTS.values() for name in names]
+    graphs = sorted({part for form in of_format(FOLDER) for part in form.parts})
     found = {"extracted": _download([folder / WEIGHTS], home)}
     for kind, suffix in ONNX.items():
         found[kind] = _download([folder / FOLDER / f"{graph}{suffix}" for graph in graphs], home)

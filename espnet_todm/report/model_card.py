@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from espnet_todm.card import CARD, WEIGHTS, read_card
-from espnet_todm.deploy.onnx.folder import FOLDER, STREAMING_FOLDER
+from espnet_todm.deploy.forms.registry import FORMS
+from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
 from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.espnet.load import read_config
 from espnet_todm.report.experiment import Experiment, load_experiment
@@ -31,8 +32,7 @@ FILES = {
     TOKENS: "the tokens, one a line, the first of which is number 0",
     "feats_stats.npz": "mean and variance of the features",
     SENTENCEPIECE: "sentencepiece's model of the tokens",
-    FOLDER: "the same model for onnxruntime and sherpa-onnx",
-    STREAMING_FOLDER: "the same model for sherpa-onnx's online recognizer",
+    **{form.format: form.about for form in reversed(FORMS)},
 }
 
 

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Optional, cast
 
 import torch
@@ -16,11 +17,11 @@ from espnet2.text.token_id_converter import TokenIDConverter
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_todm.components import Key, Subnet
+from espnet_todm.components import FULL, Key, Subnet
 from espnet_todm.decode.decode import Decoder, Utterance, batches
 from espnet_todm.decode.searches import best_paths
 from espnet_todm.decode.text import TextJoint, only_text
-from espnet_todm.deploy.extract import Supernet, calibration_fronts, estimate_statistics, needs_calibration
+from espnet_todm.deploy.extract import Supernet, calibration_fronts
 from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import OUTSIDE, Batch
@@ -133,11 +134,11 @@ class Evaluator:
     def _encode(self, subnet: Subnet) -> Iterator[tuple[_Prepared, Tensor]]:
         """Batches and a subnet's output (B, T, D) on them."""
         encoder, chosen = self.supernet.encoder, subnet
-        if needs_calibration(self.supernet, subnet):
+        if encoder.needs_calibration(subnet):
             if not self._calibration:
                 raise UserError("batch norm needs data to be recalibrated on for each subnet; give --calibrate SCP")
             encoder = encoder.extract(subnet)
-            estimate_statistics(self.model, encoder, self._calibration)
+            encoder.calibrate(self._calibration, partial(self.model.between, FULL))
             chosen = encoder.subnet
         for part in self._batches:
             yield part, encoder.blocks(part.subsampled, chosen, between=self.model.between(subnet.name))

@@ -4,10 +4,34 @@ from __future__ import annotations
 
 import inspect
 import math
+import typing
 from collections.abc import Mapping
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Literal, Optional, Union
 
 from espnet_todm.errors import UserError
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def check_type(key: str, value: Any, annotation: Any) -> None:
+    """Raise UserError unless ``value`` is what ``annotation`` says: one of KINDS, a Literal, or Optional of such. Any other
+    annotation allows every value."""
+    kinds = typing.get_args(annotation) if typing.get_origin(annotation) is Union else (annotation,)
+    if value is None and type(None) in kinds:
+        return
+    kind, *others = [kind for kind in kinds if kind is not type(None)]
+    if others:
+        return
+    if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
+        raise UserError(f"{key}: {value!r} is unknown; allowed: {', '.join(map(str, typing.get_args(kind)))}")
+    if kind in KINDS and not _is(value, kind):
+        raise UserError(f"{key}: {value!r} must be {KINDS[kind]}")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is bool:
+        return isinstance(value, int) and value in (0, 1)
+    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
 
 
 def check_number(

@@ -38,7 +38,8 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
 
 def test_commands_are_all_modules_and_come_in_the_order_of_use() -> None:
     folders = importlib.import_module("espnet_todm.bin").__path__
-    modules = {path.stem for folder in folders for path in Path(folder).glob("[a-z]*.py")} - {"main", *KINDS.values()}
+    modules = {path.stem for folder in folders for path in Path(folder).glob("[a-z]*.py")}
+    modules -= {"main", "make_mini_corpus", *KINDS.values()}
     assert {module.rpartition(".")[2] for module in commands().values()} == modules
     names = list(commands())
     assert [name for name in names if name in FIRST] == names[: len(set(names) & set(FIRST))]
@@ -129,3 +130,8 @@ def test_the_kinds_of_bench_are_one_command(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["bench", "speed"])
     assert "invalid choice: 'speed' (choose from" in capsys.readouterr().err
+
+
+def test_a_command_that_has_moved_says_where() -> None:
+    with pytest.raises(UserError, match=r"python local/make_mini_corpus\.py"):
+        importlib.import_module("espnet_todm.bin.make_mini_corpus").main([])

@@ -125,22 +125,6 @@ def test_calibration_goes_without_utterances_too_short_for_a_frame(experiment: P
         list(calibration_fronts(supernet.model, supernet.encoder, [short]))
 
 
-def test_recalibrated_statistics_are_the_mean_over_utterances(experiment: Path) -> None:
-    from espnet_todm.deploy.extract import recalibrate
-
-    supernet = supernet_of(experiment)
-    subnet = supernet.encoder.find_subnet("small")
-    features = [x for _, x in read_features(experiment / "feats.scp")]
-    single = []
-    for one in features:
-        encoder = supernet.encoder.extract(subnet)
-        recalibrate(supernet.model, encoder, [one])
-        single.append(encoder.encoders[0].conv_module.norm.running_mean.clone())
-    encoder = supernet.encoder.extract(subnet)
-    recalibrate(supernet.model, encoder, features)
-    torch.testing.assert_close(encoder.encoders[0].conv_module.norm.running_mean, torch.stack(single).mean(0))
-
-
 def test_the_command_writes_budgets_and_sizes(layer_norm_experiment: Path, tmp_path, capsys) -> None:
     source = ["--asr_train_config", str(layer_norm_experiment / "config.yaml")]
     source += ["--asr_model_file", str(layer_norm_experiment / "model.pth"), "--output", str(tmp_path / "out")]

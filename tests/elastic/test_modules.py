@@ -17,7 +17,7 @@ from espnet_todm.elastic.cgmlp import ElasticCgMlp
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.elastic.feed_forward import ElasticFeedForward
 from espnet_todm.elastic.state_space import ElasticStateSpace
-from espnet_todm.encoders.conformer import BlockConf, BlockShape, ElasticConformerBlock
+from espnet_todm.encoders.conformer import BlockShape, ConformerOptions, ElasticConformerBlock
 from espnet_todm.errors import UserError
 from tests.conftest import disturb
 
@@ -176,12 +176,17 @@ def test_relative_attention_sees_only_the_distance() -> None:
 
 
 def block(**changes: Any) -> ElasticConformerBlock:
-    conf = {"size": SIZE, "head_dim": 4, "kernel": 3, "relative": None, "macaron": True, "convolution": True}
-    rest = {"conv_norm": "layer_norm", "activation": "swish", "dropout": 0.0, "attention_dropout": 0.0}
-    rest = {**rest, "adaptive_dropout": True, "linear_units": 8}
+    options = {
+        "output_size": SIZE,
+        "head_dim": 4,
+        "pos_enc_layer_type": "none",
+        "cnn_module_kernel": 3,
+        "linear_units": 8,
+    }
+    rest = {"macaron_style": True, "conv_norm": "layer_norm", "dropout_rate": 0.0}
     shape = BlockShape(macaron_ffn=8, macaron_chunks=2, heads=2, conv=8, conv_groups=1, ffn=8, ffn_chunks=2)
     torch.manual_seed(0)
-    return ElasticConformerBlock(BlockConf(**{**conf, **rest, **changes}), shape).eval()
+    return ElasticConformerBlock(ConformerOptions(**{**options, **rest, **changes}), shape).eval()
 
 
 def test_a_module_that_keeps_nothing_is_skipped_and_an_empty_block_is_the_identity() -> None:

@@ -126,7 +126,7 @@ def test_extracted_model_streams_as_the_slice_does() -> None:
     subnet = random_subnet(encoder, 7)
     small = encoder.extract(subnet)
     x, lengths = speech(2, 75)
-    assert small.decode_chunk == chunk and small.options["causal"] is True
+    assert small.decode_chunk == chunk and small.options.causal is True
     ours, form = StreamingEncoder(small, chunk), StreamingEncoder(encoder, chunk, subnet)
     assert (ours.attention_width, ours.convolution_width) == (form.attention_width, form.convolution_width)
     expected = encoder.blocks(encoder.subsample(x, lengths), subnet)

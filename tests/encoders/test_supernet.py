@@ -43,7 +43,7 @@ def test_slice_equals_extracted_model_in_value_and_gradient(
 
 def _with_gradients_as_values(encoder: SupernetEncoder) -> SupernetEncoder:
     """A copy whose parameters hold the gradients, so that the code that cuts parameters cuts gradients."""
-    values = type(encoder)(**encoder._options)
+    values = type(encoder)(encoder.input_size, **vars(encoder.options))
     for target, source in zip(values.parameters(), encoder.parameters()):
         target.data = torch.zeros_like(source) if source.grad is None else source.grad.clone()
     return values
@@ -167,8 +167,7 @@ def test_an_extracted_model_has_the_types_of_its_supernet(flavour: SupernetEncod
 
 def test_extraction_keeps_the_dropout_of_the_slice(flavour: SupernetEncoder) -> None:
     """So that fine-tuning goes on with what training did, and what is cut again does, too."""
-    options = {**flavour._options, "dropout_rate": 0.4}
-    encoder = type(flavour)(**options)
+    encoder = type(flavour)(flavour.input_size, **{**vars(flavour.options), "dropout_rate": 0.4})
     subnet = random_subnet(encoder, 6)
     small = encoder.extract(subnet)
     again = small.extract(small.component_table().full())

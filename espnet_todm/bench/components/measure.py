@@ -25,7 +25,8 @@ from espnet_todm.bench.components.parts import Probe, Shape, distinct_shapes, pa
 from espnet_todm.components import FULL, Subnet
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, TORCH
 from espnet_todm.encoders.latency import LatencyTable, Line, fingerprint
-from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SUPERNET_OPTIONS, SupernetEncoder
+from espnet_todm.encoders.options import SUPERNET_OPTIONS
+from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.options import check_part
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND, MEL_BINS

@@ -10,8 +10,8 @@ from typing import Callable
 from tqdm import tqdm
 
 from espnet_todm.bench.components.parts import Part, Probe
+from espnet_todm.deploy.forms.base import Graph
 from espnet_todm.deploy.onnx.export import OPSET, write_graph
-from espnet_todm.deploy.onnx.forms import Graph
 from espnet_todm.deploy.onnx.graph import exportable
 from espnet_todm.deploy.runtime.onnx import Session
 from espnet_todm.encoders.supernet import SupernetEncoder

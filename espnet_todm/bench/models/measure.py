@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from espnet_todm.card import CARD, WEIGHTS, read_card
 from espnet_todm.deploy.folder import subnet_folders
-from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, STREAMING_FOLDER, read_onnx_folder
+from espnet_todm.deploy.forms.registry import exported_files, of_format
+from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA, TORCH
 from espnet_todm.errors import UserError, last_line
 from espnet_todm.util.child import child_environment, python_module
@@ -30,10 +31,7 @@ from espnet_todm.util.files import PathLike
 
 @dataclass(frozen=True)
 class Target:
-    """One model in one runtime: files of ``folder`` in a precision, with so many threads.
-
-    shift: feature frames of 10 ms from one chunk of a streaming model to the next; 0 for whole utterances.
-    """
+    """One model in one runtime: files of ``folder`` in a precision, with so many threads."""
 
     size: str
     runtime: str
@@ -42,7 +40,6 @@ class Target:
     folder: Path
     files: tuple[Path, ...]
     flops_per_second: float
-    shift: int = 0
 
     @property
     def input(self) -> str:
@@ -59,13 +56,14 @@ class Target:
 class Times:
     """What was measured of one target: seconds (rounds, utterances, 2), before the model and in the model, by the wall clock
     and of the processor; and memory in MiB, of the runtime alone and the most of all. Of a streaming model also the seconds
-    of each chunk (rounds, chunks) by the wall clock."""
+    of each chunk (rounds, chunks) by the wall clock, and the seconds of speech in one."""
 
     elapsed: np.ndarray
     cpu: np.ndarray
     runtime_mib: float
     peak_mib: float
     chunks: Optional[np.ndarray] = None
+    chunk_seconds: float = 0.0
 
 
 class Worker(Protocol):
@@ -140,13 +138,10 @@ Opener = Callable[[Target], Worker]
 def make_job(target: Target) -> dict[str, Any]:
     """What a worker has to know of a target. Raises UserError where sherpa-onnx would not survive the model."""
     job: dict[str, Any] = {"runtime": target.runtime, "precision": target.precision, "threads": target.threads}
-    job["shift"] = target.shift
     if target.runtime == SHERPA:  # looked at here: what that takes is not the model's memory
-        from espnet_todm.deploy.runtime.sherpa_check import check_for_sherpa
         from espnet_todm.deploy.runtime.sherpa_subprocess import make_order
 
-        kind = check_for_sherpa(target.folder, target.precision)
-        job["order"] = make_order(target.folder, target.precision, target.threads, kind)
+        job["order"] = make_order(target.folder, target.precision, target.threads)
     return {**job, "folder": str(target.folder.resolve())}
 
 
@@ -160,12 +155,12 @@ def find_targets(
 ) -> list[Target]:
     """What can be measured of an experiment, largest size first within each setting; PyTorch runs in fp32 alone.
 
-    graphs: their folder, FOLDER or STREAMING_FOLDER, which PyTorch is not measured in.
+    graphs: their folder, of FORMATS. PyTorch is not measured beside forms in chunks.
 
     Raises UserError for a size or a graph that is not there, for an unknown name, and for less than one thread.
     """
     _check(runtimes, precisions, threads)
-    if graphs == STREAMING_FOLDER and TORCH in runtimes:
+    if TORCH in runtimes and any(form.in_chunks for form in of_format(graphs)):
         raise UserError(f"runtimes: {TORCH} is not measured in chunks; allowed: {ONNXRUNTIME}, {SHERPA}")
     folders = subnet_folders(experiment, sizes)
     if not folders:
@@ -186,21 +181,11 @@ def _target(folder: Path, card: Mapping[str, Any], runtime: str, precision: str,
         place, files = folder, [folder / WEIGHTS]
     else:
         place = folder / graphs
-        files = list(read_onnx_folder(place, precision).parts.values())
-    flops, shift = card["cost"]["flops_per_second"], _shift(place, precision) if graphs == STREAMING_FOLDER else 0
-    found = Target(folder.name, runtime, precision, threads, place, tuple(files), flops, shift)
+        files = list(exported_files(place, precision).values())
+    flops = card["cost"]["flops_per_second"]
+    found = Target(folder.name, runtime, precision, threads, place, tuple(files), flops)
     make_job(found)  # faults are told before anything is measured
     return found
-
-
-def _shift(folder: Path, precision: str) -> int:
-    """Feature frames from chunk to chunk. Raises UserError where the graph is no streaming one."""
-    from espnet_todm.deploy.runtime.opening import open_onnx
-
-    shift = getattr(open_onnx(folder, precision), "shift", None)
-    if shift is None:
-        raise UserError(f"{folder}: holds no streaming model; make it with bin.export --format {STREAMING_FOLDER}")
-    return int(shift)
 
 
 def measure(targets: Sequence[Target], open_worker: Opener, rounds: int) -> dict[Target, Times]:
@@ -234,7 +219,8 @@ def _take_turns(group: Sequence[Target], open_worker: Opener, rounds: int, label
 def _times(ready: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> Times:
     elapsed, cpu = (np.array([answer[clock] for answer in answers], dtype=float) for clock in ("elapsed", "cpu"))
     chunks = np.array([answer["chunks"] for answer in answers], dtype=float) if "chunks" in answers[0] else None
-    return Times(elapsed, cpu, float(ready["runtime"]), max(float(answer["peak"]) for answer in answers), chunks)
+    peak, seconds = max(float(answer["peak"]) for answer in answers), float(ready.get("chunk_seconds", 0.0))
+    return Times(elapsed, cpu, float(ready["runtime"]), peak, chunks, seconds)
 
 
 def _check(runtimes: Sequence[str], precisions: Sequence[str], threads: Sequence[int]) -> None:

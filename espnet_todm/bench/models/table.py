@@ -12,7 +12,6 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from espnet_todm.bench.models.measure import Target, Times
-from espnet_todm.util.acoustics import FRAMES_PER_SECOND
 from espnet_todm.util.markdown import markdown_table
 from espnet_todm.util.memory import MIB
 from espnet_todm.util.processor import cpu_model
@@ -58,7 +57,7 @@ def _figures(target: Target, measured: Times, seconds: float) -> dict[str, Any]:
     if measured.chunks is not None:
         each = 1000.0 * np.median(measured.chunks, axis=0)
         streamed = {f"chunk_p{percent}_ms": float(np.percentile(each, percent)) for percent in (50, 95)}
-        streamed["chunk_seconds"] = target.shift / FRAMES_PER_SECOND
+        streamed["chunk_seconds"] = measured.chunk_seconds
         seconds = len(each) * streamed["chunk_seconds"]
     latency = 1000.0 * np.median(elapsed, axis=0)
     return {

@@ -1,9 +1,9 @@
 """The process in which one model is timed: it holds that model and nothing else, so that its memory is the model's.
 
 Started by :mod:`espnet_todm.bench.models.measure`. The job comes as one line of JSON on standard input. The first answer,
-when the model is loaded and has run once, is ``{"runtime": MiB}``, what the runtime alone takes; then each line "round"
-times all utterances once. Answers are lines of JSON on standard output, an error that a user can cause is ``{"error":
-words}``.
+when the model is loaded and has run once, is ``{"runtime": MiB, "chunk_seconds": S}``: what the runtime alone takes, and the
+seconds of speech in a chunk of a streaming model, else 0. Then each line "round" times all utterances once. Answers are
+lines of JSON on standard output, an error that a user can cause is ``{"error": words}``.
 """
 
 from __future__ import annotations
@@ -12,14 +12,23 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any, TextIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TextIO, cast
 
 import numpy as np
 
-from espnet_todm.bench.models.models import Model, StreamOfFeatures, StreamOfSamples, import_runtime, load_model
+from espnet_todm.deploy.runtime.base import ONNXRUNTIME, SHERPA, TORCH, StepRuntime, Timed
+from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.errors import UserError
 from espnet_todm.util.memory import peak_memory, reset_peak, resident_memory
+from espnet_todm.util.optional import needed
+
+# What is imported before a model is loaded, and so counts as the runtime's.
+MODULES = {
+    ONNXRUNTIME: ("onnxruntime", "espnet_todm.deploy.runtime.onnx"),
+    SHERPA: ("sherpa_onnx", "espnet_todm.deploy.runtime.sherpa_subprocess"),
+    TORCH: ("torch", "espnet_todm.deploy.runtime.torch"),
+}
 
 
 def main() -> None:
@@ -39,31 +48,44 @@ def serve(job: dict[str, Any], requests: TextIO) -> Iterator[dict[str, Any]]:
         inputs = [stored[name] for name in stored.files]
     reset_peak()
     before = resident_memory()
-    model = load_model(job, inputs)
-    time_round(model, len(inputs))
-    yield {"runtime": before}
+    model = load_model(job)
+    time_round(model, inputs)
+    yield {"runtime": before, "chunk_seconds": model.chunk_seconds}
     for _ in requests:
-        times = time_round(model, len(inputs))
+        times = time_round(model, inputs)
         yield {**times, "peak": peak_memory()}
 
 
-def time_round(model: Model, utterances: int) -> dict[str, list[Any]]:
+def import_runtime(runtime: str) -> None:
+    """Import a runtime and what runs models in it. Raises UserError where it is not installed."""
+    for module in MODULES[runtime]:
+        needed(module)
+
+
+def load_model(job: Mapping[str, Any]) -> Timed:
+    """The model of a job (:func:`~espnet_todm.bench.models.measure.make_job`). Raises UserError when it cannot run."""
+    if job["runtime"] == SHERPA:
+        from espnet_todm.deploy.runtime.sherpa_subprocess import make_recognizer
+
+        return make_recognizer(job["order"])
+    return cast(StepRuntime, open_runtime(job["runtime"], job["folder"], job["precision"], job["threads"]))
+
+
+def time_round(model: Timed, inputs: Sequence[np.ndarray]) -> dict[str, list[Any]]:
     """Seconds of each utterance, [before the model, in the model]: of the wall clock ("elapsed") and of the processor, all
     threads together ("cpu"). Of a streaming model also the seconds of each chunk ("chunks")."""
     elapsed, cpu = [], []
-    for number in range(utterances):
+    chunks: list[float] = []
+    for utterance in inputs:
         looks = [(time.perf_counter(), time.process_time())]
-        prepared = model.prepare(number)
+        prepared = model.prepare(utterance)
         looks.append((time.perf_counter(), time.process_time()))
-        model.infer(prepared)
+        model.infer(prepared, chunks)
         looks.append((time.perf_counter(), time.process_time()))
         spans = [[after - before for before, after in zip(*pair)] for pair in zip(looks, looks[1:])]
         elapsed.append([span[0] for span in spans])
         cpu.append([span[1] for span in spans])
-    told: dict[str, list[Any]] = {"elapsed": elapsed, "cpu": cpu}
-    if isinstance(model, (StreamOfFeatures, StreamOfSamples)):
-        told["chunks"], model.chunks = model.chunks, []
-    return told
+    return {"elapsed": elapsed, "cpu": cpu, **({"chunks": chunks} if chunks else {})}
 
 
 def _private_output() -> TextIO:

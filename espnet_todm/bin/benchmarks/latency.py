@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_todm.bin._cli import Parser, run
-from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, STREAMING_FOLDER
+from espnet_todm.deploy.forms.registry import FORMATS
+from espnet_todm.deploy.onnx.folder import PRECISIONS
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import write_json
@@ -36,8 +37,8 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--format",
-        choices=(FOLDER, STREAMING_FOLDER),
-        default=FOLDER,
+        choices=FORMATS,
+        default=FORMATS[0],
         help="which exports: of whole utterances (onnx, default), or streaming-onnx, whose chunks are timed too",
     )
     parser.add_argument("--utterances", type=int, default=10, help="how many utterances (default 10)")

@@ -1,4 +1,4 @@
-"""Write small models as ONNX, in the forms that sherpa-onnx runs as they are."""
+"""Write small models as ONNX, in the forms of :mod:`espnet_todm.deploy.forms`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from torch import Tensor
 from espnet_todm import __version__
 from espnet_todm.card import CARD, read_card
 from espnet_todm.decode.features import read_features
+from espnet_todm.deploy.forms.base import Export, Graph
+from espnet_todm.deploy.forms.registry import form_for, of_format
 from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, TOKENS
-from espnet_todm.deploy.onnx.forms import Form, Graph, runtime_form
 from espnet_todm.deploy.onnx.quantize import CALIBRATION_UTTERANCES, DYNAMIC, STATIC, check_method, to_fp16, to_int8
 from espnet_todm.deploy.onnx.state_space import DOMAIN, as_scans, has_state_space
 from espnet_todm.deploy.onnx.tokens import tokens_text
@@ -42,6 +43,8 @@ class ExportOptions:
         int8: "dynamic" or "static".
         calibrate: feats.scp that static int8 measures activations on.
         opset: version of ONNX's operators.
+        format: which forms, see :class:`espnet_todm.deploy.forms.base.Form`.
+        chunk: encoder frames of a chunk and of its left context, for forms in chunks; default: as the model says.
 
     Raises:
         UserError: a value is not allowed.
@@ -51,12 +54,15 @@ class ExportOptions:
     int8: str = DYNAMIC
     calibrate: Optional[str] = None
     opset: int = OPSET
+    format: str = FOLDER
+    chunk: Optional[Sequence[int]] = None
 
     def __post_init__(self) -> None:
         for precision in self.precisions:
             if precision not in PRECISIONS:
                 raise UserError(f"precision: {precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
         check_method(self.int8, self.calibrate)
+        of_format(self.format)
         least, most = OPSETS
         if not least <= self.opset <= most:
             raise UserError(f"opset: {self.opset} cannot be written; allowed: {least} to {most}")
@@ -67,14 +73,11 @@ def export(
     output: Optional[PathLike] = None,
     options: Optional[ExportOptions] = None,
     gate: Optional[Callable[[Path], Any]] = None,
-    form_of: Callable[[Any, Mapping[str, Any]], Form] = runtime_form,
-    name: str = FOLDER,
 ) -> Path:
-    """Write the model of an extracted subnet's folder to ``output``, by default its subfolder ``name``, in the form that
-    ``form_of`` makes of the model and its config.
+    """Write the model of an extracted subnet's folder to ``output``, by default its subfolder ``options.format``.
 
-    A CTC model becomes ``model.onnx``, a transducer ``encoder.onnx``, ``decoder.onnx`` and ``joiner.onnx``; other precisions
-    stand beside them as ``*.int8.onnx`` and ``*.fp16.onnx``, with ``tokens.txt`` and the subnet's ``card.json``.
+    Each graph of the form that fits the model becomes a file, ``model.onnx`` for one; other precisions stand beside it as
+    ``*.int8.onnx`` and ``*.fp16.onnx``, with ``tokens.txt`` and the subnet's ``card.json``.
 
     Args:
         gate: called with the complete folder before it is moved to its place; what it raises leaves nothing behind. See
@@ -88,15 +91,15 @@ def export(
     options = options or ExportOptions()
     onnx, _ = needed("onnx"), needed("onnxruntime")
     source = Path(folder)
-    target = Path(output) if output is not None else source / name
+    target = Path(output) if output is not None else source / options.format
     card = read_card(source / CARD)
     _check_replaceable(target)
-    calibration = _read_calibration(options)
     model, config = load_extracted(source)
-    form, about = form_of(model, config), _origin(source, card)
+    exported, about = form_for(model, options.format).export(model, config, options.chunk), _origin(source, card)
+    calibration = _read_calibration(options, exported.graphs)
     with atomic_directory(target) as place:
-        _write_form(form, place, options, about, calibration, onnx)
-        write_json(place / CARD, {**card, **form.card})
+        _write(exported, place, options, about, calibration, onnx)
+        write_json(place / CARD, {**card, **exported.card})
         if gate is not None:
             _pass(gate, place, target)
     logging.info("%s: written", target)
@@ -122,8 +125,8 @@ def _pass(gate: Callable[[Path], Any], place: Path, target: Path) -> None:
         raise
 
 
-def _write_form(
-    form: Form,
+def _write(
+    exported: Export,
     place: Path,
     options: ExportOptions,
     about: Mapping[str, Any],
@@ -131,7 +134,7 @@ def _write_form(
     onnx: Any,
 ) -> None:
     """Write all graphs in all precisions, and the tokens."""
-    for graph in form.graphs:
+    for graph in exported.graphs:
         path = place / f"{graph.name}{PRECISIONS['fp32']}"
         write_graph(graph, path, options.opset, about, onnx)
         _check_graph(graph, path, options.opset)
@@ -140,7 +143,7 @@ def _write_form(
             to_int8(path, place / f"{graph.name}{PRECISIONS['int8']}", data)
         if "fp16" in options.precisions:
             to_fp16(path, place / f"{graph.name}{PRECISIONS['fp16']}", onnx)
-    write_text(place / TOKENS, tokens_text(form.tokens))
+    write_text(place / TOKENS, tokens_text(exported.tokens))
 
 
 def write_graph(graph: Graph, path: Path, opset: int, about: Mapping[str, Any], onnx: Any) -> None:
@@ -186,10 +189,15 @@ def _check_graph(graph: Graph, path: Path, opset: int) -> None:
             raise RuntimeError(f"{path.name}: output {name} differs from the model's by {difference:.3g}")
 
 
-def _read_calibration(options: ExportOptions) -> Optional[list[Tensor]]:
-    """Features (T, F) for static int8, else None. Raises UserError when the table has something else."""
+def _read_calibration(options: ExportOptions, graphs: Sequence[Graph]) -> Optional[list[Tensor]]:
+    """Features (T, F) for static int8, else None. Raises UserError when the table has something else, and when no graph
+    takes features alone."""
     if options.int8 != STATIC or options.calibrate is None:
         return None
+    if not any(graph.features for graph in graphs):
+        raise UserError(
+            f"int8: {STATIC} is not possible with {options.format}, whose caches no features show; allowed: dynamic"
+        )
     features = [value for _, value in read_features(options.calibrate, CALIBRATION_UTTERANCES)]
     if any(value.dim() != 2 for value in features):
         raise UserError(f"calibrate: {options.calibrate} holds audio; needed: features, as in feats.scp")

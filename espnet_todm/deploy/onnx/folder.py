@@ -1,56 +1,20 @@
-"""The folder of an exported model as runtimes read it: which files it has, and its tokens.txt."""
+"""The folder of an exported model as runtimes read it: names of its files, and its tokens.txt."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import PathLike, read_lines
 from espnet_todm.util.vocabulary import WORD_MARK
 
-CTC, TRANSDUCER = "ctc", "transducer"
-PARTS = {CTC: ("model",), TRANSDUCER: ("encoder", "decoder", "joiner")}
 PRECISIONS = {"fp32": ".onnx", "int8": ".int8.onnx", "fp16": ".fp16.onnx"}
 TOKENS = "tokens.txt"
 FOLDER = "onnx"  # where an export goes, inside the folder of its size
 STREAMING_FOLDER = "streaming-onnx"  # and that of a streaming model
 BLANKS = ("<blk>", "<eps>", "<blank>")  # names by which sherpa-onnx knows a blank
-
-
-@dataclass(frozen=True)
-class OnnxFolder:
-    """kind: CTC (one graph) or TRANSDUCER (three). parts: file of each graph in one precision. tokens: by their ids."""
-
-    path: Path
-    precision: str
-    kind: str
-    parts: dict[str, Path]
-    tokens: list[str]
-
-
-def read_onnx_folder(folder: PathLike, precision: str = "fp32") -> OnnxFolder:
-    """Raises UserError when a file is missing, tokens.txt is wrong, or the precision is unknown or not there."""
-    kind, parts = find_parts(folder, precision)
-    return OnnxFolder(Path(folder), precision, kind, parts, read_tokens(Path(folder) / TOKENS))
-
-
-def find_parts(folder: PathLike, precision: str = "fp32") -> tuple[str, dict[str, Path]]:
-    """The kind of model and the file of each of its graphs. Raises UserError when one is missing."""
-    path = Path(folder)
-    if precision not in PRECISIONS:
-        raise UserError(f"precision: {precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder; python -m espnet_todm.bin.export makes it")
-    kind = TRANSDUCER if any(path.glob("encoder*.onnx")) else CTC
-    parts = {part: path / f"{part}{PRECISIONS[precision]}" for part in PARTS[kind]}
-    for file in parts.values():
-        if not file.is_file():
-            there = [name for name, end in PRECISIONS.items() if (path / f"{PARTS[kind][0]}{end}").is_file()]
-            raise UserError(f"{file}: no such file; the folder has precision: {', '.join(there) or 'none at all'}")
-    return kind, parts
 
 
 def read_tokens(path: PathLike) -> list[str]:

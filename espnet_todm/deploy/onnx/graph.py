@@ -9,6 +9,7 @@ the length at hand instead of being cut from a table, and state space layers run
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Union, cast
@@ -31,6 +32,9 @@ from espnet_todm.encoders.known import encoders
 from espnet_todm.encoders.positions import LegacyPositions
 from espnet_todm.encoders.supernet import SupernetEncoder, length_mask
 from espnet_todm.errors import UserError
+
+TRACED_FRAMES = (96, 77)  # of the utterances that a graph is recorded on
+RUNTIME_FACTOR = 4  # sherpa-onnx's time stamps presume it
 
 
 class EncoderGraph(nn.Module):
@@ -132,6 +136,29 @@ def exportable(encoder: nn.Module, name: str, conf: Mapping[str, Any]) -> Supern
                 setattr(module, child, ComputedPositions(part))
     replace(ours)
     return ours.eval()
+
+
+def encoder_graph(model: Any, config: Mapping[str, Any]) -> EncoderGraph:
+    """A model's encoder. Raises UserError as :class:`EncoderGraph`."""
+    conf = {"input_size": config["input_size"], **(config.get("encoder_conf") or {})}
+    return EncoderGraph(model, config["encoder"], conf).eval()
+
+
+def example_features(size: int) -> tuple[Tensor, Tensor]:
+    """Noise (2, T, F) and lengths (2,) int64."""
+    noise = torch.randn(2, TRACED_FRAMES[0], size, generator=torch.Generator().manual_seed(0))
+    return noise, torch.tensor(TRACED_FRAMES)
+
+
+def subsampling_factor(encoder: SupernetEncoder) -> int:
+    """How many input frames make one, for the metadata."""
+    frames = 2520
+    factor = round(frames / encoder.subsampled(frames))
+    if factor != RUNTIME_FACTOR:
+        logging.warning(
+            "input_layer: makes one frame of %d, but sherpa-onnx's time stamps presume %d", factor, RUNTIME_FACTOR
+        )
+    return factor
 
 
 def check_parts(model: ESPnetASRModel) -> None:

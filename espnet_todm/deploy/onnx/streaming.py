@@ -1,4 +1,4 @@
-"""A streaming CTC model as ``OnlineRecognizer.from_zipformer2_ctc`` of sherpa-onnx takes it: one graph, one chunk per run.
+"""The graph of a streaming CTC model, as a torch module: one chunk per run, with the caches of sherpa-onnx's ``zipformer2``.
 
 Of the online CTC types this one gets the features that the models were trained on: Kaldi's, of samples in [-1, 1]. NeMo's
 type gets other features, WeNet's samples of another scale. It asks for the caches of Zipformer layers, whose sizes its
@@ -9,30 +9,18 @@ no room that it does not fill, and the caches without a use are one number wide.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
-from pathlib import Path
-from typing import Any, Callable, Optional
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
 
 from espnet_todm.decode.text import forbidden_tokens
-from espnet_todm.deploy.onnx.export import ExportOptions, export
-from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
-from espnet_todm.deploy.onnx.forms import Form, Graph, subsampling_factor
 from espnet_todm.deploy.onnx.graph import check_parts, mean_and_scale, without
-from espnet_todm.deploy.onnx.quantize import STATIC
-from espnet_todm.deploy.onnx.tokens import runtime_tokens
-from espnet_todm.deploy.runtime.streaming import tail_seconds
 from espnet_todm.encoders.chunks import Chunk
 from espnet_todm.encoders.stack import StackedEncoder
 from espnet_todm.encoders.streaming import Caches, StreamingEncoder
 from espnet_todm.errors import UserError
-from espnet_todm.util.acoustics import FRAMES_PER_SECOND
-from espnet_todm.util.files import PathLike
 
 EMBED_CACHE = (128, 3, 19)  # of Zipformer's input layer; the runtime makes it of this size always
 ROWS = 2  # of the caches for convolutions: the fewest that leave one column to the cache of Zipformer's nonlinear attention
@@ -87,63 +75,15 @@ class StreamingCtc(nn.Module):
         return log_probs, key, nonlinear, first_values, second_values, first, second, embedding, after.frames
 
 
-def export_streaming(
-    folder: PathLike,
-    output: Optional[PathLike] = None,
-    options: Optional[ExportOptions] = None,
-    gate: Optional[Callable[[Path], Any]] = None,
-    chunk: Optional[Sequence[int]] = None,
-) -> Path:
-    """Write the model of an extracted subnet's folder, by default to its subfolder ``streaming-onnx``: ``model.onnx`` with
-    its other precisions, ``tokens.txt``, ``card.json``. Arguments and errors as those of :func:`streaming_form` and
-    :func:`espnet_todm.deploy.onnx.export.export`."""
-    options = options or ExportOptions()
-    if options.int8 == STATIC:
-        raise UserError(
-            f"int8: {STATIC} is not possible with streaming-onnx, whose caches no features show; allowed: dynamic"
-        )
-    return export(folder, output, options, gate, partial(streaming_form, chunk=chunk), STREAMING_FOLDER)
-
-
-def streaming_form(model: Any, config: Mapping[str, Any], chunk: Optional[Sequence[int]] = None) -> Form:
-    """The one graph of a streaming CTC model, and its tokens.
+def streaming_ctc(model: Any, chunk: Optional[Sequence[int]] = None) -> StreamingCtc:
+    """What goes into the graph, as a torch module.
 
     ``chunk``: frames of a chunk and of its left context, by default as the model's ``decode_chunk`` says.
 
-    Raises UserError when the model is none, cannot stream, or names no chunk.
+    Raises UserError when the model is no CTC model, cannot stream, or names no chunk.
     """
-    module = streaming_ctc(model, chunk)
-    inputs, outputs = {"x": {0: "N"}}, {"log_probs": {0: "N"}}
-    for name in CACHES:
-        axis = 0 if name.startswith(("conv", "embed", "processed")) else 1
-        inputs[name], outputs[f"new_{name}"] = {axis: "N"}, {axis: "N"}
-    tail = tail_seconds(module.encoder.window)
-    about = {
-        **module.metadata(),
-        "vocab_size": model.vocab_size,
-        "subsampling_factor": subsampling_factor(module.encoder.encoder),
-        "todm_chunk_frames": module.encoder.chunk.frames,
-        "todm_left_frames": module.encoder.chunk.left,
-        "todm_tail_seconds": tail,
-    }
-    graph = Graph("model", module, _example_inputs(module), inputs, outputs, about)
-    logging.info(
-        "streaming-onnx: give sherpa-onnx %g s of silence after each utterance, before input_finished: what makes no whole"
-        " chunk it does not hear",
-        tail,
-    )
-    tokens = runtime_tokens(model.token_list, model.blank_id, config["token_type"])
-    seconds = module.encoder.shift / FRAMES_PER_SECOND
-    told = {**asdict(module.encoder.chunk), "chunk_seconds": seconds, "tail_seconds": tail}
-    return Form([graph], tokens, {"streaming": told})
-
-
-def streaming_ctc(model: Any, chunk: Optional[Sequence[int]] = None) -> StreamingCtc:
-    """What goes into the graph, as a torch module. Raises UserError as :func:`streaming_form`."""
     if model.use_transducer_decoder or model.ctc is None:
         raise UserError("format: streaming-onnx is for CTC models; needed: ctc_weight above 0 and no transducer")
-    if model.blank_id != 0:
-        raise UserError(f"token_list: the blank is token {model.blank_id}; runtimes ask for token 0")
     if not isinstance(model.encoder, StackedEncoder):
         raise UserError(
             f"encoder: {type(model.encoder).__name__} cannot stream; needed: todm_conformer, trained with causal: true"
@@ -160,7 +100,7 @@ def streaming_ctc(model: Any, chunk: Optional[Sequence[int]] = None) -> Streamin
     return StreamingCtc(StreamingEncoder(model.encoder, given), model.normalize, output).eval()
 
 
-def _example_inputs(module: StreamingCtc) -> tuple[Tensor, ...]:
+def example_inputs(module: StreamingCtc) -> tuple[Tensor, ...]:
     """Noise for two streams, of which one has seen no frame yet."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, module.encoder.window, module.encoder.encoder.input_size, generator=generator)

@@ -8,31 +8,30 @@ that is further apart than allowed says where to look.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from espnet_todm.card import CARD, read_card
 from espnet_todm.deploy.parity.report import JSON, PAGE, Limits, ParityReport, Step
 from espnet_todm.deploy.parity.short import compare_short
 from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.parity.steps import FP32, Arrays, Gate, Heard, hear
-from espnet_todm.deploy.parity.streaming import compare_streaming
-from espnet_todm.deploy.runtime.fbank import device_fbank
+from espnet_todm.deploy.runtime.fbank import device_fbank, fbank
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime
-from espnet_todm.deploy.runtime.opening import open_onnx
-from espnet_todm.deploy.runtime.sherpa_check import STREAMING_CTC, check_for_sherpa
+from espnet_todm.deploy.runtime.opening import open_exported, open_onnx
 from espnet_todm.deploy.runtime.sherpa_subprocess import transcribe_in_subprocess
-from espnet_todm.deploy.runtime.torch import TorchRuntime, open_slice, open_torch
+from espnet_todm.deploy.runtime.torch import load_slice
 from espnet_todm.errors import UserError
+from espnet_todm.espnet.load import load_extracted
 from espnet_todm.util.acoustics import SAMPLING_RATE
 from espnet_todm.util.files import PathLike, hash_file, write_json, write_text
 from espnet_todm.util.optional import needed
 from espnet_todm.util.processor import cpu_model
 
-SLICE, PYTORCH = "supernet slice", "PyTorch"
+SLICE = "supernet slice"
 PROBED, PROBED_SECONDS = 5, 10.0  # the features of so many utterances are compared, and at most so much of each
 
 
@@ -76,12 +75,8 @@ def check_parity(
     needed("onnxruntime")
     if not speech:
         raise UserError("parity: there are no utterances to compare on")
-    kinds = [check_for_sherpa(exported, precision) for precision in precisions]
     gate = Gate(speech, limits or Limits())
-    if kinds[0].model_type == STREAMING_CTC:
-        compare_streaming(gate, subnet, exported, speech, precisions, threads)
-    else:
-        _compare(gate, open_torch(subnet, threads), Path(exported), speech, precisions, origin, threads)
+    _compare(gate, load_extracted(subnet), exported, speech, precisions, origin, threads)
     report = _report(str(subnet), speech, gate)
     write_json(Path(exported) / JSON, report.to_json())
     write_text(Path(exported) / PAGE, report.markdown())
@@ -134,36 +129,43 @@ def origin_at_hand(subnet: PathLike) -> Optional[Origin]:
 
 def _compare(
     gate: Gate,
-    runtime: TorchRuntime,
-    exported: Path,
+    extracted: tuple[Any, Mapping[str, Any]],
+    exported: PathLike,
     speech: Sequence[Speech],
     precisions: Sequence[str],
     origin: Optional[Origin],
     threads: int,
 ) -> None:
-    """All steps, in the order of the computation and from the supernet to the device."""
+    """All steps, in the order of the computation and from the supernet to the device. ``extracted``: model and config."""
+    form, first = open_exported(exported, precisions[0], threads)
+    runtimes = {precisions[0]: first, **{other: open_onnx(exported, other, threads) for other in precisions[1:]}}
+    runtime = form.trained(*extracted, first, threads)
     waves = [one.samples for one in speech]
     features = [runtime.features(samples) for samples in waves]
-    _compare_features(gate, runtime, waves)
-    reference = hear(PYTORCH, runtime, features)
-    gate.rate(PYTORCH, reference.texts)
+    _compare_features(gate, runtime.mel_bins, waves)
+    reference = hear(form.trained_name, runtime, features)
+    gate.rate(reference.name, reference.texts)
     if origin is not None:
-        whole = open_slice(origin.config, origin.checkpoint, str(origin.card), threads)
-        gate.everything(reference, hear(SLICE, whole, features, reference.paths), exact=True)
-    for precision in precisions:
-        onnx = open_onnx(exported, precision, threads)
+        supernet = load_slice(origin.config, origin.checkpoint, str(origin.card))
+        whole = hear(SLICE, form.trained(*supernet, first, threads), features, reference.paths)
+        gate.everything(reference, whole, exact=True)
+    for name, other in form.equal(*extracted, first, threads):
+        gate.everything(hear(name, other, features, reference.paths), reference, exact=True)
+    for precision, onnx in runtimes.items():
         heard = hear(f"onnxruntime {precision}", onnx, features, reference.paths)
         gate.exported(precision, heard, reference, transcribe_in_subprocess(exported, precision, threads, waves))
         if precision == FP32:
-            _compare_padded(gate, heard, onnx, features)
-            compare_short(gate, exported, PYTORCH, runtime, waves[0], threads)
+            if onnx.pads:
+                _compare_padded(gate, heard, onnx, features)
+            compare_short(gate, exported, reference.name, runtime, waves[0], threads)
+    for name, other in form.told(*extracted, first, threads):
+        gate.rate(name, [other.transcribe(samples) for samples in waves], reference.texts)
 
 
-def _compare_features(gate: Gate, runtime: TorchRuntime, waves: Arrays) -> None:
+def _compare_features(gate: Gate, mel_bins: int, waves: Arrays) -> None:
     """What sherpa-onnx computes against what training had, on the first utterances."""
     begins = [samples[: round(PROBED_SECONDS * SAMPLING_RATE)] for samples in waves[:PROBED]]
-    theirs = [device_fbank(samples, runtime.mel_bins) for samples in begins]
-    ours = [runtime.features(samples) for samples in begins]
+    theirs, ours = ([compute(samples, mel_bins) for samples in begins] for compute in (device_fbank, fbank))
     gate.arrays("features", "sherpa-onnx", "training", theirs, ours, gate.limits.features)
 
 

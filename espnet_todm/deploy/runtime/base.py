@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, ClassVar, Optional
+from typing import Any, ClassVar, Optional, Protocol
 
 import numpy as np
 
@@ -40,6 +40,21 @@ class Runtime(ABC):
         """samples (N,) float32 in [-1, 1] -> text, the whole way: features, model, greedy search."""
 
 
+class Timed(Protocol):
+    """A model as the benchmark times it: what is done to an utterance before the model runs apart from the model.
+
+    ``chunk_seconds``: of speech that a streaming model takes at a time; 0 for whole utterances.
+    """
+
+    chunk_seconds: float
+
+    def prepare(self, utterance: np.ndarray) -> Any:
+        """Features (T, F), or samples (N,) where the runtime computes features -> what the model is given."""
+
+    def infer(self, prepared: Any, chunks: list[float]) -> object:
+        """From there to labels or text. ``chunks`` gets the seconds that each chunk took, of a streaming model."""
+
+
 class StepRuntime(Runtime):
     """A runtime whose steps can be looked at, each from what the step before gave; the encoder runs in the first.
 
@@ -50,6 +65,7 @@ class StepRuntime(Runtime):
     tokens: Sequence[str]
     blank: int = 0
     shows_encoder: ClassVar[bool] = True
+    chunk_seconds: float = 0.0  # see :class:`Timed`
 
     @abstractmethod
     def encode(self, features: np.ndarray) -> np.ndarray:
@@ -81,6 +97,12 @@ class StepRuntime(Runtime):
 
     def transcribe(self, samples: np.ndarray) -> str:
         return self.text(self.features(samples))
+
+    def prepare(self, utterance: np.ndarray) -> np.ndarray:
+        return utterance
+
+    def infer(self, prepared: np.ndarray, chunks: list[float]) -> list[int]:
+        return self.labels(self.path(self.encode(prepared)))
 
 
 class CtcRuntime(StepRuntime):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, ClassVar
 
 import numpy as np
 
-from espnet_todm.deploy.onnx.folder import BLANKS, join_tokens
-from espnet_todm.deploy.runtime.base import ONNXRUNTIME, CtcRuntime, StepRuntime, TransducerRuntime
+from espnet_todm.deploy.onnx.folder import TOKENS, join_tokens
+from espnet_todm.deploy.runtime.base import ONNXRUNTIME, StepRuntime
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.util.acoustics import MEL_BINS
 from espnet_todm.util.optional import needed
@@ -51,15 +51,33 @@ class Session:
 
 class OnnxRuntime(StepRuntime):
     """What all kinds of folder share: graphs by the names of their parts, of which the first takes features (N, T, F) and
-    lengths (N,), and tokens by their ids."""
+    lengths (N,), and tokens by their ids.
+
+    Attributes:
+        pads: whether utterances of a batch are padded to the longest.
+        details: what a recognizer of sherpa-onnx has to know of the model beside sherpa-onnx's own arguments.
+    """
 
     kind = ONNXRUNTIME
+    pads: ClassVar[bool] = True
 
     def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
         self.graphs, self.tokens = graphs, tokens
         self._first = next(iter(graphs.values()))
         size = self._first.inputs[0].shape[2]
         self.mel_bins = size if isinstance(size, int) else MEL_BINS
+        self.details: dict[str, Any] = {}
+
+    def check_outputs(self, graph: Session) -> None:
+        """Raises UserError when a graph's first output has another width than there are tokens; sherpa-onnx would not."""
+        width = graph.outputs[0].shape[-1]
+        self.check_vocabulary(width if isinstance(width, int) else None, f"{graph.path.name} has as outputs:")
+
+    def check_vocabulary(self, size: Any, source: str) -> None:
+        """Raises UserError when a number of tokens, if it is stated, is another than that of tokens.txt."""
+        if size is not None and str(size) != str(len(self.tokens)):
+            place = self._first.path.parent / TOKENS
+            raise UserError(f"{place}: has {len(self.tokens)} tokens, but {source} {size}")
 
     def spell(self, labels: Sequence[int]) -> str:
         return join_tokens([self.tokens[i] for i in labels])
@@ -71,39 +89,6 @@ class OnnxRuntime(StepRuntime):
         """Features (T, F) each -> the first graph's output of each, (T', D), run as one padded batch."""
         outputs, frames = self._first(*_padded(batch))[:2]
         return [output[:count] for output, count in zip(outputs, frames.tolist())]
-
-
-class OnnxCtc(OnnxRuntime, CtcRuntime):
-    """model.onnx: features to log posteriors."""
-
-    shows_encoder = False
-
-    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
-        super().__init__(graphs, tokens)
-        self.blank = next((i for i, token in enumerate(self.tokens) if token in BLANKS), 0)
-
-    def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
-        return encoded
-
-
-class OnnxTransducer(OnnxRuntime, TransducerRuntime):
-    """encoder.onnx, decoder.onnx of the last ``context_size`` labels, joiner.onnx: icefall's form, blank 0."""
-
-    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
-        super().__init__(graphs, tokens)
-        decoder = self.graphs["decoder"]
-        try:
-            self.context_size = int(decoder.metadata["context_size"])
-        except (KeyError, ValueError):
-            raise UserError(f"{decoder.path}: its metadata have no context_size, a number of labels") from None
-
-    def predict(self, label: int, state: Any = None) -> tuple[np.ndarray, Any]:
-        """The state: the last labels; -1 where there is none yet, as sherpa-onnx begins."""
-        context = [*(state or [-1] * self.context_size), label][-self.context_size :]
-        return self.graphs["decoder"](np.array([context]))[0], context
-
-    def join(self, frame: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        return self.graphs["joiner"](frame[None], predicted)[0][0]
 
 
 def _padded(batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,10 +9,24 @@ import numpy as np
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
+from espnet_todm.deploy.forms.streaming_ctc import run_chunks, stream_features
 from espnet_todm.deploy.onnx.streaming import streaming_ctc
-from espnet_todm.deploy.runtime.streaming import run_chunks, stream_features
 from espnet_todm.deploy.runtime.torch import TorchCtc
 from espnet_todm.util.threads import torch_threads
+
+
+class MaskedTorch(TorchCtc):
+    """An extracted model on whole utterances under the mask of its ``decode_chunk``, with the tail that chunks need.
+
+    window, shift: feature frames of a chunk, and from chunk to chunk.
+    """
+
+    def __init__(self, model: ESPnetASRModel, config: Mapping[str, Any], threads: int, window: int, shift: int) -> None:
+        super().__init__(model, config, threads)
+        self.window, self.shift = window, shift
+
+    def features(self, samples: np.ndarray) -> np.ndarray:
+        return stream_features(samples, self.mel_bins, self.window, self.shift)
 
 
 class StreamingTorch(TorchCtc):

@@ -108,19 +108,22 @@ class TorchTransducer(TorchRuntime, TransducerRuntime):
 
 def open_torch(folder: PathLike, threads: int = 1) -> TorchRuntime:
     """The model of an extracted subnet's folder."""
-    return _runtime(*load_extracted(folder), threads)
+    return torch_runtime(*load_extracted(folder), threads)
 
 
-def open_slice(config: PathLike, checkpoint: PathLike, subnet: str, threads: int = 1) -> TorchRuntime:
-    """A supernet that runs one subnet: a size's name, or the file of a card. Raises UserError when it has none such."""
+def load_slice(config: PathLike, checkpoint: PathLike, subnet: str) -> tuple[ESPnetASRModel, Mapping[str, Any]]:
+    """A supernet that runs one subnet, a size's name or the file of a card, and its config.
+
+    Raises UserError when it has none such.
+    """
     supernet = load_supernet(config, checkpoint)
     model, encoder = supernet.model, supernet.encoder
     encoder.subnet = encoder.find_subnet(subnet)
     model.load_state_dict({**model.state_dict(), **model.outer_state(encoder.subnet)})
-    return _runtime(model, supernet.config, threads)
+    return model, supernet.config
 
 
-def _runtime(model: ESPnetASRModel, config: Mapping[str, Any], threads: int = 1) -> TorchRuntime:
+def torch_runtime(model: ESPnetASRModel, config: Mapping[str, Any], threads: int = 1) -> TorchRuntime:
     """The runtime for a kind of model. Raises UserError for one without a greedy search over frames."""
     if model.use_transducer_decoder:
         return TorchTransducer(model, config, threads)

@@ -228,14 +228,16 @@ def test_a_process_that_dies_says_its_last_words(monkeypatch: pytest.MonkeyPatch
 class Echo:
     """A model that logs what it is given."""
 
+    chunk_seconds = 0.0
+
     def __init__(self) -> None:
         self.seen: list[tuple[str, int]] = []
 
-    def prepare(self, number: int) -> int:
-        self.seen.append(("prepare", number))
-        return number
+    def prepare(self, utterance: np.ndarray) -> int:
+        self.seen.append(("prepare", len(utterance)))
+        return len(utterance)
 
-    def infer(self, prepared: int) -> None:
+    def infer(self, prepared: int, chunks: list[float]) -> None:
         self.seen.append(("infer", prepared))
 
 
@@ -248,8 +250,8 @@ def test_a_worker_runs_once_uncounted_and_then_for_every_request(
     np.savez(tmp_path / "features.npz", np.zeros((5, 80)), np.zeros((6, 80)))
     job = {"runtime": "torch", "folder": ".", "precision": "fp32", "threads": 1}
     answers = list(worker.serve({**job, "inputs": str(tmp_path / "features.npz")}, io.StringIO("round\nround\n")))
-    assert model.seen == [("prepare", 0), ("infer", 0), ("prepare", 1), ("infer", 1)] * 3
-    assert list(answers[0]) == ["runtime"] and len(answers) == 3
+    assert model.seen == [("prepare", 5), ("infer", 5), ("prepare", 6), ("infer", 6)] * 3
+    assert list(answers[0]) == ["runtime", "chunk_seconds"] and len(answers) == 3
     for answer in answers[1:]:
         assert np.array(answer["elapsed"]).shape == np.array(answer["cpu"]).shape == (2, 2)
         assert np.min(answer["elapsed"]) >= 0 and answer["peak"] >= resident_memory() * 0.5

@@ -10,17 +10,15 @@ import soundfile
 from espnet_todm.bin.latency import main
 
 from espnet_todm.bench.models.measure import Target, Times, find_targets
-from espnet_todm.bench.models.models import StreamOfSamples
 from espnet_todm.bench.models.table import results, table
 from espnet_todm.deploy.extract import extract, load_supernet
-from espnet_todm.deploy.onnx.export import ExportOptions
+from espnet_todm.deploy.forms.streaming_ctc import OnlineRecognizer
+from espnet_todm.deploy.onnx.export import ExportOptions, export
 from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
-from espnet_todm.deploy.onnx.streaming import export_streaming
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import read_json
 from tests.tiny_corpus import noise
 from tests.tiny_experiment import write_experiment
-from tests.tiny_training import python
 
 STREAMS = {"causal": True, "decode_chunk": [3, 5], "conv_norm": "layer_norm"}
 
@@ -32,7 +30,7 @@ def test_every_chunk_is_timed_in_both_runtimes(tmp_path: Path) -> None:
     supernet = load_supernet(root / "config.yaml", root / "model.pth")
     for size in ("full", "small"):
         extract(supernet, supernet.encoder.find_subnet(size), root / "subnets" / size)
-        export_streaming(root / "subnets" / size, options=ExportOptions(precisions=()))
+        export(root / "subnets" / size, options=ExportOptions(precisions=(), format=STREAMING_FOLDER))
     (tmp_path / "wav.scp").write_text(f"a {tmp_path / 'a.wav'}\n")
     soundfile.write(tmp_path / "a.wav", noise(1.5, 0), 16000)
     output, scp = tmp_path / "latency.json", str(tmp_path / "wav.scp")
@@ -51,12 +49,6 @@ def test_every_chunk_is_timed_in_both_runtimes(tmp_path: Path) -> None:
         find_targets(root, ["small"], ["onnxruntime"], ["fp32"])
 
 
-def test_the_process_of_a_streaming_model_holds_no_torch() -> None:
-    """Its memory would be PyTorch's."""
-    program = "import sys, espnet_todm.deploy.runtime.streaming; sys.exit('torch' in sys.modules)"
-    assert python(["-c", program]).returncode == 0
-
-
 class Online:
     """A recognizer that is ready when there is one sample more than a chunk of 100 needs, from 150 on."""
 
@@ -73,20 +65,24 @@ class Online:
     def decode_stream(self, stream: Online) -> None:
         self.done += 1
 
+    def input_finished(self) -> None:
+        self.samples += 320  # the frames that waited for what is to their right
+
     def get_result(self, stream: Online) -> str:
         return f"{self.done} chunks"
 
 
 def test_a_stream_gets_its_samples_chunk_by_chunk() -> None:
-    model = StreamOfSamples(Online(), [np.zeros(160 * 460, dtype=np.float32)], 100, 0.0)
-    assert model.infer(model.prepare(0)) == "4 chunks" and len(model.chunks) == 4
+    model, chunks = OnlineRecognizer(Online(), 100, 0.0), []  # type: ignore[var-annotated]
+    assert model.infer(model.prepare(np.zeros(160 * 450, dtype=np.float32)), chunks) == "4 chunks"
+    assert len(chunks) == 4 and model.chunk_seconds == 1.0
 
 
 def test_figures_are_of_the_speech_in_chunks() -> None:
     chunks = np.array([[0.002, 0.004, 0.006], [0.004, 0.006, 0.008], [0.003, 0.005, 0.007]])  # 3 rounds, 3 chunks
     elapsed = np.stack([np.zeros((3, 1)), chunks.sum(1, keepdims=True)], axis=2)
-    target = Target("full", "onnxruntime", "fp32", 1, Path("full"), (), 1e8, shift=64)
-    (row,) = results({target: Times(elapsed, elapsed, 1.0, 2.0, chunks)}, [9.0])
+    target = Target("full", "onnxruntime", "fp32", 1, Path("full"), (), 1e8)
+    (row,) = results({target: Times(elapsed, elapsed, 1.0, 2.0, chunks, 0.64)}, [9.0])
     assert row["rtf"] == pytest.approx(0.015 / (3 * 0.64))
     assert (row["chunk_seconds"], row["chunk_p50_ms"]) == (0.64, pytest.approx(5.0))
     assert row["chunk_p95_ms"] == pytest.approx(6.8)

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_todm.decode.encoding import encode
+from espnet_todm.deploy.forms.base import Export
+from espnet_todm.deploy.forms.registry import form_for
 from espnet_todm.deploy.onnx.export import write_graph
-from espnet_todm.deploy.onnx.forms import Form, runtime_form
 from espnet_todm.deploy.onnx.graph import ComputedPositions, mean_and_scale
 from espnet_todm.encoders.positions import POSITIONS, NoPositions
 from espnet_todm.encoders.supernet import SupernetEncoder
@@ -59,14 +60,13 @@ def with_statistics(model: Any) -> Any:
     return model.eval()
 
 
-def form_of(model: Any) -> Form:
-    return runtime_form(
-        model, {"encoder": model.encoder.name, "encoder_conf": {}, "input_size": 20, "token_type": "char"}
-    )
+def export_of(model: Any, encoder: str, conf: dict[str, Any]) -> Export:
+    config = {"encoder": encoder, "encoder_conf": conf, "input_size": 20, "token_type": "char"}
+    return form_for(model, "onnx").export(model, config)
 
 
 def session_of(model: Any, path: Path, opset: int = 17) -> Any:
-    (graph,) = form_of(model).graphs
+    (graph,) = export_of(model, model.encoder.name, {}).graphs
     write_graph(graph, path, opset, {}, onnx)
     return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
@@ -207,7 +207,7 @@ def test_posteriors_are_fed_back_in_the_graph(make: Any, tmp_path: Path) -> None
 
 def refused(model: Any, encoder: str = "todm_conformer", **conf: Any) -> str:
     with pytest.raises(UserError) as caught:
-        runtime_form(model, {"encoder": encoder, "encoder_conf": conf, "input_size": 20, "token_type": "char"})
+        export_of(model, encoder, conf)
     return str(caught.value)
 
 
@@ -234,6 +234,7 @@ def test_what_has_no_graph_is_named() -> None:
 
 def test_time_stamps_of_another_subsampling_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     make, options = ENCODERS["stride 6, chunks apart"]
-    graph = form_of(with_statistics(tiny_model(supernet=make(**options)))).graphs[0]
+    model = with_statistics(tiny_model(supernet=make(**options)))
+    graph = export_of(model, model.encoder.name, {}).graphs[0]
     assert graph.metadata["subsampling_factor"] == 6
     assert "one frame of 6" in caplog.text

@@ -12,8 +12,10 @@ import torch
 
 from espnet_todm.components import Subnet
 from espnet_todm.deploy.extract import extract, load_supernet
-from espnet_todm.deploy.onnx.export import ExportOptions
-from espnet_todm.deploy.onnx.streaming import CACHES, StreamingCtc, export_streaming, streaming_ctc, streaming_form
+from espnet_todm.deploy.forms.streaming_ctc import FORM
+from espnet_todm.deploy.onnx.export import ExportOptions, export
+from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
+from espnet_todm.deploy.onnx.streaming import CACHES, StreamingCtc, streaming_ctc
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.load import load_extracted
 from tests.conftest import random_subnet
@@ -67,7 +69,7 @@ def test_module_is_the_model_on_whole_utterances(folder: Path) -> None:
 def test_graph_is_the_module(folder: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     onnx = pytest.importorskip("onnx")
-    output = export_streaming(folder, tmp_path / "out", ExportOptions(precisions=("fp32", "int8")))
+    output = export(folder, tmp_path / "out", ExportOptions(precisions=("fp32", "int8"), format=STREAMING_FOLDER))
     assert sorted(p.name for p in output.iterdir()) == ["card.json", "model.int8.onnx", "model.onnx", "tokens.txt"]
     graph = onnx.load(str(output / "model.int8.onnx")).graph
     floats = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
@@ -116,7 +118,8 @@ def test_a_subnet_of_feed_forward_modules_alone_streams(tmp_path: Path) -> None:
     _, *caches = module(torch.randn(2, module.encoder.window, 20), *module.initial(2))
     assert [cache.shape for cache in caches] == [cache.shape for cache in module.initial(2)]
     pytest.importorskip("onnxruntime")
-    export_streaming(root / "subnet", options=ExportOptions(precisions=()))  # compares the graph with the module
+    options = ExportOptions(precisions=(), format=STREAMING_FOLDER)
+    export(root / "subnet", options=options)  # compares the graph with the module
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,7 @@ def test_what_cannot_stream_is_told(
 ) -> None:
     root = write_experiment(tmp_path, changes=changes, **{**STREAMS, **encoder})
     with pytest.raises(UserError, match=words):
-        streaming_form(*load_extracted(extracted(root)), chunk)
+        FORM.export(*load_extracted(extracted(root)), chunk)
 
 
 def test_espnets_own_encoder_cannot_stream(tmp_path: Path) -> None:
@@ -142,20 +145,20 @@ def test_espnets_own_encoder_cannot_stream(tmp_path: Path) -> None:
     card = extract(supernet, supernet.encoder.find_subnet("small"), root / "small")
     assert card["encoder"] == "conformer"
     with pytest.raises(UserError, match="encoder: ConformerEncoder cannot stream; needed: todm_conformer"):
-        streaming_form(*load_extracted(root / "small"))
+        FORM.export(*load_extracted(root / "small"))
 
 
 def test_posteriors_between_blocks_cannot_stream(folder: Path) -> None:
     model, config = load_extracted(folder)
     model.encoder.interctc_use_conditioning = True
     with pytest.raises(UserError, match="interctc_use_conditioning: true cannot stream"):
-        streaming_form(model, config)
+        FORM.export(model, config)
 
 
 def test_static_int8_is_refused(folder: Path) -> None:
-    options = ExportOptions(int8="static", calibrate="feats.scp")
+    options = ExportOptions(int8="static", calibrate="feats.scp", format=STREAMING_FOLDER)
     with pytest.raises(UserError, match="int8: static is not possible with streaming-onnx"):
-        export_streaming(folder, options=options)
+        export(folder, options=options)
 
 
 def test_stock_sherpa_onnx_writes_what_the_graph_says(tmp_path: Path) -> None:
@@ -163,7 +166,7 @@ def test_stock_sherpa_onnx_writes_what_the_graph_says(tmp_path: Path) -> None:
     sherpa_onnx = pytest.importorskip("sherpa_onnx")
     lhotse = pytest.importorskip("lhotse")
     root = write_experiment(tmp_path, features=80, **STREAMS)
-    output = export_streaming(extracted(root), options=ExportOptions(precisions=()))
+    output = export(extracted(root), options=ExportOptions(precisions=(), format=STREAMING_FOLDER))
     module = streaming_ctc(load_extracted(root / "subnet")[0])
     recognizer = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(
         tokens=str(output / "tokens.txt"), model=str(output / "model.onnx"), num_threads=1

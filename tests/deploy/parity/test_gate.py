@@ -17,7 +17,7 @@ import yaml
 from espnet_todm.bin.export import main as export_command
 from espnet_todm.bin.parity import main
 from espnet_todm.deploy.extract import extract, load_supernet
-from espnet_todm.deploy.onnx import forms
+from espnet_todm.deploy.onnx import tokens
 from espnet_todm.deploy.onnx.export import export
 from espnet_todm.deploy.parity import gate
 from espnet_todm.deploy.parity.gate import Origin, ParityError, check_parity, find_origin
@@ -153,7 +153,7 @@ def test_an_own_scale_of_features_parts_first(
     subnet: Path, exported: Path, speech: list[Speech], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Samples as 16-bit integers: what training had, if sherpa-onnx is to get it."""
-    monkeypatch.setattr("espnet_todm.deploy.runtime.base.fbank", lambda samples, bins: fbank(samples * 32768, bins))
+    monkeypatch.setattr(gate, "fbank", lambda samples, bins: fbank(samples * 32768, bins))
     complaint = parted(subnet, exported, speech)
     assert "the features of sherpa-onnx and of training part" in complaint
     assert "differ by 21" in complaint  # 2 ln 32768
@@ -230,7 +230,7 @@ def test_export_leaves_nothing_that_the_gate_does_not_let_pass(
         with pytest.raises(ParityError, match="the transcripts of sherpa-onnx"):
             export_command([*command, *given])
     with monkeypatch.context() as change:
-        change.setattr(forms, "runtime_tokens", lambda tokens, *_: ["blank", *tokens[1:]])
+        change.setattr(tokens, "runtime_tokens", lambda names, *_: ["blank", *names[1:]])
         with pytest.raises(UserError, match=rf"^{output}/tokens.txt: "):
             export_command([*command, *given])
     assert not [path for path in tmp_path.iterdir() if "files" in path.name]

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_todm.deploy.onnx.export import ExportOptions
-from espnet_todm.deploy.onnx.streaming import export_streaming
+from espnet_todm.deploy.forms.streaming_ctc import (
+    StreamingOnnx,
+    run_chunks,
+    tail_seconds,
+    whole_chunks,
+    with_tail,
+)
+from espnet_todm.deploy.onnx.export import ExportOptions, export
+from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
 from espnet_todm.deploy.parity.gate import ParityError, check_parity
 from espnet_todm.deploy.parity.speech import Speech
-from espnet_todm.deploy.runtime import sherpa_subprocess as sherpa_subprocess
+from espnet_todm.deploy.runtime import sherpa_subprocess
 from espnet_todm.deploy.runtime.fbank import SILENCE
 from espnet_todm.deploy.runtime.opening import open_runtime
-from espnet_todm.deploy.runtime.sherpa_check import Checked, check_for_sherpa
-from espnet_todm.deploy.runtime.sherpa_subprocess import make_order
-from espnet_todm.deploy.runtime.streaming import StreamingOnnx, run_chunks, tail_seconds, whole_chunks, with_tail
+from espnet_todm.deploy.runtime.sherpa_subprocess import make_order, transcribe_in_subprocess
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import read_json
 from tests.deploy.onnx.test_streaming import STREAMS, extracted
@@ -34,7 +40,7 @@ pytest.importorskip("sherpa_onnx")
 def subnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a streaming subnet of 80 features, exported into its subfolder streaming-onnx."""
     folder = extracted(write_experiment(tmp_path_factory.mktemp("streaming"), features=80, **STREAMS))
-    export_streaming(folder, options=ExportOptions(precisions=("fp32", "int8")))
+    export(folder, options=ExportOptions(precisions=("fp32", "int8"), format=STREAMING_FOLDER))
     return folder
 
 
@@ -79,25 +85,20 @@ def test_a_file_of_another_model_is_told_apart(subnet: Path, speech: list[Speech
 
 
 @pytest.mark.parametrize(
-    "key, value, words",
-    [
-        ("left_context_len", "6", "input key has the shape"),
-        ("encoder_dims", None, "its metadata lack encoder_dims"),
-        ("num_encoder_layers", "2", "num_encoder_layers: 2; needed: 1"),
-    ],
+    ("key", "value"), [("left_context_len", "6"), ("encoder_dims", None), ("num_encoder_layers", "2")]
 )
-def test_what_would_end_the_runtime_is_found_before(
-    subnet: Path, tmp_path: Path, key: str, value: str, words: str
+def test_what_ends_sherpa_onnx_is_told_in_one_line(
+    subnet: Path, speech: list[Speech], tmp_path: Path, key: str, value: Optional[str]
 ) -> None:
     folder = tmp_path / "broken"
     shutil.copytree(subnet / "streaming-onnx", folder)
-    assert check_for_sherpa(folder).model_type == "zipformer2_ctc"
     model = onnx.load(str(folder / "model.onnx"))
     about = {entry.key: entry.value for entry in model.metadata_props if entry.key != key}
     onnx.helper.set_model_props(model, {**about, **({key: value} if value else {})})
     onnx.save(model, str(folder / "model.onnx"))
-    with pytest.raises(UserError, match=words):
-        check_for_sherpa(folder)
+    with pytest.raises(UserError, match="sherpa-onnx ended its process with status") as caught:
+        transcribe_in_subprocess(folder, "fp32", 1, [speech[0].samples])
+    assert "\n" not in str(caught.value)
 
 
 def test_runtimes_open_a_streaming_folder(subnet: Path, speech: list[Speech]) -> None:
@@ -145,7 +146,7 @@ def test_the_tail_brings_every_sample_into_a_chunk(samples: int, left: int) -> N
 def test_the_card_says_what_silence_to_give(subnet: Path) -> None:
     card = read_json(subnet / "streaming-onnx" / "card.json")
     assert card["streaming"] == {"frames": 3, "left": 5, "chunk_seconds": 0.12, "tail_seconds": 0.17}
-    assert check_for_sherpa(subnet / "streaming-onnx").tail_seconds == 0.17
+    assert make_order(subnet / "streaming-onnx", "fp32", 1)["details"] == {"shift": 12, "tail_seconds": 0.17}
     model = onnx.load(str(subnet / "streaming-onnx" / "model.onnx"))
     assert {entry.key: entry.value for entry in model.metadata_props}["todm_tail_seconds"] == "0.17"
 
@@ -154,7 +155,8 @@ def test_sherpa_onnx_gets_the_speech_and_the_tail_and_nothing_else(
     subnet: Path, speech: list[Speech], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A tail that is too short is seen by the gate: it helps nobody."""
-    order = make_order(subnet / "streaming-onnx", "fp32", 1, Checked("zipformer2_ctc", 80, 0.0))
-    monkeypatch.setattr(sherpa_subprocess, "make_order", lambda *_: order)
+    order = make_order(subnet / "streaming-onnx", "fp32", 1)
+    short = {**order, "details": {**order["details"], "tail_seconds": 0.0}}
+    monkeypatch.setattr(sherpa_subprocess, "make_order", lambda *_: short)
     with pytest.raises(ParityError, match=r"the transcripts of sherpa-onnx fp32.* part"):
         check_parity(subnet, subnet / "streaming-onnx", speech)

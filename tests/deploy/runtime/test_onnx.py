@@ -53,7 +53,7 @@ def test_an_operator_set_of_the_future_is_refused_in_one_line(tmp_path: Path) ->
         model.opset_import[0].version = 999
 
     folder = write_toy_ctc(tmp_path, change=future)
-    for kind, words in (("onnxruntime", "onnxruntime cannot load it"), ("sherpa-onnx", "ended its process")):
-        with pytest.raises(UserError, match=words) as caught:
+    for kind in ("onnxruntime", "sherpa-onnx"):
+        with pytest.raises(UserError, match="onnxruntime cannot load it") as caught:
             open_runtime(kind, folder)
         assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ import pytest
 from espnet_todm.card import read_card
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.runtime.opening import open_runtime
-from espnet_todm.deploy.runtime.torch import open_slice
+from espnet_todm.deploy.runtime.torch import TorchRuntime, load_slice, torch_runtime
 from tests.tiny_experiment import write_experiment
 
 FEATURES = [np.random.default_rng(seed).normal(size=(60 + 9 * seed, 20)).astype(np.float32) for seed in range(3)]
@@ -22,17 +22,21 @@ def extracted(experiment: Path, size: str, output: Path) -> Path:
     return output
 
 
+def slice_of(experiment: Path, subnet: str) -> TorchRuntime:
+    return torch_runtime(*load_slice(experiment / "config.yaml", experiment / "model.pth", subnet))
+
+
 def test_slice_and_extracted_model_are_the_same(experiment: Path, tmp_path: Path) -> None:
     """Also of a subnet that is no named size: its card says what it is."""
     folder = extracted(experiment, "uneven", tmp_path / "uneven")
     small = open_runtime("torch", folder)
     for subnet in ("uneven", str(folder / "card.json")):
-        whole = open_slice(experiment / "config.yaml", experiment / "model.pth", subnet)
+        whole = slice_of(experiment, subnet)
         for features in FEATURES:
             one, other = small.encode(features), whole.encode(features)
             assert np.abs(one - other).max() < 1e-5
             assert np.abs(small.posteriors(one) - whole.posteriors(other)).max() < 1e-5
-    other = open_slice(experiment / "config.yaml", experiment / "model.pth", "small")
+    other = slice_of(experiment, "small")
     assert np.abs(small.encode(FEATURES[0]) - other.encode(FEATURES[0])).max() > 1e-2
 
 
@@ -48,7 +52,7 @@ def test_sizes_that_feed_posteriors_back_are_extracted_and_decoded(encoder: str,
         card = read_card(folder / "card.json")
         assert card["encoder_conf"]["interctc_layer_idx"] == left and card["supernet"]["max_abs_difference"] < 1e-5
         assert card["encoder"] == (encoder if size == "uneven" else encoder.split("_", 1)[1])
-        small, slice_ = open_runtime("torch", folder), open_slice(whole / "config.yaml", whole / "model.pth", size)
+        small, slice_ = open_runtime("torch", folder), slice_of(whole, size)
         for features in FEATURES:
             assert np.abs(small.encode(features) - slice_.encode(features)).max() < 1e-5
 

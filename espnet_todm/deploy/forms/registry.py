@@ -1,0 +1,64 @@
+"""The export forms that there are, and which of them a model or a folder is of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from espnet_todm.deploy.forms.base import Form
+from espnet_todm.deploy.onnx.folder import PRECISIONS
+from espnet_todm.errors import UserError
+from espnet_todm.util.files import PathLike
+
+# Files of espnet_todm/deploy/forms. A folder is of the first form that recognises it, so the most general one is the last.
+NAMES = (
+    "transducer",
+    "streaming_ctc",
+    "ctc",
+)
+FORMS: tuple[Form, ...] = tuple(import_module(f"espnet_todm.deploy.forms.{name}").FORM for name in NAMES)
+FORMATS = tuple(dict.fromkeys(form.format for form in reversed(FORMS)))  # the first is the default
+
+
+def named(name: str) -> Form:
+    """The form of this name."""
+    return next(form for form in FORMS if form.name == name)
+
+
+def of_format(name: str) -> list[Form]:
+    """Forms of one format. Raises UserError when there is none."""
+    if name not in FORMATS:
+        raise UserError(f"format: {name!r} is unknown; allowed: {', '.join(FORMATS)}")
+    return [form for form in FORMS if form.format == name]
+
+
+def form_for(model: Any, format_name: str) -> Form:
+    """The form in which a model is written. Raises UserError when the format has none for it."""
+    for form in of_format(format_name):
+        if form.fits(model):
+            return form
+    kind = "transducers" if model.use_transducer_decoder else "CTC models"
+    raise UserError(f"format: {format_name} is not for {kind}; allowed: {FORMATS[0]}")
+
+
+def form_of(parts: Collection[str], metadata: Mapping[str, str]) -> Form:
+    """The form of a folder with these graphs. ``metadata``: of the first one."""
+    return next(form for form in FORMS if set(form.parts) == set(parts) and form.recognises(metadata))
+
+
+def exported_files(folder: PathLike, precision: str = "fp32") -> dict[str, Path]:
+    """The file of each graph of an exported folder. Raises UserError when one is missing, or the precision is unknown."""
+    path = Path(folder)
+    if precision not in PRECISIONS:
+        raise UserError(f"precision: {precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; python -m espnet_todm.bin.export makes it")
+    parts = next((form.parts for form in FORMS if any(path.glob(f"{form.parts[0]}*.onnx"))), FORMS[-1].parts)
+    files = {part: path / f"{part}{PRECISIONS[precision]}" for part in parts}
+    for file in files.values():
+        if not file.is_file():
+            there = [name for name, end in PRECISIONS.items() if (path / f"{parts[0]}{end}").is_file()]
+            raise UserError(f"{file}: no such file; the folder has precision: {', '.join(there) or 'none at all'}")
+    return files

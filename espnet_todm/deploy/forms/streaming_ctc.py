@@ -1,0 +1,227 @@
+"""A streaming CTC model: one graph, one chunk per run, as ``OnlineRecognizer.from_zipformer2_ctc`` of sherpa-onnx takes it.
+
+A chunk's work begins when all its frames are there, so an utterance's end, and all of one that is shorter than a chunk, is
+heard only with silence behind it: the tail. The runtimes here add it by themselves; sherpa-onnx's user gives it before
+``input_finished``, as docs/streaming.md says.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Callable, Optional, cast
+
+import numpy as np
+
+from espnet_todm.deploy.forms.base import Form, Graph, Named
+from espnet_todm.deploy.forms.ctc import OnnxCtc
+from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
+from espnet_todm.deploy.runtime.base import StepRuntime
+from espnet_todm.deploy.runtime.fbank import SILENCE, fbank
+from espnet_todm.deploy.runtime.onnx import OnnxRuntime, Session
+from espnet_todm.deploy.runtime.recognizer import Recognizer
+from espnet_todm.util.acoustics import FRAME_SAMPLES, FRAMES_PER_SECOND, SAMPLING_RATE
+from espnet_todm.util.optional import needed
+
+MASKED, STREAMED = "PyTorch under the chunks' mask", "PyTorch chunk by chunk"
+ALONE, FULL = f"{MASKED}, without the tail", "PyTorch, full context"
+# A chunk's features (1, window, F) and caches -> log posteriors (1, C, V), caches for the next chunk.
+ChunkStep = Callable[[np.ndarray, Sequence[Any]], tuple[np.ndarray, Sequence[Any]]]
+
+
+def whole_chunks(frames: int, window: int, shift: int) -> int:
+    """How many of so many feature frames sherpa-onnx takes: it starts on a chunk when there is one frame more than the chunk
+    needs, and leaves at the end what makes no whole chunk."""
+    chunks = max((frames - 1 - window) // shift + 1, 0)
+    return (chunks - 1) * shift + window if chunks else 0
+
+
+def tail_seconds(window: int) -> float:
+    """Silence that brings the last sample of any utterance into a whole chunk of so many feature frames."""
+    return (window + 2) / FRAMES_PER_SECOND
+
+
+def with_tail(samples: np.ndarray, seconds: float) -> np.ndarray:
+    """samples (N,) float32 with so much digital silence behind."""
+    return np.concatenate([samples, np.zeros(round(seconds * SAMPLING_RATE), dtype=np.float32)])
+
+
+def stream_features(samples: np.ndarray, mel_bins: int, window: int, shift: int) -> np.ndarray:
+    """samples (N,) float32 -> features (T, mel_bins) of the whole chunks that they make with their tail."""
+    features = fbank(with_tail(samples, tail_seconds(window)), mel_bins)
+    return features[: whole_chunks(len(features), window, shift)]
+
+
+def run_chunks(step: ChunkStep, caches: Sequence[Any], features: np.ndarray, window: int, shift: int) -> np.ndarray:
+    """Features (T, F) -> log posteriors (T', V) chunk by chunk. What is left at the end, or too short for one chunk, gets
+    features of silence behind it."""
+    chunks = max(-(-(len(features) - window) // shift) + 1, 1)
+    missing = (chunks - 1) * shift + window - len(features)
+    padded = np.pad(features, ((0, missing), (0, 0)), constant_values=SILENCE)
+    outputs = []
+    for start in range(0, chunks * shift, shift):
+        output, caches = step(padded[None, start : start + window], caches)
+        outputs.append(output[0])
+    return np.concatenate(outputs)
+
+
+class StreamingOnnx(OnnxCtc):
+    """model.onnx of a streaming export: a chunk's features and the caches in, log posteriors and the caches out."""
+
+    pads = False  # every chunk is of one length
+
+    def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
+        super().__init__(graphs, tokens)
+        about = self._first.metadata
+        self.window, self.shift = int(about["T"]), int(about["decode_chunk_len"])
+        self.chunk = int(about["todm_chunk_frames"]), int(about["todm_left_frames"])
+        self.chunk_seconds = self.shift / FRAMES_PER_SECOND
+        self.details = {"shift": self.shift, "tail_seconds": tail_seconds(self.window)}
+
+    def initial(self) -> list[np.ndarray]:
+        """Caches of one stream before its first chunk: the dimension of streams is the one without a number."""
+        return [
+            np.zeros(
+                [n if isinstance(n, int) else 1 for n in value.shape], np.int64 if "int64" in value.type else np.float32
+            )
+            for value in self._first.inputs[1:]
+        ]
+
+    def features(self, samples: np.ndarray) -> np.ndarray:
+        return stream_features(samples, self.mel_bins, self.window, self.shift)
+
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        return run_chunks(self.step, self.initial(), features, self.window, self.shift)
+
+    def step(self, features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
+        """One chunk, see :data:`ChunkStep`."""
+        output, *after = self._first(features, *caches)
+        return output, after
+
+    def infer(self, prepared: np.ndarray, chunks: list[float]) -> list[int]:
+        """The best label of each frame."""
+
+        def timed(features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
+            start = time.perf_counter()
+            posteriors, after = self.step(features, caches)
+            best = posteriors.argmax(-1)
+            chunks.append(time.perf_counter() - start)
+            return best, after
+
+        return cast("list[int]", run_chunks(timed, self.initial(), prepared, self.window, self.shift).tolist())
+
+
+class OnlineRecognizer(Recognizer):
+    """sherpa-onnx's online recognizer. It gets an utterance in pieces, as from a microphone, as many samples at a time as a
+    chunk moves on, and the model's tail behind: nothing that docs/streaming.md does not tell its user to do.
+
+    shift: feature frames from chunk to chunk.
+    """
+
+    def __init__(self, stock: Any, shift: int, tail_seconds: float) -> None:
+        super().__init__(stock)
+        self.piece, self.tail_seconds = shift * FRAME_SAMPLES, tail_seconds
+        self.chunk_seconds = shift / FRAMES_PER_SECOND
+
+    def prepare(self, samples: np.ndarray) -> np.ndarray:
+        return with_tail(samples, self.tail_seconds)
+
+    def infer(self, prepared: np.ndarray, chunks: list[float]) -> str:
+        """A chunk's seconds are from handing over its last samples to having its text, the features computed in between."""
+        stream = self.stock.create_stream()
+        for begin in range(0, len(prepared), self.piece):
+            start = time.perf_counter()
+            stream.accept_waveform(SAMPLING_RATE, prepared[begin : begin + self.piece])
+            self._decode(stream, start, chunks)
+        start = time.perf_counter()
+        stream.input_finished()
+        self._decode(stream, start, chunks)
+        return str(self.stock.get_result(stream))
+
+    def _decode(self, stream: Any, start: float, chunks: list[float]) -> None:
+        while self.stock.is_ready(stream):
+            self.stock.decode_stream(stream)
+            chunks.append(time.perf_counter() - start)
+            start = time.perf_counter()
+
+
+class StreamingCtcForm(Form):
+    """For CTC models with an encoder that can run in chunks. What the gate compares them with is the model under the mask of
+    the same chunks."""
+
+    name = "streaming_ctc"
+    format = STREAMING_FOLDER
+    about = "the same model for sherpa-onnx's online recognizer"
+    runtime = StreamingOnnx
+    trained_name = MASKED
+    in_chunks = True
+
+    def recognises(self, metadata: Mapping[str, str]) -> bool:
+        return "decode_chunk_len" in metadata
+
+    def graphs(self, model: Any, config: Mapping[str, Any], chunk: Optional[Sequence[int]]) -> list[Graph]:
+        from espnet_todm.deploy.onnx.graph import subsampling_factor
+        from espnet_todm.deploy.onnx.streaming import CACHES, example_inputs, streaming_ctc
+
+        module = streaming_ctc(model, chunk)
+        inputs, outputs = {"x": {0: "N"}}, {"log_probs": {0: "N"}}
+        for name in CACHES:
+            axis = 0 if name.startswith(("conv", "embed", "processed")) else 1
+            inputs[name], outputs[f"new_{name}"] = {axis: "N"}, {axis: "N"}
+        tail = tail_seconds(module.encoder.window)
+        about = {
+            **module.metadata(),
+            "vocab_size": model.vocab_size,
+            "subsampling_factor": subsampling_factor(module.encoder.encoder),
+            "todm_chunk_frames": module.encoder.chunk.frames,
+            "todm_left_frames": module.encoder.chunk.left,
+            "todm_tail_seconds": tail,
+        }
+        logging.info(
+            "streaming-onnx: give sherpa-onnx %g s of silence after each utterance, before input_finished: what makes no"
+            " whole chunk it does not hear",
+            tail,
+        )
+        return [Graph("model", module, example_inputs(module), inputs, outputs, about)]
+
+    def card(self, graphs: Sequence[Graph]) -> dict[str, Any]:
+        stream = cast(Any, graphs[0].module).encoder
+        seconds, tail = stream.shift / FRAMES_PER_SECOND, tail_seconds(stream.window)
+        return {"streaming": {**asdict(stream.chunk), "chunk_seconds": seconds, "tail_seconds": tail}}
+
+    def recognizer(self, arguments: Mapping[str, Any], **details: Any) -> Recognizer:
+        stock = needed("sherpa_onnx").OnlineRecognizer
+        return OnlineRecognizer(stock.from_zipformer2_ctc(**arguments), **details)
+
+    def trained(self, model: Any, config: Mapping[str, Any], exported: OnnxRuntime, threads: int) -> StepRuntime:
+        from espnet_todm.deploy.runtime.streaming_torch import MaskedTorch
+
+        stream = cast(StreamingOnnx, exported)
+        return MaskedTorch(_in_context(model, stream.chunk), config, threads, stream.window, stream.shift)
+
+    def equal(self, model: Any, config: Mapping[str, Any], exported: OnnxRuntime, threads: int) -> Sequence[Named]:
+        from espnet_todm.deploy.runtime.streaming_torch import StreamingTorch
+
+        return [(STREAMED, StreamingTorch(model, config, threads, cast(StreamingOnnx, exported).chunk))]
+
+    def told(self, model: Any, config: Mapping[str, Any], exported: OnnxRuntime, threads: int) -> Sequence[Named]:
+        """The utterance alone, as training had it: under the mask, and with full context."""
+        from espnet_todm.deploy.runtime.torch import torch_runtime
+
+        contexts = {ALONE: cast(StreamingOnnx, exported).chunk, FULL: None}
+        return [(name, torch_runtime(_in_context(model, chunk), config, threads)) for name, chunk in contexts.items()]
+
+
+def _in_context(model: Any, chunk: Optional[tuple[int, int]]) -> Any:
+    """A copy of a model that hears whole utterances under the mask of such chunks, or with full context."""
+    from espnet_todm.encoders.chunks import Chunk
+
+    masked = copy.deepcopy(model)
+    masked.encoder.decode_chunk = None if chunk is None else Chunk(*chunk)
+    return masked
+
+
+FORM = StreamingCtcForm()

@@ -1,0 +1,219 @@
+"""What ``encoder_conf`` may say: a frozen dataclass for each encoder, whose fields are the encoder's options.
+
+An option is a field: its annotation says what a value may be, its default is what ``--print_config`` shows. What annotations
+cannot say, ``checks`` does. Options that several encoders have are here, those of one encoder are in its own file.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, Callable, ClassVar, Optional, TypeVar
+
+from espnet_todm.elastic.block import Activation
+from espnet_todm.elastic.convolution import Norm
+from espnet_todm.encoders.frontends import INPUT_LAYERS, input_names
+from espnet_todm.encoders.positions import PositionOptions, Relative, position_encoding
+from espnet_todm.errors import UserError
+from espnet_todm.sizes import SizeSpec
+from espnet_todm.util.checks import check_type, refusal
+
+Options = TypeVar("Options", bound="EncoderOptions")
+Shape = TypeVar("Shape")
+Checks = list[Callable[[], Any]]
+
+CUTS = {"cuts": True}  # metadata of options for the number of components; small models have it in ``blocks``
+
+
+@dataclass(frozen=True)
+class SubnetOptions:
+    """What the subnets of an encoder are, not what the encoder is: no small model has these options."""
+
+    sizes: Optional[Mapping[str, SizeSpec]] = None  # named sizes, see espnet_todm.sizes.resolve_sizes
+    criterion: str = "params"  # what a size given as a plain share is a share of: params, flops or latency
+    latency_table: Optional[str] = None  # file of measured latencies
+    subnet: Optional[str] = None  # what ``forward`` runs: a size's name or the file of a card; default all
+
+
+SUPERNET_OPTIONS = tuple(option.name for option in fields(SubnetOptions))
+
+
+@dataclass(frozen=True)
+class EncoderOptions(SubnetOptions, PositionOptions):
+    """Options of every encoder.
+
+    Class attributes:
+        inputs: the input layers that there are.
+        fixed, ignored: options of ESPnet's encoder that have one value only here, and those that mean nothing here.
+    """
+
+    output_size: int = 256
+    attention_heads: int = 4
+    num_blocks: int = 12
+    dropout_rate: float = 0.1
+    positional_dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.0
+    input_layer: Optional[str] = "conv2d"
+    # Channels of the input layer's convolutions, default output_size as in ESPnet's. That part runs in every subnet and at a
+    # high frame rate: 48 instead of 144 channels make a 6-block Conformer's whole step 1.8 times as fast.
+    input_channels: Optional[int] = None
+    head_dim: Optional[int] = None  # width of an attention head, default output_size / attention_heads
+    adaptive_dropout: bool = True  # dropout inside of modules shrinks with their kept width
+    blocks: Optional[Sequence[Mapping[str, int]]] = None  # widths of each block, as extracted models have them
+
+    inputs: ClassVar[Sequence[Optional[str]]] = tuple(INPUT_LAYERS)
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    ignored: ClassVar[Sequence[str]] = ()
+
+    @classmethod
+    def parse(cls: type[Options], encoder: str, given: Mapping[str, Any]) -> Options:
+        """Options of the encoder of this name out of its ``encoder_conf``.
+
+        Raises one UserError for all that is not allowed: unknown options, values of another type, and what ``checks`` says.
+        """
+        kinds, names = typing.get_type_hints(cls), [option.name for option in fields(cls)]
+        own = {key: value for key, value in given.items() if key in names}
+        wrong = {key: refusal(partial(check_type, f"encoder_conf.{key}", own[key], kinds[key])) for key in own}
+        # A wrong value gives way to the default, so that what else is wrong is told as well.
+        options = cls(**{key: value for key, value in own.items() if not wrong[key]})
+        told = [*cls._foreign(encoder, given), *(line for lines in wrong.values() for line in lines)]
+        told += [line for check in options.checks() for line in refusal(check)]
+        if told:
+            raise UserError("; ".join(told))
+        return options
+
+    @classmethod
+    def _foreign(cls, encoder: str, given: Mapping[str, Any]) -> Iterator[str]:
+        """What is wrong with options that are no fields: ESPnet's are fine at the one value that a supernet has."""
+        names, unclear = [option.name for option in fields(cls)], False
+        for key, value in given.items():
+            if key in cls.fixed and value != cls.fixed[key]:
+                yield f"{key}: {value!r} is not possible in a supernet; allowed: {cls.fixed[key]!r}"
+            elif key not in (*names, *cls.fixed, *cls.ignored):
+                near = get_close_matches(key, names, 1, cutoff=0.75)
+                unclear = unclear or not near
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                yield f"encoder_conf: unknown option {key!r} for {encoder}{hint}"
+        if unclear:
+            yield f"allowed: {', '.join(names)}"
+
+    def checks(self) -> Checks:
+        """Each raises UserError for values that have no meaning, alone or together. Subclasses add theirs."""
+        return [
+            lambda: check_positive(self, "output_size"),
+            self._check_input,
+            lambda: position_encoding(self),
+        ]
+
+    def _check_input(self) -> None:
+        name = self.input_layer
+        if name not in self.inputs:
+            what = "takes token ids, not speech" if name == "embed" else "is unknown"
+            raise UserError(f"input_layer: {name!r} {what}; allowed: {input_names(self.inputs)}")
+        if self.input_channels is not None:
+            check_positive(self, "input_channels")
+
+    def shape(self) -> Any:
+        """Widths of a block where all are alike, as a dataclass of whole numbers."""
+        raise NotImplementedError
+
+    def shapes(self) -> list[Any]:
+        """Widths of all blocks. Raises UserError where an entry of ``blocks`` has other keys than a shape has fields."""
+        uniform = self.shape()
+        return [uniform] * self.num_blocks if self.blocks is None else parse_blocks(self.blocks, type(uniform))
+
+    def head_width(self, width: str = "head_dim", heads: str = "attention_heads") -> int:
+        """Width of a head, as option ``width`` says or as an even share. Raises UserError where there is no even share."""
+        given, count = getattr(self, width), getattr(self, heads)
+        if given is not None:
+            check_positive(self, width)
+            return int(given)
+        if self.output_size % count:
+            raise UserError(f"{heads}: {count} does not divide output_size: {self.output_size}")
+        return int(self.output_size // count)
+
+
+@dataclass(frozen=True)
+class FeedForwardOptions(EncoderOptions):
+    """Options of blocks with feed-forward modules."""
+
+    linear_units: int = 2048
+    ffn_chunks: int = field(default=4, metadata=CUTS)  # components of a feed-forward module
+
+
+@dataclass(frozen=True)
+class InterCtcOptions(FeedForwardOptions):
+    """Options of ESPnet's encoders that drop layers, and whose outputs between blocks CTC may see."""
+
+    layer_drop_rate: float = 0.0
+    interctc_layer_idx: Optional[Sequence[int]] = None
+    interctc_use_conditioning: bool = False
+
+
+@dataclass(frozen=True)
+class ConvolutionOptions(FeedForwardOptions):
+    """Options of blocks like the Conformer's: a macaron feed-forward module, attention, and a convolution module."""
+
+    macaron_style: bool = False
+    macaron_ffn_chunks: Optional[int] = field(default=None, metadata=CUTS)  # default: as ffn_chunks
+    selfattention_layer_type: str = "rel_selfattn"
+    rel_pos_type: Relative = "latest"
+    activation_type: Activation = "swish"
+    use_cnn_module: bool = True
+    cnn_module_kernel: int = 31
+    conv_groups: int = field(default=1, metadata=CUTS)  # components of a convolution module; 1 takes it as a whole
+    conv_norm: Norm = "batch_norm"  # ESPnet's; layer_norm has the same statistics for every subnet and is recommended
+
+    attention: ClassVar[Optional[str]] = "selfattention_layer_type"
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        """Sizes that own statistics of batch norm."""
+        return tuple(map(str, self.sizes)) if isinstance(self.sizes, Mapping) else ()
+
+    def shape_of_modules(self) -> dict[str, int]:
+        """The part of a block's shape for the modules that these options are of."""
+        units, chunks = self.linear_units, self.ffn_chunks
+        return {
+            "macaron_ffn": units if self.macaron_style else 0,
+            "macaron_chunks": (self.macaron_ffn_chunks or chunks) if self.macaron_style else 0,
+            "heads": self.attention_heads,
+            "conv": self.output_size if self.use_cnn_module else 0,
+            "conv_groups": self.conv_groups if self.use_cnn_module else 0,
+            "ffn": units,
+            "ffn_chunks": chunks,
+        }
+
+
+def signature(options: type[EncoderOptions]) -> inspect.Signature:
+    """Of an encoder with these options, as ESPnet reads it for its defaults. Other options are the encoder's to refuse."""
+    kinds, Parameter = typing.get_type_hints(options), inspect.Parameter
+    own = [
+        Parameter(option.name, Parameter.KEYWORD_ONLY, default=option.default, annotation=kinds[option.name])
+        for option in fields(options)
+    ]
+    size = Parameter("input_size", Parameter.POSITIONAL_OR_KEYWORD, annotation=int)
+    return inspect.Signature([size, *own, Parameter("stock", Parameter.VAR_KEYWORD)])
+
+
+def check_positive(options: Any, *names: str) -> None:
+    """Raises UserError where one of these options is not above 0."""
+    for name in names:
+        if getattr(options, name) < 1:
+            raise UserError(f"{name}: {getattr(options, name)!r} must be a whole number above 0")
+
+
+def parse_blocks(blocks: Any, shape: type[Shape]) -> list[Shape]:
+    """The option ``blocks`` as shapes. Raises UserError where an entry has other keys than a shape has fields."""
+    names = [option.name for option in fields(shape)]  # type: ignore[arg-type]
+    if not isinstance(blocks, Iterable):
+        raise UserError(f"blocks: {blocks!r} must be a list of mappings with the keys {', '.join(names)}")
+    for number, block in enumerate(blocks):
+        if not isinstance(block, Mapping) or sorted(block) != sorted(names):
+            keys = ", ".join(map(str, block)) if isinstance(block, Mapping) else repr(block)
+            raise UserError(f"blocks[{number}]: has the keys {keys}; needed: {', '.join(names)}")
+    return [shape(**block) for block in blocks]
