@@ -29,7 +29,7 @@ def test_every_file_of_the_checkout_is_in_it(tmp_path: Path) -> None:
         "CONTRIBUTING.md",
         ".ci/run",
     }
-    for folder in ("benchmarks", "docs", "egs", "tests", "espnet_todm"):
+    for folder in ("benchmarks", "conf", "docs", "egs", "tests", "espnet_todm"):
         for path in (ROOT / folder).rglob("*"):
             parts = path.relative_to(ROOT).parts
             recipe = parts[0] == "egs" and len(parts) > 2

@@ -126,13 +126,16 @@ fine_tune() {
   }
 }
 
-# Folder of the texts in the experiment: decode, decode_<search>, and behind it _chunk_<frames>_<left> or _chunk_full.
+# Whether stage 13 searches with the language model.
+uses_lm() { has_lm && { [ "$search" = prefix ] || [ -n "$decode_config" ]; }; }
+
+# Folder of the texts in the experiment: decode, decode_<search> or decode_<name of --decode_config>, and behind it _lm and
+# _chunk_<frames>_<left> or _chunk_full.
 decode_name() {
-  case $search in
-    greedy) printf decode ;;
-    prefix) if has_lm; then printf decode_prefix_lm; else printf decode_prefix; fi ;;
-    *) printf 'decode_%s' "$search" ;;
-  esac
+  local name=$search
+  [ -z "$decode_config" ] || name=$(basename "$decode_config" .yaml)
+  case $name in "" | greedy) printf decode ;; *) printf 'decode_%s' "$name" ;; esac
+  ! uses_lm || printf _lm
   [ -z "$decode_chunk" ] || printf '_chunk_%s' "${decode_chunk// /_}"
 }
 
@@ -140,9 +143,9 @@ stage_13() {
   local names searching scales chunk
   set_names
   set_evaluation
-  searching=(--search "$search" --beam_size "$beam_size")
+  searching=(${decode_config:+--config "$decode_config"} ${search:+--search "$search"} ${beam_size:+--beam_size "$beam_size"})
   read -ra chunk <<<"$decode_chunk"
-  if [ "$search" = prefix ] && has_lm; then
+  if uses_lm; then
     searching+=(--lm "$(lm_file)")
     [ "$lm_vocabulary" = open ] || searching+=(--lexicon "$(lm_lexicon_dir)/lexicon.txt")
     if [ "$lm_scales" = tuned ]; then
@@ -157,7 +160,7 @@ stage_13() {
   fi
   set_launcher_arguments decoding
   python -m espnet_todm.bin.decode --experiment "$(experiment)" --data "$(dump_dir)" --sets "${evaluation[@]}" \
-    --output "$(decode_name)" "${searching[@]}" ${chunk[@]+--chunk "${chunk[@]}"} ${names[@]+--sizes "${names[@]}"} \
+    --output "$(decode_name)" ${searching[@]+"${searching[@]}"} ${chunk[@]+--chunk "${chunk[@]}"} ${names[@]+--sizes "${names[@]}"} \
     "${launcher_arguments[@]}"
 }
 

@@ -39,8 +39,9 @@ lm_min_count=1  # its words that are rarer become <unk>
 lm=  # a language model to take instead: ARPA, plain or .gz
 lm_vocabulary=open  # with it, open (any words are written) or closed (only its own)
 lm_scales=tuned  # its scales: tuned (on valid_set), or in one pair of quotes the numbers lm_weight and word_score
-search=greedy  # how to decode: greedy, prefix (CTC, with the language model if there is one), or for transducers ESPnet's default, maes, tsd, alsd or nsc
-beam_size=5  # hypotheses that a beam search keeps
+decode_config=  # YAML file of decoding settings, such as ../../conf/decode/maes.yaml (empty: greedy search)
+search=  # how to decode: greedy, prefix (CTC, with the language model if there is one), or for transducers ESPnet's default, maes, tsd, alsd or nsc (empty: as --decode_config says)
+beam_size=  # hypotheses that a beam search keeps (empty: as --decode_config says, else 5)
 decode_chunk=  # for models trained on chunks: encoder frames of a chunk and of its left context to decode with, in one pair of quotes, or full (empty: as the configuration says)
 label=  # what the report says the data are (empty: the names of the test sets)
 results=  # file for the report, with a folder of the same name for its plots (empty: RESULTS.md in the experiment's folder)
@@ -220,6 +221,7 @@ check_options() {
   done
   case $dry_run in true | false) ;; *) die "--dry_run: '$dry_run', but true or false is expected" ;; esac
   [ "$stage" -le "$stop_stage" ] || die "--stage: $stage lies behind --stop_stage $stop_stage"
+  [ -z "$decode_config" ] || [ -z "$search" ] || die "--search: goes without --decode_config, which says how to search"
   case $lm_order in 0 | [2-5]) ;; *) die "--lm_order: '$lm_order', but 0 (no language model) or 2 to 5 is expected" ;; esac
   [[ $fine_tune_steps =~ ^(0|[2-9]|[1-9][0-9]+)$ ]] || die "--fine_tune_steps: '$fine_tune_steps', but 0 (none) or a whole number from 2 is expected"
   case $lm_vocabulary in open | closed) ;; *) die "--lm_vocabulary: '$lm_vocabulary', but open or closed is expected" ;; esac

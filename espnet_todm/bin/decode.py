@@ -15,15 +15,24 @@ from typing import TYPE_CHECKING
 
 from espnet_todm import register
 from espnet_todm.bin._cli import Parser, run
+from espnet_todm.errors import UserError
+from espnet_todm.espnet.config_inheritance import read_config
 from espnet_todm.util.launch import add_launcher_arguments, launch, launcher_arguments
 
 if TYPE_CHECKING:
     from espnet_todm.decode.options import SearchOptions
 
 
+# What a file of decoding settings may hold: options of the search and of the decoder, no paths.
+SETTINGS = ("search", "beam_size", "beam_threshold", "lm_weight", "word_score", "prior_weight", "chunk")
+
+
 def add_search_arguments(parser: argparse.ArgumentParser, default: str = "greedy") -> None:
     """Add the options of the search; see SearchOptions for their meaning."""
     group = parser.add_argument_group("search")
+    group.add_argument(
+        "--config", help="YAML file of decoding settings; options of the command line come before its own"
+    )
     group.add_argument(
         "--search",
         default=default,
@@ -35,6 +44,25 @@ def add_search_arguments(parser: argparse.ArgumentParser, default: str = "greedy
     group.add_argument("--lexicon", help="prefix: file of words and their tokens, the only words then written")
     group.add_argument("--lm_weight", type=float, default=0.5, help="prefix: weight of --lm (default 0.5)")
     group.add_argument("--word_score", type=float, default=0, help="prefix: added for each word (default 0)")
+
+
+def parse_with_settings(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command's options; those of ``--config`` count as given before them, so that the command line wins.
+
+    Settings that the command has no option for are another's. Raises UserError for a key that is no decoding setting.
+    """
+    first = Parser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config")
+    path = first.parse_known_args(list(arguments))[0].config
+    settings = {} if path is None else read_config(path)
+    known = {action.dest for action in parser._actions}
+    given: list[str] = []
+    for key, value in settings.items():
+        if key not in SETTINGS:
+            raise UserError(f"{path}: unknown key {key!r}; allowed: {', '.join(SETTINGS)}")
+        if key in known:
+            given += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    return parser.parse_args([*given, *arguments])
 
 
 def search_options(parsed: argparse.Namespace) -> SearchOptions:
@@ -71,7 +99,7 @@ def _parser() -> Parser:
 
 
 def main(arguments: Sequence[str]) -> None:
-    parsed = _parser().parse_args(arguments)
+    parsed = parse_with_settings(_parser(), arguments)
     register()
     from espnet_todm.decode.context import parse_context
     from espnet_todm.decode.decode import Work, decode_sets

@@ -1,8 +1,11 @@
-"""Training configurations that state only what they change: ``base: common.yaml`` names the file that has the rest."""
+"""Configuration inheritance: ``base`` names the files that hold what a training configuration does not state itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from functools import reduce
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Union
 
@@ -16,27 +19,61 @@ CONFIG = "config.yaml"  # where ESPnet's training writes what it was configured 
 
 
 def read_config(path: Union[str, Path], above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A YAML configuration laid over its base, if it names one; the base's path is relative to the file that names it.
+    """A YAML configuration laid over its bases, see :func:`over_bases`. ``above``: the files that led to this one.
 
-    Mappings are merged key by key, anything else replaces what the base says. A base may have a base of its own.
-
-    Raises UserError for a file that is missing, no YAML or no mapping, and for bases that go round in a circle.
+    Raises UserError for a file that is missing, no YAML or no mapping, and for bases as :func:`over_bases` does.
     """
-    path = Path(path)
+    path, shown = Path(path), os.path.normpath(path)
+    named = f" (named as {KEY} by {above[-1].name})" if above else ""
     if path.resolve() in above:
-        raise UserError(f"{path}: {KEY}: leads back to this file")
+        raise UserError(f"{shown}: {KEY}: leads back to this file{named}")
     if not path.is_file():
-        named = f" (named as {KEY} by {above[-1].name})" if above else ""
-        raise UserError(f"{path}: no such file{named}")
+        raise UserError(f"{shown}: no such file{named}")
     config = read_yaml(path)
     if not isinstance(config, dict):
-        raise UserError(f"{path}: must be a mapping of options")
+        raise UserError(f"{shown}: must be a mapping of options{named}")
+    return over_bases(config, path, above)
+
+
+def over_bases(config: Mapping[str, Any], path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """``config`` laid over what its ``base`` names: a file, or a list of files that are laid over one another in order.
+
+    ``path``: the file that ``config`` stands in, which the names of bases are relative to. A base may have bases of its own.
+    Raises UserError for bases that are no files, that go round in a circle, or of which two have different values for a key
+    that ``config`` leaves open.
+    """
+    changes = {key: value for key, value in config.items() if key != KEY}
     if KEY not in config:
-        return config
-    base = config.pop(KEY)
-    if not isinstance(base, str):
-        raise UserError(f"{path}: {KEY}: {base!r} must be the path of a YAML file")
-    return merged(read_config(path.parent / base, (*above, path.resolve())), config)
+        return changes
+    names = config[KEY] if isinstance(config[KEY], list) else [config[KEY]]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: {KEY}: {config[KEY]!r} must be the path of a YAML file, or a list of paths")
+    bases = [_left_open(read_config(path.parent / name, (*above, path.resolve())), changes) for name in names]
+    for (one, first), (other, second) in combinations(zip(names, bases), 2):
+        for key, value, against in _contradictions(first, second, changes):
+            raise UserError(
+                f"{path}: {KEY}: {one} has {key}: {value!r}, {other} has {against!r}; state {key} in this file"
+            )
+    return reduce(merged, [*bases, changes])
+
+
+def _left_open(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` without what ``changes`` replaces, so that bases are compared in what counts."""
+    gone = _exchanged(base, changes) | {key for key, value in changes.items() if not isinstance(value, Mapping)}
+    return {key: value for key, value in base.items() if key not in gone}
+
+
+def _contradictions(
+    one: Mapping[str, Any], other: Mapping[str, Any], changes: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Keys with different values in ``one`` and ``other`` that ``changes`` does not set: (key with dots, value, value)."""
+    for key in (key for key in one if key in other):
+        first, second, own = one[key], other[key], changes.get(key, {})
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            if isinstance(own, Mapping):
+                yield from _contradictions(first, second, own, f"{prefix}{key}.")
+        elif key not in changes and first != second:
+            yield f"{prefix}{key}", first, second
 
 
 def read_yaml(path: Path) -> Any:
@@ -53,16 +90,21 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     Where a part is exchanged (``optim: adam`` over ``optim: scaledadam``), the base's options of it (``optim_conf``) go too,
     but not where ``encoder: todm_conformer`` stands over ``conformer``: a supernet's options are ESPnet's and more.
     """
-    exchanged = {
-        f"{key}_conf"
-        for key, value in changes.items()
-        if key in base and base[key] != value and value != f"todm_{base[key]}"
-    }
+    exchanged = _exchanged(base, changes)
     result = {key: value for key, value in base.items() if key not in exchanged}
     for key, value in changes.items():
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = merged(result[key], value) if both else value
     return result
+
+
+def _exchanged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> set[str]:
+    """The options of ``base`` (``optim_conf``) whose part (``optim``) ``changes`` exchanges."""
+    return {
+        f"{key}_conf"
+        for key, value in changes.items()
+        if key in base and base[key] != value and value != f"todm_{base[key]}"
+    }
 
 
 def best_model(config: Mapping[str, Any]) -> str:

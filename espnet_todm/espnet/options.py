@@ -24,7 +24,7 @@ NUMERIC = ("encoder", "model", "subnet_trainer", "optim", "scheduler")
 
 
 def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of ``asr_train``; its ``--config`` may name a ``base`` (config_inheritance.py).
+    """The options of ``asr_train``; its ``--config`` may name bases (config_inheritance.py).
 
     Raises UserError for an unknown option, part or key, and numbers written as text.
     """

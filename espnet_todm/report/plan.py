@@ -15,7 +15,7 @@ import yaml
 
 from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
-from espnet_todm.espnet.config_inheritance import merged, read_config, read_yaml
+from espnet_todm.espnet.config_inheritance import merged, over_bases, read_yaml
 from espnet_todm.util.files import PathLike, write_text
 from espnet_todm.util.stage_marker import is_complete, mark_complete
 
@@ -39,7 +39,7 @@ class Method:
 def read_plan(path: PathLike) -> list[Method]:
     """Methods of a plan, a YAML file with
 
-    - ``base``: the training configuration that all share, relative to the plan,
+    - ``base``: the training configuration that all share, relative to the plan, or a list of files as in a configuration,
     - ``methods``: name -> what it changes, laid over the base,
     - ``alone``: true also trains each size of the base by itself, with as many updates,
     - ``seeds``: a list trains all of that with each of these seeds instead of the base's.
@@ -47,7 +47,7 @@ def read_plan(path: PathLike) -> list[Method]:
     Raises UserError for an unknown or missing key, and for methods whose number of epochs differs from the base's.
     """
     plan = read_config_of_plan(path)
-    base = read_config(Path(path).parent / plan["base"])
+    base = over_bases({"base": plan["base"]}, Path(path))
     methods = []
     for name, changes in plan["methods"].items():
         if not isinstance(changes, Mapping):
@@ -101,10 +101,9 @@ def run_method(method: Method, recipe: PathLike, folder: str, options: Sequence[
         logging.info("%s: done already", method.name)
         return experiment
     config = run_sh.parent / "exp" / folder / f"{method.slug}.yaml"
-    text = yaml.safe_dump(dict(method.config), sort_keys=False)
-    if experiment.is_dir() and (not config.is_file() or config.read_text(encoding="utf-8") != text):
+    if experiment.is_dir() and (not config.is_file() or read_yaml(config) != method.config):
         raise UserError(f"{experiment}: was made with another configuration; remove it or choose another --folder")
-    write_text(config, text)
+    write_text(config, yaml.safe_dump(dict(method.config), sort_keys=False))
     command = [f"./{run_sh.name}", "--stage", "11", "--stop_stage", "14", *options]
     command += ["--asr_config", str(config.relative_to(run_sh.parent)), "--asr_tag", f"{folder}/{method.slug}"]
     command += ["--sizes", " ".join(method.sizes)]

@@ -1,4 +1,4 @@
-"""Configurations laid over a base: what is merged, what is replaced, and what a user does wrong."""
+"""Configurations laid over their bases: what is merged, what is replaced, and what a user does wrong."""
 
 from __future__ import annotations
 
@@ -45,6 +45,58 @@ def test_a_base_is_found_beside_the_file_that_names_it(tmp_path: Path) -> None:
     assert read_config(top) == {"optim_conf": {"lr": 0.3, "eps": 0.2}, "seed": 2}
 
 
+def test_bases_of_a_list_are_laid_over_one_another_in_order(tmp_path: Path) -> None:
+    write(tmp_path / "optim/adam.yaml", "base: ../seed.yaml\noptim: adam\noptim_conf: {lr: 0.1}\n")
+    write(tmp_path / "seed.yaml", "seed: 1\nspecaug_conf: {}\n")
+    write(tmp_path / "train.yaml", "base: seed.yaml\noptim_conf: {eps: 0.2}\nspecaug_conf: {a: 1}\nmax_epoch: 2\n")
+    top = write(tmp_path / "top.yaml", "base: [optim/adam.yaml, train.yaml]\noptim_conf: {lr: 0.3}\n")
+    assert read_config(top) == {
+        "seed": 1, "optim": "adam", "optim_conf": {"lr": 0.3, "eps": 0.2}, "specaug_conf": {"a": 1}, "max_epoch": 2,
+    }  # fmt: skip
+
+
+A = "optim: adam\noptim_conf: {lr: 1, betas: {low: 1}}\nscheduler_conf: {steps: [0, 1]}\n"
+B = "optim: sgd\noptim_conf: {lr: 2, momentum: 3}\n"
+
+
+@pytest.mark.parametrize(
+    ("other", "own", "message"),
+    [
+        (B, "", "a.yaml has optim: 'adam', b.yaml has 'sgd'; state optim in this file"),
+        ("optim_conf: {lr: 2}\n", "optim: adam\n", "a.yaml has optim_conf.lr: 1, b.yaml has 2; state optim_conf.lr"),
+        ("optim_conf: {betas: 2}\n", "optim_conf: {lr: 3}\n", "optim_conf.betas: {'low': 1}, b.yaml has 2; state"),
+        ("scheduler_conf: {steps: [0]}\n", "", r"a.yaml has scheduler_conf.steps: [0, 1], b.yaml has [0]; state"),
+    ],
+)
+def test_two_bases_that_contradict_each_other(tmp_path: Path, other: str, own: str, message: str) -> None:
+    write(tmp_path / "a.yaml", A)
+    write(tmp_path / "b.yaml", other)
+    for order in ("[a.yaml, b.yaml]", "[seed.yaml, a.yaml, b.yaml]"):
+        write(tmp_path / "seed.yaml", "seed: 1\n")
+        with pytest.raises(UserError) as error:
+            read_config(write(tmp_path / "top.yaml", f"base: {order}\n{own}"))
+        assert f"{tmp_path / 'top.yaml'}: base: " in str(error.value) and message in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("order", ["a.yaml, b.yaml", "b.yaml, a.yaml"])
+@pytest.mark.parametrize(
+    ("own", "optim"),
+    [
+        ("optim: adam\n", {"lr": 1, "betas": {"low": 1}}),
+        ("optim: sgd\n", {"lr": 2, "momentum": 3}),
+        ("optim: adam\noptim_conf: {lr: 3}\n", {"lr": 3, "betas": {"low": 1}}),
+        ("optim: adamw\noptim_conf: {lr: 4}\n", {"lr": 4}),
+        ("optim: adam\noptim_conf:\n", None),
+    ],
+)
+def test_what_the_file_states_itself_decides_in_any_order(tmp_path: Path, order: str, own: str, optim: object) -> None:
+    write(tmp_path / "a.yaml", A)
+    write(tmp_path / "b.yaml", B)
+    config = read_config(write(tmp_path / "top.yaml", f"base: [{order}]\n{own}"))
+    assert config["optim_conf"] == optim and config["scheduler_conf"] == {"steps": [0, 1]}
+
+
 def test_the_training_command_reads_bases(tmp_path: Path) -> None:
     espnet_todm.register()
     write(tmp_path / "base.yaml", "encoder: todm_conformer\nencoder_conf: {output_size: 16}\nmax_epoch: 3\nseed: 3\n")
@@ -71,12 +123,23 @@ def test_configurations_of_other_editors(tmp_path: Path) -> None:
     [
         ("base: top.yaml\n", r"top\.yaml: base: leads back to this file"),
         ("base: other.yaml\n", r"other\.yaml: no such file \(named as base by top\.yaml\)"),
-        ("base: [a]\n", r"base: \['a'\] must be the path of a YAML file"),
+        (
+            "base: [good.yaml, circle.yaml]\n",
+            r"top\.yaml: base: leads back to this file \(named as base by circle\.yaml\)",
+        ),
+        ("base: conf/../../none.yaml\n", r"none\.yaml: no such file \(named as base by top\.yaml\)"),
+        ("base: [good.yaml, list.yaml]\n", r"list\.yaml: must be a mapping of options \(named as base by top\.yaml\)"),
+        ("base: [good.yaml, 3]\n", r"base: \['good\.yaml', 3\] must be the path of a YAML file, or a list of paths"),
+        ("base: []\n", r"base: \[\] must be the path of a YAML file, or a list of paths"),
+        ("base: {a: 1}\n", r"base: \{'a': 1\} must be the path of a YAML file, or a list of paths"),
         ("- 1\n", r"top\.yaml: must be a mapping of options"),
         ("a: [1\n", r"top\.yaml: is no YAML: "),
     ],
 )
 def test_a_wrong_file_ends_in_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    write(tmp_path / "good.yaml", "seed: 1\n")
+    write(tmp_path / "circle.yaml", "base: [good.yaml, top.yaml]\n")
+    write(tmp_path / "list.yaml", "- 1\n")
     with pytest.raises(UserError, match=message) as error:
         read_config(write(tmp_path / "top.yaml", text))
     assert "\n" not in str(error.value)

@@ -15,10 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Recipe:
-    """``egs/<name>`` copied to where a test may write, run with this interpreter."""
+    """``egs/<name>`` and ``conf`` copied to where a test may write, run with this interpreter."""
 
     def __init__(self, folder: Path, name: str) -> None:
         shutil.copytree(ROOT / "egs", folder / "egs", ignore=shutil.ignore_patterns("data", "dump", "exp", "logs"))
+        shutil.copytree(ROOT / "conf", folder / "conf")
         self.folder = folder / "egs" / name
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment: Mapping[str, str] = {

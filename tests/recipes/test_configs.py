@@ -16,9 +16,6 @@ espnet_todm.register()
 EGS = ROOT / "egs"
 # What is no configuration of its own: bases without sizes, plans of comparisons, and the stock model of the tutorial.
 LEFT_OUT = {
-    "common/conf/ortho.yaml",
-    "common/conf/rnnt.yaml",
-    "common/conf/todm.yaml",
     "librispeech/conf/ortho.yaml",
     "tedlium2/conf/ortho.yaml",
     "mini/conf/ablation.yaml",

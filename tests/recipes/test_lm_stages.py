@@ -60,7 +60,8 @@ def test_a_model_from_elsewhere_and_decoding_with_it(done: Recipe) -> None:
     pytest.importorskip("flashlight.lib.text.decoder")
     given = done.folder.parents[1] / "given.arpa.gz"
     given.write_bytes(gzip.compress((done.folder / "data/lm/3gram/lm.arpa").read_bytes()))
-    search = ["--lm", given, "--lm_vocabulary", "closed", "--search", "prefix", "--beam_size", 3]
+    search = ["--lm", given, "--lm_vocabulary", "closed", "--beam_size", 3]
+    search += ["--decode_config", "../../conf/decode/prefix.yaml"]
     done.good(*DATA, *search, "--stage", 6, "--stop_stage", 14)
     exp = done.folder / "exp/tiny"
     heard = read_table(exp / "decode_prefix_lm/test-tiny/small/text")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -60,6 +61,9 @@ def test_a_dry_run_needs_no_data_and_leaves_nothing(librispeech: Recipe) -> None
     assert not {"exp", "data", "dump", "logs"} & {path.name for path in librispeech.folder.iterdir()}
     assert "conf/none.yaml: no such file" in librispeech.error("--dry_run", "true", "--asr_config", "conf/none.yaml")
     assert "--dry_run: 'yes', but true or false" in librispeech.error("--dry_run", "yes")
+    shutil.rmtree(librispeech.folder.parents[1] / "conf")
+    error = librispeech.error("--dry_run", "true", "--asr_config", "conf/train_ci.yaml")
+    assert "../../conf/encoder/conformer_32x2.yaml: no such file (named as base by train_ci.yaml)" in error
 
 
 def test_stages_can_be_run_again_alone(done: Recipe) -> None:
@@ -102,14 +106,9 @@ def test_a_killed_training_goes_on(done: Recipe) -> None:
 
 
 def change(recipe: Recipe, name: str, **changes: object) -> Path:
-    """A copy of train_ci.yaml with other values."""
-    config = yaml.safe_load((recipe.folder / "conf/train_ci.yaml").read_text())
-    for key, value in changes.items():
-        config[key] = (
-            {**config[key], **value} if isinstance(value, dict) and isinstance(config.get(key), dict) else value
-        )
+    """A configuration over train_ci.yaml with other values."""
     path = recipe.folder / "conf" / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump({"base": "train_ci.yaml", **changes}))
     return path
 
 
@@ -144,6 +143,18 @@ def test_raw_audio_goes_through_the_model_stages(done: Recipe, tmp_path: Path) -
     corpus = done.folder.parents[1]
     done.good("--corpus", corpus, *DATA, "--feats_type", "raw", "--asr_tag", "raw", "--stop_stage", 13)
     assert len(read_table(done.folder / "exp/raw/decode/test-tiny/small/text")) == 6
+
+
+def test_decoding_settings_of_a_file(done: Recipe) -> None:
+    stage = [*DATA, "--stage", 13, "--stop_stage", 13, "--decode_config"]
+    assert "chunk: 16 64 is for models trained with" in done.error(*stage, "../../conf/decode/chunks.yaml")
+    assert "search: goes without --decode_config" in done.error(*stage, "conf/x.yaml", "--search", "maes")
+    (done.folder / "conf/wide.yaml").write_text("search: greedy\nbeam: 3\n")
+    assert "conf/wide.yaml: unknown key 'beam'; allowed: search, beam_size," in done.error(*stage, "conf/wide.yaml")
+    (done.folder / "conf/wide.yaml").write_text("search: greedy\nbeam_size: 3\n")
+    done.good(*stage, "conf/wide.yaml")
+    heard = [read_table(done.folder / f"exp/tiny/{name}/test-tiny/small/text") for name in ("decode", "decode_wide")]
+    assert heard[0] == heard[1]
 
 
 def test_a_chunk_for_a_model_that_was_not_trained_on_chunks(done: Recipe) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from espnet_todm import register
 from espnet_todm.bin._cli import Parser, run
-from espnet_todm.bin.decode import add_search_arguments, search_options
+from espnet_todm.bin.decode import add_search_arguments, parse_with_settings, search_options
 from espnet_todm.util.launch import add_launcher_arguments, launch, launcher_arguments
 
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--sizes", nargs="*", default=[], help="sizes to tune for; default all that were extracted")
     add_search_arguments(parser, default="prefix")
     add_launcher_arguments(parser)
-    parsed = parser.parse_args(arguments)
+    parsed = parse_with_settings(parser, arguments)
 
     register()
     from espnet_todm.decode.features import input_table

@@ -24,7 +24,7 @@ for package in ("onnx", "onnxruntime", "sherpa_onnx"):
 
 SIZES = ("full", "medium", "small")
 WAVES = [noise(seconds, seed) for seed, seconds in enumerate((0.9, 1.3))]
-# As egs/common/conf/ortho.yaml has it, at the widths of write_experiment.
+# As conf/encoder/conformer_vgg.yaml and conf/train/ortho_softmax.yaml have it, at the widths of write_experiment.
 ENCODER = {
     "sizes": {"medium": 0.996, "small": 0.992},  # the front end is nearly all of so small a model
     "criterion": "flops",
