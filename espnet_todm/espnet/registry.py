@@ -98,26 +98,13 @@ def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
 def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     """``subnet_trainer`` and ``subnet_trainer_conf`` become options of the ASR task, which builds them with the model."""
     from espnet_todm.espnet.trainer import TodmTrainer
-    from espnet_todm.trainers.aux_loss import AuxLossTrainer
-    from espnet_todm.trainers.base import SubnetTrainer
-    from espnet_todm.trainers.baselines import RandomNestedTrainer, TopKTrainer, UniformTrainer, ZeroOutTrainer
-    from espnet_todm.trainers.kd import KDTrainer
-    from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
-    from espnet_todm.trainers.single import SingleTrainer
+    from espnet_todm.models.subnet_trainer import SubnetTrainer
+    from espnet_todm.trainers.known import trainers
 
     task = symbols["espnet2.tasks.asr", "ASRTask"]
     choices = symbols["espnet2.train.class_choices", "ClassChoices"](
         name="subnet_trainer",
-        classes={
-            "kd": KDTrainer,
-            "single": SingleTrainer,
-            "ortho_softmax": OrthoSoftmaxTrainer,
-            "top_k": TopKTrainer,
-            "zero_out": ZeroOutTrainer,
-            "aux_loss": AuxLossTrainer,
-            "random_nested": RandomNestedTrainer,
-            "uniform": UniformTrainer,
-        },
+        classes=trainers(),
         type_check=SubnetTrainer,
         default=None,
         optional=True,

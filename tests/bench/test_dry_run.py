@@ -13,7 +13,7 @@ from espnet_todm.bench.dry_run import dry_run
 from espnet_todm.bin.dry_run import main
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.options import parse_training
-from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
+from espnet_todm.trainers.two_stage import TwoStageTrainer
 from tests.tiny_training import CONFIG, write_config
 
 espnet_todm.register()
@@ -34,13 +34,13 @@ def test_a_step_of_everything(tmp_path: Path) -> None:
 
 
 def test_both_stages_of_a_learned_selection_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages, step = [], OrthoSoftmaxTrainer.step
+    stages, step = [], TwoStageTrainer.step
 
-    def recorded(self: OrthoSoftmaxTrainer, *arguments: Any) -> Any:
+    def recorded(self: TwoStageTrainer, *arguments: Any) -> Any:
         stages.append((self.decided, sorted(subnet.name for subnet in self.picked(arguments[2]))))
         return step(self, *arguments)
 
-    monkeypatch.setattr(OrthoSoftmaxTrainer, "step", recorded)
+    monkeypatch.setattr(TwoStageTrainer, "step", recorded)
     conf = {"stage1_share": 0.5, "warmup_steps": 3}
     changes = {
         "subnet_trainer": "ortho_softmax",
