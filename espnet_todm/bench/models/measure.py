@@ -21,10 +21,9 @@ from tqdm import tqdm
 
 from espnet_todm.card import CARD, WEIGHTS, read_card
 from espnet_todm.deploy.folder import subnet_folders
-from espnet_todm.deploy.forms.registry import FORMATS, exported_files, of_format
+from espnet_todm.deploy.forms.registry import FORMATS, exported_files, of_format, open_exported
 from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA, TORCH
-from espnet_todm.deploy.runtime.opening import open_exported
 from espnet_todm.errors import UserError, last_line
 from espnet_todm.util.child import child_environment, python_module
 from espnet_todm.util.files import PathLike
