@@ -8,7 +8,6 @@ from typing import Any, Optional
 
 from espnet_todm.card import CARD, WEIGHTS, read_card
 from espnet_todm.deploy.forms.registry import FORMS
-from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
 from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.espnet.load import read_config
 from espnet_todm.report.experiment import Experiment, load_experiment
@@ -49,7 +48,7 @@ def model_card(subnet: PathLike, data: Optional[str] = None) -> str:
         "## Measured\n\n" + markdown_table(["", ""], _measured(folder, card)) + f"\n{_notes(folder, data)}",
         "## With ESPnet\n\n" + espnet_example(card, config),
         "## Without unpickling\n\n" + plain_example(card, config),
-        *_streaming(folder),
+        *(note for form in FORMS for note in form.notes(_optional(folder / form.format / CARD))),
         "## Files\n\n" + "".join(f"- `{name}`: {text}\n" for name, text in FILES.items() if _is_there(folder, name)),
     ]
     return _FRONT_MATTER + "\n" + "\n".join(sections)
@@ -73,17 +72,6 @@ def _what(card: Mapping[str, Any], config: Mapping[str, Any]) -> str:
             f"{training['optim']} with a rate of up to {training['optim_conf'].get('lr')}.\n"
         )
     return text
-
-
-def _streaming(folder: Path) -> Iterator[str]:
-    """What has to be known of a streaming export, if there is one."""
-    told = _optional(folder / STREAMING_FOLDER / CARD).get("streaming")
-    if told:
-        yield (
-            f"## Streaming\n\n`{STREAMING_FOLDER}` takes chunks of {told['chunk_seconds']:g} s. After each utterance give"
-            f" sherpa-onnx {told['tail_seconds']:g} s of silence, and only then `input_finished`: what makes no whole chunk"
-            " it does not hear.\n"
-        )
 
 
 def _measured(folder: Path, card: Mapping[str, Any]) -> Iterator[list[str]]:

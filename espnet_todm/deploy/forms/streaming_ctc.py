@@ -192,6 +192,17 @@ class StreamingCtcForm(Form):
         seconds, tail = stream.shift / FRAMES_PER_SECOND, tail_seconds(stream.window)
         return {"streaming": {**asdict(stream.chunk), "chunk_seconds": seconds, "tail_seconds": tail}}
 
+    def notes(self, card: Mapping[str, Any]) -> Sequence[str]:
+        told = card.get("streaming")
+        if not told:
+            return ()
+        text = (
+            f"## Streaming\n\n`{self.format}` takes chunks of {told['chunk_seconds']:g} s. After each utterance give"
+            f" sherpa-onnx {told['tail_seconds']:g} s of silence, and only then `input_finished`: what makes no whole chunk"
+            " it does not hear.\n"
+        )
+        return (text,)
+
     def recognizer(self, arguments: Mapping[str, Any], **details: Any) -> Recognizer:
         stock = needed("sherpa_onnx").OnlineRecognizer
         return OnlineRecognizer(stock.from_zipformer2_ctc(**arguments), **details)
