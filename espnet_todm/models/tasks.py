@@ -20,7 +20,6 @@ from espnet_todm.encoders.supernet import SubsampledFeatures, length_mask
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation, token_distillation
 from espnet_todm.models.batch import Batch, Posteriors, Stats, StepContext, SubnetOutput
-from espnet_todm.models.interctc import with_intermediate
 from espnet_todm.models.odd_utterances import heard, lengthen
 from espnet_todm.models.transducer import Lattice
 
@@ -196,3 +195,28 @@ def _lattice_distillation(
     scale = model.transducer_options.distillation_scale
     sizes = text, lengths, text_lengths
     return share * lattice_distillation(at, said, *sizes, divergence, ranges, model.decoder.blank_id, scale)
+
+
+def with_intermediate(
+    model: TodmModel,
+    loss: Tensor,
+    taken: Sequence[Taken],
+    subsampled: SubsampledFeatures,
+    batch: Batch,
+    size: str,
+    stats: Stats,
+) -> Tensor:
+    """``(1 - w) * loss + w * mean of the intermediate losses``, w = ``interctc_weight``, as ESPnet has it.
+
+    ``loss`` is CTC's; a size that has no place keeps it as it is.
+    """
+    if not (model.interctc_weight and taken):
+        return loss
+    total, weights = torch.zeros_like(loss), torch.zeros_like(loss)
+    for place, output, weight in taken:
+        intermediate, _ = ctc_task(model, output, subsampled, batch, size, stats, f"interctc_layer{place}")
+        assert intermediate is not None  # there is a CTC output
+        total, weights = total + weight * intermediate, weights + weight
+    # Soft gates may leave nearly nothing of all places together; what they then lose, the last output wins.
+    share = model.interctc_weight * weights / weights.clamp(min=1.0)
+    return (1 - share) * loss + model.interctc_weight * total / weights.clamp(min=1.0)
