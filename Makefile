@@ -14,7 +14,7 @@ PYTHON39 ?= $(shell for python in python3.9 $$(pyenv root 2>/dev/null)/versions/
 # Every file with a test marked k2, and what shows that the package works there, from its registration to a training. Files,
 # each once: given a folder and a file in it, pytest leaves out the folder's others.
 TESTS_K2 = $(sort $(shell grep -rlE --include='test_*.py' 'mark\.k2\b' tests) $(wildcard tests/losses/test_*.py tests/models/test_*.py) \
-  tests/espnet/test_registry.py tests/deploy/test_extract.py tests/trainers/test_resume.py tests/espnet/test_checkpoint_files.py)
+  tests/espnet/test_contract.py tests/espnet/test_registry.py tests/deploy/test_extract.py tests/trainers/test_resume.py tests/espnet/test_checkpoint_files.py)
 
 .PHONY: venv demo test test-k2 run-k2 lint docs clean
 
@@ -38,8 +38,12 @@ demo: venv
 	  --report_with exp/train_todm_fbank_char
 	cd egs/mini && $(CURDIR)/$(VENV)/bin/python -m espnet_todm.bin.overview exp/train_todm_fbank_char exp/train_rnnt_fbank_char --set test
 
+# In as many processes as there are cores, up to four: each holds torch and ESPnet. A file's tests stay together, since they share
+# what is trained once.
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ "$$n" -lt 4 ] && echo "$$n" || echo 4)
+
 test: venv
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
 
 test-k2:
 	@if [ -n "$(PYTHON39)" ]; then $(MAKE) --no-print-directory run-k2 PYTHON39="$(PYTHON39)"; else \

@@ -14,7 +14,7 @@ SLURM = ["submitit", "submitit<1.5.4; python_version < '3.10'"]
 LM = ["flashlight-text"]
 ZOO = ["espnet_model_zoo"]  # for ESPnet's from_pretrained
 DOCS = ["pdoc"]
-TEST = ["jiwer", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
+TEST = ["jiwer", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
 # What is made of ONNX needs a torch that exports it and a runtime of the same age; with k2's Python those tests are skipped.
 TEST_DEPLOY = [f"{package}; python_version >= '3.10'" for package in (*DEPLOY, *SEARCH)]
 

@@ -34,11 +34,11 @@ from espnet_todm.bench.step_cost import (
 )
 from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.encoders.conformer import TodmConformerEncoder
+from espnet_todm.models.subnet_trainer import SubnetTrainer
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.report.environment import cpu_model
-from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.kd import KDTrainer
-from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
+from espnet_todm.trainers.two_stage import TwoStageTrainer
 from espnet_todm.util.files import write_text
 
 VOCABULARY = 500
@@ -63,8 +63,8 @@ TEACH, ALONE, OWN = {"kd_weight": 0.5}, {"kd_weight": 0.0}, {"reuse_ranges": Fal
 METHODS = {
     "kd": Method(KDTrainer, TEACH, FIXED),
     "kd_without_distillation": Method(KDTrainer, ALONE, FIXED),
-    "ortho_softmax_stage_1": Method(OrthoSoftmaxTrainer, {"stage1_steps": 10**6}, SHARES, 1),
-    "ortho_softmax_stage_2": Method(OrthoSoftmaxTrainer, {"stage1_steps": 0}, SHARES),
+    "ortho_softmax_stage_1": Method(TwoStageTrainer, {"stage1_steps": 10**6}, SHARES, 1),
+    "ortho_softmax_stage_2": Method(TwoStageTrainer, {"stage1_steps": 0}, SHARES),
     "rnnt": Method(KDTrainer, TEACH, FIXED, transducer={}),
     "rnnt_own_ranges": Method(KDTrainer, TEACH, FIXED, transducer=OWN),
     "rnnt_without_distillation": Method(KDTrainer, ALONE, FIXED, transducer={}),

@@ -1,11 +1,20 @@
 """espnet_todm: train one speech recognition supernet with ESPnet, deploy many small models from it.
 
-Importing this package is cheap. ``espnet_todm.register()`` makes its names known to ESPnet.
+Importing this package is cheap; torch and ESPnet are imported when something is called.
+
+``espnet_todm.Speech2Text`` is ESPnet's class with this package's encoders and models registered.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Optional
+
+if TYPE_CHECKING:
+    from espnet_todm.recognizer import Model, Supernet
+    from espnet_todm.util.files import PathLike
+
 __version__ = "0.1.0"
+__all__ = ["Speech2Text", "load_model", "load_supernet", "register"]
 
 
 def register() -> None:
@@ -13,3 +22,29 @@ def register() -> None:
     from espnet_todm.espnet.registry import register as _register
 
     _register()
+
+
+def load_supernet(experiment: PathLike, checkpoint: Optional[PathLike] = None) -> Supernet:
+    """A trained supernet, or a model with one of ESPnet's encoders that supernets are made of.
+
+    experiment: the folder of the training, or its config.yaml; checkpoint: its weights, by default the best model by the
+    configuration's first criterion. Raises UserError when the files do not fit or the model is no supernet.
+    """
+    from espnet_todm.recognizer import Supernet
+
+    return Supernet(experiment, checkpoint)
+
+
+def load_model(folder: PathLike) -> Model:
+    """An extracted size. Raises UserError when the folder holds none, or its weights are not those of its card."""
+    from espnet_todm.recognizer import Model
+
+    return Model(folder)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Speech2Text":
+        from espnet_todm.recognizer import speech2text
+
+        return speech2text()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

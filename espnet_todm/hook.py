@@ -13,7 +13,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Optional
 
 TASK = "espnet2.tasks.asr"
-runs_pipes = True  # until one of this package's own commands says otherwise
+pipes_allowed = True  # until one of this package's own commands says otherwise
 
 
 class _RegisteringLoader(Loader):
@@ -68,8 +68,8 @@ def install(pipes: bool = True) -> None:
 
     pipes: whether ESPnet may run shell commands in tables of data, as Kaldi allows. Stock commands may; ours may not.
     """
-    global runs_pipes
-    runs_pipes = runs_pipes and pipes
+    global pipes_allowed
+    pipes_allowed = pipes_allowed and pipes
     if TASK in sys.modules:
         from espnet_todm import register
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from functools import partial
 from typing import Any, Callable, TypeVar
 
 import pytest
@@ -124,11 +125,6 @@ def e_branchformer(**options: Any) -> TodmEBranchformerEncoder:
     return build(TodmEBranchformerEncoder, **{**base, **options})
 
 
-def transformer(**options: Any) -> TodmTransformerEncoder:
-    """The same size of Transformer."""
-    return build(TodmTransformerEncoder, **{"attention_heads": 4, **options})
-
-
 def branchformer(**options: Any) -> TodmBranchformerEncoder:
     """The same size of Branchformer; it has no feed-forward modules."""
     torch.manual_seed(0)
@@ -139,9 +135,9 @@ def branchformer(**options: Any) -> TodmBranchformerEncoder:
     return built.eval()
 
 
-def mh_ssm(**options: Any) -> TodmMhSsmEncoder:
-    """The same size of state space encoder, in 8 heads of 2 channels."""
-    return build(TodmMhSsmEncoder, **{"ssm_state": 4, "macaron_style": True, **options})
+# The same sizes of Transformer, and of state space encoder in 8 heads of 2 channels.
+transformer = partial(build, TodmTransformerEncoder, attention_heads=4)
+mh_ssm = partial(build, TodmMhSsmEncoder, ssm_state=4, macaron_style=True)
 
 
 def speech(batch: int = 2, frames: int = 50, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

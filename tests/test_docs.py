@@ -74,8 +74,8 @@ def test_the_page_of_commands_is_what_the_command_prints() -> None:
 
 
 def test_the_example_of_components_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = blocks(ROOT / "docs" / "components.md", "python")
+    (example,) = blocks(ROOT / "docs" / "sizes.md", "python")
     names: dict[str, object] = {}
-    exec(compile(example, "components.md", "exec"), names)
+    exec(compile(example, "sizes.md", "exec"), names)
     count, kinds = capsys.readouterr().out.split(" ", 1)
     assert int(count) == 4 * (4 + 4 + 4 + 1) and kinds.startswith("('ffn', 'heads', 'conv')")

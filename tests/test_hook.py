@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from espnet_todm.errors import UserError
-from espnet_todm.espnet import startup
+from espnet_todm.util import startup
 from tests.tiny_training import python
 
 # Says whether ESPnet's ASR task knows our names, in the main process and in a spawned child; as in ESPnet's commands, what
@@ -165,7 +165,7 @@ def test_missing_and_protected_folders_are_named(tmp_path: Path, monkeypatch: py
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("espnet_todm.espnet.startup.write_text", refuse)
+    monkeypatch.setattr("espnet_todm.util.startup.write_text", refuse)
     monkeypatch.setattr(Path, "unlink", refuse)
     for action in (startup.switch_on, startup.switch_off):
         with pytest.raises(UserError, match=r"cannot be changed \(Permission denied\).*espnet_todm.run") as error:

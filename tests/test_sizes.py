@@ -143,7 +143,7 @@ def test_the_whole_share_is_the_full_set(criterion: str) -> None:
 
 
 def test_shares_by_latency_need_measurements() -> None:
-    with pytest.raises(UserError, match=r"latency.*measure_latency"):
+    with pytest.raises(UserError, match=r"latency.*bench components"):
         resolve_sizes({"small": 0.5}, table_of(), "latency")
 
 

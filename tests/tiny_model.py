@@ -10,8 +10,8 @@ from espnet2.asr.decoder.transformer_decoder import TransformerDecoder
 
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.models.batch import Batch
+from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup
 from espnet_todm.models.todm import TodmModel
-from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.kd import KDTrainer
 from tests.conftest import conformer
 
@@ -59,9 +59,11 @@ def batch(utterances: int = 2, frames: int = 60, tokens: int = 4, seed: int = 0)
     return Batch(speech, lengths, text, text_lengths)
 
 
-def run(model: TodmModel, of: Batch) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Loss (scalar) and statistics, as ESPnet calls the model."""
-    loss, stats, _ = model(of.speech, of.speech_lengths, of.text, of.text_lengths)
+def run(model: TodmModel, of: Batch, step: int = 0, **context: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Loss (scalar) and statistics of a training step, or of the validation behind it, as ESPnet calls the model."""
+    if model.training and model.subnet_trainer is not None:
+        model.subnet_trainer.prepare(model, step, TrainingSetup())
+    loss, stats, _ = model(of.speech, of.speech_lengths, of.text, of.text_lengths, step=step, **context)
     return loss.sum(), {key: value.squeeze() for key, value in stats.items()}
 
 

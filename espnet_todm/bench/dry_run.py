@@ -56,11 +56,10 @@ def dry_run(options: argparse.Namespace, vocabulary: int, utterances: int = 2, s
     model.train()
     batch = random_batch(vocabulary, options.input_size, utterances, seconds)
     trainer = model.subnet_trainer
-    for step in [0] if trainer is None else trainer.steps_to_try(model):
-        model.step = step
+    for step in [0] if trainer is None else trainer.walk_through(model):
         rate, start = optimizer.param_groups[0]["lr"], time.perf_counter()
-        with part_errors(options, runs=True):
-            loss = _step(model, batch, optimizer, options)
+        with part_errors(options, forward=True):
+            loss = _step(model, batch, step, optimizer, options)
         if schedule is not None:
             schedule.step()
         seconds = time.perf_counter() - start
@@ -69,15 +68,17 @@ def dry_run(options: argparse.Namespace, vocabulary: int, utterances: int = 2, s
     return DryRun(costs, loss, (rate, optimizer.param_groups[0]["lr"]), seconds)
 
 
-def _step(model: TodmModel, batch: Batch, optimizer: torch.optim.Optimizer, options: argparse.Namespace) -> float:
+def _step(
+    model: TodmModel, batch: Batch, step: int, optimizer: torch.optim.Optimizer, options: argparse.Namespace
+) -> float:
     """One update; returns its loss. Raises UserError when loss or gradient is not finite."""
     optimizer.zero_grad()
-    loss = model(batch.speech, batch.speech_lengths, batch.text, batch.text_lengths)[0].sum()
+    loss = model(batch.speech, batch.speech_lengths, batch.text, batch.text_lengths, step=step)[0].sum()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip, options.grad_clip_type)
     for name, value in (("loss", loss.item()), ("norm of the gradient", norm.item())):
         if not math.isfinite(value):
-            raise UserError(f"{options.config}: the {name} of step {model.step} is {value}")
+            raise UserError(f"{options.config}: the {name} of step {step} is {value}")
     optimizer.step()
     return loss.item()
 
@@ -88,8 +89,8 @@ def build(options: argparse.Namespace, vocabulary: int) -> tuple[TodmModel, torc
     from espnet2.tasks.abs_task import scheduler_classes
     from espnet2.tasks.asr import ASRTask
 
-    options.token_list = [BLANK, UNKNOWN, *map(str, range(vocabulary - 3)), SOS_EOS]
-    options.normalize = None
+    tokens = [BLANK, UNKNOWN, *map(str, range(vocabulary - 3)), SOS_EOS]
+    options = argparse.Namespace(**{**vars(options), "token_list": tokens, "normalize": None})
     model = ASRTask.build_model(options)
     if not isinstance(model, TodmModel):
         raise UserError(f"{options.config}: describes no supernet; it needs model: todm")

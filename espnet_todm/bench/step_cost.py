@@ -17,7 +17,7 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional
@@ -43,7 +43,7 @@ SINGLE, SUPERNET = "single", "supernet"
 class Workload:
     """A model and the batch that it is measured on. ``Workload`` builders are handed to child processes.
 
-    ``step``: the first training step to measure; None takes one of the trainer's usual kind.
+    ``step``: the first training step to measure; None takes the kind that most of the training is made of.
     """
 
     model: TodmModel
@@ -51,9 +51,10 @@ class Workload:
     step: Optional[int] = None
 
     def first_step(self) -> int:
+        """Its number; the model is ready for it."""
         if self.step is not None or self.model.subnet_trainer is None:
             return self.step or 0
-        return self.model.subnet_trainer.usual_step(self.model)
+        return list(self.model.subnet_trainer.walk_through(self.model))[-1]
 
 
 Build = Callable[[], Workload]
@@ -98,7 +99,7 @@ def random_batch(
     speech = torch.randn(utterances, frames, *([input_size] if input_size else []), generator=generator)
     text = torch.randint(1, vocabulary - 1, (utterances, tokens), generator=generator)
     lengths = [torch.full((utterances,), n) for n in (frames, tokens)]
-    return Batch(*(tensor.to(device) for tensor in (speech, lengths[0], text, lengths[1])))
+    return Batch(speech.to(device), lengths[0].to(device), text.to(device), lengths[1].to(device))
 
 
 def extracted_model(model: TodmModel, subnet: Subnet) -> TodmModel:
@@ -108,22 +109,22 @@ def extracted_model(model: TodmModel, subnet: Subnet) -> TodmModel:
     return small
 
 
-def plain_step(model: TodmModel, batch: Batch) -> None:
+def plain_step(model: TodmModel, batch: Batch, step: int) -> None:
     """Forward and backward of one ordinary model in one autograd graph: what ESPnet does."""
+    batch = replace(batch, context=model.context(step))
     model.run_subnet(model.run_subsampling(batch), batch, model.encoder.subnet).loss.backward()
 
 
-def front_step(model: TodmModel, batch: Batch) -> None:
+def front_step(model: TodmModel, batch: Batch, step: int) -> None:
     """Forward and backward of the shared part alone."""
-    hidden = model.run_subsampling(batch).hidden
+    hidden = model.run_subsampling(replace(batch, context=model.context(step))).hidden
     if hidden.requires_grad:
         hidden.backward(torch.ones_like(hidden))
 
 
 def supernet_step(model: TodmModel, batch: Batch, step: int) -> None:
     """Forward and backward of training step ``step``, with all that its subnet trainer does."""
-    model.step = step
-    model(batch.speech, batch.speech_lengths, batch.text, batch.text_lengths)[0].sum().backward()
+    model(batch.speech, batch.speech_lengths, batch.text, batch.text_lengths, step=step)[0].sum().backward()
 
 
 def measure_rounds(workload: Workload, rounds: int) -> list[Round]:
@@ -144,8 +145,8 @@ def measure_rounds(workload: Workload, rounds: int) -> list[Round]:
             raise UserError(f"step cost: the first subnet of a step must be the full one, not {subnets[0].name!r}")
         small = {s.components: small.get(s.components) or extracted_model(model, s) for s in subnets}
         alone = [small[s.components] for s in subnets]
-        subsampled = _seconds(alone[0], partial(front_step, alone[0], batch))
-        extracted = tuple(_seconds(m, partial(plain_step, m, batch)) for m in alone)
+        subsampled = _seconds(alone[0], partial(front_step, alone[0], batch, step))
+        extracted = tuple(_seconds(m, partial(plain_step, m, batch, step)) for m in alone)
         measured.append(Round(subsampled, extracted, _seconds(model, partial(supernet_step, model, batch, step))))
         logging.info("step %d: one model %.3f s, supernet %.3f s", step, extracted[0], measured[-1].supernet)
     return measured[1:]
@@ -222,7 +223,7 @@ def _steps_in_child(build: Build, mode: str, steps: int, threads: int) -> Memory
     start = workload.first_step()
     for step in range(start, start + steps):
         model.zero_grad(set_to_none=True)
-        supernet_step(model, batch, step) if mode == SUPERNET else plain_step(model, batch)
+        supernet_step(model, batch, step) if mode == SUPERNET else plain_step(model, batch, step)
     return Memory(before, memory_mib(on_gpu))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from espnet_todm import hook, register
+from espnet_todm import hook
 from espnet_todm.bin._cli import run
 
 hook.install(pipes=False)
@@ -16,18 +16,9 @@ LOGS = False  # ESPnet sets them up, quieter on other ranks than the first
 
 
 def main(arguments: Sequence[str]) -> None:
-    register()
-    from espnet2.tasks.asr import ASRTask
+    from espnet_todm.espnet.options import train
 
-    from espnet_todm.espnet.faults import faults_told
-    from espnet_todm.espnet.options import checkpoint_errors, parse_training, print_config
-
-    options = parse_training(arguments)
-    if options.print_config:
-        print_config(options)
-        return
-    with checkpoint_errors(), faults_told():
-        ASRTask.main(args=options)
+    train(arguments)
 
 
 if __name__ == "__main__":

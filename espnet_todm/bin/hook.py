@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from espnet_todm.bin._cli import Parser, run
-from espnet_todm.espnet import startup
+from espnet_todm.util import startup
 
 
 def main(arguments: Sequence[str]) -> None:

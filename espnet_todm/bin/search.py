@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> None:
     make_folder(options.output)
     search.open()
     try:
-        search.run()
+        search.score_trials()
     except KeyboardInterrupt:
         if search.search.trials():
             write(search, options, {})

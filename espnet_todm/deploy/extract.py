@@ -26,7 +26,7 @@ from espnet_todm.util.files import PathLike, atomic_directory, hash_file, write_
 from espnet_todm.util.units import parse_amount
 
 # Options of a supernet's training config that a small model has no use for.
-SUPERNET_OPTIONS = ("subnet_trainer", "subnet_trainer_conf", "init_param", "model", "model_conf")
+OF_THE_TRAINING = ("subnet_trainer", "subnet_trainer_conf", "init_param", "model", "model_conf")
 # The extracted model and the slice run the same operations on the same numbers; only the order of sums may differ.
 TOLERANCE = 1e-4
 
@@ -156,7 +156,7 @@ def calibration_fronts(
 
 def _small_config(supernet: Supernet, subnet: Subnet, final: Path) -> dict[str, Any]:
     """The config of the small model, which will be in ``final``; files are named as the supernet's config names them."""
-    conf = {key: value for key, value in supernet.config.items() if key not in SUPERNET_OPTIONS}
+    conf = {key: value for key, value in supernet.config.items() if key not in OF_THE_TRAINING}
     transducer = supernet.model.use_transducer_decoder
     stock = None if transducer else supernet.encoder.stock_conf(subnet)
     conf["encoder"] = supernet.encoder.stock_name if stock is not None else supernet.encoder.name

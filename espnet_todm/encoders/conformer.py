@@ -114,6 +114,7 @@ class TodmConformerEncoder(StackedEncoder):
 
     name: ClassVar[str] = "todm_conformer"
     options_type = ConformerOptions
+    options: ConformerOptions
     block_type = ElasticConformerBlock
     widths: ClassVar[Mapping[str, tuple[str, Optional[str]]]] = {
         MACARON.name: ("macaron_ffn", "macaron_chunks"),

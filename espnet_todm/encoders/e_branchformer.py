@@ -90,6 +90,7 @@ class TodmEBranchformerEncoder(StackedEncoder):
 
     name: ClassVar[str] = "todm_e_branchformer"
     options_type = EBranchformerOptions
+    options: EBranchformerOptions
     block_type = ElasticEBranchformerBlock
     norm_between: ClassVar[bool] = False
     widths: ClassVar[Mapping[str, tuple[str, Optional[str]]]] = {

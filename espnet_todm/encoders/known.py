@@ -1,23 +1,26 @@
-"""All encoders of this package by the names that configurations call them by."""
+"""All encoders of this package by the names that configurations call them by. A new one is a file and a line here."""
 
 from __future__ import annotations
 
+import importlib
+
 from espnet_todm.encoders.supernet import SupernetEncoder
+
+# Module of this package and class.
+CLASSES = (
+    "conformer.TodmConformerEncoder",
+    "e_branchformer.TodmEBranchformerEncoder",
+    "branchformer.TodmBranchformerEncoder",
+    "transformer.TodmTransformerEncoder",
+    "mh_ssm.TodmMhSsmEncoder",
+)
 
 
 def encoders() -> dict[str, type[SupernetEncoder]]:
     """Name in lower case, as ESPnet's parsers want it -> class. Imported on call: each pulls in a part of ESPnet."""
-    from espnet_todm.encoders.branchformer import TodmBranchformerEncoder
-    from espnet_todm.encoders.conformer import TodmConformerEncoder
-    from espnet_todm.encoders.e_branchformer import TodmEBranchformerEncoder
-    from espnet_todm.encoders.mh_ssm import TodmMhSsmEncoder
-    from espnet_todm.encoders.transformer import TodmTransformerEncoder
-
-    known: tuple[type[SupernetEncoder], ...] = (
-        TodmConformerEncoder,
-        TodmEBranchformerEncoder,
-        TodmBranchformerEncoder,
-        TodmTransformerEncoder,
-        TodmMhSsmEncoder,
-    )
-    return {encoder.name: encoder for encoder in known}
+    known: dict[str, type[SupernetEncoder]] = {}
+    for path in CLASSES:
+        module, _, name = path.partition(".")
+        encoder = getattr(importlib.import_module(f"espnet_todm.encoders.{module}"), name)
+        known[encoder.name] = encoder
+    return known

@@ -135,6 +135,7 @@ class TodmMhSsmEncoder(StackedEncoder):
 
     name: ClassVar[str] = "todm_mh_ssm"
     options_type = MhSsmOptions
+    options: MhSsmOptions
     block_type = ElasticMhSsmBlock
     widths: ClassVar[Mapping[str, tuple[str, Optional[str]]]] = {
         MACARON.name: ("macaron_ffn", "macaron_chunks"),

@@ -45,6 +45,7 @@ class StackedEncoder(SupernetEncoder):
     widths: ClassVar[Mapping[str, tuple[str, Optional[str]]]]
     stock_class: ClassVar[Optional[type[AbsEncoder]]] = None
     stock_inputs: ClassVar[Sequence[Optional[str]]] = ()
+    options: Any  # of options_type
     chunk_options: Optional[ChunkOptions] = None  # of training
     decode_chunk: Optional[Chunk] = None  # outside of training; None: full context
 
@@ -55,7 +56,7 @@ class StackedEncoder(SupernetEncoder):
     def __init__(self, input_size: int, **options: Any) -> None:
         parsed = self.options_type.parse(self.name, options)
         super().__init__(input_size, parsed.output_size)
-        self.options: Any = parsed
+        self.options = parsed
         self.shapes = tuple(parsed.shapes())
         self.input_layer: InputLayer = INPUT_LAYERS[parsed.input_layer]  # what shortens the input
         size = parsed.output_size

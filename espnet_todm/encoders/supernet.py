@@ -143,6 +143,10 @@ class SupernetEncoder(AbsEncoder):
         """``encoder_conf`` of ESPnet's own encoder of the same function, or None when it has no such form."""
         return None
 
+    def postpone_sizes(self, why: str) -> None:
+        """Named sizes other than the full one are no models until :meth:`choose`; who asks for one is told why."""
+        self.pending = why
+
     def choose(self, sizes: Mapping[str, Subnet]) -> None:
         """Named sizes mean these sets from now on; those that are not given stay."""
         self.pending = ""

@@ -79,6 +79,7 @@ class TodmTransformerEncoder(StackedEncoder):
 
     name: ClassVar[str] = "todm_transformer"
     options_type = TransformerOptions
+    options: TransformerOptions
     block_type = ElasticTransformerBlock
     widths: ClassVar[Mapping[str, tuple[str, Optional[str]]]] = {
         ATTENTION.name: ("heads", None),

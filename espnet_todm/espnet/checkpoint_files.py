@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from espnet_todm.errors import UserError, one_line
+from espnet_todm.trainers.switch import convert_older
 from espnet_todm.util.files import PathLike, atomic_path
 
 _DIRECTORY = 0x10  # attribute by which torch takes a record for a folder, and reads nothing
@@ -102,7 +103,10 @@ def _guarded_save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
 def _guarded_load(f: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(f, (str, Path)):
         check_checkpoint(f)
-    return _plain_load(f, *args, **kwargs)
+    states = _plain_load(f, *args, **kwargs)
+    if isinstance(states, dict):  # ESPnet's averages may be over models of an older release and of this one
+        convert_older(states, "subnet_trainer.")
+    return states
 
 
 _plain_save, _plain_load = torch.save, torch.load

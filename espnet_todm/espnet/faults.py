@@ -46,13 +46,21 @@ def faults_told() -> Iterator[None]:
         raise UserError(line) from error
 
 
+def words(error: BaseException) -> str:
+    """What an exception says on one line, with its kind where that says more. torch makes the traceback of a data loader's
+    worker the message of what was raised there: its last line has both."""
+    said = last_line(str(error), 1000)
+    if _IN_WORKER in str(error) or (isinstance(error, (RuntimeError, ValueError)) and said):
+        return said
+    return f"{type(error).__name__} {said}".rstrip()
+
+
 def _line(error: Exception) -> Optional[str]:
     text = str(error)
-    if _IN_WORKER in text:  # raised in a worker: torch puts its traceback into the message
-        cause = last_line(text, 1000)
+    if _IN_WORKER in text:
         if isinstance(error, UserError):
-            return cause.partition(": ")[2]
-        return f"reading data: {cause}" if isinstance(error, OSError) else None
+            return words(error).partition(": ")[2]
+        return f"reading data: {words(error)}" if isinstance(error, OSError) else None
     known = (RuntimeError, ConnectionResetError)
     if not isinstance(error, known) and type(error).__module__ != "torch.multiprocessing.spawn":
         return None

@@ -14,7 +14,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.espnet.checkpoint_files import check_checkpoint
 from espnet_todm.espnet.config_inheritance import CONFIG, read_yaml
 from espnet_todm.espnet.faults import faults_told, told_by_rank
-from espnet_todm.espnet.inputs import check_data, check_run
+from espnet_todm.espnet.inputs import check_data
 from espnet_todm.espnet.parts import part_errors
 from espnet_todm.espnet.statistics import check_statistics
 from espnet_todm.espnet.task_options import check_training
@@ -49,8 +49,7 @@ def guarded_training(options: argparse.Namespace) -> Iterator[None]:
         stack.enter_context(faults_told())
         stack.enter_context(part_errors(options))
         check_training(options)
-        refuse_code(pipes=not hook.runs_pipes)
-        check_run(options)
+        refuse_code(pipes=not hook.pipes_allowed)
         check_data(options)
         if options.normalize_conf and options.normalize_conf.get("stats_file"):
             check_statistics(options.normalize_conf["stats_file"])

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from espnet_todm.errors import UserError, last_line
-from espnet_todm.espnet.faults import faults_told
-from espnet_todm.util.checks import check_number
+from espnet_todm.errors import UserError
+from espnet_todm.espnet.faults import faults_told, words
+from espnet_todm.espnet.task_options import is_installed
 from espnet_todm.util.files import PathLike, has_mark, read_lines, split_key
 
 SETS = ("train", "valid")
-_ITERATORS = ("sequence", "category")
 # ESPnet's data types of files with one utterance a line, its name first.
 _TABLES = (
     *("sound", "multi_columns_sound", "variable_columns_sound", "kaldi_ark", "npy"),
@@ -25,22 +23,6 @@ _TABLES = (
 _OPTIONAL = {"use_tensorboard": ("tensorboard", "curves"), "use_matplotlib": ("matplotlib", "pictures")}
 _END = object()
 _BROKEN = (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
-
-
-def check_run(options: argparse.Namespace) -> None:
-    """Raises UserError for what no training of speech recognition can do, whatever its data."""
-    if options.use_wandb and not _installed("wandb"):
-        raise UserError(
-            "use_wandb: true needs wandb, which is not installed; pip install wandb, or say use_wandb: false"
-        )
-    for key in ("batch_size", "batch_bins", "valid_batch_size", "valid_batch_bins"):
-        if getattr(options, key) is not None:
-            check_number(key, getattr(options, key), at_least=1, whole=True)
-    for key in () if options.collect_stats else ("iterator_type", "valid_iterator_type"):
-        kind = getattr(options, key, None)
-        if kind is not None and kind not in _ITERATORS:
-            why = " (it cuts speech into pieces, but not its text)" if "chunk" in str(kind) else ""
-            raise UserError(f"{key}: {kind!r} is not possible{why}; allowed: {', '.join(_ITERATORS)}")
 
 
 def check_data(options: argparse.Namespace) -> None:
@@ -67,7 +49,7 @@ def check_data(options: argparse.Namespace) -> None:
 def without_missing_packages(options: Any) -> None:
     """Switch off, with a warning, what ESPnet's trainer would import and is not installed; tensorboard is on by default."""
     for option, (package, lost) in _OPTIONAL.items():
-        if getattr(options, option, False) and not _installed(package):
+        if getattr(options, option, False) and not is_installed(package):
             logging.warning("%s: %s is not installed, so there will be no %s of the training", option, package, lost)
             setattr(options, option, False)
 
@@ -80,9 +62,9 @@ def batch_errors(name: str) -> Iterator[None]:
     except UserError:
         raise
     except _BROKEN as error:
-        words = _words(error)
-        hint = "; say drop_last_iter: true, or another batch_size" if "world_size" in words else ""
-        raise UserError(f"{name} set: its batches cannot be made: {words}{hint}") from error
+        told = words(error)
+        hint = "; say drop_last_iter: true, or another batch_size" if "world_size" in told else ""
+        raise UserError(f"{name} set: its batches cannot be made: {told}{hint}") from error
 
 
 class Batches:
@@ -100,7 +82,7 @@ class Batches:
             except UserError:
                 raise
             except _BROKEN as error:
-                raise UserError(f"{self.name} set: a batch cannot be read: {_words(error)}") from error
+                raise UserError(f"{self.name} set: a batch cannot be read: {words(error)}") from error
             if batch is _END:
                 return
             yield batch
@@ -129,15 +111,3 @@ def _check_keys(shapes: PathLike, wanted: dict[str, None], path: PathLike, there
             f"{path}: lacks {len(lacking)} of {len(wanted)} utterances of {shapes}, the first is {lacking[0]}; collect the "
             "statistics again when the data have changed"
         )
-
-
-def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
-
-
-def _words(error: BaseException) -> str:
-    """The cause on one line; a loader's worker sends its whole traceback, whose last line has it."""
-    words = last_line(str(error))
-    return (
-        words if isinstance(error, (RuntimeError, ValueError)) and words else f"{type(error).__name__} {words}".rstrip()
-    )

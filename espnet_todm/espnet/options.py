@@ -14,13 +14,28 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, Optional
 from unittest import mock
 
+from espnet_todm import register
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.config_inheritance import read_config
-from espnet_todm.espnet.inputs import check_run
+from espnet_todm.espnet.faults import faults_told
 from espnet_todm.espnet.parts import check_types
 
+ONE_CYCLE = "one_cycle_linear"
 # Parts all of whose numbers are plain numbers; elsewhere text such as "16k" may be meant.
 NUMERIC = ("encoder", "model", "subnet_trainer", "optim", "scheduler")
+
+
+def train(arguments: Sequence[str]) -> None:
+    """ESPnet's training command, with this package's names, checks and error lines. Raises UserError."""
+    register()
+    from espnet2.tasks.asr import ASRTask
+
+    options = parse_training(arguments)
+    if options.print_config:
+        print_config(options)
+        return
+    with checkpoint_errors(), faults_told():
+        ASRTask.main(args=options)
 
 
 def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
@@ -44,7 +59,6 @@ def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
         conf = getattr(options, f"{name}_conf")
         check_part(name, getattr(options, name), conf, classes, optional)
         setattr(options, f"{name}_conf", conf or {})  # YAML has null for a key with nothing behind it
-    check_run(options)
     return options
 
 
@@ -85,6 +99,8 @@ def check_part(
     if optional and (value is None or chosen in ("none", "null", "nil")):
         return
     if chosen not in classes:
+        if chosen == ONE_CYCLE:
+            raise UserError(_instead_of_one_cycle(conf or {}))
         raise UserError(f"{name}: {value!r} is unknown; allowed: {', '.join(map(str, classes))}")
     if not isinstance(conf or {}, Mapping):
         raise UserError(f"{name}_conf: {conf!r} must be a mapping of options")
@@ -97,6 +113,18 @@ def check_part(
             raise UserError(f"{name}_conf.{key}: {entry!r} is text to YAML, not a number; write {_number(entry)}")
     if cls is not None and name in NUMERIC:
         check_types(f"{name}_conf", conf or {}, cls)
+
+
+def _instead_of_one_cycle(conf: Mapping[str, Any]) -> str:
+    """The line for the schedule that this package had before ESPnet's own served: what to write now."""
+    total, start = conf.get("total_steps") or 100000, conf.get("start", 4e-6)
+    up, down = (conf.get(f"{way}_share", 0.45) * total for way in ("up", "down"))
+    steps = [1, *(round(at) + 1 for at in (up, up + down, total, 10 * total))]
+    rates = [start, conf.get("peak", 4e-4), conf.get("end", start), *[conf.get("final", 1e-8)] * 2]
+    return (
+        f"scheduler: {ONE_CYCLE} is now ESPnet's piecewiselinearwarmuplr; for the same rates write"
+        f" scheduler_conf: {{warmup_steps_list: {steps}, warmup_lr_list: {rates}}}"
+    )
 
 
 def accepted_keys(cls: type) -> Optional[list[str]]:

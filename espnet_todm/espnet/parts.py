@@ -17,15 +17,15 @@ from espnet_todm.util.checks import check_type
 
 
 @contextmanager
-def part_errors(options: Any, runs: bool = False) -> Iterator[None]:
+def part_errors(options: Any, forward: bool = False) -> Iterator[None]:
     """Raises UserError, which names the part, for an exception out of the making of a class that ``options`` choose and,
-    where the code only ``runs`` to try them, out of a forward pass of ESPnet's classes among them."""
+    where they are tried (``forward``), out of a forward pass of ESPnet's classes among them."""
     try:
         yield
     except (UserError, OSError):
         raise
     except Exception as error:
-        part = _part(error, options, runs)
+        part = _part(error, options, forward)
         if part is None:
             raise
         raise UserError(f"{part} {_told(error)}") from error
@@ -48,13 +48,13 @@ def _declared(cls: type) -> dict[str, tuple[Any, Any]]:
     return {name: (kinds.get(name, p.annotation), p.default) for name, p in parameters.items()}
 
 
-def _part(error: Exception, options: Any, runs: bool) -> Optional[str]:
+def _part(error: Exception, options: Any, forward: bool) -> Optional[str]:
     """``decoder: 'transformer'``, when the exception came out of its ``__init__``, or out of its ``forward``."""
     chosen = _chosen(options)
     for frame, _ in traceback.walk_tb(error.__traceback__):
         cls = type(frame.f_locals.get("self"))
         made = frame.f_code.co_name == "__init__"
-        ran = runs and frame.f_code.co_name == "forward" and not cls.__module__.startswith("espnet_todm.")
+        ran = forward and frame.f_code.co_name == "forward" and not cls.__module__.startswith("espnet_todm.")
         if cls in chosen and (made or ran):
             return chosen[cls]
     return None

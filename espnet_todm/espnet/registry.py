@@ -9,38 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from operator import attrgetter
 from typing import Any
 
-SUPPORTED = "202402 to 202511"
-# What of ESPnet this package fills, replaces or derives its own classes from.
-CONTRACT = (
-    ("espnet2.tasks.asr", "ASRTask"),
-    ("espnet2.tasks.asr", "encoder_choices"),
-    ("espnet2.tasks.asr", "decoder_choices"),
-    ("espnet2.tasks.asr", "model_choices"),
-    ("espnet2.tasks.asr", "specaug_choices"),
-    ("espnet2.tasks.abs_task", "optim_classes"),
-    ("espnet2.tasks.abs_task", "scheduler_classes"),
-    ("espnet2.tasks.abs_task", "load_pretrained_model"),
-    ("espnet2.tasks.abs_task", "AbsTask.build_iter_factory"),
-    ("espnet2.tasks.abs_task", "AbsTask.build_model_from_file"),
-    ("espnet2.tasks.abs_task", "AbsTask.main_worker"),
-    ("espnet2.train.class_choices", "ClassChoices"),
-    ("espnet2.train.trainer", "Trainer"),
-    ("espnet2.train.trainer", "TrainerOptions"),
-    ("espnet2.train.trainer", "Reporter"),
-    ("espnet2.train.trainer", "average_nbest_models"),
-    ("espnet2.train.trainer", "add_gradient_noise"),
-    ("espnet2.train.reporter", "SubReporter"),
-    ("espnet2.schedulers.abs_scheduler", "AbsBatchStepScheduler"),
-    ("espnet2.schedulers.abs_scheduler", "AbsValEpochStepScheduler"),
-    ("espnet2.asr.espnet_model", "ESPnetASRModel"),
-    ("espnet2.asr.encoder.abs_encoder", "AbsEncoder"),
-    ("espnet2.asr.decoder.abs_decoder", "AbsDecoder"),
-    ("espnet2.asr.specaug.abs_specaug", "AbsSpecAug"),
-    *(
-        ("espnet.nets.pytorch_backend.transformer.embedding", f"{kind}PositionalEncoding")
-        for kind in ("", "Scaled", "Rel", "LegacyRel")
-    ),
-)
+from espnet_todm.espnet.contract import REGISTRATION, SUPPORTED
 
 _registered = False
 
@@ -56,7 +25,7 @@ def register() -> None:
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
         # ESPnet's imports print of flash attention, of nltk data and of syntax, none of which a user can act on.
         warnings.simplefilter("ignore")
-        symbols = {(module, name): _symbol(module, name) for module, name in CONTRACT}
+        symbols = {(module, name): _symbol(module, name) for module, name in REGISTRATION}
     if _registered:  # by the import hook, while the lines above imported ESPnet
         return
     _registered = True
@@ -83,7 +52,6 @@ def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
     from espnet_todm.models.spec_augment import SpecAugmentByLength
     from espnet_todm.models.todm import TodmModel
     from espnet_todm.optim.eden import Eden, Eden2
-    from espnet_todm.optim.one_cycle import NAME, OneCycleLinear
     from espnet_todm.optim.scaled_adam import ScaledAdam
 
     # These dicts are shared with parsers by reference: they are filled, never rebound. Keys must be lower case.
@@ -92,32 +60,19 @@ def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
     symbols["espnet2.tasks.asr", "model_choices"].classes["todm"] = TodmModel
     symbols["espnet2.tasks.asr", "specaug_choices"].classes["todm_specaug"] = SpecAugmentByLength
     symbols["espnet2.tasks.abs_task", "optim_classes"]["scaledadam"] = ScaledAdam
-    symbols["espnet2.tasks.abs_task", "scheduler_classes"].update({"eden": Eden, "eden2": Eden2, NAME: OneCycleLinear})
+    symbols["espnet2.tasks.abs_task", "scheduler_classes"].update({"eden": Eden, "eden2": Eden2})
 
 
 def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     """``subnet_trainer`` and ``subnet_trainer_conf`` become options of the ASR task, which builds them with the model."""
     from espnet_todm.espnet.trainer import TodmTrainer
-    from espnet_todm.trainers.aux_loss import AuxLossTrainer
-    from espnet_todm.trainers.base import SubnetTrainer
-    from espnet_todm.trainers.baselines import RandomNestedTrainer, TopKTrainer, UniformTrainer, ZeroOutTrainer
-    from espnet_todm.trainers.kd import KDTrainer
-    from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
-    from espnet_todm.trainers.single import SingleTrainer
+    from espnet_todm.models.subnet_trainer import SubnetTrainer
+    from espnet_todm.trainers.known import trainers
 
     task = symbols["espnet2.tasks.asr", "ASRTask"]
     choices = symbols["espnet2.train.class_choices", "ClassChoices"](
         name="subnet_trainer",
-        classes={
-            "kd": KDTrainer,
-            "single": SingleTrainer,
-            "ortho_softmax": OrthoSoftmaxTrainer,
-            "top_k": TopKTrainer,
-            "zero_out": ZeroOutTrainer,
-            "aux_loss": AuxLossTrainer,
-            "random_nested": RandomNestedTrainer,
-            "uniform": UniformTrainer,
-        },
+        classes=trainers(),
         type_check=SubnetTrainer,
         default=None,
         optional=True,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from espnet2.bin.aggregate_stats_dirs import aggregate_stats_dirs
 
+from espnet_todm import hook
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import PathLike, atomic_directory, damage_told, read_table, write_table
 from espnet_todm.util.launch import launch
@@ -79,6 +80,7 @@ def _part(
 
 
 def _collect(arguments: list[str]) -> None:
-    from espnet_todm.bin.asr_train import main
+    hook.install(pipes=False)
+    from espnet_todm.espnet.options import train
 
-    main(arguments)
+    train(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,9 @@ NEVER_WITH_SUPERNETS = {
     "use_lora": _NO_ADAPTERS,  # ESPnet 202402's name for one kind of it
 }
 
+ITERATORS = ("sequence", "category")
+COUNTS = ("accum_grad", "log_interval", "batch_size", "batch_bins", "valid_batch_size", "valid_batch_bins")
+
 
 def check_training(options: Any) -> None:
     """Called before anything is built. Raises UserError."""
@@ -33,15 +37,28 @@ def check_training(options: Any) -> None:
     for name, reason in {**NEVER, **(NEVER_WITH_SUPERNETS if supernet else {})}.items():
         if getattr(options, name, False):
             raise UserError(f"{name}: true is not possible{' with model: todm' if supernet else ''}: {reason}")
-    check_number("accum_grad", options.accum_grad, at_least=1, whole=True)
-    if options.log_interval is not None:
-        check_number("log_interval", options.log_interval, at_least=1, whole=True)
+    if options.use_wandb and not is_installed("wandb"):
+        raise UserError(
+            "use_wandb: true needs wandb, which is not installed; pip install wandb, or say use_wandb: false"
+        )
+    for key in COUNTS:
+        if key == "accum_grad" or getattr(options, key) is not None:
+            check_number(key, getattr(options, key), at_least=1, whole=True)
+    for key in () if options.collect_stats else ("iterator_type", "valid_iterator_type"):
+        kind = getattr(options, key, None)
+        if kind is not None and kind not in ITERATORS:
+            why = " (it cuts speech into pieces, but not its text)" if "chunk" in str(kind) else ""
+            raise UserError(f"{key}: {kind!r} is not possible{why}; allowed: {', '.join(ITERATORS)}")
     distributed = options.multiprocessing_distributed or getattr(options, "distributed", False)
     if supernet and options.ngpu > 1 and not distributed:
         raise UserError(
             f"ngpu: {options.ngpu} in one process is not possible with model: todm, whose steps need a process for each GPU;"
             " add --multiprocessing_distributed true"
         )
+
+
+def is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def check_frozen(model: torch.nn.Module, frozen: Sequence[str]) -> None:

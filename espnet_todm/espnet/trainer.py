@@ -1,11 +1,11 @@
-"""ESPnet's Trainer with more: the model knows its step, schedules know their epoch, a killed run leaves nothing broken."""
+"""ESPnet's Trainer with more: each batch has its step, schedules know their epoch, a killed run leaves nothing broken."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Optional
+from typing import Any, Callable, ClassVar, Optional
 
 import torch
 from espnet2.train.reporter import SubReporter
@@ -19,15 +19,16 @@ from espnet_todm.espnet.inputs import Batches, without_missing_packages
 from espnet_todm.espnet.resumed import TodmTrainerOptions, configuration_holds, configured
 from espnet_todm.espnet.skipped import SkippedSteps, check_validation
 from espnet_todm.espnet.task_options import check_frozen, noise_by_step
+from espnet_todm.models.subnet_trainer import TrainingSetup
 from espnet_todm.models.todm import TodmModel
-from espnet_todm.trainers.base import RunState
 
 
 class TodmTrainer(Trainer):
-    """Trains any ESPnet ASR model as the stock trainer does; a supernet is told its step before each batch."""
+    """Trains any ESPnet ASR model as the stock trainer does; a supernet gets the step's number with each batch."""
 
     # best_model_criterion, in the process that writes files.
     criteria: ClassVar[Optional[Sequence[Sequence[str]]]] = None
+    last_step: ClassVar[int] = 0  # that the training made, for validation
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> TodmTrainerOptions:
@@ -80,23 +81,25 @@ class TodmTrainer(Trainer):
         for schedule in kwargs["schedulers"]:
             if hasattr(schedule, "set_epoch"):
                 schedule.set_epoch(reporter.get_epoch() - 1)
-        inner, run = getattr(model, "module", model), _run_state(**kwargs)
+        inner, setup = getattr(model, "module", model), _training_setup(**kwargs)
+        scale = scaler.get_scale if scaler is not None else None
         kwargs["iterator"] = Batches(kwargs["iterator"], "train")
         if isinstance(inner, TodmModel):
-            inner.loss_scale = scaler.get_scale if scaler is not None else lambda: 1.0
-            kwargs["iterator"] = _TellStep(kwargs["iterator"], inner, reporter, run)
+            kwargs["iterator"] = _TrainingSteps(kwargs["iterator"], inner, reporter, setup, scale)
         if kwargs["options"].no_forward_run:
             return bool(super().train_one_epoch(**kwargs))
-        scale = scaler.get_scale if scaler is not None else None
         steps = kwargs["iterator"] = SkippedSteps(kwargs["iterator"], reporter, kwargs["options"].accum_grad, scale)
         super().train_one_epoch(**kwargs)
         steps.finish()
+        cls.last_step = reporter.get_total_count() - 1
         return False  # ESPnet would end a run, with status 0, whose loss scaling took an epoch to find its scale
 
     @classmethod
     def validate_one_epoch(cls, **kwargs: Any) -> None:
         """As ESPnet's, which passes everything by name."""
         kwargs["iterator"] = Batches(kwargs["iterator"], "valid")
+        if isinstance(getattr(kwargs["model"], "module", kwargs["model"]), TodmModel):
+            kwargs["iterator"] = ((names, {**tensors, "step": cls.last_step}) for names, tensors in kwargs["iterator"])
         super().validate_one_epoch(**kwargs)
         check_validation(kwargs["reporter"])
 
@@ -108,27 +111,34 @@ def _link(path: Path, target: str) -> None:
         path.symlink_to(target)
 
 
-class _TellStep:
-    """An iterable of batches that sets ``model.step`` before it hands one out. It has a length where its source has one."""
+class _TrainingSteps:
+    """Batches, each with its step's number and the scale of losses. They have a length where their source has one."""
 
-    def __init__(self, batches: Iterable[Any], model: TodmModel, reporter: SubReporter, run: RunState) -> None:
-        self.batches, self.model, self.reporter, self.run = batches, model, reporter, run
+    def __init__(
+        self,
+        batches: Iterable[Any],
+        model: TodmModel,
+        reporter: SubReporter,
+        setup: TrainingSetup,
+        scale: Optional[Callable[[], float]],
+    ) -> None:
+        self.batches, self.model, self.reporter, self.setup, self.scale = batches, model, reporter, setup, scale
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self.batches:
-            self.model.step = self.reporter.get_total_count()  # of batches done in all epochs; survives a resume
+        for names, tensors in self.batches:
+            step = self.reporter.get_total_count()  # of batches done in all epochs; survives a resume
             if self.model.subnet_trainer is not None:
-                self.model.subnet_trainer.prepare(self.model, self.model.step, self.run)
-            yield batch
+                self.model.subnet_trainer.prepare(self.model, step, self.setup)
+            yield names, {**tensors, "step": step, "loss_scale": 1.0 if self.scale is None else self.scale()}
 
     def __len__(self) -> int:
         return len(self.batches)  # type: ignore[arg-type]
 
 
-def _run_state(
+def _training_setup(
     iterator: Any, optimizers: Sequence[torch.optim.Optimizer], options: Any, distributed_option: Any, **_: Any
-) -> RunState:
+) -> TrainingSetup:
     """From what ESPnet passes to ``train_one_epoch``."""
     planned = len(iterator) * options.max_epoch if hasattr(iterator, "__len__") else None
     first = distributed_option.dist_rank in (None, 0)
-    return RunState(optimizers, planned, Path(options.output_dir) if first else None)
+    return TrainingSetup(optimizers, planned, Path(options.output_dir) if first else None)

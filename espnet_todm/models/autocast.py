@@ -30,3 +30,6 @@ class Autocast:
         if self.dtype is None or (device.type == "cpu" and not self.on_cpu):
             return nullcontext()
         return torch.autocast(device.type, dtype=self.dtype)
+
+
+FLOAT32 = Autocast(None)

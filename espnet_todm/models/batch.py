@@ -7,19 +7,44 @@ from typing import Any, Optional
 
 from torch import Tensor
 
+from espnet_todm.models.autocast import FLOAT32, Autocast
 from espnet_todm.models.transducer import Lattice
 
 Stats = dict[str, Any]  # what a step reports, by name
 
 
 @dataclass(frozen=True)
+class StepContext:
+    """How a batch passes through the model, and at which point of a training.
+
+    training: whether SpecAugment, chunks and dropout of outputs are drawn. step: 0-based number of the training step; in
+    validation of the last one; None outside of training, where all schedules of losses have come to their end. autocast:
+    the precision. loss_scale: what losses are multiplied with for a backward within the step (float16). error_rates: whether
+    they are counted.
+    """
+
+    training: bool = False
+    step: Optional[int] = None
+    autocast: Autocast = FLOAT32
+    loss_scale: float = 1.0
+    error_rates: bool = False
+
+
+OUTSIDE = StepContext()  # of any training: exact and without anything random
+
+
+@dataclass(frozen=True)
 class Batch:
-    """What ESPnet's collator gives: speech (B, T, F) or (B, samples), text (B, U) padded with -1, lengths (B,)."""
+    """What ESPnet's collator gives: speech (B, T, F) or (B, samples), text (B, U) padded with -1, lengths (B,).
+
+    ``context``: of all passes that this batch makes.
+    """
 
     speech: Tensor
     speech_lengths: Tensor
     text: Tensor
     text_lengths: Tensor
+    context: StepContext = OUTSIDE
 
 
 @dataclass(frozen=True)

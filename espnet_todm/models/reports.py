@@ -8,7 +8,7 @@ is the mean over sizes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def evaluate(model: TodmModel, batch: Batch) -> tuple[Tensor, Stats]:
     """Loss and error rates of every size that is trained; the loss proper is their mean."""
-    subnets = evaluated(model)
+    subnets = evaluated(model, batch.context.step)
     subsampled = model.run_subsampling(batch)
     stats: Stats = {}
     losses = []
@@ -36,9 +36,9 @@ def evaluate(model: TodmModel, batch: Batch) -> tuple[Tensor, Stats]:
     return torch.stack(losses).mean(), stats
 
 
-def evaluated(model: TodmModel) -> list[Subnet]:
-    """The subnets that validation measures."""
-    return model.subnet_trainer.evaluated(model) if model.subnet_trainer else [model.encoder.subnet]
+def evaluated(model: TodmModel, step: Optional[int] = None) -> list[Subnet]:
+    """The subnets that validation measures after a training step."""
+    return model.subnet_trainer.evaluated(model, step) if model.subnet_trainer else [model.encoder.subnet]
 
 
 def named_as_stock(subnets: Sequence[Subnet]) -> Subnet:

@@ -19,8 +19,7 @@ from espnet_todm.encoders.interctc import Taken
 from espnet_todm.encoders.supernet import SubsampledFeatures, length_mask
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation, token_distillation
-from espnet_todm.models.batch import Batch, Posteriors, Stats, SubnetOutput
-from espnet_todm.models.interctc import with_intermediate
+from espnet_todm.models.batch import Batch, Posteriors, Stats, StepContext, SubnetOutput
 from espnet_todm.models.odd_utterances import heard, lengthen
 from espnet_todm.models.transducer import Lattice
 
@@ -41,7 +40,7 @@ def run_task(
     plus ctc_weight times CTC. CTC's is mixed with that of what was ``taken`` between blocks."""
     stats: Stats = {}
     within = subsampled
-    encoded, subsampled = after_encoder(model, encoded, subsampled)
+    encoded, subsampled = after_encoder(model, encoded, subsampled, batch.context)
     loss_ctc, logits = ctc_task(model, encoded, subsampled, batch, size, stats)
     if loss_ctc is not None:
         loss_ctc = with_intermediate(model, loss_ctc, taken, within, batch, size, stats)
@@ -60,12 +59,12 @@ def run_task(
 
 
 def after_encoder(
-    model: TodmModel, encoded: Tensor, subsampled: SubsampledFeatures
+    model: TodmModel, encoded: Tensor, subsampled: SubsampledFeatures, context: StepContext
 ) -> tuple[Tensor, SubsampledFeatures]:
     """What a post-encoder makes of the encoder's output (B, T, D), and the features with the lengths that it leaves."""
     if model.postencoder is None:
         return encoded, subsampled
-    with model.autocast(encoded.device):
+    with context.autocast(encoded.device):
         encoded = lengthen(encoded, getattr(model.postencoder, "length_adaptor_ratio", 1))
         encoded, lengths = model.postencoder(encoded, subsampled.lengths)
     return encoded, replace(subsampled, lengths=lengths, mask=length_mask(lengths, encoded.size(1)), visible=None)
@@ -83,12 +82,12 @@ def ctc_task(
     """CTC loss and logits (B, T, V) in float32, both None without CTC; reported under a ``name``."""
     if model.ctc is None:
         return None, None
-    with model.autocast(encoded.device):
+    with batch.context.autocast(encoded.device):
         # Log probabilities of whole utterances in bfloat16 would be wrong in the third digit.
-        logits = model.output_layer(size)(F.dropout(encoded, model.ctc.dropout_rate, model.training)).float()
+        logits = model.output_layer(size)(F.dropout(encoded, model.ctc.dropout_rate, batch.context.training)).float()
     loss = _ctc_loss(model, logits, subsampled.lengths, batch.text, batch.text_lengths)
     stats[f"loss_{name}"] = loss.detach()
-    if not model.training and model.error_calculator is not None:
+    if batch.context.error_rates and model.error_calculator is not None:
         stats[f"cer_{name}"] = model.error_calculator(logits.argmax(-1).cpu(), batch.text.cpu(), is_ctc=True)
     return loss, logits
 
@@ -120,12 +119,12 @@ def _attention_task(
         inputs = tuple(x[rows] for x in inputs)
     encoded, lengths, text, text_lengths = inputs
     before, following = add_sos_eos(text, model.sos, model.eos, model.ignore_id)
-    with model.autocast(encoded.device):
+    with batch.context.autocast(encoded.device):
         logits, _ = model.decoder(encoded, lengths, before, text_lengths + 1)
         loss = model.criterion_att(logits, following) * (1.0 if rows is None else len(rows) / len(batch.text))
         stats["acc"] = th_accuracy(logits.reshape(-1, model.vocab_size), following, ignore_label=model.ignore_id)
     stats["loss_att"] = loss.detach()
-    if not model.training and model.error_calculator is not None:
+    if batch.context.error_rates and model.error_calculator is not None:
         rates = zip(("cer", "wer"), model.error_calculator(logits.argmax(-1).cpu(), text.cpu()))
         stats.update({name: rate for name, rate in rates if rate is not None})
     return loss, logits.float(), (text_lengths + 1) * (lengths > 0)
@@ -150,10 +149,12 @@ def _transducer_task(
 ) -> tuple[Tensor, Lattice]:
     task = model.transducer(size)
     text = batch.text, batch.text_lengths
-    with model.autocast(encoded.device):
-        loss, lattice = task(encoded, subsampled.lengths, *text, model.step, teacher.lattice if teacher else None)
+    with batch.context.autocast(encoded.device):
+        loss, lattice = task(
+            encoded, subsampled.lengths, *text, batch.context.step, teacher.lattice if teacher else None
+        )
     stats["loss_transducer"] = loss.detach()
-    if not model.training and model.error_calculator is not None:
+    if batch.context.error_rates and model.error_calculator is not None:
         stats.update(model.error_calculator.of_transducer(task.greedy(encoded, subsampled.lengths), *text))
     return loss, lattice
 
@@ -194,3 +195,28 @@ def _lattice_distillation(
     scale = model.transducer_options.distillation_scale
     sizes = text, lengths, text_lengths
     return share * lattice_distillation(at, said, *sizes, divergence, ranges, model.decoder.blank_id, scale)
+
+
+def with_intermediate(
+    model: TodmModel,
+    loss: Tensor,
+    taken: Sequence[Taken],
+    subsampled: SubsampledFeatures,
+    batch: Batch,
+    size: str,
+    stats: Stats,
+) -> Tensor:
+    """``(1 - w) * loss + w * mean of the intermediate losses``, w = ``interctc_weight``, as ESPnet has it.
+
+    ``loss`` is CTC's; a size that has no place keeps it as it is.
+    """
+    if not (model.interctc_weight and taken):
+        return loss
+    total, weights = torch.zeros_like(loss), torch.zeros_like(loss)
+    for place, output, weight in taken:
+        intermediate, _ = ctc_task(model, output, subsampled, batch, size, stats, f"interctc_layer{place}")
+        assert intermediate is not None  # there is a CTC output
+        total, weights = total + weight * intermediate, weights + weight
+    # Soft gates may leave nearly nothing of all places together; what they then lose, the last output wins.
+    share = model.interctc_weight * weights / weights.clamp(min=1.0)
+    return (1 - share) * loss + model.interctc_weight * total / weights.clamp(min=1.0)

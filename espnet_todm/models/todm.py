@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, Optional, cast
+from typing import Any, Optional, cast
 
 import torch
 from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
@@ -20,15 +20,15 @@ from espnet_todm.encoders.supernet import Drop, Gates, SubsampledFeatures, Super
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.autocast import Autocast
-from espnet_todm.models.batch import Batch, Posteriors, SubnetOutput
+from espnet_todm.models.batch import Batch, Posteriors, StepContext, SubnetOutput
 from espnet_todm.models.interctc import between
 from espnet_todm.models.odd_utterances import ErrorRates, lengthen
 from espnet_todm.models.options import check_options, check_outputs
 from espnet_todm.models.outside import component_table, outer_state
 from espnet_todm.models.reports import evaluate
+from espnet_todm.models.subnet_trainer import SubnetTrainer
 from espnet_todm.models.tasks import distillation, run_task
 from espnet_todm.models.transducer import SimpleJoint, TransducerOptions, TransducerTask
-from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.util.checks import build
 
 
@@ -88,9 +88,7 @@ class TodmModel(ESPnetASRModel):
             self.join(self.make_joint({}) if joint is None else joint)
         self.autocast = Autocast(autocast)
         self.subnet_trainer: Optional[SubnetTrainer] = None
-        self.step = 0  # set by the trainer before each batch; 0-based
         self.register_load_state_dict_post_hook(_after_loading)
-        self.loss_scale: Callable[[], float] = lambda: 1.0  # set by the trainer where gradients are scaled (fp16)
 
     def make_joint(self, conf: Mapping[str, Any]) -> nn.Module:
         """ESPnet's joiner with these options. Raises UserError for an unknown one."""
@@ -119,12 +117,18 @@ class TodmModel(ESPnetASRModel):
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """speech (B, T, F) or (B, samples), text (B, U), lengths (B,) -> loss, statistics, weight, as ESPnet wants them."""
-        batch = Batch(speech, speech_lengths, text[:, : text_lengths.max()], text_lengths)
+        """speech (B, T, F) or (B, samples), text (B, U), lengths (B,) -> loss, statistics, weight, as ESPnet wants them.
+
+        ``kwargs`` may have ``step`` and ``loss_scale``, see :class:`StepContext`. They have no names in the signature, since
+        ESPnet draws its graph for TensorBoard with all that have, which must be tensors.
+        """
+        step: Any = kwargs.get("step", 0 if self.training else None)
+        context = self.context(step, kwargs.get("loss_scale", 1.0))
+        batch = Batch(speech, speech_lengths, text[:, : text_lengths.max()], text_lengths, context)
         if self.training:
             if self.subnet_trainer is None:
                 raise UserError("model: todm can only be trained with a subnet_trainer, such as subnet_trainer: kd")
-            loss, stats = self.subnet_trainer.step(self, batch, self.step)
+            loss, stats = self.subnet_trainer.step(self, batch, step)
         else:
             loss, stats = evaluate(self, batch)
         stats["loss"] = loss.detach()
@@ -132,6 +136,10 @@ class TodmModel(ESPnetASRModel):
             (loss, stats, speech.shape[0]), loss.device
         )
         return gathered
+
+    def context(self, step: Optional[int] = None, loss_scale: float = 1.0) -> StepContext:
+        """Of a pass in the mode (training or not) and the precision that the model is in."""
+        return StepContext(self.training, step, self.autocast, loss_scale, error_rates=not self.training)
 
     def run_subsampling(self, batch: Batch) -> SubsampledFeatures:
         """Features, SpecAugment, normalisation and subsampling, once for all subnets of a step.
@@ -141,15 +149,16 @@ class TodmModel(ESPnetASRModel):
         with torch.autocast(batch.speech.device.type, enabled=False):
             features, lengths = self._extract_feats(batch.speech, batch.speech_lengths)
             features, lengths = lengthen(features, 1), lengths.clamp(min=1)  # ESPnet fails on nothing
-            if self.specaug is not None and self.training:
+            if self.specaug is not None and batch.context.training:
                 features, lengths = self.specaug(features, lengths)
             if self.normalize is not None:
                 features, lengths = self.normalize(features, lengths)
-        with self.autocast(features.device):
+        context = batch.context
+        with context.autocast(features.device):
             if self.preencoder is not None:
                 features, lengths = self.preencoder(features, lengths)
             features = lengthen(features, self.encoder.shortest())
-            return self.encoder.subsample(features, lengths, self.step if self.training else None)
+            return self.encoder.subsample(features, lengths, context.step if context.training else None)
 
     def run_subnet(
         self,
@@ -165,20 +174,21 @@ class TodmModel(ESPnetASRModel):
         A ``teacher`` lends the pruning ranges of its lattice.
         """
         between = self.between(subnet.name)
-        encoded = self.run_blocks(subsampled, subnet, gates, drop, between=between)
+        encoded = self.run_blocks(subsampled, batch, subnet, gates, drop, between=between)
         return self.task(encoded, subsampled, batch, subnet.name, teacher, between.taken)
 
     def run_blocks(
         self,
         subsampled: SubsampledFeatures,
+        batch: Batch,
         subnet: Subnet,
         gates: Optional[Gates] = None,
         drop: Optional[Drop] = None,
         exits: Sequence[int] = (),
         between: Optional[Between] = None,
     ) -> Tensor:
-        """:meth:`SupernetEncoder.blocks` in this model's precision."""
-        with self.autocast(subsampled.hidden.device):
+        """:meth:`SupernetEncoder.blocks` in the batch's precision."""
+        with batch.context.autocast(subsampled.hidden.device):
             return self.encoder.blocks(subsampled, subnet, gates, drop, exits, between or self.between(subnet.name))
 
     def between(self, size: str) -> Between:

@@ -63,9 +63,9 @@ class TransducerOptions:
         check_scales(self.am_scale, self.lm_scale)
         check_number(f"{where}warmup_steps", self.warmup_steps, at_least=0, whole=True)
 
-    def weights(self, step: int) -> tuple[float, float]:
-        """Weights of the simple and of the pruned loss in a step."""
-        if step >= self.warmup_steps:
+    def weights(self, step: Optional[int]) -> tuple[float, float]:
+        """Weights of the simple and of the pruned loss in a step; None: after the warm-up."""
+        if step is None or step >= self.warmup_steps:
             return self.simple_weight, 1.0
         done = step / self.warmup_steps
         return 1.0 - done * (1.0 - self.simple_weight), 0.1 + 0.9 * done
@@ -114,7 +114,7 @@ class TransducerTask:
         lengths: Tensor,
         text: Tensor,
         text_lengths: Tensor,
-        step: int,
+        step: Optional[int],
         teacher: Optional[Lattice],
     ) -> tuple[Tensor, Lattice]:
         """encoded (B, T, D), text (B, U) -> loss in nats, averaged over utterances, and the lattice.

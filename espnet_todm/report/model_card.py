@@ -8,11 +8,9 @@ from typing import Any, Optional
 
 from espnet_todm.card import CARD, WEIGHTS, read_card
 from espnet_todm.deploy.forms.registry import FORMS
-from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
 from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.espnet.load import read_config
 from espnet_todm.report.experiment import Experiment, load_experiment
-from espnet_todm.report.usage import espnet_example, plain_example
 from espnet_todm.scoring.scores import rate_cell
 from espnet_todm.util.files import PathLike, read_json
 from espnet_todm.util.markdown import markdown_table
@@ -23,6 +21,28 @@ library_name: espnet
 pipeline_tag: automatic-speech-recognition
 tags: [espnet, espnet_todm]
 ---
+"""
+
+_FEATURES = """import soundfile
+from lhotse import Fbank, FbankConfig
+
+samples, rate = soundfile.read("speech.wav", dtype="float32")  # one channel
+speech = Fbank(FbankConfig(sampling_rate=rate, num_filters={bins})).extract(samples, rate)
+"""
+_AUDIO = """import soundfile
+
+speech, rate = soundfile.read("speech.wav", dtype="float32")  # one channel
+"""
+_ESPNET = """from espnet2.bin.asr_inference import Speech2Text
+from espnet2.main_funcs.pack_funcs import unpack
+
+recogniser = Speech2Text.from_pretrained(**unpack("{name}.zip", "{name}_unpacked"), {options})
+print(recogniser(speech)[0][0])
+"""
+_PLAIN = """import espnet_todm
+
+model = espnet_todm.load_model("{name}")  # checks the weights against card.json
+print(model.transcribe("speech.wav"))
 """
 
 FILES = {
@@ -48,8 +68,8 @@ def model_card(subnet: PathLike, data: Optional[str] = None) -> str:
         f"# {card['name']}\n\n{_what(card, config)}",
         "## Measured\n\n" + markdown_table(["", ""], _measured(folder, card)) + f"\n{_notes(folder, data)}",
         "## With ESPnet\n\n" + espnet_example(card, config),
-        "## Without unpickling\n\n" + plain_example(card, config),
-        *_streaming(folder),
+        "## Without unpickling\n\n" + plain_example(card),
+        *(note for form in FORMS for note in form.notes(_optional(folder / form.format / CARD))),
         "## Files\n\n" + "".join(f"- `{name}`: {text}\n" for name, text in FILES.items() if _is_there(folder, name)),
     ]
     return _FRONT_MATTER + "\n" + "\n".join(sections)
@@ -73,17 +93,6 @@ def _what(card: Mapping[str, Any], config: Mapping[str, Any]) -> str:
             f"{training['optim']} with a rate of up to {training['optim_conf'].get('lr')}.\n"
         )
     return text
-
-
-def _streaming(folder: Path) -> Iterator[str]:
-    """What has to be known of a streaming export, if there is one."""
-    told = _optional(folder / STREAMING_FOLDER / CARD).get("streaming")
-    if told:
-        yield (
-            f"## Streaming\n\n`{STREAMING_FOLDER}` takes chunks of {told['chunk_seconds']:g} s. After each utterance give"
-            f" sherpa-onnx {told['tail_seconds']:g} s of silence, and only then `input_finished`: what makes no whole chunk"
-            " it does not hear.\n"
-        )
 
 
 def _measured(folder: Path, card: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -130,3 +139,38 @@ def _is_there(folder: Path, name: str) -> bool:
 
 def _optional(path: Path) -> dict[str, Any]:
     return dict(read_json(path)) if path.is_file() else {}
+
+
+def espnet_example(card: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """How ESPnet runs the packed archive ``<name>.zip``, which is beside the folder of the model."""
+    register = "" if _is_stock(card, config) else "import espnet_todm\n\nespnet_todm.register()\n"
+    code = _input(config) + "\n" + register + _ESPNET.format(name=card["name"], options=_search(config))
+    return (
+        f'`Speech2Text.from_pretrained("{card["name"]}.zip", ...)` does the same where `espnet_model_zoo` is installed.\n'
+        f"ESPnet unpickles the weights in the archive.\n\n{_block(code)}"
+    )
+
+
+def plain_example(card: Mapping[str, Any]) -> str:
+    """How this package runs the folder of the model, from its safetensors."""
+    return _block(_PLAIN.format(name=card["name"]))
+
+
+def _is_stock(card: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    return not card["encoder"].startswith("todm_") and config.get("model") != "todm"
+
+
+def _input(config: Mapping[str, Any]) -> str:
+    bins = config.get("input_size")
+    return _FEATURES.format(bins=bins) if bins else _AUDIO
+
+
+def _search(config: Mapping[str, Any]) -> str:
+    """Options of Speech2Text: those of the model's kind."""
+    if config.get("model") == "todm":  # a transducer
+        return "beam_size=5"
+    return "beam_size=10, ctc_weight=0.3" if config.get("decoder") else "beam_size=10, ctc_weight=1.0"
+
+
+def _block(code: str) -> str:
+    return f"```python\n{code}```\n"

@@ -88,7 +88,7 @@ def read_config_of_plan(path: PathLike) -> dict[str, Any]:
     return plan
 
 
-def run_method(method: Method, recipe: PathLike, folder: str, options: Sequence[str]) -> Path:
+def train_and_score(method: Method, recipe: PathLike, folder: str, options: Sequence[str]) -> Path:
     """Train, extract, decode and score one method by the recipe's stages 11 to 14; returns its experiment.
 
     What is done already is not done again; what was killed goes on. Raises UserError when a stage fails, and when the

@@ -24,14 +24,12 @@ from espnet_todm.decode.text import TextJoint, only_text
 from espnet_todm.deploy.extract import Supernet, calibration_fronts
 from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.errors import UserError
-from espnet_todm.models.autocast import Autocast
-from espnet_todm.models.batch import Batch
+from espnet_todm.models.batch import OUTSIDE, Batch
 from espnet_todm.models.tasks import after_encoder
 from espnet_todm.scoring.scores import Score, score_tables
 
 SCORES = ("wer", "cer", "loss")
 _UNITS = {"wer": "words", "cer": "characters"}
-_AFTER_WARM_UP = 10**9  # a step at which no loss is warming up any more
 
 
 class _Prepared(NamedTuple):
@@ -46,7 +44,7 @@ class Evaluator:
     """Scores of subnets on a set, in float32 and greedily decoded as extracted models are.
 
     Args:
-        supernet: its model is this object's from now on.
+        supernet: the trained one.
         utterances: names and inputs, (T, F) or (samples,).
         references: transcripts, words separated by spaces; utterances without one are left out.
         split: the set's name.
@@ -68,9 +66,6 @@ class Evaluator:
     ) -> None:
         self.supernet, self.model, self.split = supernet, supernet.model, split
         self.decoder = Decoder(supernet.model, supernet.config)
-        self.model.error_calculator = None  # error rates are counted here
-        self.model.autocast = Autocast(None)
-        self.model.step = _AFTER_WARM_UP
         self.references: dict[str, str] = {}
         self._batches: list[_Prepared] = []
         known = (utterance for utterance in utterances if utterance[0] in references)
@@ -112,7 +107,7 @@ class Evaluator:
         texts = dict.fromkeys(self.references, "")
         named = self.named(subnet)
         for part, encoded in self._encode(named):
-            encoded, subsampled = after_encoder(self.model, encoded, part.subsampled)
+            encoded, subsampled = after_encoder(self.model, encoded, part.subsampled, OUTSIDE)
             found = self._labels(encoded, subsampled.lengths, named.name)
             texts.update(zip(part.names, map(self.decoder.text, found)))
         return texts
@@ -170,6 +165,7 @@ class Evaluator:
             torch.tensor([len(x) for _, x in group]),
             pad_sequence(text, batch_first=True, padding_value=-1),
             torch.tensor([len(labels) for labels in text]),
+            OUTSIDE,
         )
         subsampled = self.model.run_subsampling(batch)
         if not subsampled.lengths.any():

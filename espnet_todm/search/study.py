@@ -119,7 +119,7 @@ class Study:
         """All that are complete, in the order of their numbers."""
         return [self._trial(trial) for trial in self._complete()]
 
-    def run(self, trials: int, evaluate: Evaluate) -> None:
+    def score_trials(self, trials: int, evaluate: Evaluate) -> None:
         """Go on until there are so many complete trials in all. Each further machine may add one to that.
 
         What stops it, Ctrl-C too, leaves all complete trials stored and the one in progress out.

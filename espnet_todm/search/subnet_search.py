@@ -96,8 +96,8 @@ def parse_budgets(texts: Iterable[str]) -> dict[str, float]:
 class SubnetSearch:
     """A search on a supernet and what it is compared with. All share one memory of scores.
 
-    Call :meth:`open`, then :meth:`run`. Raises UserError when an objective is unknown or not measured, a budget cannot be
-    met, or optuna is not installed.
+    Call :meth:`open`, then :meth:`score_trials`. Raises UserError when an objective is unknown or not measured, a budget
+    cannot be met, or optuna is not installed.
     """
 
     def __init__(self, evaluator: Evaluator, plan: SearchPlan) -> None:
@@ -122,11 +122,11 @@ class SubnetSearch:
         for trial in [*self.search.trials(), *(self.random.trials() if self.random else [])]:
             self.evaluate.known[trial.subnet.components] = trial.scores
 
-    def run(self) -> None:
+    def score_trials(self) -> None:
         """Go on until all trials are there. Raises KeyboardInterrupt on Ctrl-C; what is complete stays."""
-        self.search.run(self.plan.trials, self.evaluate)
+        self.search.score_trials(self.plan.trials, self.evaluate)
         if self.random:
-            self.random.run(self.plan.baselines, self.evaluate)
+            self.random.score_trials(self.plan.baselines, self.evaluate)
         for subnet in [*self.starts.values(), *self._fitted()]:
             if fits(self.table, subnet, self.plan.budgets):
                 self.evaluate(subnet)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
-
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Units
 
@@ -15,13 +12,12 @@ from espnet_todm.selection.units import Units
 class RandomNested(Selection):
     """One random order of the units for all sizes. There is nothing to learn, hence no first stage."""
 
+    learns = False
+
     def __init__(self, units: Units, shares: Mapping[str, float], steps: int, seed: int = 0) -> None:
         super().__init__(units, shares, steps, seed)
         self._order = list(range(len(units)))
         random.Random(f"random nested {seed}").shuffle(self._order)
-
-    def weights(self, size: str, step: int) -> Tensor:
-        return torch.ones(len(self.units))
 
     def order(self, step: int) -> list[int]:
         return list(self._order)

@@ -24,6 +24,8 @@ class TopK(Selection):
         temperature: of the softmaxes.
     """
 
+    subnet_weight = 0.3  # as in arXiv 2407.18930
+
     def __init__(
         self,
         units: Units,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from espnet_todm.selection.base import Selection
 from espnet_todm.sizes import uniform_order
 
@@ -12,8 +9,7 @@ from espnet_todm.sizes import uniform_order
 class Uniform(Selection):
     """The order that :func:`espnet_todm.sizes.fit_budget` walks. There is nothing to learn, hence no first stage."""
 
-    def weights(self, size: str, step: int) -> Tensor:
-        return torch.ones(len(self.units))
+    learns = False
 
     def order(self, step: int) -> list[int]:
         """Units in the order in which their first components come."""

@@ -21,6 +21,7 @@ class ZeroOut(Selection):
         sparsity_weight: factor of |sparsity - target|, both as shares of the full cost; the target grows with iterations.
     """
 
+    subnet_weight = 0.3  # as in arXiv 2407.18930
     closed_at: Tensor
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from espnet_todm.components import Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Stats
-from espnet_todm.trainers.base import SubnetTrainer
+from espnet_todm.models.subnet_trainer import SubnetTrainer
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.util.checks import check_number
 
@@ -43,11 +43,13 @@ class AuxLossTrainer(SubnetTrainer):
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
         stats: Stats = {}
 
-        def run(subsampled: SubsampledFeatures) -> Tensor:
+        def loss_of(subsampled: SubsampledFeatures) -> Tensor:
             numbers = sorted(self.exits)
             full = self.exits[numbers[-1]]
             losses, between = [], model.between(full.name)
-            for number, encoded in zip(numbers, model.run_blocks(subsampled, full, exits=numbers, between=between)):
+            for number, encoded in zip(
+                numbers, model.run_blocks(subsampled, batch, full, exits=numbers, between=between)
+            ):
                 size = self.exits[number].name
                 inside = [taken for taken in between.taken if taken.place < number]
                 output = model.task(encoded, subsampled, batch, size, taken=inside)
@@ -58,7 +60,7 @@ class AuxLossTrainer(SubnetTrainer):
             return torch.stack(losses).sum()
 
         loss = sequential_step(
-            model.run_subsampling(batch), [Pass(run, 1.0)], model.trained_parameters(), model.loss_scale()
+            model.run_subsampling(batch), [Pass(loss_of, 1.0)], model.trained_parameters(), batch.context.loss_scale
         )
         return loss, stats
 
@@ -69,7 +71,7 @@ class AuxLossTrainer(SubnetTrainer):
     def always_trained(self, model: TodmModel) -> list[str]:
         return [subnet.name for subnet in self.exits.values()]
 
-    def evaluated(self, model: TodmModel) -> list[Subnet]:
+    def evaluated(self, model: TodmModel, step: Optional[int]) -> list[Subnet]:
         return list(model.encoder.sizes.values())
 
 

@@ -23,9 +23,9 @@ Gradients = list[Optional[Tensor]]
 
 @dataclass(frozen=True)
 class Pass:
-    """One subnet's part of a step: ``run`` maps the subsampled features to a scalar loss, which counts ``weight`` times."""
+    """One subnet's part of a step: ``loss`` maps the subsampled features to a scalar, which counts ``weight`` times."""
 
-    run: Callable[[SubsampledFeatures], Tensor]
+    loss: Callable[[SubsampledFeatures], Tensor]
     weight: float
 
 
@@ -46,7 +46,7 @@ def sequential_step(
     wanted = [leaf, *parameters]
     sums: Gradients = [None] * len(wanted)
     for part in passes:
-        loss = part.run(subsampled.with_hidden(leaf)).float()
+        loss = part.loss(subsampled.with_hidden(leaf)).float()
         total += part.weight * loss.detach()
         _add(sums, _grad(loss * (part.weight * loss_scale), wanted))
         del loss  # its graph must be gone before the next subnet builds its own

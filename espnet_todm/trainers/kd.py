@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -12,8 +12,8 @@ from espnet_todm.components import Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.batch import Stats
+from espnet_todm.models.subnet_trainer import SubnetTrainer
 from espnet_todm.selection.sandwich import Sandwich
-from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.util.checks import build
 
@@ -63,7 +63,7 @@ class KDTrainer(SubnetTrainer):
         stats: Stats = {}
         teacher: list[Posteriors] = []
 
-        def run(subsampled: SubsampledFeatures, subnet: Subnet) -> Tensor:
+        def loss_of(subsampled: SubsampledFeatures, subnet: Subnet) -> Tensor:
             output = model.run_subnet(subsampled, batch, subnet, teacher=teacher[0] if teacher else None)
             stats[f"loss_{subnet.name}"] = output.loss.detach()
             if subnet is subnets[0]:  # the max subnet teaches; what nobody looks at is not kept
@@ -77,12 +77,14 @@ class KDTrainer(SubnetTrainer):
             stats[f"kd_{subnet.name}"] = kd.detach()
             return (1 - self.kd_weight) * output.loss + self.kd_weight * kd
 
-        passes = [Pass(partial(run, subnet=subnet), 1 / len(subnets)) for subnet in subnets]
-        loss = sequential_step(model.run_subsampling(batch), passes, model.trained_parameters(), model.loss_scale())
+        passes = [Pass(partial(loss_of, subnet=subnet), 1 / len(subnets)) for subnet in subnets]
+        loss = sequential_step(
+            model.run_subsampling(batch), passes, model.trained_parameters(), batch.context.loss_scale
+        )
         return loss, stats
 
-    def usual_step(self, model: TodmModel) -> int:
-        return self.warmup_steps
+    def walk_through(self, model: TodmModel) -> Iterator[int]:
+        yield self.warmup_steps
 
     def picked(self, step: int) -> list[Subnet]:
         return self.sandwich.pick(step)[: 1 if step < self.warmup_steps else None]
@@ -92,5 +94,5 @@ class KDTrainer(SubnetTrainer):
             : 1 if self.warmup_steps else None
         ]
 
-    def evaluated(self, model: TodmModel) -> list[Subnet]:
+    def evaluated(self, model: TodmModel, step: Optional[int]) -> list[Subnet]:
         return list(model.encoder.sizes.values())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 from torch import Tensor
 
 from espnet_todm.components import FULL, Subnet
 from espnet_todm.models.batch import Stats
-from espnet_todm.trainers.base import SubnetTrainer
+from espnet_todm.models.subnet_trainer import SubnetTrainer
 from espnet_todm.trainers.engine import Pass, sequential_step
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ class SingleTrainer(SubnetTrainer):
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
         stats: Stats = {}
 
-        def run(subsampled: SubsampledFeatures) -> Tensor:
+        def loss_of(subsampled: SubsampledFeatures) -> Tensor:
             output = model.run_subnet(subsampled, batch, self.subnet)
             stats.update(output.stats)
             return output.loss
 
         loss = sequential_step(
-            model.run_subsampling(batch), [Pass(run, 1.0)], model.trained_parameters(), model.loss_scale()
+            model.run_subsampling(batch), [Pass(loss_of, 1.0)], model.trained_parameters(), batch.context.loss_scale
         )
         stats[f"loss_{self.subnet.name}"] = loss.detach()
         return loss, stats
@@ -46,5 +46,5 @@ class SingleTrainer(SubnetTrainer):
     def picked(self, step: int) -> list[Subnet]:
         return [self.subnet]
 
-    def evaluated(self, model: TodmModel) -> list[Subnet]:
+    def evaluated(self, model: TodmModel, step: Optional[int]) -> list[Subnet]:
         return [self.subnet]

@@ -20,11 +20,13 @@ from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.batch import Stats
+from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup, passes_cost
 from espnet_todm.selection.base import Selection
+from espnet_todm.selection.known import find_selection
 from espnet_todm.selection.units import Place, check_distinct, check_shares, draw, make_units
-from espnet_todm.trainers.base import RunState, SubnetTrainer, passes_cost
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.trainers.selection_log import SelectionLog
+from espnet_todm.trainers.switch import SwitchState, convert_older
 from espnet_todm.util.checks import build, check_number
 
 if TYPE_CHECKING:
@@ -37,12 +39,15 @@ class TwoStageTrainer(SubnetTrainer):
     """Losses are per output frame: L(supernet) + w L(subnet) for each subnet + what the selection adds.
 
     Args:
-        seed: of the sizes drawn and of the selection; by default the run's.
+        seed: of the sizes drawn and of the selection; by default the training's.
+        selection: what orders the units by worth, a name of :mod:`espnet_todm.selection.known`; default ortho_softmax.
         granularity: what is chosen: "component" or "layer" (whole modules).
         warmup_steps: so many first steps train the supernet alone: as long as it has learned nothing, there is nothing to
             choose by and nothing to distil.
-        stage1_steps, stage1_share: step at which the second stage begins, or its share of the run (default 0.6).
-        subnet_weight: w, a number, or "focal": 1 - exp(-L), so that what is learned already counts less.
+        stage1_steps, stage1_share: step at which the second stage begins, or its share of the training (default 0.6). The
+            default is step 0 for a selection that has nothing to learn.
+        subnet_weight: w, a number, or "focal": 1 - exp(-L), so that what is learned already counts less. By default what
+            the selection's authors have.
         focal_detached: whether gradients pass through the focal weight (false) or not.
         kd_weight: share of a subnet's loss that is distillation from the supernet's posteriors; 0 as in the paper.
         divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
@@ -51,18 +56,18 @@ class TwoStageTrainer(SubnetTrainer):
         learned: options of the selection.
     """
 
-    selection_class: ClassVar[type[Selection]]
-    chosen: Tensor
+    alias_of: ClassVar[Optional[str]] = None  # the selection, under a name of this trainer that is a selection's
 
     def __init__(
         self,
         model: TodmModel,
         seed: int = 0,
+        selection: Optional[str] = None,
         granularity: str = "component",
         warmup_steps: int = 0,
         stage1_steps: Optional[int] = None,
         stage1_share: float = 0.6,
-        subnet_weight: Union[str, float] = "focal",
+        subnet_weight: Union[str, float, None] = None,
         focal_detached: bool = True,
         kd_weight: float = 0.0,
         divergence: Optional[Mapping[str, Any]] = None,
@@ -70,45 +75,55 @@ class TwoStageTrainer(SubnetTrainer):
         **learned: Any,
     ) -> None:
         super().__init__()
-        if subnet_weight != "focal":
-            check_number("subnet_weight", subnet_weight, at_least=0)
-        if stage1_steps is not None:
-            check_number("stage1_steps", stage1_steps, at_least=0, whole=True)
-        check_number("stage1_share", stage1_share, at_least=0, below=1)
-        check_number("warmup_steps", warmup_steps, at_least=0, whole=True)
-        check_number("kd_weight", kd_weight, at_least=0, at_most=1)
-        check_number("layer_drop", layer_drop, at_least=0, below=1)
+        kind = self._kind(selection)
+        self.seed, self.warmup_steps, self.stage1_share = seed, warmup_steps, stage1_share
+        self.stage1_steps = 0 if stage1_steps is None and not kind.learns else stage1_steps
+        self.subnet_weight = kind.subnet_weight if subnet_weight is None else subnet_weight
+        self.focal_detached, self.kd_weight, self.layer_drop = focal_detached, kd_weight, layer_drop
+        self._check_options()
         encoder = model.encoder
         table = encoder.component_table()
         units = make_units(table, granularity, encoder.criterion)
-        self.seed, self.shares = seed, check_shares(encoder.size_specs, units)
-        known_steps = max(0, (stage1_steps or 0) - warmup_steps)
+        self.full, self.keys, self.shares = table.full(), tuple(table.by_key), check_shares(encoder.size_specs, units)
+        known_steps = max(0, (self.stage1_steps or 0) - warmup_steps)
         self.selection: Selection = build(
-            self.selection_class, learned, "subnet_trainer_conf", units, self.shares, known_steps, seed=seed
+            kind, learned, "subnet_trainer_conf", units, self.shares, known_steps, seed=seed
         )
-        self.warmup_steps, self.stage1_steps, self.stage1_share = warmup_steps, stage1_steps, stage1_share
-        self.subnet_weight, self.focal_detached = subnet_weight, focal_detached
-        self.kd_weight, self.layer_drop = kd_weight, layer_drop
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
-        self.keys = tuple(table.by_key)
-        # One row per size, smallest first; all 0 until the sets are chosen. Floating point: averaging adds up integers.
-        self.register_buffer("chosen", torch.zeros(len(self.shares), len(self.keys)))
-        self.subnets: dict[str, Subnet] = {FULL: table.full()}
-        encoder.pending = "the checkpoint is from the first stage of training, before sizes are chosen"
+        self.switch = SwitchState(list(self.shares), self.keys)
+        self._register_load_state_dict_pre_hook(convert_older)
+        encoder.postpone_sizes("the checkpoint is from the first stage of training, before sizes are chosen")
+
+    def _check_options(self) -> None:
+        if self.subnet_weight != "focal":
+            check_number("subnet_weight", self.subnet_weight, at_least=0)
+        if self.stage1_steps is not None:
+            check_number("stage1_steps", self.stage1_steps, at_least=0, whole=True)
+        check_number("stage1_share", self.stage1_share, at_least=0, below=1)
+        check_number("warmup_steps", self.warmup_steps, at_least=0, whole=True)
+        check_number("kd_weight", self.kd_weight, at_least=0, at_most=1)
+        check_number("layer_drop", self.layer_drop, at_least=0, below=1)
+
+    def _kind(self, selection: Optional[str]) -> type[Selection]:
+        """Raises UserError for an unknown selection, and for another one than an alias of this trainer stands for."""
+        if self.alias_of is not None and selection not in (None, self.alias_of):
+            raise UserError(
+                f"selection: {selection!r} under subnet_trainer: {self.alias_of}; say subnet_trainer: two_stage"
+            )
+        return find_selection(selection or self.alias_of or "ortho_softmax")
 
     @property
     def decided(self) -> bool:
         """Whether the sets are chosen, which begins stage 2."""
-        return len(self.subnets) > 1
+        return bool(self.switch.chosen)
 
     # ---- the step ---------------------------------------------------------------------------------------------------
 
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
-        self.prepare(model, step, RunState())
         stats: Stats = {}
         teacher: list[Posteriors] = []
 
-        def run(subsampled: SubsampledFeatures, subnet: Subnet) -> Tensor:
+        def loss_of(subsampled: SubsampledFeatures, subnet: Subnet) -> Tensor:
             if subnet.name == FULL:
                 output = model.run_subnet(subsampled, batch, subnet, drop=self._droppable())
                 if self.kd_weight or model.lends_ranges:
@@ -126,10 +141,12 @@ class TwoStageTrainer(SubnetTrainer):
             kd = model.distillation(teacher[0], output.posteriors, batch, self.divergence)
             return (1 - self.kd_weight) * loss + self.kd_weight * kd * _per_frame(subsampled)
 
-        passes = [Pass(partial(run, subnet=subnet), 1.0) for subnet in self.picked(step)]
+        passes = [Pass(partial(loss_of, subnet=subnet), 1.0) for subnet in self.picked(step)]
         if not self.decided and step >= self.warmup_steps:
             passes += self._penalty(self._drawn(step), step - self.warmup_steps, stats)
-        loss = sequential_step(model.run_subsampling(batch), passes, model.trained_parameters(), model.loss_scale())
+        loss = sequential_step(
+            model.run_subsampling(batch), passes, model.trained_parameters(), batch.context.loss_scale
+        )
         return loss, stats
 
     def _subnet_loss(self, loss: Tensor) -> Tensor:
@@ -148,13 +165,12 @@ class TwoStageTrainer(SubnetTrainer):
         return [Pass(lambda subsampled: penalty, 1.0)]
 
     def picked(self, step: int) -> list[Subnet]:
-        full = self.subnets[FULL]
         if not self.decided:
-            gated = Subnet(self._drawn(step), full.components)
-            return [full, gated][: 1 if step < self.warmup_steps else None]
-        smallest, *middle = self.shares
-        between = [self.subnets[draw(self.seed, step, "middle", middle)]] if middle else []
-        return [full, *between, self.subnets[smallest]]
+            gated = Subnet(self._drawn(step), self.full.components)
+            return [self.full, gated][: 1 if step < self.warmup_steps else None]
+        (smallest, *middle), chosen = self.shares, self.switch.chosen
+        between = [chosen[draw(self.seed, step, "middle", middle)]] if middle else []
+        return [self.full, *between, chosen[smallest]]
 
     def _drawn(self, step: int) -> str:
         return draw(self.seed, step, "size", list(self.shares))
@@ -163,64 +179,63 @@ class TwoStageTrainer(SubnetTrainer):
         """Modules that the smallest size drops whole, with their stochastic depth."""
         if not (self.decided and self.layer_drop):
             return {}
-        kept = {(key.layer, key.module) for key in self.subnets[next(iter(self.shares))].components}
+        kept = {(key.layer, key.module) for key in self.switch.chosen[next(iter(self.shares))].components}
         return {place: self.layer_drop for place in self.selection.units.places if place not in kept}
 
     # ---- the switch -------------------------------------------------------------------------------------------------
 
-    def prepare(self, model: TodmModel, step: int, run: RunState) -> None:
+    def prepare(self, model: TodmModel, step: int, setup: TrainingSetup) -> None:
         if self.decided:
             return
-        if run.planned_steps is not None or not self.selection.steps:
-            self.selection.steps = self._first_stage(run) - self.warmup_steps
-        log, learned = SelectionLog(run.output_dir), step - self.warmup_steps
+        if setup.planned_steps is not None or not self.selection.steps:
+            self.selection.last_for(self._first_stage(setup) - self.warmup_steps)
+        log, learned = SelectionLog(setup.output_dir), step - self.warmup_steps
         if learned >= self.selection.steps:
-            self.decide(model, learned, run.optimizers)
-            log.write_cards(model, self.subnets)
+            self.decide(model, learned, setup.optimizers)
+            log.write_cards(model, self.switch.chosen)
         elif learned >= 0:
             self.selection.before_step(learned)
             log.record(self.selection, learned)
 
-    def _first_stage(self, run: RunState) -> int:
-        """The step that begins the second stage. Raises UserError when the run is not longer, the warm-up is not shorter, or
-        no length is known."""
-        end = self._end_of_first_stage(run)
+    def _first_stage(self, setup: TrainingSetup) -> int:
+        """The step that begins the second stage. Raises UserError when the training is not longer, the warm-up is not
+        shorter, or no length is known."""
+        end = self._end_of_first_stage(setup)
         if self.warmup_steps and self.warmup_steps >= end:
             raise UserError(f"warmup_steps: {self.warmup_steps} must be below the {end} steps before the second stage")
         return end
 
-    def _end_of_first_stage(self, run: RunState) -> int:
+    def _end_of_first_stage(self, setup: TrainingSetup) -> int:
         if self.stage1_steps is not None:
-            if run.planned_steps is not None and self.stage1_steps >= run.planned_steps:
+            if setup.planned_steps is not None and self.stage1_steps >= setup.planned_steps:
                 raise UserError(
-                    f"stage1_steps: {self.stage1_steps} is as long as the whole run of {run.planned_steps} steps; a second"
+                    f"stage1_steps: {self.stage1_steps} is as long as the whole run of {setup.planned_steps} steps; a second"
                     " stage must follow"
                 )
             return self.stage1_steps
         if not self.stage1_share:
             return 0
-        if run.planned_steps is None:
+        if setup.planned_steps is None:
             raise UserError("stage1_share: the length of the run is not known beforehand; give stage1_steps")
-        return max(1, int(self.stage1_share * run.planned_steps))
+        return max(1, int(self.stage1_share * setup.planned_steps))
 
     def decide(self, model: TodmModel, step: int, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
         """Choose the sets, sort every module's components by the smallest size that keeps them, and begin stage 2.
 
-        Sorted, each slice is a run of components from the first on: a view of the weights, not a copy.
+        Sorted, each slice has the first components of a module: a view of the weights, not a copy.
         """
         chosen = self.selection.units.nested(self.selection.order(step), self.shares)
-        check_distinct({FULL: self.subnets[FULL], **chosen})
+        check_distinct({FULL: self.full, **chosen})
         orders = self._sorted_orders(chosen)
         states = {parameter: state for optimizer in optimizers for parameter, state in optimizer.state.items()}
         model.encoder.reorder(orders, states)
         new = {
             Key(*place, old): Key(*place, index) for place, order in orders.items() for index, old in enumerate(order)
         }
-        for row, subnet in zip(self.chosen, chosen.values()):
-            moved = {new[key] for key in subnet.components}
-            row.copy_(torch.tensor([float(key in moved) for key in self.keys]))
+        moved = {n: Subnet(n, frozenset(new[key] for key in subnet.components)) for n, subnet in chosen.items()}
+        self.switch.choose(moved)
         self.restore(model)
-        for name, subnet in self.subnets.items():
+        for name, subnet in {FULL: self.full, **moved}.items():
             share = self.selection.units.table.share(subnet, self.selection.units.criterion)
             logging.info("size %s keeps %d components, %.1f%% of the cost", name, len(subnet.components), 100 * share)
 
@@ -236,46 +251,34 @@ class TwoStageTrainer(SubnetTrainer):
         }
 
     def restore(self, model: TodmModel) -> None:
-        """Take the chosen sets from the buffer. Raises UserError where a size shall run that was not chosen yet, and for an
-        average of checkpoints that do not have the same sets."""
-        if not bool(self.chosen.any()):
-            if model.encoder.subnet.name != FULL:
-                model.encoder.find_subnet(model.encoder.subnet.name)
-            return
-        if bool(((self.chosen != 0) & (self.chosen != 1)).any()):
-            raise UserError(
-                "the checkpoint is an average of checkpoints whose components lie in different orders, from before and after"
-                " sizes were chosen: no model; take one of valid.*.best.pth or an average of later epochs"
-            )
-        for name, row in zip(self.shares, self.chosen.tolist()):
-            self.subnets[name] = Subnet(name, frozenset(key for key, value in zip(self.keys, row) if value))
-        model.encoder.choose(self.subnets)
+        """Give the model the chosen sets. Raises UserError where a size is asked for that was not chosen yet."""
+        if self.decided:
+            model.encoder.choose({FULL: self.full, **self.switch.chosen})
+        elif model.encoder.subnet.name != FULL:
+            model.encoder.find_subnet(model.encoder.subnet.name)
 
-    def usual_step(self, model: TodmModel) -> int:
-        """Of the second stage, with the sets that a fresh selection gives."""
+    def walk_through(self, model: TodmModel) -> Iterator[int]:
+        """The second stage is that of the sets which a fresh selection gives."""
+        if self.stage1_steps != 0 and (self.stage1_steps or self.stage1_share):
+            self.selection.last_for(self.selection.steps or 1)
+            yield self.warmup_steps
         if not self.decided:
             self.decide(model, 0)
-        return self.warmup_steps + self.selection.steps
-
-    def steps_to_try(self, model: TodmModel) -> Iterator[int]:
-        if self.stage1_steps != 0 and (self.stage1_steps or self.stage1_share):
-            self.selection.steps = self.selection.steps or 1
-            yield self.warmup_steps
-        yield self.usual_step(model)
+        yield self.warmup_steps + self.selection.steps
 
     def model_steps(self, table: ComponentTable, updates: int) -> float:
         """As the base's; stage 1 has two passes at full width, whatever is kept in the end, and its warm-up one."""
-        first = min(updates, self._first_stage(RunState(planned_steps=updates)))
-        full, alone = self.subnets[FULL], min(self.warmup_steps, first)
-        two = (first - alone) * passes_cost(table, [[full, full]])
+        first = min(updates, self._first_stage(TrainingSetup(planned_steps=updates)))
+        alone = min(self.warmup_steps, first)
+        two = (first - alone) * passes_cost(table, [[self.full, self.full]])
         return alone + two + passes_cost(table, map(self.picked, range(first, updates)))
 
-    def evaluated(self, model: TodmModel) -> list[Subnet]:
+    def evaluated(self, model: TodmModel, step: Optional[int]) -> list[Subnet]:
         """All sizes; in the first stage, as they would be chosen now."""
         if self.decided:
             return list(model.encoder.sizes.values())
-        now = self.selection.units.nested(self.selection.order(max(0, model.step - self.warmup_steps)), self.shares)
-        return [self.subnets[FULL], *reversed(now.values())]
+        now = self.selection.units.nested(self.selection.order(max(0, (step or 0) - self.warmup_steps)), self.shares)
+        return [self.full, *reversed(now.values())]
 
 
 def _per_frame(subsampled: SubsampledFeatures) -> Tensor:

@@ -38,7 +38,7 @@ def test_ratios_are_those_of_each_round() -> None:
 def test_every_picked_subnet_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     stepped = []
     step = cost.plain_step
-    monkeypatch.setattr(cost, "plain_step", lambda model, of: (stepped.append(_size(model)), step(model, of)))
+    monkeypatch.setattr(cost, "plain_step", lambda model, *of: (stepped.append(_size(model)), step(model, *of)))
     of = workload()
     rounds = measure_rounds(of, 2)
     assert len(rounds) == 2

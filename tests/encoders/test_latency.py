@@ -129,7 +129,7 @@ def test_shares_of_latency_are_met_up_to_one_component(file: Path) -> None:
 
 
 def test_the_criterion_latency_needs_a_table() -> None:
-    with pytest.raises(UserError, match=r"criterion: 'latency' has not been measured.*measure_latency"):
+    with pytest.raises(UserError, match=r"criterion: 'latency' has not been measured.*bench components"):
         conformer(criterion="latency")
 
 

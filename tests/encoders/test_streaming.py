@@ -155,9 +155,9 @@ def test_training_draws_and_validation_takes_the_stated_chunk() -> None:
     chunk = {"frames": [1, 4], "left": [0, 6], "full_share": 0.5}
     model = tiny_model(causal=True, chunk=chunk, decode_chunk=[2, 3])
     options, seen = model.encoder.chunk_options, set()
-    for model.step in range(12):
-        subsampled = model.train().run_subsampling(batch())
-        drawn = options.draw(model.step)
+    for step in range(12):
+        subsampled = model.run_subsampling(replace(batch(), context=model.train().context(step)))
+        drawn = options.draw(step)
         seen.add(drawn is None)
         if drawn is None:
             assert subsampled.visible is None

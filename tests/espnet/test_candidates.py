@@ -12,6 +12,7 @@ from espnet2.train.reporter import Reporter
 from espnet_todm.bin.asr_train import main as train
 from espnet_todm.bin.extract import main as extract
 from espnet_todm.espnet.candidates import CandidateReporter, average_candidates
+from espnet_todm.espnet.checkpoint_files import guarded_checkpoints
 from tests.tiny_training import CONFIG, arguments, write_config, write_data
 
 LOSS = ("valid", "loss", "min")
@@ -93,6 +94,21 @@ def test_averages_are_over_what_was_saved_and_leave_out_what_is_from_before_the_
     assert "valid.loss: an average of 3 models, not of 10; of other epochs" in caplog.text
 
 
+def test_an_average_may_be_over_models_of_an_older_release_and_of_this_one(tmp_path: Path) -> None:
+    kept = torch.tensor([[1, 0]])
+    new = {"stage": torch.tensor(2), "kept": kept, "models": torch.tensor(1)}
+    torch.save({"subnet_trainer.chosen": kept.float()}, tmp_path / "1epoch.pth")
+    torch.save({f"subnet_trainer.switch.{name}": value for name, value in new.items()}, tmp_path / "2epoch.pth")
+    with guarded_checkpoints():
+        average_candidates(tmp_path, report([2.0, 1.0]), [list(LOSS)], 2)
+    state = torch.load(tmp_path / "valid.loss.ave.pth", weights_only=True)
+    assert {name.rpartition(".")[2]: value.tolist() for name, value in state.items()} == {
+        "stage": 4,
+        "kept": [[2, 0]],
+        "models": 2,
+    }
+
+
 def test_an_epoch_whose_value_is_not_finite_is_in_no_average(tmp_path: Path, caplog) -> None:
     save_models(tmp_path, [1.0, math.nan, 3.0])
     average_candidates(tmp_path, report([2.0, math.nan, 1.0]), [list(LOSS)], 3)
@@ -118,7 +134,8 @@ def test_a_real_run_averages_models_of_the_second_stage_alone(tmp_path: Path, ca
         train([*arguments(data, output, "--max_epoch", str(epochs))])
     assert {path.name for path in output.glob("*epoch.pth")} == {"2epoch.pth", "3epoch.pth"}
     assert "an average of 2 models, not of 3" in caplog.text
-    averaged = torch.load((output / "valid.loss.ave.pth").resolve(), weights_only=True)["subnet_trainer.chosen"]
-    assert torch.equal(averaged, torch.load(output / "3epoch.pth", weights_only=True)["subnet_trainer.chosen"])
+    averaged = torch.load((output / "valid.loss.ave.pth").resolve(), weights_only=True)
+    last, state = torch.load(output / "3epoch.pth", weights_only=True), "subnet_trainer.switch."
+    assert torch.equal(averaged[f"{state}kept"], 2 * last[f"{state}kept"]) and averaged[f"{state}models"] == 2
     extract(["--config", str(output / "config.yaml"), "--sizes", "small", "--output", str(tmp_path),
              "--asr_model_file", str(output / "valid.loss.ave.pth")])  # fmt: skip

@@ -33,6 +33,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"encoder_conf": {**ENCODER, "linear_units": "32"}}, ["encoder_conf.linear_units", "'32'", "write 32"]),
         ({"encoder_conf": {**ENCODER, "ffn_chunks": 5}}, ["32", "5 chunks"]),
         ({"encoder_conf": {**ENCODER, "normalize_before": False}}, ["normalize_before", "False", "True"]),
+        (
+            {"scheduler": "one_cycle_linear", "scheduler_conf": {"total_steps": 100, "up_share": 0.4, "end": 4e-5}},
+            ["piecewiselinearwarmuplr", "[1, 41, 86, 101, 1001]", "[4e-06, 0.0004, 4e-05, 1e-08, 1e-08]"],
+        ),
         ({"model": "tdom"}, ["model: 'tdom'", "todm"]),
         ({"model_conf": {"ctc_wieght": 1}}, ["model_conf", "ctc_wieght", "ctc_weight"]),
         ({"subnet_trainer": "dk"}, ["subnet_trainer: 'dk'", "kd, single"]),

@@ -19,6 +19,7 @@ from espnet_todm.espnet.trainer import TodmTrainer
 from tests.tiny_training import arguments, write_config, write_data
 
 WARMUP = ("warmuplr", {"warmup_steps": 4})
+PIECEWISE = ("piecewiselinearwarmuplr", {"warmup_steps_list": [1, 30], "warmup_lr_list": [0.0, 0.1]})
 STEPS = 7  # before the checkpoint
 
 
@@ -89,7 +90,7 @@ def resumed(tmp_path: Path):
         ("cosineannealingwarmuprestarts", {"first_cycle_steps": 5, "warmup_steps": 2}),
         ("warmupsteplr", {"warmup_steps": 3, "steps_per_epoch": 2}),
         ("eden", {"lr_batches": 5}),
-        ("one_cycle_linear", {"total_steps": 30}),
+        PIECEWISE,
         ("reducelronplateau", {"patience": 1}),
     ],
     ids=lambda given: str(given[0]),
@@ -115,7 +116,7 @@ def test_an_unchanged_configuration_goes_on_as_if_nothing_had_been(resumed, capl
         (("cosineannealinglr", {"T_max": 20}), ("cosineannealinglr", {"T_max": 40})),
         (("onecyclelr", {"max_lr": 0.1, "total_steps": 30}), ("onecyclelr", {"max_lr": 0.2, "total_steps": 60})),
         (("eden", {"lr_batches": 5}), ("eden", {"lr_batches": 50})),
-        (("one_cycle_linear", {"total_steps": 30}), ("one_cycle_linear", {"total_steps": 90})),
+        (PIECEWISE, ("piecewiselinearwarmuplr", {"warmup_steps_list": [1, 90], "warmup_lr_list": [0.0, 0.1]})),
     ],
     ids=lambda given: str(given),
 )

@@ -21,7 +21,9 @@ def options(**changes: Any) -> SimpleNamespace:
     """ESPnet's defaults."""
     base = {"model": "todm", "ngpu": 0, "accum_grad": 1, "log_interval": None, "distributed": False}
     switches = dict.fromkeys(("use_adapter", "sharded_ddp", "use_deepspeed", "multiprocessing_distributed"), False)
-    return SimpleNamespace(**{**base, **switches, **changes})
+    switches.update(use_wandb=False, collect_stats=False)
+    counts = dict.fromkeys(("batch_size", "batch_bins", "valid_batch_size", "valid_batch_bins"))
+    return SimpleNamespace(**{**base, **switches, **counts, **changes})
 
 
 @pytest.mark.parametrize(

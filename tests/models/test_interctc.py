@@ -14,8 +14,8 @@ from espnet_todm.models.outside import component_table
 from espnet_todm.models.reports import reported
 from espnet_todm.trainers.aux_loss import AuxLossTrainer
 from espnet_todm.trainers.kd import KDTrainer
-from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
 from espnet_todm.trainers.single import SingleTrainer
+from espnet_todm.trainers.two_stage import TwoStageTrainer
 from tests.conftest import conformer, disturb
 from tests.tiny_model import batch, gradients, run, tiny_model
 
@@ -73,15 +73,15 @@ def test_a_size_without_a_place_has_the_plain_loss() -> None:
         (KDTrainer, {}, SIZES),
         (SingleTrainer, {"size": "small"}, SIZES),
         (AuxLossTrainer, {}, {"first": {"depth": 0.67, "drop": "last"}}),
-        (OrthoSoftmaxTrainer, {"stage1_steps": 2}, {"middle": 0.7, "small": 0.45}),
+        (TwoStageTrainer, {"stage1_steps": 2}, {"middle": 0.7, "small": 0.45}),
     ],
 )
 def test_trainers_learn_what_is_fed_back(trainer: Any, conf: dict, sizes: Any) -> None:
     model = model_of(1.0, sizes=sizes, conv_norm="layer_norm").train()
     model.subnet_trainer = trainer(model, **conf)
-    for model.step in range(4):
+    for step in range(4):
         model.zero_grad()
-        loss, _ = run(model, batch(seed=model.step))
+        loss, _ = run(model, batch(seed=step), step)
         loss.backward()
         assert bool(loss.isfinite())
         assert bool(gradients(model)["encoder.conditioning_layer.weight"].any())

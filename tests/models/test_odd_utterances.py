@@ -15,12 +15,12 @@ import torch
 from espnet_todm.bin.asr_train import main as asr_train
 from espnet_todm.models.batch import Batch
 from espnet_todm.models.odd_utterances import heard, lengthen
+from espnet_todm.models.subnet_trainer import SubnetTrainer
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.aux_loss import AuxLossTrainer
-from espnet_todm.trainers.base import SubnetTrainer
 from espnet_todm.trainers.kd import KDTrainer
-from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
 from espnet_todm.trainers.single import SingleTrainer
+from espnet_todm.trainers.two_stage import TwoStageTrainer
 from espnet_todm.util.checks import build
 from tests.conftest import e_branchformer, mh_ssm
 from tests.models.test_transducer import transducer
@@ -93,8 +93,8 @@ def test_every_input_layer_takes_less_than_a_frame(encoder: Any, layer: str) -> 
     [
         (SingleTrainer, {"size": "small"}),
         (AuxLossTrainer, {}),
-        (OrthoSoftmaxTrainer, {"stage1_steps": 0, "kd_weight": 0.5}),
-        (OrthoSoftmaxTrainer, {"stage1_steps": 9}),
+        (TwoStageTrainer, {"stage1_steps": 0, "kd_weight": 0.5}),
+        (TwoStageTrainer, {"stage1_steps": 9}),
     ],
 )
 def test_every_trainer_takes_a_batch_of_nothing(trainer: type[SubnetTrainer], conf: dict[str, Any]) -> None:

@@ -13,8 +13,8 @@ from espnet_todm.models.reports import reported
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.aux_loss import AuxLossTrainer
 from espnet_todm.trainers.kd import KDTrainer
-from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
 from espnet_todm.trainers.single import SingleTrainer
+from espnet_todm.trainers.two_stage import TwoStageTrainer
 from tests.models.test_transducer import transducer
 from tests.tiny_model import TOKENS, batch, run, tiny_model
 
@@ -32,7 +32,7 @@ TRAINERS: dict[str, Any] = {
     "kd with a warm-up": (KDTrainer, {"warmup_steps": 2}),
     "kd from ranges": (KDTrainer, {"search_space": {"ffn": [0.5, 1.0]}}),
     "single": (SingleTrainer, {"size": "small"}),
-    "ortho_softmax": (OrthoSoftmaxTrainer, {"stage1_steps": 2, "warmup_steps": 1}),
+    "ortho_softmax": (TwoStageTrainer, {"stage1_steps": 2, "warmup_steps": 1}),
     "aux_loss": (AuxLossTrainer, {}),
 }
 DEPTHS = {"middle": {"depth": 0.67, "drop": "last"}, "small": {"depth": 0.34, "drop": "last"}}
@@ -52,10 +52,9 @@ def test_what_is_told_beforehand_is_what_every_epoch_reports(kind: str, trainer:
     model, of = make(kind, trainer).train(), batch()
     told = reported(model)
     for step in range(4):
-        model.step = step
-        assert set(told["train"]) <= run(model.train(), of)[1].keys()
+        assert set(told["train"]) <= run(model.train(), of, step)[1].keys()
         with torch.no_grad():
-            assert set(told["valid"]) == run(model.eval(), of)[1].keys()
+            assert set(told["valid"]) == run(model.eval(), of, step)[1].keys()
 
 
 @pytest.mark.parametrize("rates", [("report_cer",), ("report_wer",), (), ("report_cer", "report_wer")])

@@ -87,7 +87,9 @@ def test_padding_never_changes_a_result_of_theirs() -> None:
 def test_what_is_too_short_for_the_post_encoder_has_no_frame() -> None:
     model, of = surrounded(adaptor=3).eval(), batch(2, frames=20)
     subsampled = model.run_subsampling(of)
-    encoded, after = after_encoder(model, model.run_blocks(subsampled, model.encoder.sizes["full"]), subsampled)
+    encoded, after = after_encoder(
+        model, model.run_blocks(subsampled, of, model.encoder.sizes["full"]), subsampled, of.context
+    )
     assert after.lengths.tolist() == [0, 0] and encoded.size(1) == 1
     assert torch.isfinite(run(model, of)[0])
 
@@ -106,7 +108,9 @@ def test_they_are_counted(adaptor: int) -> None:
         for one in (model, plain):
             with flop_counter() as counter:
                 subsampled = one.run_subsampling(of)
-                encoded, _ = after_encoder(one, one.run_blocks(subsampled, one.encoder.sizes["full"]), subsampled)
+                encoded, _ = after_encoder(
+                    one, one.run_blocks(subsampled, of, one.encoder.sizes["full"]), subsampled, of.context
+                )
                 one.ctc.ctc_lo(encoded)
             counters.append(counter.get_total_flops())
     difference = 10 * (table.rest.flops - plain.component_table().rest.flops)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from espnet2.tasks.abs_task import scheduler_classes
 
 import espnet_todm
 from espnet_todm.encoders.conformer import TodmConformerEncoder
@@ -48,12 +49,29 @@ def test_numbers_are_those_of_the_table(name: str) -> None:
     encoder, trainer, schedule = config["encoder_conf"], config["subnet_trainer_conf"], config["scheduler_conf"]
     assert list(encoder["sizes"].values()) == sizes and encoder["criterion"] == criterion
     assert tuple(encoder[key] for key in ("output_size", "linear_units", "attention_heads")) == shape
-    assert schedule["total_steps"] == steps == config["max_epoch"] * config["num_iters_per_epoch"]
+    assert schedule["warmup_steps_list"][3] - 1 == steps == config["max_epoch"] * config["num_iters_per_epoch"]
     assert trainer["stage1_steps"] == 0.6 * steps and trainer["temperature_start"] == temperature
     assert (trainer["penalty"], trainer["penalty_steps"], trainer["layer_drop"]) == (penalty, penalty_steps, layer_drop)
     assert trainer["granularity"] == ("layer" if "layer" in name else "component")
     assert encoder["dropout_rate"] == dropout and config.get("ctc_conf", {}).get("dropout_rate", 0) == final
     assert (config["specaug_conf"]["freq_masks"], config["specaug_conf"]["freq_width"]) == masks
+
+
+@pytest.mark.parametrize(
+    ("name", "corners"),
+    [
+        ("librispeech/conf/ortho_3sizes", {0: 4e-6, 164700: 2.02e-4, 329400: 4e-4, 658800: 4e-6, 732000: 1e-8, 8e5: 1e-8}),
+        ("tedlium2/conf/ortho_5sizes", {0: 4e-6, 165000: 4e-4, 330000: 4e-5, 352500: 2.0005e-5, 375000: 1e-8, 4e5: 1e-8}),
+    ],
+)  # fmt: skip
+def test_learning_rates_have_the_papers_corners(name: str, corners: dict[float, float]) -> None:
+    """After so many updates, by ESPnet's own schedule."""
+    config = config_of(name)
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=config["optim_conf"]["lr"])
+    schedule = scheduler_classes[config["scheduler"]](optimizer, **config["scheduler_conf"])
+    for updates, rate in corners.items():
+        schedule.last_epoch = updates
+        assert float(schedule.get_lr()[0]) == pytest.approx(rate), updates
 
 
 @pytest.mark.parametrize(

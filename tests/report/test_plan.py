@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from espnet_todm.errors import UserError
-from espnet_todm.report.plan import read_plan, run_method
+from espnet_todm.report.plan import read_plan, train_and_score
 
 BASE = {"encoder_conf": {"sizes": {"small": 0.5}}, "subnet_trainer": "kd", "subnet_trainer_conf": {"kd_weight": 0.5}}
 PLAN: dict[str, Any] = {"base": "base.yaml", "methods": {"top-k": {"subnet_trainer": "top_k"}}, "alone": True}
@@ -53,10 +53,10 @@ def test_a_method_runs_once_and_goes_on_after_a_failure(plan: Path) -> None:
     folder, method = plan.parent, read_plan(plan)[0]
     (folder / "fail").touch()
     with pytest.raises(UserError, match=r"top-k: the recipe stopped with status 1"):
-        run_method(method, folder / "run.sh", "compare", [])
+        train_and_score(method, folder / "run.sh", "compare", [])
     (folder / "fail").unlink()
     for _ in range(2):
-        assert run_method(method, folder / "run.sh", "compare", []) == folder / "exp" / "compare" / "top_k"
+        assert train_and_score(method, folder / "run.sh", "compare", []) == folder / "exp" / "compare" / "top_k"
     calls = (folder / "calls").read_text().splitlines()
     assert len(calls) == 2 and calls[0] == calls[1]
     assert "--stage 11 --stop_stage 14 --asr_config exp/compare/top_k.yaml --asr_tag compare/top_k" in calls[0]
@@ -64,10 +64,10 @@ def test_a_method_runs_once_and_goes_on_after_a_failure(plan: Path) -> None:
 
 def test_an_experiment_of_another_configuration_is_not_taken(plan: Path) -> None:
     folder = plan.parent
-    run_method(read_plan(plan)[0], folder / "run.sh", "compare", [])
+    train_and_score(read_plan(plan)[0], folder / "run.sh", "compare", [])
     (folder / "base.yaml").write_text(yaml.safe_dump({**BASE, "max_epoch": 4}))
     with pytest.raises(UserError, match=r"another configuration"):
-        run_method(read_plan(plan)[0], folder / "run.sh", "compare", [])
+        train_and_score(read_plan(plan)[0], folder / "run.sh", "compare", [])
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def outcome(of: Any) -> list[tuple[Any, ...]]:
 
 def test_a_seeded_search_repeats_and_a_stopped_one_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     whole = study(tmp_path)
-    whole.run(24, Counted())
+    whole.score_trials(24, Counted())
     assert len(whole.trials()) == 24 and all(trial.costs["params"] <= BUDGETS["params"] for trial in whole.trials())
     assert len({trial.subnet.components for trial in whole.trials()}) == 24
     assert any(trial.by.startswith("trials ") for trial in whole.trials())
@@ -143,22 +143,22 @@ def test_a_seeded_search_repeats_and_a_stopped_one_goes_on_as_if_it_had_not_been
     (tmp_path / "stopped").mkdir()
     first = study(tmp_path / "stopped")
     with pytest.raises(KeyboardInterrupt):
-        first.run(24, Counted(stop_at=15))
+        first.score_trials(24, Counted(stop_at=15))
     assert outcome(first) == outcome(whole)[:15]
     again, counted = study(tmp_path / "stopped"), Counted()
-    again.run(24, counted)
+    again.score_trials(24, counted)
     assert outcome(again) == outcome(whole) and counted.calls == 9
-    again.run(24, counted)
+    again.score_trials(24, counted)
     assert counted.calls == 9  # nothing is left to do
-    again.run(25, counted)
+    again.score_trials(25, counted)
     assert len(again.trials()) == 25
 
 
 def test_two_at_once_share_a_study(tmp_path: Path) -> None:
     one, other = study(tmp_path), study(tmp_path)
     for done in range(2, 21, 2):
-        one.run(done - 1, Counted())
-        other.run(done, Counted())
+        one.score_trials(done - 1, Counted())
+        other.score_trials(done, Counted())
     assert len({trial.subnet.components for trial in one.trials()}) == 20
     assert outcome(one) == outcome(other)
 
@@ -169,7 +169,7 @@ def test_a_search_beats_random_draws_where_there_is_something_to_find(tmp_path: 
         (tmp_path / name).mkdir()
         run = study(tmp_path / name, population=population)
         run.sampler.proposer.starts = []
-        run.run(100, Counted())
+        run.score_trials(100, Counted())
         found[name] = hypervolume((t.values(["wer", "params"]) for t in run.trials()), (100, FULL))
     assert found["search"] > 1.05 * found["random"]
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from espnet_todm.components import FULL
+from espnet_todm.models.subnet_trainer import SubnetTrainer
 from espnet_todm.trainers.aux_loss import AuxLossTrainer
-from espnet_todm.trainers.base import SubnetTrainer
-from espnet_todm.trainers.baselines import RandomNestedTrainer, TopKTrainer, UniformTrainer, ZeroOutTrainer
 from espnet_todm.trainers.kd import KDTrainer
-from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
+from espnet_todm.trainers.known import alias
 from espnet_todm.trainers.single import SingleTrainer
 from tests.tiny_model import batch, gradients, run, tiny_model
 
@@ -22,8 +21,8 @@ TRAINERS: list[tuple[type[SubnetTrainer], dict[str, Any], dict[str, Any]]] = [
     (KDTrainer, {"search_space": {"conv": [0.5, 0.75]}}, SOME_GROUPS),
     (SingleTrainer, {"size": "small"}, SOME_GROUPS),
     (AuxLossTrainer, {}, {"small": {"depth": 0.34, "drop": "last"}}),
-    *((kind, {"stage1_steps": 2}, SHARES) for kind in (OrthoSoftmaxTrainer, TopKTrainer, ZeroOutTrainer)),
-    *((kind, {}, SHARES) for kind in (RandomNestedTrainer, UniformTrainer)),
+    *((alias(kind), {"stage1_steps": 2}, SHARES) for kind in ("ortho_softmax", "top_k", "zero_out")),
+    *((alias(kind), {}, SHARES) for kind in ("random_nested", "uniform")),
 ]
 
 
@@ -31,9 +30,9 @@ TRAINERS: list[tuple[type[SubnetTrainer], dict[str, Any], dict[str, Any]]] = [
 def test_every_trainers_steps_have_gradients_and_leave_statistics(trainer: Any, conf: dict, sizes: dict) -> None:
     model = tiny_model(conv_norm="batch_norm", conv_groups=4, sizes=sizes).train()
     model.subnet_trainer = trainer(model, **conf)
-    for model.step in range(5):
+    for step in range(5):
         model.zero_grad()
-        loss, _ = run(model, batch(seed=model.step))
+        loss, _ = run(model, batch(seed=step), step)
         loss.backward()
         assert all(bool(g.isfinite().all()) for g in gradients(model).values() if g is not None)
     assert all(bool(value.isfinite().all()) for value in model.buffers())

@@ -67,8 +67,7 @@ def test_gradients_are_those_of_one_joint_graph(ctc_weight: float, kd_weight: fl
     expected_loss.backward()
     expected = gradients(model)
     model.zero_grad()
-    model.step = step
-    loss, _ = run(model, of)
+    loss, _ = run(model, of, step)
     loss.backward()
     torch.testing.assert_close(loss.detach(), expected_loss.detach())
     assert_same(gradients(model), expected)
@@ -150,8 +149,7 @@ def test_loss_scale_changes_nothing() -> None:
     model, results = trained_by(), []
     for scale in (1.0, 1024.0):
         model.zero_grad()
-        model.loss_scale = lambda scale=scale: scale
-        run(model, batch())[0].backward()
+        run(model, batch(), loss_scale=scale)[0].backward()
         results.append(gradients(model))
     assert_same(results[1], results[0])
 
@@ -164,8 +162,7 @@ def test_gradient_scaler_sees_scaled_gradients_and_steps_alike() -> None:
         model = trained_by()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, enabled=scaled)
-        model.loss_scale = scaler.get_scale
-        loss = run(model, batch())[0]
+        loss = run(model, batch(), loss_scale=scaler.get_scale())[0]
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
@@ -180,9 +177,8 @@ def test_infinite_gradients_reach_the_scaler() -> None:
     model = trained_by()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     scaler = torch.amp.GradScaler("cpu", init_scale=3e38)
-    model.loss_scale = scaler.get_scale
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    scaler.scale(run(model, batch())[0]).backward()
+    scaler.scale(run(model, batch(), loss_scale=scaler.get_scale())[0]).backward()
     scaler.step(optimizer)
     scaler.update()
     assert scaler.get_scale() < 3e38
@@ -241,11 +237,10 @@ def _ddp_worker(rank: int, world: int, folder: str) -> None:
     wrapped = DistributedDataParallel(trained_by())
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.01)
     for step, accumulate in enumerate(MICRO_BATCHES):
-        wrapped.module.step = step
         optimizer.zero_grad()
         for micro in range(accumulate):
             of = batch(seed=_seed(rank, step, micro))
-            loss = wrapped(of.speech, of.speech_lengths, of.text, of.text_lengths)[0]
+            loss = wrapped(of.speech, of.speech_lengths, of.text, of.text_lengths, step=step)[0]
             (loss.sum() / accumulate).backward()
         torch.save(gradients(wrapped.module), Path(folder) / f"rank{rank}_step{step}.pth")
         optimizer.step()
@@ -263,11 +258,10 @@ def test_distributed_gradients_are_the_mean_over_ranks(tmp_path: Path) -> None:
     model = trained_by()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for step, accumulate in enumerate(MICRO_BATCHES):
-        model.step = step
         optimizer.zero_grad()
         for rank in range(world):
             for micro in range(accumulate):
-                (run(model, batch(seed=_seed(rank, step, micro)))[0] / (accumulate * world)).backward()
+                (run(model, batch(seed=_seed(rank, step, micro)), step)[0] / (accumulate * world)).backward()
         for rank in range(world):
             got = torch.load(tmp_path / f"rank{rank}_step{step}.pth", weights_only=True)
             assert_same(got, gradients(model))

@@ -85,17 +85,15 @@ def test_attention_only_model_trains_decoder_and_distils(kd_weight: float) -> No
 def test_picked_subnets_are_the_ones_that_train() -> None:
     model, of = trained_by(random_subnets=1, search_space={"depth": [0.3, 1.0], "ffn": [0.25, 1.0]}, seed=3), batch()
     for step in (0, 7):
-        model.step = step
         names = [subnet.name for subnet in model.subnet_trainer.picked(step)]
         assert names == ["full", "random0", "min"]
-        assert {f"loss_{name}" for name in names} <= run(model, of)[1].keys()
+        assert {f"loss_{name}" for name in names} <= run(model, of, step)[1].keys()
 
 
 def test_the_max_subnet_trains_alone_during_the_warm_up() -> None:
     model, of = trained_by(warmup_steps=2), batch()
     for step, names in ((0, ["full"]), (1, ["full"]), (2, ["full", "middle", "small"])):
-        model.step = step
-        loss, stats = run(model, of)
+        loss, stats = run(model, of, step)
         assert [subnet.name for subnet in model.subnet_trainer.picked(step)] == names
         assert {key for key in stats if key.startswith("loss_")} == {"loss_ctc", *(f"loss_{name}" for name in names)}
         if len(names) == 1:
@@ -108,14 +106,13 @@ def test_same_step_same_loss_other_step_another() -> None:
     model, of = trained_by(search_space={"depth": [0.3, 1.0], "ffn": [0.25, 1.0], "heads": [0.25, 1.0]}), batch()
     losses = []
     for step in (0, 5, 0):
-        model.step = step
-        losses.append(run(model, of)[0].detach())
+        losses.append(run(model, of, step)[0].detach())
     assert torch.equal(losses[0], losses[2]) and not torch.equal(losses[0], losses[1])
 
 
 def test_validation_measures_every_named_size() -> None:
     model = trained_by()
-    assert [subnet.name for subnet in model.subnet_trainer.evaluated(model)] == ["full", "middle", "small"]
+    assert [subnet.name for subnet in model.subnet_trainer.evaluated(model, None)] == ["full", "middle", "small"]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_picks_and_evaluates_its_size_alone(tmp_path) -> None:
     card = tmp_path / "card.json"
     write_json(card, {"name": "mine", "kept": model.encoder.sizes["small"].to_json()})
     trainer = SingleTrainer(model, size=str(card))
-    assert trainer.picked(0) == trainer.picked(9) == trainer.evaluated(model)
+    assert trainer.picked(0) == trainer.picked(9) == trainer.evaluated(model, None)
     assert trainer.picked(0)[0].components == model.encoder.sizes["small"].components
 
 

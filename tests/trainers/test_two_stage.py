@@ -13,35 +13,33 @@ from espnet_todm.card import read_card
 from espnet_todm.components import Subnet
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
+from espnet_todm.models.subnet_trainer import TrainingSetup
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.optim.scaled_adam import ScaledAdam
-from espnet_todm.trainers.base import RunState, SubnetTrainer
-from espnet_todm.trainers.baselines import RandomNestedTrainer, TopKTrainer, UniformTrainer, ZeroOutTrainer
-from espnet_todm.trainers.ortho_softmax import OrthoSoftmaxTrainer
+from espnet_todm.selection.known import find_selection
+from espnet_todm.trainers.known import ALIASES, alias
 from espnet_todm.trainers.selection_log import SelectionLog
+from espnet_todm.trainers.two_stage import TwoStageTrainer
 from espnet_todm.util.checks import build
 from tests.conftest import e_branchformer, mh_ssm
 from tests.tiny_model import batch, gradients, run, tiny_model
 
 SHARES = {"small": 0.6, "middle": 0.8}
-LEARNED = [OrthoSoftmaxTrainer, TopKTrainer, ZeroOutTrainer]
-ALL = [*LEARNED, RandomNestedTrainer, UniformTrainer]
+LEARNED = ["ortho_softmax", "top_k", "zero_out"]
+ALL = [*LEARNED, "random_nested", "uniform"]
 
 
-def learner(
-    trainer: type[SubnetTrainer] = OrthoSoftmaxTrainer, model: dict[str, Any] | None = None, **conf: Any
-) -> TodmModel:
+def learner(selection: str = "ortho_softmax", model: dict[str, Any] | None = None, **conf: Any) -> TodmModel:
     made = tiny_model(model=model, sizes=SHARES).train()
-    made.subnet_trainer = build(trainer, conf, "subnet_trainer_conf", made)
+    made.subnet_trainer = build(TwoStageTrainer, {"selection": selection, **conf}, "subnet_trainer_conf", made)
     return made
 
 
 def train(model: TodmModel, steps: range, optimizer: torch.optim.Optimizer) -> None:
     for step in steps:
-        model.step = step
-        model.subnet_trainer.prepare(model, step, RunState([optimizer]))
+        model.subnet_trainer.prepare(model, step, TrainingSetup([optimizer]))
         optimizer.zero_grad(set_to_none=True)  # what torch 2 does
-        run(model, batch(seed=step))[0].backward()
+        run(model, batch(seed=step), step)[0].backward()
         optimizer.step()
 
 
@@ -49,9 +47,9 @@ def adam(model: TodmModel) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), lr=0.01)
 
 
-@pytest.mark.parametrize("trainer", LEARNED)
-def test_stage_1_trains_the_supernet_and_what_is_learned(trainer: type[SubnetTrainer]) -> None:
-    model = learner(trainer, stage1_steps=10)
+@pytest.mark.parametrize("selection", LEARNED)
+def test_stage_1_trains_the_supernet_and_what_is_learned(selection: str) -> None:
+    model = learner(selection, stage1_steps=10)
     loss, stats = run(model, batch())
     loss.backward()
     assert sum(name in stats for name in ("loss_small", "loss_middle")) == 1
@@ -63,7 +61,7 @@ def test_stage_1_trains_the_supernet_and_what_is_learned(trainer: type[SubnetTra
 @pytest.mark.parametrize("make", [e_branchformer, mh_ssm])
 def test_every_encoder_learns_a_selection(make: Callable[..., SupernetEncoder], tmp_path: Path) -> None:
     model = tiny_model(supernet=make(sizes=SHARES)).train()
-    model.subnet_trainer = build(OrthoSoftmaxTrainer, {"stage1_steps": 2}, "subnet_trainer_conf", model)
+    model.subnet_trainer = build(TwoStageTrainer, {"stage1_steps": 2}, "subnet_trainer_conf", model)
     train(model, range(1), adam(model))
     learned = [p for name, p in model.named_parameters() if name.startswith("subnet_trainer.")]
     assert learned and all(bool(p.grad.isfinite().all()) and bool(p.grad.any()) for p in learned)
@@ -95,14 +93,14 @@ def test_focal_weight_is_detached_or_not(detached: bool) -> None:
     assert not torch.allclose(weights, plain.encoder.encoders[0].feed_forward.w_1.weight.grad)
 
 
-@pytest.mark.parametrize("trainer", ALL)
-def test_stage_2_trains_slices_within_their_budgets(trainer: type[SubnetTrainer]) -> None:
-    model = learner(trainer, stage1_steps=4 if trainer in LEARNED else 0)
+@pytest.mark.parametrize("selection", ALL)
+def test_stage_2_trains_slices_within_their_budgets(selection: str) -> None:
+    model = learner(selection, stage1_steps=4 if selection in LEARNED else 0)
     train(model, range(6), adam(model))
     table, sizes = model.encoder.component_table(), model.encoder.sizes
     assert sizes["small"].components < sizes["middle"].components < sizes["full"].components
     assert all(table.share(sizes[name], "params") <= share for name, share in SHARES.items())
-    _, stats = run(model, batch())
+    _, stats = run(model, batch(), 6)
     assert {"loss_full", "loss_small", "loss_middle"} <= stats.keys()
     assert [subnet.name for subnet in model.subnet_trainer.picked(7)] == ["full", "middle", "small"]
 
@@ -200,9 +198,9 @@ def test_defect_5_a_resume_on_either_side_of_the_switch_goes_on_alike(at: int) -
 
 def test_defect_5_a_run_that_skips_the_very_step_of_the_switch_still_switches() -> None:
     model = learner(stage1_steps=4)
-    model.subnet_trainer.prepare(model, 3, RunState())
+    model.subnet_trainer.prepare(model, 3, TrainingSetup())
     assert not model.subnet_trainer.decided
-    model.subnet_trainer.prepare(model, 17, RunState())  # as after a resume that lost no step 4
+    model.subnet_trainer.prepare(model, 17, TrainingSetup())  # as after a resume that lost no step 4
     assert model.subnet_trainer.decided
     assert all(subnet.components for subnet in model.encoder.sizes.values())
 
@@ -218,7 +216,7 @@ def test_defect_6_sizes_are_drawn_from_seed_and_step_alone() -> None:
 
 def test_defect_7_no_two_passes_share_a_graph_and_a_size_is_a_small_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sequential passes: the engine's own tests watch the memory; here: each size leaves as a model of its own."""
-    model = learner(RandomNestedTrainer)
+    model = learner("random_nested")
     train(model, range(1), adam(model))
     model.eval()
     subnet = model.encoder.sizes["small"]
@@ -230,7 +228,7 @@ def test_defect_7_no_two_passes_share_a_graph_and_a_size_is_a_small_model(monkey
 
 
 def test_stochastic_depth_touches_only_modules_that_the_smallest_size_drops_whole() -> None:
-    model = learner(RandomNestedTrainer, granularity="layer", layer_drop=0.5)
+    model = learner("random_nested", granularity="layer", layer_drop=0.5)
     train(model, range(1), adam(model))
     kept = {(key.layer, key.module) for key in model.encoder.sizes["small"].components}
     drop = model.subnet_trainer._droppable()
@@ -246,18 +244,16 @@ def test_stochastic_depth_touches_only_modules_that_the_smallest_size_drops_whol
 
 def test_distillation_can_be_switched_on_in_both_stages() -> None:
     model = learner(stage1_steps=1, kd_weight=0.5)
-    with_kd = [float(run(model, batch())[0].detach())]
-    model.step = 1
-    with_kd.append(float(run(model, batch())[0].detach()))
+    with_kd = [float(run(model, batch(), step)[0].detach()) for step in (0, 1)]
     without = learner(stage1_steps=1)
     torch.manual_seed(0)
     assert with_kd[0] != float(run(without, batch())[0].detach())
-    run(model, batch())[0].backward()
+    run(model, batch(), 2)[0].backward()
     assert all(g is None or bool(g.isfinite().all()) for g in gradients(model).values())
 
 
 def test_output_layers_per_size() -> None:
-    model = learner(RandomNestedTrainer, model={"output_layers": "per_size"})
+    model = learner("random_nested", model={"output_layers": "per_size"})
     train(model, range(2), adam(model))
     layers = [model.output_layer(name).weight for name in ("full", "middle", "small")]
     assert len({id(layer) for layer in layers}) == 3
@@ -311,6 +307,11 @@ def test_an_average_over_both_stages_is_refused_and_one_of_the_second_is_not() -
         ({"kd_weight": 2}, ["kd_weight", "2"]),
         ({"granularity": "block"}, ["granularity", "block"]),
         ({"temprature": 1}, ["temprature", "temperature_start"]),
+        (
+            {"selection": "ortho"},
+            ["selection: 'ortho' is unknown; allowed: ortho_softmax, top_k,"],
+        ),
+        ({"selection": ["top_k"]}, ["selection: ['top_k'] is unknown"]),
     ],
 )
 def test_wrong_options_are_named(conf: dict[str, Any], words: list[str]) -> None:
@@ -320,18 +321,52 @@ def test_wrong_options_are_named(conf: dict[str, Any], words: list[str]) -> None
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ALIASES)
+def test_a_selections_name_is_that_of_a_trainer_too(name: str) -> None:
+    model = tiny_model(sizes=SHARES).train()
+    ours, by_option = alias(name)(model), TwoStageTrainer(model, selection=name)
+    assert type(ours.selection) is type(by_option.selection) is find_selection(name)
+    for option in ("subnet_weight", "stage1_steps", "stage1_share"):
+        assert getattr(ours, option) == getattr(by_option, option)
+    assert ours.subnet_weight == (0.3 if name in ("top_k", "zero_out") else "focal")
+    assert ours.stage1_steps == (0 if name in ("random_nested", "uniform") else None)
+    assert type(alias(name)(model, selection=name).selection) is find_selection(name)
+    other = next(known for known in ALIASES if known != name)
+    with pytest.raises(UserError, match=f"selection: '{other}' under subnet_trainer: {name}; say .*two_stage"):
+        alias(name)(model, selection=other)
+
+
+def test_a_checkpoint_of_an_older_release_goes_on() -> None:
+    model = learner(stage1_steps=1)
+    train(model, range(2), adam(model))
+    state = model.state_dict()
+    kept = state.pop("subnet_trainer.switch.kept")
+    state = {name: value for name, value in state.items() if "switch" not in name}
+    again = learner(stage1_steps=1)
+    again.load_state_dict({**state, "subnet_trainer.chosen": kept.float()})
+    assert again.encoder.sizes == model.encoder.sizes and again.subnet_trainer.decided
+
+
+def test_measuring_takes_a_fresh_model_through_both_stages() -> None:
+    model = learner(stage1_share=0.5, warmup_steps=2)
+    kinds = [(step, model.subnet_trainer.decided) for step in model.subnet_trainer.walk_through(model)]
+    assert kinds == [(2, False), (3, True)]
+    model = learner("uniform")
+    assert list(model.subnet_trainer.walk_through(model)) == [0]
+
+
 def test_a_first_stage_beyond_the_run_is_refused() -> None:
     model = learner(stage1_steps=100)
     with pytest.raises(UserError, match=r"stage1_steps: 100 .* 50 steps"):
-        model.subnet_trainer.prepare(model, 0, RunState(planned_steps=50))
+        model.subnet_trainer.prepare(model, 0, TrainingSetup(planned_steps=50))
     share = learner(stage1_share=0.5)
     with pytest.raises(UserError, match="stage1_share"):
-        share.subnet_trainer.prepare(share, 0, RunState())
-    share.subnet_trainer.prepare(share, 0, RunState(planned_steps=50))
+        share.subnet_trainer.prepare(share, 0, TrainingSetup())
+    share.subnet_trainer.prepare(share, 0, TrainingSetup(planned_steps=50))
     assert share.subnet_trainer.selection.steps == 25
     long = learner(stage1_share=0.5, warmup_steps=25)
     with pytest.raises(UserError, match=r"warmup_steps: 25 .* 25 steps"):
-        long.subnet_trainer.prepare(long, 0, RunState(planned_steps=50))
+        long.subnet_trainer.prepare(long, 0, TrainingSetup(planned_steps=50))
 
 
 def test_a_warm_up_trains_the_supernet_alone_and_the_selections_time_begins_after_it() -> None:
@@ -344,7 +379,7 @@ def test_a_warm_up_trains_the_supernet_alone_and_the_selections_time_begins_afte
     train(model, range(2, 5), optimizer)
     assert not trainer.decided and not torch.equal(trainer.selection.scores, start)
     assert len(trainer.picked(2)) == 2
-    trainer.prepare(model, 5, RunState([optimizer]))
+    trainer.prepare(model, 5, TrainingSetup([optimizer]))
     assert trainer.decided
     table = model.component_table()
     one, rest = table.cost(table.full()).flops, table.rest.flops
@@ -355,7 +390,7 @@ def test_a_warm_up_trains_the_supernet_alone_and_the_selections_time_begins_afte
 def test_a_fixed_set_is_no_budget() -> None:
     model = tiny_model().train()
     with pytest.raises(UserError, match=r"sizes.middle: .* fixed set"):
-        OrthoSoftmaxTrainer(model)
+        TwoStageTrainer(model)
 
 
 def test_cost_of_a_run_is_two_full_passes_a_step_and_then_slices() -> None:

@@ -91,7 +91,9 @@ def test_a_fork_ends_with_the_process_that_made_it(tmp_path: Path) -> None:
     assert gone(pid)
 
 
-@pytest.mark.parametrize("parent", [None, "", "nonsense", f"{os.getpid()}@elsewhere"])
+@pytest.mark.parametrize(
+    "parent", [None, "", "nonsense", f"{os.getpid()}@elsewhere"], ids=["none", "empty", "nonsense", "elsewhere"]
+)
 def test_a_command_of_a_user_lives_on_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parent: str) -> None:
     monkeypatch.delenv(PARENT, raising=False)
     if parent is not None:

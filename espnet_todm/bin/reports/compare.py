@@ -27,14 +27,14 @@ def main(arguments: Sequence[str]) -> None:
 
     from espnet_todm.errors import UserError
     from espnet_todm.report.comparison import write_comparison
-    from espnet_todm.report.plan import read_plan, run_method
+    from espnet_todm.report.plan import read_plan, train_and_score
 
     methods = read_plan(options.plan)
     for name in options.only or ():
         if name not in {method.name for method in methods}:
             raise UserError(f"--only: {name!r} is unknown; allowed: {', '.join(method.name for method in methods)}")
     chosen = [method for method in methods if not options.only or method.name in options.only]
-    done = [(method, run_method(method, options.recipe, options.folder, options.options)) for method in chosen]
+    done = [(method, train_and_score(method, options.recipe, options.folder, options.options)) for method in chosen]
     print(write_comparison(done, options.output, options.label, options.plan))
 
 

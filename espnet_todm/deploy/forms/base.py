@@ -94,6 +94,11 @@ class Form(ABC):
         """What the card of the folder says more than the subnet's."""
         return {}
 
+    def notes(self, card: Mapping[str, Any]) -> Sequence[str]:
+        """Sections, in Markdown, for the README of a packed size. ``card``: of the folder of this format, empty where the
+        size has none."""
+        return ()
+
     @abstractmethod
     def recognizer(self, arguments: Mapping[str, Any], **details: Any) -> Recognizer:
         """sherpa-onnx with a model in it.

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from espnet_todm.deploy.forms.base import Form
-from espnet_todm.deploy.onnx.folder import PRECISIONS
+from espnet_todm.deploy.onnx.folder import PRECISIONS, TOKENS, read_tokens
+from espnet_todm.deploy.runtime.onnx import OnnxRuntime, Session
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import PathLike
 
@@ -62,3 +63,16 @@ def exported_files(folder: PathLike, precision: str = "fp32") -> dict[str, Path]
             there = [name for name, end in PRECISIONS.items() if (path / f"{parts[0]}{end}").is_file()]
             raise UserError(f"{file}: no such file; the folder has precision: {', '.join(there) or 'none at all'}")
     return files
+
+
+def open_onnx(folder: PathLike, precision: str = "fp32", threads: int = 1) -> OnnxRuntime:
+    """Raises UserError when a file is missing, damaged or no such graph, or onnxruntime is not installed."""
+    return open_exported(folder, precision, threads)[1]
+
+
+def open_exported(folder: PathLike, precision: str = "fp32", threads: int = 1) -> tuple[Form, OnnxRuntime]:
+    """The form of an exported folder, and its model in onnxruntime. Raises UserError as :func:`open_onnx`."""
+    files, tokens = exported_files(folder, precision), read_tokens(Path(folder) / TOKENS)
+    graphs = {part: Session(path, threads) for part, path in files.items()}
+    form = form_of(graphs, next(iter(graphs.values())).metadata)
+    return form, form.runtime(graphs, tokens)

@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Callable, Optional, cast
+from typing import Any, Optional, cast
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from espnet_todm.deploy.forms.base import Form, Graph, Named
 from espnet_todm.deploy.forms.ctc import OnnxCtc
 from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
 from espnet_todm.deploy.runtime.base import StepRuntime
-from espnet_todm.deploy.runtime.fbank import SILENCE, fbank
+from espnet_todm.deploy.runtime.chunks import run_chunks, stream_features, tail_seconds, with_tail
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime, Session
 from espnet_todm.deploy.runtime.recognizer import Recognizer
 from espnet_todm.util.acoustics import FRAME_SAMPLES, FRAMES_PER_SECOND, SAMPLING_RATE
@@ -28,44 +28,6 @@ from espnet_todm.util.optional import needed
 
 MASKED, STREAMED = "PyTorch under the chunks' mask", "PyTorch chunk by chunk"
 ALONE, FULL = f"{MASKED}, without the tail", "PyTorch, full context"
-# A chunk's features (1, window, F) and caches -> log posteriors (1, C, V), caches for the next chunk.
-ChunkStep = Callable[[np.ndarray, Sequence[Any]], tuple[np.ndarray, Sequence[Any]]]
-
-
-def whole_chunks(frames: int, window: int, shift: int) -> int:
-    """How many of so many feature frames sherpa-onnx takes: it starts on a chunk when there is one frame more than the chunk
-    needs, and leaves at the end what makes no whole chunk."""
-    chunks = max((frames - 1 - window) // shift + 1, 0)
-    return (chunks - 1) * shift + window if chunks else 0
-
-
-def tail_seconds(window: int) -> float:
-    """Silence that brings the last sample of any utterance into a whole chunk of so many feature frames."""
-    return (window + 2) / FRAMES_PER_SECOND
-
-
-def with_tail(samples: np.ndarray, seconds: float) -> np.ndarray:
-    """samples (N,) float32 with so much digital silence behind."""
-    return np.concatenate([samples, np.zeros(round(seconds * SAMPLING_RATE), dtype=np.float32)])
-
-
-def stream_features(samples: np.ndarray, mel_bins: int, window: int, shift: int) -> np.ndarray:
-    """samples (N,) float32 -> features (T, mel_bins) of the whole chunks that they make with their tail."""
-    features = fbank(with_tail(samples, tail_seconds(window)), mel_bins)
-    return features[: whole_chunks(len(features), window, shift)]
-
-
-def run_chunks(step: ChunkStep, caches: Sequence[Any], features: np.ndarray, window: int, shift: int) -> np.ndarray:
-    """Features (T, F) -> log posteriors (T', V) chunk by chunk. What is left at the end, or too short for one chunk, gets
-    features of silence behind it."""
-    chunks = max(-(-(len(features) - window) // shift) + 1, 1)
-    missing = (chunks - 1) * shift + window - len(features)
-    padded = np.pad(features, ((0, missing), (0, 0)), constant_values=SILENCE)
-    outputs = []
-    for start in range(0, chunks * shift, shift):
-        output, caches = step(padded[None, start : start + window], caches)
-        outputs.append(output[0])
-    return np.concatenate(outputs)
 
 
 class StreamingOnnx(OnnxCtc):
@@ -191,6 +153,17 @@ class StreamingCtcForm(Form):
         stream = cast(Any, graphs[0].module).encoder
         seconds, tail = stream.shift / FRAMES_PER_SECOND, tail_seconds(stream.window)
         return {"streaming": {**asdict(stream.chunk), "chunk_seconds": seconds, "tail_seconds": tail}}
+
+    def notes(self, card: Mapping[str, Any]) -> Sequence[str]:
+        told = card.get("streaming")
+        if not told:
+            return ()
+        text = (
+            f"## Streaming\n\n`{self.format}` takes chunks of {told['chunk_seconds']:g} s. After each utterance give"
+            f" sherpa-onnx {told['tail_seconds']:g} s of silence, and only then `input_finished`: what makes no whole chunk"
+            " it does not hear.\n"
+        )
+        return (text,)
 
     def recognizer(self, arguments: Mapping[str, Any], **details: Any) -> Recognizer:
         stock = needed("sherpa_onnx").OnlineRecognizer

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Optional
 
 from espnet_todm.card import CARD, read_card
+from espnet_todm.deploy.forms.registry import open_exported, open_onnx
 from espnet_todm.deploy.parity.report import JSON, PAGE, Limits, ParityReport, Step
 from espnet_todm.deploy.parity.short import compare_short
 from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.parity.steps import FP32, Arrays, Gate, Heard, hear
 from espnet_todm.deploy.runtime.fbank import device_fbank, fbank
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime
-from espnet_todm.deploy.runtime.opening import open_exported, open_onnx
 from espnet_todm.deploy.runtime.sherpa_subprocess import transcribe_in_subprocess
 from espnet_todm.deploy.runtime.torch import load_slice
 from espnet_todm.errors import UserError

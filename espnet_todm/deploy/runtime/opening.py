@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from espnet_todm.deploy.forms.base import Form
-from espnet_todm.deploy.forms.registry import exported_files, form_of
-from espnet_todm.deploy.onnx.folder import TOKENS, read_tokens
+from espnet_todm.deploy.forms.registry import open_onnx
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA, TORCH, Runtime
-from espnet_todm.deploy.runtime.onnx import OnnxRuntime, Session
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import PathLike
 
@@ -39,16 +34,3 @@ def open_runtime(kind: str, folder: PathLike, precision: str = "fp32", threads: 
 
         return SherpaRuntime(folder, precision, threads)
     raise UserError(f"runtime: {kind!r} is unknown; allowed: {', '.join(RUNTIMES)}")
-
-
-def open_onnx(folder: PathLike, precision: str = "fp32", threads: int = 1) -> OnnxRuntime:
-    """Raises UserError when a file is missing, damaged or no such graph, or onnxruntime is not installed."""
-    return open_exported(folder, precision, threads)[1]
-
-
-def open_exported(folder: PathLike, precision: str = "fp32", threads: int = 1) -> tuple[Form, OnnxRuntime]:
-    """The form of an exported folder, and its model in onnxruntime. Raises UserError as :func:`open_onnx`."""
-    files, tokens = exported_files(folder, precision), read_tokens(Path(folder) / TOKENS)
-    graphs = {part: Session(path, threads) for part, path in files.items()}
-    form = form_of(graphs, next(iter(graphs.values())).metadata)
-    return form, form.runtime(graphs, tokens)

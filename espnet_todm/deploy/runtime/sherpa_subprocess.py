@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from espnet_todm.deploy.forms.registry import named
+from espnet_todm.deploy.forms.registry import named, open_exported
 from espnet_todm.deploy.onnx.folder import TOKENS
-from espnet_todm.deploy.runtime.opening import open_exported
 from espnet_todm.deploy.runtime.recognizer import Recognizer
 from espnet_todm.errors import UserError, last_line
 from espnet_todm.util.child import child_environment, python_module

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 
-from espnet_todm.deploy.forms.streaming_ctc import run_chunks, stream_features
 from espnet_todm.deploy.onnx.streaming import streaming_ctc
+from espnet_todm.deploy.runtime.chunks import run_chunks, stream_features
 from espnet_todm.deploy.runtime.torch import TorchCtc
 from espnet_todm.util.threads import torch_threads
 

@@ -197,7 +197,7 @@ def test_extraction_by_latency_and_its_card(layer_norm_experiment: Path, tmp_pat
     budget = f"{0.7 * table.amount(table.full(), 'latency'):.6f}"
     source = ["--config", str(layer_norm_experiment / "config.yaml"), "--output", str(tmp_path / "out")]
     source += ["--checkpoint", str(layer_norm_experiment / "model.pth"), "--latency", budget]
-    with pytest.raises(UserError, match=r"latency.*measure_latency"):
+    with pytest.raises(UserError, match=r"latency.*bench components"):
         extract_main(source)
     extract_main([*source, "--latency_table", str(tmp_path / "latency.json")])
     card = read_card(tmp_path / "out" / f"latency_{budget}" / "card.json")

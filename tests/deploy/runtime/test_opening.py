@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from espnet_todm.deploy.forms.registry import open_onnx
 from espnet_todm.deploy.runtime.base import RUNTIMES
-from espnet_todm.deploy.runtime.opening import open_onnx, open_runtime
+from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.errors import UserError
 from tests.deploy.toy_onnx import write_toy_ctc
 

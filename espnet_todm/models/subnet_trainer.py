@@ -1,4 +1,4 @@
-"""What a subnet trainer is: it decides which subnets a step trains, and with which losses."""
+"""What a subnet trainer is to the model: it decides which subnets a step trains, and with which losses."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RunState:
-    """What of ESPnet's run a trainer may need: its optimizers, how many steps it will make, its folder on the first rank."""
+class TrainingSetup:
+    """What of ESPnet's training a trainer may need: its optimizers, how many steps it will make, its folder on the first
+    rank."""
 
     optimizers: Sequence[torch.optim.Optimizer] = ()
     planned_steps: Optional[int] = None
@@ -28,10 +29,10 @@ class RunState:
 
 
 class SubnetTrainer(nn.Module, ABC):
-    """Built once per run from ``subnet_trainer_conf``; the model calls it on every training batch.
+    """Built once per training from ``subnet_trainer_conf``; the model calls it on every training batch.
 
-    Its results must depend on (seed, step) and the batch alone, so that all ranks and a resumed run agree. What it learns or
-    decides goes into parameters and buffers: it is a part of the model, and so of every checkpoint.
+    Its results must depend on (seed, step) and the batch alone, so that all ranks and a resumed training agree. What it
+    learns or decides goes into its state: it is a part of the model, and so of every checkpoint.
     """
 
     @abstractmethod
@@ -49,8 +50,9 @@ class SubnetTrainer(nn.Module, ABC):
         """Names of the subnets whose loss every step reports, so that a criterion may name it; the largest one's always."""
         return [self.picked(0)[0].name]
 
-    def prepare(self, model: TodmModel, step: int, run: RunState) -> None:
-        """Called before the batch of training step ``step``, outside autograd and outside DistributedDataParallel."""
+    def prepare(self, model: TodmModel, step: int, setup: TrainingSetup) -> None:
+        """Called before the batch of training step ``step``, outside autograd and outside DistributedDataParallel. Here, and
+        nowhere else in a training, a trainer may change the model."""
 
     def restore(self, model: TodmModel) -> None:
         """Called after the model's state was loaded."""
@@ -59,17 +61,15 @@ class SubnetTrainer(nn.Module, ABC):
         """Cost of so many updates in steps of one full model: by the FLOPs of their passes, the shared part once each."""
         return passes_cost(table, map(self.picked, range(updates)))
 
-    def usual_step(self, model: TodmModel) -> int:
-        """Number of a step of the kind that most of a run is made of, for measuring its cost on a fresh model."""
-        return 0
-
-    def steps_to_try(self, model: TodmModel) -> Iterator[int]:
-        """Numbers of steps that between them do all that training does, in their order; for trying it on a fresh model."""
-        yield self.usual_step(model)
+    def walk_through(self, model: TodmModel) -> Iterator[int]:
+        """Take a fresh model through its training in great strides, for trying and measuring it: the number of one step of
+        each kind that training has, in order, the kind that most of it is made of last. The model is ready for the step that
+        was given last."""
+        yield 0
 
     @abstractmethod
-    def evaluated(self, model: TodmModel) -> list[Subnet]:
-        """The subnets that validation measures."""
+    def evaluated(self, model: TodmModel, step: Optional[int]) -> list[Subnet]:
+        """The subnets that validation measures after training step ``step``; None: of a model that is not in training."""
 
 
 def passes_cost(table: ComponentTable, steps: Iterable[Sequence[Subnet]]) -> float:

@@ -1,0 +1,144 @@
+"""The front door for Python: a trained supernet and the small models out of it, which transcribe.
+
+``espnet_todm.load_supernet`` and ``espnet_todm.load_model`` make them. Models run on the CPU in float32.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, Union
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from espnet_todm.card import CARD, read_card
+from espnet_todm.components import FULL
+from espnet_todm.decode.decode import Decoder
+from espnet_todm.decode.features import check_audio, read_features, sampling_rate
+from espnet_todm.decode.options import SearchOptions
+from espnet_todm.deploy.extract import extract, load_supernet, pick_subnets
+from espnet_todm.deploy.folder import CHECKPOINT
+from espnet_todm.deploy.runtime.fbank import fbank
+from espnet_todm.errors import UserError, one_line
+from espnet_todm.espnet.config_inheritance import CONFIG, best_model, read_config
+from espnet_todm.espnet.load import load_extracted
+from espnet_todm.util.acoustics import SAMPLING_RATE
+from espnet_todm.util.files import PathLike
+
+Speech = Union[str, Path, np.ndarray]
+
+
+class Size(NamedTuple):
+    """What a size costs: parameters of the whole model, and FLOPs per second of speech."""
+
+    params: int
+    flops: float
+
+
+class Model:
+    """A small model in a folder, as extraction and fine-tuning write it.
+
+    Attributes:
+        card: what its card.json says, such as ``card["cost"]["params"]``.
+        config_file, weights_file: the two files that ESPnet's ``Speech2Text`` takes.
+    """
+
+    def __init__(self, folder: PathLike, search: Optional[SearchOptions] = None) -> None:
+        """search: how texts are found; greedy by default. Raises UserError when the folder holds no such model."""
+        path = Path(folder)
+        self.card = read_card(path / CARD)
+        self.config_file, self.weights_file = str(path / CONFIG), str(path / CHECKPOINT)
+        model, self.config = load_extracted(path)
+        self._decoder = Decoder(model, self.config, search)
+        self._kept: Optional[tempfile.TemporaryDirectory[str]] = None
+
+    def transcribe(self, speech: Speech) -> str:
+        """The words in an audio file, or in samples (N,), floats in [-1, 1]: one channel of the model's sampling rate.
+
+        Raises UserError for other audio, and for a file that cannot be read.
+        """
+        return self._decoder([self.features(speech)])[0]
+
+    def features(self, speech: Speech) -> Tensor:
+        """What the model takes of such speech, float32: filterbanks (T, F), or samples (N,) where it has a front end."""
+        rate = sampling_rate(self.config) or SAMPLING_RATE
+        samples = speech if isinstance(speech, np.ndarray) else _read(speech, rate)
+        if self.config.get("frontend"):
+            return torch.as_tensor(samples, dtype=torch.float32)
+        return torch.from_numpy(fbank(samples, int(self.config["input_size"])))
+
+
+class Supernet:
+    """A trained supernet: its sizes, and the models that can be taken out of it."""
+
+    def __init__(self, experiment: PathLike, checkpoint: Optional[PathLike] = None) -> None:
+        """See :func:`espnet_todm.load_supernet`."""
+        config = Path(experiment) / CONFIG if Path(experiment).is_dir() else Path(experiment)
+        weights = checkpoint if checkpoint is not None else config.parent / best_model(read_config(config))
+        self._supernet = load_supernet(config, weights)
+        self._models: dict[str, Model] = {}
+
+    @property
+    def sizes(self) -> dict[str, Size]:
+        """Name -> cost of each size of the configuration, the largest, ``full``, among them."""
+        table = self._supernet.model.component_table()
+        costs = {name: table.cost(subnet) for name, subnet in self._supernet.encoder.sizes.items()}
+        return {name: Size(int(cost.params), float(cost.flops)) for name, cost in costs.items()}
+
+    def subnet(self, which: str, output: Optional[PathLike] = None, calibrate: Optional[PathLike] = None) -> Model:
+        """A really smaller model of one subnet.
+
+        Args:
+            which: a size, the path of a card, or a budget: "10M" or "params=10M" of parameters, "flops=1.2G" and
+                "latency=0.02" (seconds) per second of speech.
+            output: folder for the model, as extraction writes it; None for one that goes with the returned object.
+            calibrate: feats.scp or wav.scp to estimate batch norm's statistics on, which budgets need with batch norm.
+
+        Raises:
+            UserError: no such size or card, a budget that cannot be met, or calibration that is needed and not given.
+        """
+        name, given, amount = which.partition("=")
+        known = name in self._supernet.encoder.sizes or which.endswith(".json")
+        criterion, amount = (name, amount) if given else ("params", which)
+        if not known and criterion not in ("params", "flops", "latency"):
+            raise UserError(f"{which!r} is no budget; allowed: params=..., flops=..., latency=...")
+        asked = {"sizes": [which]} if known else {criterion: [amount]}
+        (subnet,) = pick_subnets(self._supernet, **asked)
+        utterances = (x for _, x in read_features(calibrate)) if calibrate is not None else None
+        kept = tempfile.TemporaryDirectory(prefix="espnet_todm_") if output is None else None
+        folder = Path(kept.name) / subnet.name if kept is not None else Path(str(output))
+        extract(self._supernet, subnet, folder, utterances)
+        model = Model(folder)
+        model._kept = kept
+        return model
+
+    def transcribe(self, speech: Speech) -> str:
+        """What the largest size hears; see :meth:`Model.transcribe`."""
+        if FULL not in self._models:
+            self._models[FULL] = self.subnet(FULL)
+        return self._models[FULL].transcribe(speech)
+
+
+def _read(path: Union[str, Path], rate: int) -> np.ndarray:
+    """Samples (N,) of an audio file. Raises UserError where it cannot be read or is other than one channel of ``rate``."""
+    try:
+        samples, found = soundfile.read(path, dtype="float32")
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as audio ({one_line(error)})") from None
+    check_audio(path, "the file", (found, 1 if samples.ndim == 1 else samples.shape[1]), (rate, 1))
+    return np.asarray(samples)
+
+
+def speech2text() -> Any:
+    """ESPnet's class, with this package's names registered and what it reads checked first."""
+    from espnet2.bin.asr_inference import Speech2Text
+    from espnet2.tasks.lm import LMTask
+
+    from espnet_todm.espnet.registry import check_model_files, register
+
+    register()
+    check_model_files(LMTask)
+    return Speech2Text

@@ -1,0 +1,27 @@
+"""All selections by the names that ``selection:`` calls them by. A new one is a file and a line here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from espnet_todm.errors import UserError
+from espnet_todm.selection.base import Selection
+
+# Name -> module of this package and class.
+SELECTIONS = {
+    "ortho_softmax": "ortho_softmax.OrthoSoftmax",
+    "top_k": "top_k.TopK",
+    "zero_out": "zero_out.ZeroOut",
+    "random_nested": "random_nested.RandomNested",
+    "uniform": "uniform.Uniform",
+}
+
+
+def find_selection(name: Any) -> type[Selection]:
+    """The class of this name. Raises UserError for an unknown one."""
+    if not isinstance(name, str) or name not in SELECTIONS:
+        raise UserError(f"selection: {name!r} is unknown; allowed: {', '.join(SELECTIONS)}")
+    module, _, cls = SELECTIONS[name].partition(".")
+    found: type[Selection] = getattr(importlib.import_module(f"espnet_todm.selection.{module}"), cls)
+    return found

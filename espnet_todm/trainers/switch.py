@@ -1,0 +1,101 @@
+"""The switch between the two stages of a training: whether it was made, and which sets the sizes got."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from espnet_todm.components import Key, Subnet
+from espnet_todm.errors import UserError
+
+FIRST, SECOND = 1, 2
+AVERAGED = (
+    "the checkpoint is an average of checkpoints whose components lie in different orders, from before and after sizes were"
+    " chosen: no model; take one of valid.*.best.pth or an average of later epochs"
+)
+
+
+class SwitchState(nn.Module):
+    """The chosen sets by size, none in the first stage. In a checkpoint it is three whole-number (int64) tensors:
+
+    - ``stage``: 1 or 2;
+    - ``kept`` (sizes, components): 1 where a size keeps a component, a row per size;
+    - ``models``: 1. ESPnet's average of n models adds whole numbers up: there it is n, and the others n times theirs.
+
+    Args:
+        sizes: names of the sizes to be chosen.
+        keys: all components.
+    """
+
+    def __init__(self, sizes: Sequence[str], keys: Sequence[Key]) -> None:
+        super().__init__()
+        self.names, self.keys = tuple(sizes), tuple(keys)
+        self.chosen: dict[str, Subnet] = {}
+
+    @property
+    def stage(self) -> int:
+        return SECOND if self.chosen else FIRST
+
+    def choose(self, chosen: Mapping[str, Subnet]) -> None:
+        """Make the switch."""
+        self.chosen = {name: chosen[name] for name in self.names}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps."""
+        sets = [self.chosen[name].components if self.chosen else frozenset() for name in self.names]
+        kept = [[int(key in components) for key in self.keys] for components in sets]
+        return {"stage": torch.tensor(self.stage), "kept": torch.tensor(kept), "models": torch.tensor(1)}
+
+    def read(self, stage: Tensor, kept: Tensor, models: Tensor) -> None:
+        """Take over what a checkpoint kept, or an average of such. Raises UserError for one over both stages."""
+        count, values = float(models), set(kept.unique().tolist())
+        if float(stage) == FIRST * count and values == {0}:
+            self.chosen = {}
+        elif float(stage) == SECOND * count and values <= {0, count}:
+            rows = zip(self.names, kept.tolist())
+            self.chosen = {n: Subnet(n, frozenset(k for k, value in zip(self.keys, row) if value)) for n, row in rows}
+        else:
+            raise UserError(AVERAGED)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination.update({prefix + name: tensor for name, tensor in self.tensors().items()})
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Tensor],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        own = self.tensors()
+        found = {name: state_dict[prefix + name] for name in own if prefix + name in state_dict}
+        missing_keys += [prefix + name for name in own if name not in found]
+        wrong = [name for name in found if found[name].shape != own[name].shape]
+        error_msgs += [
+            f"size mismatch for {prefix}{name}: the checkpoint has {tuple(found[name].shape)}, the model"
+            f" {tuple(own[name].shape)}."
+            for name in wrong
+        ]
+        if len(found) == len(own) and not wrong:
+            self.read(**found)
+
+
+def convert_older(state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """A trainer's state of an older release had one floating-point tensor ``chosen``, all 0 in the first stage."""
+    chosen = state_dict.pop(f"{prefix}chosen", None)
+    if chosen is not None:
+        kept = chosen.long()
+        new = {
+            "stage": torch.tensor(SECOND if bool(chosen.any()) else FIRST),
+            "kept": kept
+            if bool((kept == chosen).all())
+            else chosen,  # of an average over both stages: refused when read
+            "models": torch.tensor(1),
+        }
+        state_dict.update({f"{prefix}switch.{name}": value for name, value in new.items()})

@@ -1,0 +1,46 @@
+"""What this package's trainer gives a supernet with each batch: the step's number and the scale of losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from espnet2.train.distributed_utils import DistributedOption
+from espnet2.train.reporter import Reporter
+
+from espnet_todm.espnet.trainer import TodmTrainer
+from espnet_todm.models.todm import TodmModel
+from tests.tiny_model import trained_by
+from tests.trainers.epochs import batches, train_epoch, trainer_options
+
+
+def test_training_is_told_its_steps_and_validation_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[bool, Any]] = []
+    forward = TodmModel.forward
+
+    def recorded(self: TodmModel, *args: Any, **kwargs: Any) -> Any:
+        told.append((self.training, kwargs.get("step")))
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(TodmModel, "forward", recorded)
+    model = trained_by()
+    train_epoch(model, batches(False, False, False), torch.optim.SGD(model.parameters(), lr=0.01))
+    with Reporter().observe("valid") as part:
+        TodmTrainer.validate_one_epoch(
+            model=model,
+            iterator=batches(False),
+            reporter=part,
+            options=trainer_options(),
+            distributed_option=DistributedOption(),
+        )
+    assert told == [(True, 0), (True, 1), (True, 2), (False, 2)]
+
+
+def test_the_trainer_may_change_the_model_before_a_step_and_gets_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = trained_by(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    monkeypatch.setattr(model.subnet_trainer, "prepare", lambda *given: seen.append(given))
+    train_epoch(model, batches(False, False), optimizer, max_epoch=7)
+    assert [(of is model, step) for of, step, _ in seen] == [(True, 0), (True, 1)]
+    assert seen[0][2].optimizers == [optimizer] and seen[0][2].planned_steps == 14
