@@ -67,22 +67,15 @@ def check_number(
 
 def build(cls: type, conf: Mapping[str, Any], where: str, *arguments: Any, **defaults: Any) -> Any:
     """``cls(*arguments, **defaults, **conf)``, with a UserError that names an unknown key of ``conf``."""
-    if not isinstance(conf, Mapping):
-        raise UserError(f"{where}: {conf!r} must be a mapping of options")
     parameters = inspect.signature(cls).parameters
     allowed = list(parameters)[len(arguments) :]
+    if not isinstance(conf, Mapping):
+        raise UserError(f"{where}: {conf!r} must be a mapping of {', '.join(allowed)}")
     looks_itself = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for key in conf:
         if key not in allowed and not looks_itself:
             raise UserError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}")
     return cls(*arguments, **{**defaults, **conf})
-
-
-def together(*checks: Callable[[], Any]) -> None:
-    """Make all of these checks; raise one UserError with what each of them refuses, in one line."""
-    told = [line for check in checks for line in refusal(check)]
-    if told:
-        raise UserError("; ".join(told))
 
 
 def refusal(check: Callable[[], Any]) -> list[str]:
