@@ -33,7 +33,7 @@ class Context:
         if not isinstance(encoder, StackedEncoder) or encoder.chunk_options is None:
             given = self.name.replace("_", " ")
             raise UserError(f"chunk: {given} is for models trained with encoder_conf: chunk; leave it out for this one")
-        encoder.decode_chunk = self.chunk
+        encoder.decode_in(self.chunk)
 
 
 def parse_context(words: Optional[Sequence[str]]) -> Optional[Context]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Literal, Optional, Union
 
 from espnet_todm.errors import UserError
@@ -22,8 +22,8 @@ def check_type(key: str, value: Any, annotation: Any) -> None:
     kind, *others = [kind for kind in kinds if kind is not type(None)]
     if others:
         return
-    if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
-        raise UserError(f"{key}: {value!r} is unknown; allowed: {', '.join(map(str, typing.get_args(kind)))}")
+    if typing.get_origin(kind) is Literal:
+        check_choice(key, value, typing.get_args(kind))
     if kind in KINDS and not _is(value, kind):
         raise UserError(f"{key}: {value!r} must be {KINDS[kind]}")
 
@@ -32,6 +32,13 @@ def _is(value: Any, kind: type) -> bool:
     if kind is bool:
         return isinstance(value, int) and value in (0, 1)
     return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+
+
+def check_choice(key: str, value: Any, allowed: Iterable[Any]) -> None:
+    """Raise UserError unless ``value`` is one of those that are allowed."""
+    choices = list(allowed)
+    if value not in choices:
+        raise UserError(f"{key}: {value!r} is unknown; allowed: {', '.join(map(str, choices))}")
 
 
 def check_number(
