@@ -88,13 +88,13 @@ def model_section(
     below = [*advice_lines(experiment), *speed_lines(experiment)]
     parts = [
         f"## {experiment.tag}\n" + "\n".join(facts) + "\n",
-        "### Sizes\n" + size_table(experiment) + "".join(f"\n{line}\n" for line in below),
+        "### Sizes\n" + size_table(experiment).markdown() + "".join(f"\n{line}\n" for line in below),
         "### Training cost\n" + "".join(f"- {line}\n" for line in cost) if cost else "",
         "".join(f"![word error rate against cost]({picture})\n" for picture in pictures),
-        "### WER\n" + error_table(scores),
-        "### CER\n" + error_table(scores, "characters"),
+        "### WER\n" + error_table(scores).markdown(),
+        "### CER\n" + error_table(scores, "characters").markdown(),
     ]
     differences = difference_table(experiment)
-    if differences:
-        parts.append("### Differences between sizes (paired bootstrap)\n" + differences)
+    if differences.rows:
+        parts.append("### Differences between sizes (paired bootstrap)\n" + differences.markdown())
     return "\n".join(filter(None, parts))

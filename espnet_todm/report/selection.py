@@ -81,12 +81,7 @@ def plot_choices(chosen: Sequence[Choice], path: PathLike) -> Path:
     return Path(path)
 
 
-def share_table(chosen: Sequence[Choice]) -> str:
-    """Markdown of ``share_rows``."""
-    return share_rows(chosen).markdown()
-
-
-def share_rows(chosen: Sequence[Choice]) -> Table:
+def share_table(chosen: Sequence[Choice]) -> Table:
     """The share of components that each size keeps, by kind of module and by third of the depth."""
     thirds = ("first third", "middle third", "last third")
     names = [NAMES.get(name, name) for name in chosen[0].modules]

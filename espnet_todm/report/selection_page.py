@@ -68,7 +68,7 @@ def selection_section(experiment: PathLike, plots: PathLike, home: PathLike) -> 
         pictures.append(("soft weights over the first stage", picture))
     links = [f"![{text}]({link(path, home)})" for text, path in pictures]
     texts = [describe(choice) for choice in chosen]
-    return "\n".join(["### Components kept", share_table(chosen), "\n\n".join([*texts, *links]), ""])
+    return "\n".join(["### Components kept", share_table(chosen).markdown(), "\n\n".join([*texts, *links]), ""])
 
 
 def _encoder(folder: Path) -> tuple[SupernetEncoder, str]:
