@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Optional
 
 import torch
 
 import espnet_todm
+from espnet_todm.util.optional import package_version
 from espnet_todm.util.processor import cpu_model
 
 
@@ -46,7 +46,7 @@ def describe_environment(commands: Sequence[str] = ()) -> Environment:
     return Environment(
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         python=sys.version.split()[0],
-        espnet=_version("espnet"),
+        espnet=package_version("espnet") or "not installed",
         torch=torch.__version__,
         espnet_todm=espnet_todm.__version__,
         cpu=cpu_model(),
@@ -75,10 +75,3 @@ def _git(folder: Path, *arguments: str) -> Optional[str]:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

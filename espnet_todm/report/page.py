@@ -15,11 +15,11 @@ from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.report.advice import advice_lines
-from espnet_todm.report.downloads import Download, downloads, kinds
+from espnet_todm.report.downloads import downloads, kinds
 from espnet_todm.report.environment import Environment
 from espnet_todm.report.experiment import Experiment
 from espnet_todm.report.facts import cost_lines, fact_lines, speed_lines
-from espnet_todm.report.measured import Section, measured_sections
+from espnet_todm.report.measured import measured_sections
 from espnet_todm.report.pareto import AXES, MORE_AXES, all_points, draw
 from espnet_todm.report.selection import NAMES, Choice, describe, draw_history
 from espnet_todm.report.selection_page import Selection, load_selection

@@ -8,6 +8,7 @@ from typing import Any
 from espnet_todm.report.experiment import Experiment, SizeResult
 from espnet_todm.scoring.scores import Score, rate_cell
 from espnet_todm.scoring.significance import paired_difference
+from espnet_todm.util.checks import is_number
 from espnet_todm.util.markdown import Table
 
 
@@ -62,6 +63,4 @@ def _size_row(size: SizeResult, splits: Iterable[str]) -> list[str]:
 
 def number_cell(value: Any, factor: float, digits: int) -> str:
     """``value * factor``, or nothing where there is no number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return ""
-    return f"{value * factor:.{digits}f}"
+    return f"{value * factor:.{digits}f}" if is_number(value) else ""

@@ -31,7 +31,12 @@ def check_type(key: str, value: Any, annotation: Any) -> None:
 def _is(value: Any, kind: type) -> bool:
     if kind is bool:
         return isinstance(value, int) and value in (0, 1)
-    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+    return is_number(value) if kind is float else isinstance(value, kind) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is an int or a float; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_number(
@@ -46,7 +51,7 @@ def check_number(
 ) -> None:
     """Raise UserError unless ``value`` is a finite (``whole``) number within the bounds that are given."""
     kind = int if whole else (int, float)
-    good = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    good = is_number(value) and isinstance(value, kind) and math.isfinite(value)
     good = good and (at_least is None or value >= at_least) and (above is None or value > above)
     good = good and (at_most is None or value <= at_most) and (below is None or value < below)
     if good:
