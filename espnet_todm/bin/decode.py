@@ -11,17 +11,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from espnet_todm import register
-from espnet_todm.bin._cli import Parser, run
+from espnet_todm.bin._cli import Parser, add_fields, from_fields, run
+from espnet_todm.decode.options import SearchOptions
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.config_inheritance import read_config
 from espnet_todm.util.launch import add_launcher_arguments, launch, launcher_arguments
-
-if TYPE_CHECKING:
-    from espnet_todm.decode.options import SearchOptions
-
 
 # What a file of decoding settings may hold: options of the search and of the decoder, no paths.
 SETTINGS = ("search", "beam_size", "beam_threshold", "lm_weight", "word_score", "prior_weight", "chunk")
@@ -38,12 +34,18 @@ def add_search_arguments(parser: argparse.ArgumentParser, default: str = "greedy
         default=default,
         help=f"greedy, prefix (CTC), or for transducers ESPnet's default, maes, tsd, alsd or nsc (default {default})",
     )
-    group.add_argument("--beam_size", type=int, default=5, help="hypotheses that a beam search keeps (default 5)")
-    group.add_argument("--beam_threshold", type=float, default=25, help="prefix: worse ones are dropped (default 25)")
-    group.add_argument("--lm", help="prefix: ARPA file of a word n-gram, plain or .gz")
-    group.add_argument("--lexicon", help="prefix: file of words and their tokens, the only words then written")
-    group.add_argument("--lm_weight", type=float, default=0.5, help="prefix: weight of --lm (default 0.5)")
-    group.add_argument("--word_score", type=float, default=0, help="prefix: added for each word (default 0)")
+    add_fields(
+        group,
+        SearchOptions,
+        {
+            "beam_size": "hypotheses that a beam search keeps (default 5)",
+            "beam_threshold": "prefix: worse ones are dropped (default 25)",
+            "lm": "prefix: ARPA file of a word n-gram, plain or .gz",
+            "lexicon": "prefix: file of words and their tokens, the only words then written",
+            "lm_weight": "prefix: weight of --lm (default 0.5)",
+            "word_score": "prefix: added for each word (default 0)",
+        },
+    )
 
 
 def parse_with_settings(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
@@ -67,10 +69,7 @@ def parse_with_settings(parser: Parser, arguments: Sequence[str]) -> argparse.Na
 
 def search_options(parsed: argparse.Namespace) -> SearchOptions:
     """What the arguments above say. Raises UserError for what is not allowed."""
-    from espnet_todm.decode.options import SearchOptions
-
-    names = ("beam_size", "beam_threshold", "lm", "lexicon", "lm_weight", "word_score")
-    return SearchOptions(parsed.search, **{name: getattr(parsed, name) for name in names})
+    return from_fields(SearchOptions, parsed, kind=parsed.search, prior_weight=0.0)  # the prior is each size's own
 
 
 def _parser() -> Parser:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from espnet_todm import register
-from espnet_todm.bin._cli import Parser, run
+from espnet_todm.bin._cli import Parser, from_fields, run
 from espnet_todm.search.space import GRANULARITIES
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--experiment", required=True, type=Path, help="folder of the supernet's training")
     parser.add_argument("--checkpoint", help="its checkpoint; default the best by the config's first criterion")
     parser.add_argument("--data", required=True, type=Path, help="folder with <set>/feats.scp or <set>/wav.scp")
@@ -75,17 +75,12 @@ def main(arguments: Sequence[str]) -> None:
     from espnet_todm.util.files import make_folder
     from espnet_todm.util.units import parse_amount
 
-    plan = SearchPlan(
+    plan = from_fields(
+        SearchPlan,
+        options,
         storage=options.storage or f"sqlite:///{options.output / 'study.db'}",
-        objectives=options.objectives,
         budgets=parse_budgets(options.budget),
         compare_at=[parse_amount(text) for text in options.compare_at],
-        trials=options.trials,
-        baseline=options.baseline,
-        granularity=options.granularity,
-        population=options.population,
-        seed=options.seed,
-        name=options.name,
     )
     config = options.experiment / CONFIG
     supernet = load_supernet(config, options.checkpoint or options.experiment / best_model(read_config(config)))

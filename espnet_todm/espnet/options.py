@@ -47,7 +47,7 @@ def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
     from espnet2.tasks.asr import ASRTask
 
     parser = ASRTask.get_parser()
-    parser.error = _raise
+    parser.error = refuse
     options = _parse(parser, arguments)
     for name in () if options.print_config else options.required:
         if getattr(options, name) is None:
@@ -76,7 +76,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
     """As ESPnet's parser, which takes a config's values as defaults, but the config may have a base."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
-    first.error = _raise  # type: ignore[method-assign]
+    first.error = refuse  # type: ignore[method-assign]
     given, others = first.parse_known_args(list(arguments))
     if given.config is None:
         return parser.parse_args(others)
@@ -147,7 +147,8 @@ def checkpoint_errors() -> Iterator[None]:
         raise UserError(f"the checkpoint is of another model than the config: {details[0].strip()}") from error
 
 
-def _raise(message: str) -> NoReturn:
+def refuse(message: str) -> NoReturn:
+    """What an argparse parser's ``error`` is here: one line."""
     raise UserError(message)
 
 

@@ -11,7 +11,7 @@ from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.checkpoint_files import check_checkpoint, is_training_state
 from espnet_todm.espnet.config_inheritance import CONFIG
-from espnet_todm.report.environment import describe_environment
+from espnet_todm.report.environment import Environment
 from espnet_todm.report.experiment import SizeResult, load_experiment
 from espnet_todm.report.plan import Method
 from espnet_todm.report.results import environment_section
@@ -85,7 +85,7 @@ def _cells(method: Method, result: SizeResult, splits: Sequence[str]) -> list[st
 def _budget_error(config: Mapping[str, Any], result: SizeResult) -> str:
     """Percentage points between the share of the encoder that the size has and the one asked for; blank if none was."""
     conf = config["encoder_conf"]
-    wanted = conf["sizes"].get(result.name) if result.name != FULL else None
+    wanted: Any = conf["sizes"].get(result.name) if result.name != FULL else None
     share = result.encoder_shares.get(conf.get("criterion", "params"))
     if not is_number(wanted) or share is None:
         return ""
@@ -100,7 +100,7 @@ def write_comparison(methods: Sequence[tuple[Method, Path]], output: PathLike, l
     home = Path(output).resolve().parent
     parts = [
         "# Comparison\n",
-        environment_section(describe_environment([f"python -m espnet_todm.bin.compare --plan {plan}"])),
+        environment_section(Environment(commands=(f"python -m espnet_todm.bin.compare --plan {plan}",))),
         f"- Data: {label}\n- Plan:\n\n```yaml\n{Path(plan).read_text(encoding='utf-8').strip()}\n```\n",
         "## Methods and sizes\n" + comparison_table(methods),
     ]

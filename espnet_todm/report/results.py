@@ -8,7 +8,7 @@ from typing import Optional
 
 from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.report.advice import advice_lines
-from espnet_todm.report.environment import Environment, describe_environment
+from espnet_todm.report.environment import Environment
 from espnet_todm.report.experiment import Experiment, load_experiment
 from espnet_todm.report.facts import cost_lines, fact_lines, speed_lines
 from espnet_todm.report.page import write_page
@@ -36,7 +36,7 @@ def write_results(
     plots: folder for the pictures, by default ``<experiment>/report``. Raises UserError when one was never scored.
     """
     loaded = [load_experiment(folder) for folder in experiments]
-    environment = describe_environment(commands)  # before the pictures, which may change a checkout
+    environment = Environment(commands=tuple(commands))  # before the pictures, which may change a checkout
     home = Path(output).resolve().parent
     sections = []
     for experiment in loaded:

@@ -27,6 +27,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.models.batch import OUTSIDE, Batch
 from espnet_todm.models.tasks import after_encoder
 from espnet_todm.scoring.scores import Score, score_tables
+from espnet_todm.util.checks import check_choice
 
 SCORES = ("wer", "cer", "loss")
 _UNITS = {"wer": "words", "cer": "characters"}
@@ -90,8 +91,7 @@ class Evaluator:
 
         Raises UserError for an unknown score.
         """
-        if score not in SCORES:
-            raise UserError(f"score: {score!r} is unknown; allowed: {', '.join(SCORES)}")
+        check_choice("score", score, SCORES)
         if score == "loss":
             return {"loss": self.loss(subnet)}
         counted = self.errors(subnet)

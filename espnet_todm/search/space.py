@@ -10,6 +10,7 @@ from typing import Optional
 from espnet_todm.components import ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import ROUNDING, first_components, keep_order, module_sizes, round_share
+from espnet_todm.util.checks import check_choice
 from espnet_todm.util.units import format_amount
 
 GRANULARITIES = ("uniform", "layer", "component")
@@ -144,8 +145,7 @@ def make_space(table: ComponentTable, granularity: str) -> SearchSpace:
     """
     if granularity == "uniform":
         return UniformSpace(table)
-    if granularity not in GRANULARITIES:
-        raise UserError(f"granularity: {granularity!r} is unknown; allowed: {', '.join(GRANULARITIES)}")
+    check_choice("granularity", granularity, GRANULARITIES)
     groups: dict[str, tuple[Key, ...]] = {}
     for component in table.components:
         key = component.key

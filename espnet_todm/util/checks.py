@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Callable, Literal, Optional, Union
 
 from espnet_todm.errors import UserError
@@ -32,6 +32,12 @@ def _is(value: Any, kind: type) -> bool:
     if kind is bool:
         return isinstance(value, int) and value in (0, 1)
     return is_number(value) if kind is float else isinstance(value, kind) and not isinstance(value, bool)
+
+
+def check_choice(key: str, value: Any, allowed: Iterable[str]) -> None:
+    """Raise UserError unless ``value`` is one of those ``allowed``."""
+    if value not in (names := list(allowed)):
+        raise UserError(f"{key}: {value!r} is unknown; allowed: {', '.join(names)}")
 
 
 def is_number(value: Any) -> bool:

@@ -31,7 +31,7 @@ from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.options import check_part
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND, MEL_BINS
-from espnet_todm.util.checks import check_number
+from espnet_todm.util.checks import check_choice, check_number
 from espnet_todm.util.processor import cpu_model
 from espnet_todm.util.threads import torch_threads
 
@@ -186,10 +186,8 @@ def _versions(runtime: str) -> dict[str, str]:
 
 
 def _check(encoder: SupernetEncoder, seconds: float, frames: int, threads: int, rounds: int, runtime: str) -> None:
-    if runtime not in RUNTIMES:
-        raise UserError(f"runtime: {runtime!r} is unknown; allowed: {', '.join(RUNTIMES)}")
-    for name, value in (("threads", threads), ("rounds", rounds)):
-        if value < 1:
-            raise UserError(f"{name}: {value} is not possible; allowed: 1 or more")
+    check_choice("runtime", runtime, RUNTIMES)
+    check_number("threads", threads, at_least=1, whole=True)
+    check_number("rounds", rounds, at_least=1, whole=True)
     if frames < 1 or encoder.subsampled(frames) < 1:
         raise UserError(f"seconds: {seconds} is too short an utterance for this encoder's subsampling; give more")

@@ -9,7 +9,6 @@ Example: python -m espnet_todm.bin.bench models --experiment exp/supernet --scp 
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from espnet_todm.util.files import write_json
 
 
 def _parser() -> Parser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--experiment", required=True, help="folder with subnets/<size> and subnets/<size>/onnx")
     parser.add_argument(
         "--scp", required=True, help="wav.scp with the speech to time, 16 kHz; feats.scp without sherpa-onnx"
