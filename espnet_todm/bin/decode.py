@@ -72,33 +72,31 @@ def search_options(parsed: argparse.Namespace) -> SearchOptions:
     return from_fields(SearchOptions, parsed, kind=parsed.search, prior_weight=0.0)  # the prior is each size's own
 
 
-def _parser() -> Parser:
-    parser = Parser(description=__doc__)
-    parser.add_argument("--experiment", required=True, help="folder with subnets/<size>")
-    parser.add_argument("--data", required=True, help="folder with <set>/feats.scp or <set>/wav.scp")
-    parser.add_argument("--sets", nargs="+", required=True, help="sets to decode")
-    parser.add_argument("--sizes", nargs="*", default=[], help="sizes to decode with; default all that were extracted")
-    parser.add_argument("--batch_seconds", type=float, default=60, help="padded seconds of speech in a batch")
-    parser.add_argument(
-        "--output",
-        help="texts go to OUTPUT/<set>/<size> in the experiment (default decode; with --chunk decode_chunk_...)",
-    )
-    parser.add_argument(
-        "--chunk",
-        nargs="+",
-        metavar="FRAMES LEFT",
-        help="encoder frames of a chunk and of its left context, or full for whole utterances (default: as the model's"
-        " decode_chunk says)",
-    )
-    add_search_arguments(parser)
-    parser.add_argument("--prior_weight", type=float, default=0, help="prefix: weight of the prior that tune_lm wrote")
-    parser.add_argument("--tuned", action="store_true", help="prefix: take all three scales from what tune_lm wrote")
-    add_launcher_arguments(parser)
-    return parser
+parser = Parser(__doc__)
+parser.add_argument("--experiment", required=True, help="folder with subnets/<size>")
+parser.add_argument("--data", required=True, help="folder with <set>/feats.scp or <set>/wav.scp")
+parser.add_argument("--sets", nargs="+", required=True, help="sets to decode")
+parser.add_argument("--sizes", nargs="*", default=[], help="sizes to decode with; default all that were extracted")
+parser.add_argument("--batch_seconds", type=float, default=60, help="padded seconds of speech in a batch")
+parser.add_argument(
+    "--output",
+    help="texts go to OUTPUT/<set>/<size> in the experiment (default decode; with --chunk decode_chunk_...)",
+)
+parser.add_argument(
+    "--chunk",
+    nargs="+",
+    metavar="FRAMES LEFT",
+    help="encoder frames of a chunk and of its left context, or full for whole utterances (default: as the model's"
+    " decode_chunk says)",
+)
+add_search_arguments(parser)
+parser.add_argument("--prior_weight", type=float, default=0, help="prefix: weight of the prior that tune_lm wrote")
+parser.add_argument("--tuned", action="store_true", help="prefix: take all three scales from what tune_lm wrote")
+add_launcher_arguments(parser)
 
 
 def main(arguments: Sequence[str]) -> None:
-    parsed = parse_with_settings(_parser(), arguments)
+    parsed = parse_with_settings(parser, arguments)
     register()
     from espnet_todm.decode.context import parse_context
     from espnet_todm.decode.decode import Work, decode_sets

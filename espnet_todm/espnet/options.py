@@ -7,7 +7,6 @@ ESPnet takes values of a YAML file as they are: it looks neither at its own list
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.espnet.config_inheritance import read_config
 from espnet_todm.espnet.faults import faults_told
 from espnet_todm.espnet.parts import check_types
+from espnet_todm.util.checks import accepted_keys
 
 ONE_CYCLE = "one_cycle_linear"
 # Parts all of whose numbers are plain numbers; elsewhere text such as "16k" may be meant.
@@ -125,14 +125,6 @@ def _instead_of_one_cycle(conf: Mapping[str, Any]) -> str:
         f"scheduler: {ONE_CYCLE} is now ESPnet's piecewiselinearwarmuplr; for the same rates write"
         f" scheduler_conf: {{warmup_steps_list: {steps}, warmup_lr_list: {rates}}}"
     )
-
-
-def accepted_keys(cls: type) -> Optional[list[str]]:
-    """Names that ``cls(...)`` takes; None: any, because a class with ``**options`` looks at them itself."""
-    parameters = inspect.signature(cls).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
 
 
 @contextmanager

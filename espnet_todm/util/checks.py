@@ -69,15 +69,22 @@ def check_number(
     raise UserError(f"{key}: {value!r} is not allowed, it must be a {noun} {allowed}".rstrip() + hint)
 
 
+def accepted_keys(cls: type) -> Optional[list[str]]:
+    """Names that ``cls(...)`` takes; None: any, because a class with ``**options`` looks at them itself."""
+    parameters = inspect.signature(cls).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
+
+
 def build(cls: type, conf: Mapping[str, Any], where: str, *arguments: Any, **defaults: Any) -> Any:
     """``cls(*arguments, **defaults, **conf)``, with a UserError that names an unknown key of ``conf``."""
     if not isinstance(conf, Mapping):
         raise UserError(f"{where}: {conf!r} must be a mapping of options")
-    parameters = inspect.signature(cls).parameters
-    allowed = list(parameters)[len(arguments) :]
-    looks_itself = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    known = accepted_keys(cls)
+    allowed = known[len(arguments) :] if known is not None else list(conf)
     for key in conf:
-        if key not in allowed and not looks_itself:
+        if key not in allowed:
             raise UserError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}")
     return cls(*arguments, **{**defaults, **conf})
 

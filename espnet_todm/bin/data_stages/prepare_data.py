@@ -22,32 +22,29 @@ from espnet_todm.util.files import read_table
 LAYOUTS = ("librispeech", "tedlium2")
 Layout = tuple[Path, dict[str, tuple[str, ...]], Reader]  # the folder of the splits, their parts, what lists them
 
+parser = Parser(__doc__)
+parser.add_argument(
+    "--corpus", required=True, help="folder that holds LibriSpeech/ or TEDLIUM_release2/ (or the splits)"
+)
+parser.add_argument(
+    "--splits", nargs="+", required=True, help=f"folders, name=folder+folder, or {', '.join(librispeech.PRESETS)}"
+)
+parser.add_argument("--output", default="data", help="data folders are made in this folder (default data)")
+parser.add_argument("--limit", type=int, help="keep this many utterances of each split")
+parser.add_argument("--layout", choices=LAYOUTS, default="librispeech", help="default librispeech")
+parser.add_argument("--official", choices=sorted(OFFICIAL_SIZES), help="warn when its official sets are not whole")
+parser.add_argument("--download", action="store_true", help="LibriSpeech: download what is missing of its splits")
+told = {"unknown": "keep (default) or remove <unk>", "max_overlap": "seconds segments share (default 0.1)"}
+add_fields(parser, tedlium.TedliumOptions, {name: f"TED-LIUM: {text}" for name, text in told.items()})
+
 
 def main(arguments: Sequence[str]) -> None:
-    parsed = _parser().parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     corpus, splits, reader = (_tedlium if parsed.layout == "tedlium2" else _librispeech)(parsed)
     for name, folders in splits.items():
         data = prepare_split(corpus, name, folders, parsed.output, parsed.limit, reader)
         if parsed.official and parsed.limit is None:
             _check_size(data, parsed.official)
-
-
-def _parser() -> Parser:
-    parser = Parser(description=__doc__)
-    parser.add_argument(
-        "--corpus", required=True, help="folder that holds LibriSpeech/ or TEDLIUM_release2/ (or the splits)"
-    )
-    parser.add_argument(
-        "--splits", nargs="+", required=True, help=f"folders, name=folder+folder, or {', '.join(librispeech.PRESETS)}"
-    )
-    parser.add_argument("--output", default="data", help="data folders are made in this folder (default data)")
-    parser.add_argument("--limit", type=int, help="keep this many utterances of each split")
-    parser.add_argument("--layout", choices=LAYOUTS, default="librispeech", help="default librispeech")
-    parser.add_argument("--official", choices=sorted(OFFICIAL_SIZES), help="warn when its official sets are not whole")
-    parser.add_argument("--download", action="store_true", help="LibriSpeech: download what is missing of its splits")
-    told = {"unknown": "keep (default) or remove <unk>", "max_overlap": "seconds segments share (default 0.1)"}
-    add_fields(parser, tedlium.TedliumOptions, {name: f"TED-LIUM: {text}" for name, text in told.items()})
-    return parser
 
 
 def _librispeech(parsed: Namespace) -> Layout:
