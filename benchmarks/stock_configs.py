@@ -174,9 +174,9 @@ def report(outcomes: Sequence[Outcome], label: str, width: int, command: str) ->
     parts = [
         "# Stock configurations as supernets",
         f"Data: random speech, one dry run each, no training. Configurations: {label}.",
-        f"Each got the ten lines of the README. It *works* when its model is built, one step of each kind that its training"
-        f" has is made, every key that picks models is reported by a validation, and all its sizes are extracted."
-        f" {narrowed}Front ends of s3prl were stood in for by random projections.",
+        f"Each configuration was changed by the ten lines of the README. A configuration *works* if its model is built, one"
+        f" step of each kind of its training runs, a validation reports every key that selects models, and all its sizes are"
+        f" extracted. {narrowed}Random projections replaced the front ends of s3prl.",
         f"Made with `{command}`.",
         markdown_table(["encoder", WORKS, REFUSED, WRONG], rows).rstrip(),
     ]

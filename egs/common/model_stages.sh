@@ -16,6 +16,9 @@ input_of() {
 }
 input_type() { if [ "$feats_type" = raw ]; then printf sound; else printf kaldi_ark; fi; }
 
+# The table of the last test set, on which stage 14 measures.
+measured_input() { input_of "${evaluation[${#evaluation[@]} - 1]}"; }
+
 # Arguments that stages 10 and 11 share, in the array `training`.
 set_training() {
   local tokens split
@@ -56,6 +59,16 @@ stage_10() {
     --output "$(statistics_dir)" "${launcher_arguments[@]}" -- "${training[@]}"
 }
 
+# Run the command behind a name and a log, with its output at the end of the log; where it fails, show its error lines.
+logged() {
+  local name=$1 file=$2
+  shift 2
+  "$@" >>"$file" 2>&1 || {
+    grep -h '^error: ' "$file" | tail -n 2 >&2 || true # a traceback has none
+    die "$name stopped; its output is in $file"
+  }
+}
+
 # Training resumes from its last checkpoint. The command stands in the experiment's train.sh, its output in train.log.
 stage_11() {
   local folder statistics split
@@ -72,10 +85,7 @@ stage_11() {
   if [ "$ngpu" -eq 0 ]; then command=(python -m espnet_todm.bin.asr_train_cpu --processes "$cpu_processes" -- "${training[@]}"); fi
   printf '%s\n' "$(printf '%q ' "${command[@]}")" >"$folder/train.sh"
   log "training into $folder; follow $folder/train.log"
-  "${command[@]}" >>"$folder/train.log" 2>&1 || {
-    grep -h '^error: ' "$folder/train.log" | tail -n 2 >&2
-    die "training stopped; its output is in $folder/train.log"
-  }
+  logged training "$folder/train.log" "${command[@]}"
 }
 
 # The sizes of --sizes in the array `names`, with those made of them by fine-tuning; empty for all there are.
@@ -119,11 +129,8 @@ fine_tune() {
   fi
   for size in "${names[@]}"; do subnets+=("$folder/subnets/$size"); done
   log "fine-tuning ${names[*]}; follow $folder/fine_tune.log"
-  python -m espnet_todm.bin.fine_tune "${subnets[@]}" --steps "$fine_tune_steps" --lr "$fine_tune_lr" --ngpu "$ngpu" \
-    --processes "$cpu_processes" --training_args="$fine_tune_args" >>"$folder/fine_tune.log" 2>&1 || {
-    grep -h '^error: ' "$folder/fine_tune.log" | tail -n 2 >&2
-    die "fine-tuning stopped; its output is in $folder/fine_tune.log"
-  }
+  logged fine-tuning "$folder/fine_tune.log" python -m espnet_todm.bin.fine_tune "${subnets[@]}" --steps "$fine_tune_steps" \
+    --lr "$fine_tune_lr" --ngpu "$ngpu" --processes "$cpu_processes" --training_args="$fine_tune_args"
 }
 
 # Whether stage 13 searches with the language model.
@@ -172,7 +179,7 @@ stage_14() {
   python -m espnet_todm.bin.score --experiment "$(experiment)" --data "$(text_dir)" --sets "${evaluation[*]}" \
     --decode "$(decode_name)" ${sizes:+--sizes "${names[*]}"} ${official:+--corpus "$official"} ${strict:+"$strict"}
   python -m espnet_todm.bin.bench rtf --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} \
-    --scp "$(input_of "${evaluation[${#evaluation[@]} - 1]}")"
+    --scp "$(measured_input)"
   [ -z "$onnx" ] || measure_exports
 }
 

@@ -16,8 +16,8 @@ from espnet_todm.card import CARD, WEIGHTS, identify_weights
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.espnet.checkpoint_files import save_checkpoint
 from espnet_todm.espnet.config_inheritance import CONFIG
+from espnet_todm.espnet.inputs import check_statistics
 from espnet_todm.espnet.load import FILE_OPTIONS
-from espnet_todm.espnet.statistics import check_statistics
 from espnet_todm.util.files import PathLike, read_json
 
 IMAGES = "images"  # ESPnet's name

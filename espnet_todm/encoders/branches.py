@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_todm.components import Cost
-from espnet_todm.elastic.attention import ElasticAttention
 from espnet_todm.elastic.base import Context, ElasticModule, any_open
 from espnet_todm.elastic.block import ACTIVATIONS, Activation, ElasticBlock, LayerChoice, Slot, scaled
 from espnet_todm.elastic.cgmlp import ElasticCgMlp
 from espnet_todm.elastic.convolution import depthwise
 from espnet_todm.encoders.options import CUTS, Checks, EncoderOptions, check_positive
-from espnet_todm.encoders.positions import Relative, relative_kind
+from espnet_todm.encoders.positions import Relative
 
 # Modules in ESPnet's order.
 ATTENTION = Slot("attn", "heads", "norm_mha")
@@ -67,8 +66,7 @@ class BranchOptions(EncoderOptions):
         """Those modules of a block of this shape that stand side by side."""
         modules: dict[Slot, ElasticModule] = {}
         if shape.heads:
-            attention = self.head_width(), self.attention_dropout_rate, relative_kind(self)
-            modules[ATTENTION] = ElasticAttention(self.output_size, shape.heads, *attention)
+            modules[ATTENTION] = self.self_attention(shape.heads)
         if shape.cgmlp_groups:
             gate = nn.Identity() if self.gate_activation == "identity" else ACTIVATIONS[self.gate_activation]()
             rates = self.dropout_rate, gate, self.adaptive_dropout, self.cgmlp_linear_units, self.use_linear_after_conv

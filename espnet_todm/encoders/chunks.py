@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Optional, Union
 
 import torch
@@ -18,6 +18,7 @@ from espnet_todm.encoders.frontends import INPUT_LAYERS, input_names
 from espnet_todm.encoders.interctc import CONDITIONING
 from espnet_todm.encoders.positions import LEGACY, relative_kind
 from espnet_todm.errors import UserError
+from espnet_todm.util.checks import build, check_number, check_type
 
 Span = Union[int, tuple[int, int]]  # a number, or the lowest and the highest
 
@@ -57,11 +58,8 @@ class ChunkOptions:
     def __post_init__(self) -> None:
         _check_span("chunk.frames", self.frames, least=1)
         _check_span("chunk.left", self.left, least=0)
-        share = self.full_share
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-            raise UserError(f"chunk.full_share: {share!r} is not allowed, it must be a number from 0 to 1")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise UserError(f"chunk.seed: {self.seed!r} must be a whole number")
+        check_number("chunk.full_share", self.full_share, at_least=0, at_most=1)
+        check_type("chunk.seed", self.seed, int)
 
     def draw(self, step: int) -> Optional[Chunk]:
         """The chunk of training step ``step`` (0-based), None for full context: a pure function of (seed, step), the same on
@@ -75,16 +73,11 @@ def parse_chunk_options(value: Any) -> Optional[ChunkOptions]:
     """The option ``chunk``. Raises UserError when it is neither null nor a mapping of the fields above."""
     if value is None:
         return None
-    names = [field.name for field in fields(ChunkOptions)]
-    if not isinstance(value, Mapping):
-        raise UserError(f"chunk: {value!r} must be a mapping of {', '.join(names)}")
-    for key in value:
-        if key not in names:
-            raise UserError(f"chunk: unknown key {key!r}; allowed: {', '.join(names)}")
-    for key in ("frames", "left"):
+    for key in ("frames", "left") if isinstance(value, Mapping) else ():
         if key not in value:
             raise UserError(f"chunk: lacks {key}, a number of encoder frames or [lowest, highest]")
-    return ChunkOptions(**value)
+    options: ChunkOptions = build(ChunkOptions, value, "chunk")
+    return options
 
 
 def parse_chunk(value: Any, key: str = "decode_chunk") -> Optional[Chunk]:

@@ -14,15 +14,13 @@ from typing import Any, ClassVar, Optional, Union
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 
-from espnet_todm.elastic.attention import ElasticAttention
 from espnet_todm.elastic.base import ElasticModule
 from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, Slot
 from espnet_todm.elastic.convolution import ElasticConvolution
-from espnet_todm.elastic.feed_forward import ElasticFeedForward
 from espnet_todm.encoders.chunks import check_streaming, parse_chunk, parse_chunk_options
 from espnet_todm.encoders.frontends import STOCK_INPUTS
 from espnet_todm.encoders.options import Checks, ConvolutionOptions, InterCtcOptions, check_positive
-from espnet_todm.encoders.positions import LEGACY, LONGEST, Relative, relative_kind
+from espnet_todm.encoders.positions import LEGACY, LONGEST, Relative
 from espnet_todm.encoders.stack import StackedEncoder
 
 # Modules in ESPnet's order.
@@ -92,18 +90,16 @@ class ElasticConformerBlock(ElasticBlock):
 
     def __init__(self, options: ConformerOptions, shape: BlockShape) -> None:
         size, activation = options.output_size, ACTIVATIONS[options.activation_type]()
-        ffn = options.dropout_rate, activation, options.adaptive_dropout, options.linear_units
         modules: dict[Slot, ElasticModule] = {}
         if shape.macaron_chunks:
-            modules[MACARON] = ElasticFeedForward(size, shape.macaron_ffn, shape.macaron_chunks, *ffn)
+            modules[MACARON] = options.feed_forward(shape.macaron_ffn, shape.macaron_chunks, activation)
         if shape.heads:
-            attention = options.head_width(), options.attention_dropout_rate, relative_kind(options)
-            modules[ATTENTION] = ElasticAttention(size, shape.heads, *attention)
+            modules[ATTENTION] = options.self_attention(shape.heads)
         if shape.conv_groups:
             conv = options.cnn_module_kernel, options.conv_norm, activation, options.size_names, options.causal
             modules[CONVOLUTION] = ElasticConvolution(size, shape.conv, shape.conv_groups, *conv)
         if shape.ffn_chunks:
-            modules[FEED_FORWARD] = ElasticFeedForward(size, shape.ffn, shape.ffn_chunks, *ffn)
+            modules[FEED_FORWARD] = options.feed_forward(shape.ffn, shape.ffn_chunks, activation)
         order = CONVOLUTION_FIRST if options.convolution_first else ()
         ff_scale = 0.5 if options.macaron_style else 1.0
         super().__init__(size, modules, options.dropout_rate, ff_scale, options.use_cnn_module, order)

@@ -15,7 +15,6 @@ from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 
 from espnet_todm.elastic.block import ACTIVATIONS, Activation
 from espnet_todm.elastic.convolution import check_kernel
-from espnet_todm.elastic.feed_forward import ElasticFeedForward
 from espnet_todm.encoders.branches import (
     ATTENTION,
     CGMLP,
@@ -76,11 +75,10 @@ class ElasticEBranchformerBlock(MergedBranches):
     def __init__(self, options: EBranchformerOptions, shape: BlockShape) -> None:
         size, modules = options.output_size, options.branches(shape)
         activation = ACTIVATIONS[options.ffn_activation_type]()
-        ffn = options.dropout_rate, activation, options.adaptive_dropout, options.linear_units
         if shape.ffn_chunks:
-            modules[FEED_FORWARD] = ElasticFeedForward(size, shape.ffn, shape.ffn_chunks, *ffn)
+            modules[FEED_FORWARD] = options.feed_forward(shape.ffn, shape.ffn_chunks, activation)
         if shape.macaron_chunks:
-            modules[MACARON] = ElasticFeedForward(size, shape.macaron_ffn, shape.macaron_chunks, *ffn)
+            modules[MACARON] = options.feed_forward(shape.macaron_ffn, shape.macaron_chunks, activation)
         ff_scale = 0.5 if options.has_macaron else 1.0
         super().__init__(size, modules, options.dropout_rate, ff_scale, options.merge_conv_kernel)
 

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from espnet_todm.components import Subnet
-from espnet_todm.elastic.attention import ElasticAttention
 from espnet_todm.elastic.base import Context, ElasticModule
 from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, LayerChoice, Slot
 from espnet_todm.elastic.convolution import ElasticConvolution, Norm
-from espnet_todm.elastic.feed_forward import ElasticFeedForward
 from espnet_todm.elastic.state_space import ElasticStateSpace
 from espnet_todm.encoders.options import Checks, ConvolutionOptions, check_positive
 from espnet_todm.encoders.positions import relative_kind
@@ -97,22 +95,20 @@ class ElasticMhSsmBlock(ElasticBlock):
 
     def __init__(self, options: MhSsmOptions, shape: BlockShape) -> None:
         size, activation = options.output_size, ACTIVATIONS[options.activation_type]()
-        ffn = options.dropout_rate, activation, options.adaptive_dropout, options.linear_units
         modules: dict[Slot, ElasticModule] = {}
         if shape.macaron_chunks:
-            modules[MACARON] = ElasticFeedForward(size, shape.macaron_ffn, shape.macaron_chunks, *ffn)
+            modules[MACARON] = options.feed_forward(shape.macaron_ffn, shape.macaron_chunks, activation)
         if shape.ssm_heads:
             names = ("ssm_state", "ssm_init", "ssm_stack", "head_gating", "bidirectional")
             rest = (getattr(options, name) for name in names)
             modules[STATE_SPACE] = ElasticStateSpace(size, shape.ssm_heads, options.ssm_width(), activation, *rest)
         if shape.heads:
-            attention = options.head_width(), options.attention_dropout_rate, relative_kind(options)
-            modules[ATTENTION] = ElasticAttention(size, shape.heads, *attention)
+            modules[ATTENTION] = options.self_attention(shape.heads)
         if shape.conv_groups:
             conv = options.cnn_module_kernel, options.conv_norm, activation, options.size_names
             modules[CONVOLUTION] = ElasticConvolution(size, shape.conv, shape.conv_groups, *conv)
         if shape.ffn_chunks:
-            modules[FEED_FORWARD] = ElasticFeedForward(size, shape.ffn, shape.ffn_chunks, *ffn)
+            modules[FEED_FORWARD] = options.feed_forward(shape.ffn, shape.ffn_chunks, activation)
         ff_scale = 0.5 if options.macaron_style else 1.0
         super().__init__(size, modules, options.dropout_rate, ff_scale, final_norm=options.use_cnn_module)
 

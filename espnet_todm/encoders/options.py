@@ -14,10 +14,14 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any, Callable, ClassVar, Optional, TypeVar
 
+from torch import nn
+
+from espnet_todm.elastic.attention import ElasticAttention
 from espnet_todm.elastic.block import Activation
 from espnet_todm.elastic.convolution import Norm
+from espnet_todm.elastic.feed_forward import ElasticFeedForward
 from espnet_todm.encoders.frontends import INPUT_LAYERS, input_names
-from espnet_todm.encoders.positions import PositionOptions, Relative, position_encoding
+from espnet_todm.encoders.positions import PositionOptions, Relative, position_encoding, relative_kind
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import SizeSpec
 from espnet_todm.util.checks import check_type, refusal
@@ -136,6 +140,11 @@ class EncoderOptions(SubnetOptions, PositionOptions):
             raise UserError(f"{heads}: {count} does not divide output_size: {self.output_size}")
         return int(self.output_size // count)
 
+    def self_attention(self, heads: int) -> ElasticAttention:
+        """The attention of a block with so many heads."""
+        width, rate = self.head_width(), self.attention_dropout_rate
+        return ElasticAttention(self.output_size, heads, width, rate, relative_kind(self))
+
 
 @dataclass(frozen=True)
 class FeedForwardOptions(EncoderOptions):
@@ -143,6 +152,11 @@ class FeedForwardOptions(EncoderOptions):
 
     linear_units: int = 2048
     ffn_chunks: int = field(default=4, metadata=CUTS)  # components of a feed-forward module
+
+    def feed_forward(self, units: int, chunks: int, activation: nn.Module) -> ElasticFeedForward:
+        """A feed-forward module of so many hidden units, whose dropout is for ``linear_units`` of them."""
+        rest = self.dropout_rate, activation, self.adaptive_dropout, self.linear_units
+        return ElasticFeedForward(self.output_size, units, chunks, *rest)
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,10 @@ class StackedEncoder(SupernetEncoder):
         """The dropout of positions, and of the frames that they are added to."""
         return float(self.options.positional_dropout_rate)
 
+    def decode_in(self, chunk: Optional[Chunk]) -> None:
+        """Outside of training attention sees such chunks from now on, as with ``decode_chunk``; None: full context."""
+        self.decode_chunk = chunk
+
     def subsample(self, features: Tensor, lengths: Tensor, step: Optional[int] = None) -> SubsampledFeatures:
         self.input_layer.check_length(features.size(1))
         embedded, _ = self.embed(features, length_mask(lengths, features.size(1)))

@@ -87,7 +87,7 @@ class SupernetEncoder(AbsEncoder):
         sizes = options.sizes or {}
         self.sizes = resolve_sizes(sizes, self.component_table(), options.criterion)
         self.size_specs = {str(name): spec for name, spec in sizes.items()}
-        self.subnet = self.find_subnet(options.subnet or FULL)
+        self.select(options.subnet or FULL)
 
     def output_size(self) -> int:
         return self._output_size
@@ -96,6 +96,11 @@ class SupernetEncoder(AbsEncoder):
         """Costs have the latencies of this file from now on. Raises UserError when it is of another encoder."""
         self.latency = None
         self.latency = load_latency(path, self, self.component_table())
+
+    def select(self, name: str) -> Subnet:
+        """``forward`` runs this subnet from now on: a name as :meth:`find_subnet` takes it."""
+        self.subnet = self.find_subnet(name)
+        return self.subnet
 
     def find_subnet(self, name: str) -> Subnet:
         """A named size, or the subnet of a card file. Raises UserError when it is neither or does not fit."""

@@ -14,10 +14,8 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from torch import nn
 
-from espnet_todm.elastic.attention import ElasticAttention
 from espnet_todm.elastic.base import ElasticModule
 from espnet_todm.elastic.block import ElasticBlock, Slot
-from espnet_todm.elastic.feed_forward import ElasticFeedForward
 from espnet_todm.encoders.options import Checks, InterCtcOptions, check_positive
 from espnet_todm.encoders.stack import StackedEncoder
 
@@ -63,15 +61,12 @@ class ElasticTransformerBlock(ElasticBlock):
     """Attention - FFN, pre-norm, names as in ESPnet's transformer EncoderLayer."""
 
     def __init__(self, options: TransformerOptions, shape: BlockShape) -> None:
-        size, dropout = options.output_size, options.dropout_rate
         modules: dict[Slot, ElasticModule] = {}
         if shape.heads:
-            rate = options.attention_dropout_rate
-            modules[ATTENTION] = ElasticAttention(size, shape.heads, options.head_width(), rate, relative=None)
+            modules[ATTENTION] = options.self_attention(shape.heads)
         if shape.ffn_chunks:
-            rates = dropout, nn.ReLU(), options.adaptive_dropout, options.linear_units
-            modules[FEED_FORWARD] = ElasticFeedForward(size, shape.ffn, shape.ffn_chunks, *rates)
-        super().__init__(size, modules, dropout, final_norm=False)
+            modules[FEED_FORWARD] = options.feed_forward(shape.ffn, shape.ffn_chunks, nn.ReLU())
+        super().__init__(options.output_size, modules, options.dropout_rate, final_norm=False)
 
 
 class TodmTransformerEncoder(StackedEncoder):

@@ -16,6 +16,12 @@ from espnet_todm.util.files import read_lines
 
 KEY = "base"
 CONFIG = "config.yaml"  # where ESPnet's training writes what it was configured with
+# Where files of an older release are now.
+MOVED = {
+    "common/conf/todm.yaml": "conf/train/todm.yaml",
+    "common/conf/rnnt.yaml": "conf/train/rnnt.yaml",
+    "common/conf/ortho.yaml": "conf/train/ortho_softmax.yaml",
+}
 
 
 def read_config(path: Union[str, Path], above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -28,7 +34,8 @@ def read_config(path: Union[str, Path], above: tuple[Path, ...] = ()) -> dict[st
     if path.resolve() in above:
         raise UserError(f"{shown}: {KEY}: leads back to this file{named}")
     if not path.is_file():
-        raise UserError(f"{shown}: no such file{named}")
+        moved = MOVED.get("/".join(path.parts[-3:]))
+        raise UserError(f"{shown}: no such file{named}" + (f"; it is now {moved} of the checkout" if moved else ""))
     config = read_yaml(path)
     if not isinstance(config, dict):
         raise UserError(f"{shown}: must be a mapping of options{named}")

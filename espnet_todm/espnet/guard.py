@@ -14,9 +14,8 @@ from espnet_todm.errors import UserError
 from espnet_todm.espnet.checkpoint_files import check_checkpoint
 from espnet_todm.espnet.config_inheritance import CONFIG, read_yaml
 from espnet_todm.espnet.faults import faults_told, told_by_rank
-from espnet_todm.espnet.inputs import check_data
+from espnet_todm.espnet.inputs import check_data, check_statistics
 from espnet_todm.espnet.parts import part_errors
-from espnet_todm.espnet.statistics import check_statistics
 from espnet_todm.espnet.task_options import check_training
 from espnet_todm.util.files import make_folder
 from espnet_todm.util.lifetime import end_forks_with_this, end_with_parent

@@ -1,4 +1,4 @@
-"""What a training reads and reports to, looked at before it begins: tables, batches, packages."""
+"""What a training reads and reports to, looked at before it begins: tables, statistics, batches, packages."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import argparse
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.faults import faults_told, words
 from espnet_todm.espnet.task_options import is_installed
-from espnet_todm.util.files import PathLike, has_mark, read_lines, split_key
+from espnet_todm.util.files import PathLike, damage_told, has_mark, read_lines, split_key
 
 SETS = ("train", "valid")
 # ESPnet's data types of files with one utterance a line, its name first.
@@ -44,6 +47,18 @@ def check_data(options: argparse.Namespace) -> None:
                 f"{name} set: utterances in {shapes[0]}: {count}, but {processes} processes share each batch; take more "
                 "data, or fewer processes (--ngpu, --cpu_processes of run.sh)"
             )
+
+
+def check_statistics(path: PathLike) -> None:
+    """Raises UserError unless a file holds what global normalisation reads: count, sum and sum of squares, all finite (or
+    Kaldi's matrix of them)."""
+    if not Path(path).is_file():
+        raise UserError(f"stats_file: {path}: no such file; stage 10 (--collect_stats) makes it")
+    with damage_told(path, "collect the statistics again (stage 10)"):
+        stored = np.load(path)
+        arrays = [stored] if isinstance(stored, np.ndarray) else [stored[key] for key in ("count", "sum", "sum_square")]
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise ValueError("numbers that are not finite")
 
 
 def without_missing_packages(options: Any) -> None:

@@ -17,8 +17,8 @@ from espnet_todm.card import CARD, WEIGHTS, check_weights, read_card
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.espnet.checkpoint_files import is_training_state, read_checkpoint
 from espnet_todm.espnet.config_inheritance import CONFIG, read_yaml
+from espnet_todm.espnet.inputs import check_statistics
 from espnet_todm.espnet.registry import register
-from espnet_todm.espnet.statistics import check_statistics
 from espnet_todm.util.files import PathLike
 from espnet_todm.util.vocabulary import check_record, check_stated
 

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, Optional
 from unittest import mock
 
-from espnet_todm import register
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.config_inheritance import read_config
 from espnet_todm.espnet.faults import faults_told
 from espnet_todm.espnet.parts import check_types
+from espnet_todm.espnet.registry import register
 from espnet_todm.util.checks import accepted_keys
 
 ONE_CYCLE = "one_cycle_linear"

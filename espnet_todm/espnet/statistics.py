@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from espnet2.bin.aggregate_stats_dirs import aggregate_stats_dirs
 
 from espnet_todm import hook
 from espnet_todm.errors import UserError
-from espnet_todm.util.files import PathLike, atomic_directory, damage_told, read_table, write_table
+from espnet_todm.util.files import PathLike, atomic_directory, read_table, write_table
 from espnet_todm.util.launch import launch
 
 SPLITS = ("train", "valid")
@@ -43,18 +42,6 @@ def collect_statistics(
         aggregate_stats_dirs(dirs, folder, log_level="WARNING", skip_sum_stats=False)
         for part in dirs:
             shutil.rmtree(part)
-
-
-def check_statistics(path: PathLike) -> None:
-    """Raises UserError unless a file holds what global normalisation reads: count, sum and sum of squares, all finite (or
-    Kaldi's matrix of them)."""
-    if not Path(path).is_file():
-        raise UserError(f"stats_file: {path}: no such file; stage 10 (--collect_stats) makes it")
-    with damage_told(path, "collect the statistics again (stage 10)"):
-        stored = np.load(path)
-        arrays = [stored] if isinstance(stored, np.ndarray) else [stored[key] for key in ("count", "sum", "sum_square")]
-        if not all(np.isfinite(array).all() for array in arrays):
-            raise ValueError("numbers that are not finite")
 
 
 def append_vocabulary(folder: PathLike, vocabulary: int) -> None:

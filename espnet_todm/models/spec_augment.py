@@ -12,8 +12,7 @@ import torch
 from espnet2.asr.specaug.abs_specaug import AbsSpecAug
 from torch import Tensor
 
-from espnet_todm.errors import UserError
-from espnet_todm.util.checks import check_number
+from espnet_todm.util.checks import check_choice, check_number
 
 REPLACEMENTS = ("mean", "zero")
 
@@ -50,9 +49,7 @@ class SpecAugmentByLength(AbsSpecAug):
         sizes = {"freq_width": freq_width, "frames_per_time_mask": frames_per_time_mask, "time_width": time_width}
         for key, value in {**counts, **sizes}.items():
             check_number(f"todm_specaug: {key}", value, at_least=0 if key in counts else 1, whole=True)
-        if replace_with not in REPLACEMENTS:
-            allowed = ", ".join(REPLACEMENTS)
-            raise UserError(f"todm_specaug: replace_with: {replace_with!r} is unknown; allowed: {allowed}")
+        check_choice("todm_specaug: replace_with", replace_with, REPLACEMENTS)
         self.freq_masks, self.freq_width = freq_masks, freq_width
         self.min_time_masks, self.frames_per_time_mask, self.time_width = (
             min_time_masks,

@@ -67,9 +67,9 @@ class SubnetTrainer(nn.Module, ABC):
         was given last."""
         yield 0
 
-    @abstractmethod
     def evaluated(self, model: TodmModel, step: Optional[int]) -> list[Subnet]:
         """The subnets that validation measures after training step ``step``; None: of a model that is not in training."""
+        return list(model.encoder.sizes.values())
 
 
 def passes_cost(table: ComponentTable, steps: Iterable[Sequence[Subnet]]) -> float:

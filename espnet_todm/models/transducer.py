@@ -17,7 +17,7 @@ from espnet_todm.losses.distillation import SCALES
 from espnet_todm.losses.transducer import pruned_loss, transducer_loss
 from espnet_todm.losses.transducer_backends import FULL, PRUNED, pick_backend
 from espnet_todm.losses.transducer_pruning import check_scales, gather_ranges, prune_ranges, simple_loss
-from espnet_todm.util.checks import check_number
+from espnet_todm.util.checks import check_choice, check_number
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,7 @@ class TransducerOptions:
         where = "transducer_conf: "
         check_number(f"{where}prune_range", self.prune_range, at_least=0, whole=True)
         pick_backend(self.backend, PRUNED if self.prune_range else FULL, torch.device("cpu"))
-        if self.distillation_scale not in SCALES:
-            raise UserError(
-                f"{where}distillation_scale: {self.distillation_scale!r} is unknown; allowed: {', '.join(SCALES)}"
-            )
+        check_choice(f"{where}distillation_scale", self.distillation_scale, SCALES)
         if self.prune_range == 1:
             raise UserError(
                 f"{where}prune_range: 1 leaves no way from one label to the next; allowed: 0, or 2 and more"

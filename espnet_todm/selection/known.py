@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from espnet_todm.errors import UserError
 from espnet_todm.selection.base import Selection
+from espnet_todm.util.checks import check_choice
 
 # Name -> module of this package and class.
 SELECTIONS = {
@@ -20,8 +20,7 @@ SELECTIONS = {
 
 def find_selection(name: Any) -> type[Selection]:
     """The class of this name. Raises UserError for an unknown one."""
-    if not isinstance(name, str) or name not in SELECTIONS:
-        raise UserError(f"selection: {name!r} is unknown; allowed: {', '.join(SELECTIONS)}")
+    check_choice("selection", name, SELECTIONS)
     module, _, cls = SELECTIONS[name].partition(".")
     found: type[Selection] = getattr(importlib.import_module(f"espnet_todm.selection.{module}"), cls)
     return found

@@ -8,17 +8,16 @@ different, while tau falls.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from espnet_todm.errors import UserError
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Units
-from espnet_todm.util.checks import check_number
+from espnet_todm.util.checks import check_choice, check_number
 
 NORMS = ("l2_sqrt", "l2", "l1")
 SCHEDULES = ("constant", "linear", "learned")
@@ -56,8 +55,8 @@ class OrthoSoftmax(Selection):
         penalty_steps: Optional[int] = None,
     ) -> None:
         super().__init__(units, shares, steps, seed)
-        _check_choice("penalty", penalty, NORMS)
-        _check_choice("penalty_schedule", penalty_schedule, SCHEDULES)
+        check_choice("penalty", penalty, NORMS)
+        check_choice("penalty_schedule", penalty_schedule, SCHEDULES)
         for name, value in (("temperature_start", temperature_start), ("temperature_floor", temperature_floor)):
             check_number(name, value, above=0)
         check_number("temperature_end", temperature_end, above=0)
@@ -134,8 +133,3 @@ def orthogonality(rows: Tensor, norm: str) -> Tensor:
     squares = above.square().sum() + diagonal.square().sum()
     # The root has no slope at 0, where an exactly orthonormal set would turn gradients into NaN.
     return squares if norm == "l2" else (squares + 1e-12).sqrt()
-
-
-def _check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"{name}: {value!r} is unknown; allowed: {', '.join(allowed)}")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from espnet_todm.components import ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
+from espnet_todm.util.checks import check_choice
 
 GRANULARITIES = ("component", "layer")
 Place = tuple[int, str]
@@ -67,8 +68,7 @@ class Units:
 def make_units(table: ComponentTable, granularity: str, criterion: str) -> Units:
     """Raises UserError for an unknown granularity, and a criterion that is unknown or not measured."""
     table.check(criterion)
-    if granularity not in GRANULARITIES:
-        raise UserError(f"granularity: {granularity!r} is unknown; allowed: {', '.join(GRANULARITIES)}")
+    check_choice("granularity", granularity, GRANULARITIES)
     groups: dict[Any, list[Key]] = {}
     for component in table.components:
         key = component.key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -70,9 +70,6 @@ class AuxLossTrainer(SubnetTrainer):
 
     def always_trained(self, model: TodmModel) -> list[str]:
         return [subnet.name for subnet in self.exits.values()]
-
-    def evaluated(self, model: TodmModel, step: Optional[int]) -> list[Subnet]:
-        return list(model.encoder.sizes.values())
 
 
 def _blocks_of(model: Any, subnet: Subnet) -> int:

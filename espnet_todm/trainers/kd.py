@@ -93,6 +93,3 @@ class KDTrainer(SubnetTrainer):
         return [subnet.name for subnet in (self.sandwich.full, self.sandwich.smallest)][
             : 1 if self.warmup_steps else None
         ]
-
-    def evaluated(self, model: TodmModel, step: Optional[int]) -> list[Subnet]:
-        return list(model.encoder.sizes.values())

@@ -22,8 +22,8 @@ def check_type(key: str, value: Any, annotation: Any) -> None:
     kind, *others = [kind for kind in kinds if kind is not type(None)]
     if others:
         return
-    if typing.get_origin(kind) is Literal and value not in typing.get_args(kind):
-        raise UserError(f"{key}: {value!r} is unknown; allowed: {', '.join(map(str, typing.get_args(kind)))}")
+    if typing.get_origin(kind) is Literal:
+        check_choice(key, value, typing.get_args(kind))
     if kind in KINDS and not _is(value, kind):
         raise UserError(f"{key}: {value!r} must be {KINDS[kind]}")
 
@@ -34,15 +34,16 @@ def _is(value: Any, kind: type) -> bool:
     return is_number(value) if kind is float else isinstance(value, kind) and not isinstance(value, bool)
 
 
-def check_choice(key: str, value: Any, allowed: Iterable[str]) -> None:
-    """Raise UserError unless ``value`` is one of those ``allowed``."""
-    if value not in (names := list(allowed)):
-        raise UserError(f"{key}: {value!r} is unknown; allowed: {', '.join(names)}")
-
-
 def is_number(value: Any) -> bool:
     """Whether ``value`` is an int or a float; true and false are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_choice(key: str, value: Any, allowed: Iterable[Any]) -> None:
+    """Raise UserError unless ``value`` is one of those that are allowed."""
+    choices = list(allowed)
+    if value not in choices:
+        raise UserError(f"{key}: {value!r} is unknown; allowed: {', '.join(map(str, choices))}")
 
 
 def check_number(
@@ -79,21 +80,14 @@ def accepted_keys(cls: type) -> Optional[list[str]]:
 
 def build(cls: type, conf: Mapping[str, Any], where: str, *arguments: Any, **defaults: Any) -> Any:
     """``cls(*arguments, **defaults, **conf)``, with a UserError that names an unknown key of ``conf``."""
-    if not isinstance(conf, Mapping):
-        raise UserError(f"{where}: {conf!r} must be a mapping of options")
     known = accepted_keys(cls)
-    allowed = known[len(arguments) :] if known is not None else list(conf)
+    allowed = (known or [])[len(arguments) :]
+    if not isinstance(conf, Mapping):
+        raise UserError(f"{where}: {conf!r} must be a mapping of {', '.join(allowed) or 'options'}")
     for key in conf:
-        if key not in allowed:
+        if known is not None and key not in allowed:
             raise UserError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}")
     return cls(*arguments, **{**defaults, **conf})
-
-
-def together(*checks: Callable[[], Any]) -> None:
-    """Make all of these checks; raise one UserError with what each of them refuses, in one line."""
-    told = [line for check in checks for line in refusal(check)]
-    if told:
-        raise UserError("; ".join(told))
 
 
 def refusal(check: Callable[[], Any]) -> list[str]:

@@ -127,6 +127,7 @@ def test_configurations_of_other_editors(tmp_path: Path) -> None:
             "base: [good.yaml, circle.yaml]\n",
             r"top\.yaml: base: leads back to this file \(named as base by circle\.yaml\)",
         ),
+        ("base: ../common/conf/todm.yaml\n", r"no such file .*; it is now conf/train/todm\.yaml of the checkout"),
         ("base: conf/../../none.yaml\n", r"none\.yaml: no such file \(named as base by top\.yaml\)"),
         ("base: [good.yaml, list.yaml]\n", r"list\.yaml: must be a mapping of options \(named as base by top\.yaml\)"),
         ("base: [good.yaml, 3]\n", r"base: \['good\.yaml', 3\] must be the path of a YAML file, or a list of paths"),

@@ -118,3 +118,12 @@ def test_utterances_that_are_not_heard_get_an_empty_text(layer_norm_experiment: 
         Evaluator(supernet, utterances[:1], REFERENCES, "dev")
     with pytest.raises(UserError, match="set dev: no transcript has a word"):
         Evaluator(supernet, utterances, dict.fromkeys(REFERENCES, ""), "dev")
+
+
+def test_scoring_leaves_the_model_as_it_is(layer_norm_experiment: Path) -> None:
+    supernet = load_supernet(layer_norm_experiment / "config.yaml", layer_norm_experiment / "model.pth")
+    before = {name: value for name, value in vars(supernet.model).items() if not name.startswith("_")}
+    of = Evaluator(supernet, read_features(layer_norm_experiment / "feats.scp"), REFERENCES)
+    of.loss(supernet.encoder.sizes["small"])
+    after = {name: value for name, value in vars(supernet.model).items() if not name.startswith("_")}
+    assert before.keys() == after.keys() and all(before[name] is after[name] for name in before)

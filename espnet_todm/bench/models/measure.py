@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from espnet_todm.card import CARD, WEIGHTS, read_card
 from espnet_todm.deploy.folder import subnet_folders
-from espnet_todm.deploy.forms.registry import exported_files, of_format
+from espnet_todm.deploy.forms.registry import FORMATS, exported_files, of_format, open_exported
 from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA, TORCH
 from espnet_todm.errors import UserError, last_line
@@ -183,6 +183,8 @@ def _target(folder: Path, card: Mapping[str, Any], runtime: str, precision: str,
     else:
         place = folder / graphs
         files = list(exported_files(place, precision).values())
+        if graphs != FORMATS[0] and open_exported(place, precision)[0].format != graphs:
+            raise UserError(f"{place}: holds no {graphs} model; make it with bin.export --format {graphs}")
     flops = card["cost"]["flops_per_second"]
     found = Target(folder.name, runtime, precision, threads, place, tuple(files), flops)
     make_job(found)  # faults are told before anything is measured

@@ -193,7 +193,7 @@ def _in_context(model: Any, chunk: Optional[tuple[int, int]]) -> Any:
     from espnet_todm.encoders.chunks import Chunk
 
     masked = copy.deepcopy(model)
-    masked.encoder.decode_chunk = None if chunk is None else Chunk(*chunk)
+    masked.encoder.decode_in(None if chunk is None else Chunk(*chunk))
     return masked
 
 

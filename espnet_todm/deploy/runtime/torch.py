@@ -118,8 +118,7 @@ def load_slice(config: PathLike, checkpoint: PathLike, subnet: str) -> tuple[ESP
     """
     supernet = load_supernet(config, checkpoint)
     model, encoder = supernet.model, supernet.encoder
-    encoder.subnet = encoder.find_subnet(subnet)
-    model.load_state_dict({**model.state_dict(), **model.outer_state(encoder.subnet)})
+    model.load_state_dict({**model.state_dict(), **model.outer_state(encoder.select(subnet))})
     return model, supernet.config
 
 

@@ -17,6 +17,7 @@ from espnet_todm.deploy.onnx.export import ExportOptions, export
 from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import read_json
+from tests.deploy.toy_onnx import write_toy_ctc
 from tests.tiny_corpus import noise
 from tests.tiny_experiment import write_experiment
 
@@ -47,6 +48,11 @@ def test_every_chunk_is_timed_in_both_runtimes(tmp_path: Path) -> None:
         find_targets(root, runtimes=["torch"], graphs=STREAMING_FOLDER)
     with pytest.raises(UserError, match=r"small/onnx: no such folder"):
         find_targets(root, ["small"], ["onnxruntime"], ["fp32"])
+    write_toy_ctc(root / "subnets/small" / STREAMING_FOLDER)
+    with pytest.raises(
+        UserError, match=r"small/streaming-onnx: holds no streaming-onnx model; make it with bin\.export"
+    ):
+        find_targets(root, ["small"], ["onnxruntime"], ["fp32"], graphs=STREAMING_FOLDER)
 
 
 class Online:

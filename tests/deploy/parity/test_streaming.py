@@ -11,18 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_todm.deploy.forms.streaming_ctc import (
-    StreamingOnnx,
-    run_chunks,
-    tail_seconds,
-    whole_chunks,
-    with_tail,
-)
+from espnet_todm.deploy.forms.streaming_ctc import StreamingOnnx
 from espnet_todm.deploy.onnx.export import ExportOptions, export
 from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
 from espnet_todm.deploy.parity.gate import ParityError, check_parity
 from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.runtime import sherpa_subprocess
+from espnet_todm.deploy.runtime.chunks import run_chunks, tail_seconds, whole_chunks, with_tail
 from espnet_todm.deploy.runtime.fbank import SILENCE
 from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.deploy.runtime.sherpa_subprocess import make_order, transcribe_in_subprocess
