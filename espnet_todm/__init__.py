@@ -1,6 +1,6 @@
 """espnet_todm: train one speech recognition supernet with ESPnet, deploy many small models from it.
 
-Importing this package is cheap; torch and ESPnet are imported when something is called.
+Importing this package is cheap: torch and ESPnet are imported on the first call.
 
 ``espnet_todm.Speech2Text`` is ESPnet's class with this package's encoders and models registered.
 """
@@ -18,17 +18,17 @@ __all__ = ["Speech2Text", "load_model", "load_supernet", "register"]
 
 
 def register() -> None:
-    """Make the encoders, models, optimizers and trainers of this package known to ESPnet. Idempotent."""
+    """Register the encoders, models, optimizers and trainers of this package with ESPnet. Idempotent."""
     from espnet_todm.espnet.registry import register as _register
 
     _register()
 
 
 def load_supernet(experiment: PathLike, checkpoint: Optional[PathLike] = None) -> Supernet:
-    """A trained supernet, or a model with one of ESPnet's encoders that supernets are made of.
+    """Load a trained supernet, or a model with one of the ESPnet encoders that supernets support.
 
-    experiment: the folder of the training, or its config.yaml; checkpoint: its weights, by default the best model by the
-    configuration's first criterion. Raises UserError when the files do not fit or the model is no supernet.
+    experiment: the folder of the training, or its config.yaml; checkpoint: its weights, by default the best model by
+    the configuration's first criterion. Raises UserError if the files do not match or the model is not a supernet.
     """
     from espnet_todm.recognizer import Supernet
 
@@ -36,7 +36,7 @@ def load_supernet(experiment: PathLike, checkpoint: Optional[PathLike] = None) -
 
 
 def load_model(folder: PathLike) -> Model:
-    """An extracted size. Raises UserError when the folder holds none, or its weights are not those of its card."""
+    """Load an extracted size. Raises UserError if the folder has none, or its weights are not those of its card."""
     from espnet_todm.recognizer import Model
 
     return Model(folder)

@@ -1,4 +1,4 @@
-"""A card: JSON that says what an extracted subnet is and where it came from."""
+"""A card: JSON that describes an extracted subnet and its origin."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from espnet_todm.util.vocabulary import describe
 FORMAT = "espnet_todm.card/1"
 CARD = "card.json"
 WEIGHTS = "model.safetensors"
-# What every card has, and what is a mapping in it.
+# Required entries of a card, and those that are mappings.
 ENTRIES = ("name", "cost", "encoder", "encoder_conf", "vocabulary", "kept")
 MAPPINGS = ("cost", "encoder_conf", "vocabulary")
-# Entry with the encoder and its options as this package trains them on: of the same weights as the stock form, which cannot
-# say all of it (the dropout of a narrower feed-forward module, layers that are dropped).
+# Entry with the encoder and its options for training with this package. The weights are those of the stock form, which
+# cannot express all options (the dropout of a narrower feed-forward module, layer drop).
 TRAINED_AS = "trained_as"
 
 
@@ -32,10 +32,11 @@ def make_card(
     source: Mapping[str, Any],
     encoder_table: Optional[ComponentTable] = None,
 ) -> dict[str, Any]:
-    """Everything a reader needs to know of a subnet: costs, kept components, dimensions, vocabulary, origin.
+    """The description of a subnet: costs, kept components, dimensions, vocabulary, origin.
 
-    ``table`` is the model's, ``encoder_table`` the encoder's alone, of which a size's budget is a share. Latency, in
-    seconds of compute per second of speech, is the encoder's, and there when it has been measured.
+    ``table`` is that of the model, ``encoder_table`` that of the encoder alone; the budget of a size is a share of the
+    latter. Latency, in seconds of compute per second of speech, is that of the encoder. It is included if it was
+    measured.
     """
     cost, total = table.cost(subnet), table.cost(table.full())
     latency = {"latency_of_encoder": cost.latency} if "latency" in table.criteria else {}
@@ -61,7 +62,7 @@ def make_card(
 
 
 def read_card(path: PathLike) -> dict[str, Any]:
-    """Read a card. Raises UserError when the file is none, or lacks what every card has."""
+    """Read a card. Raises UserError if the file is not a card, or lacks a required entry."""
     card = read_json(path)
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{path}: not a card of format {FORMAT}")
@@ -72,14 +73,14 @@ def read_card(path: PathLike) -> dict[str, Any]:
 
 
 def identify_weights(path: PathLike) -> dict[str, str]:
-    """What the entry ``weights`` of a card says of a file of weights, so that the two are not mixed up later."""
+    """The entry ``weights`` of a card for a file of weights. It detects that weights and card were mixed up."""
     return {"file": Path(path).name, "sha256": hash_file(path)}
 
 
 def check_weights(folder: PathLike) -> None:
-    """Raises UserError when the folder's card states another SHA-256 than its weights have.
+    """Raises UserError if the SHA-256 of the weights is not that of the folder's card.
 
-    A folder without a card passes, and so does one whose card was written before cards had the entry ``weights``.
+    A folder without a card is accepted, and so is an old card without the entry ``weights``.
     """
     card = Path(folder) / CARD
     stated = read_card(card).get("weights") if card.is_file() else None

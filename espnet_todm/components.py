@@ -1,8 +1,8 @@
 """A subnet is a set of components of its supernet.
 
-A component is the smallest thing that can be taken out of an encoder: a chunk of feed-forward units, an attention head,
-a convolution module or a group of its channels. Training, costing, slicing and extraction are written once, against the
-set; methods differ only in who picks it.
+A component is the smallest part that can be removed from an encoder: a chunk of feed-forward units, an attention head,
+a convolution module or a group of its channels. Training, costing, slicing and extraction are written once, for any
+set. Methods only differ in how they select the set.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MEASURE = "python -m espnet_todm.bin.bench components --config CONFIG --output c
 class Cost:
     """Parameters (a count), FLOPs (2 x multiply-accumulates, per second of speech) and latency.
 
-    Latency is in seconds of compute per second of speech on the machine that it was measured on, 0 where it was not.
+    Latency is in seconds of compute per second of speech on the machine that it was measured on; 0 if it was not
+    measured.
     """
 
     params: int = 0
@@ -34,7 +35,7 @@ class Cost:
         return Cost(self.params + other.params, self.flops + other.flops, self.latency + other.latency)
 
     def by(self, criterion: str) -> float:
-        """The amount of one criterion. Raises UserError for an unknown one."""
+        """The value of one criterion. Raises UserError for an unknown one."""
         check_criterion(criterion)
         return float(getattr(self, criterion))
 
@@ -47,7 +48,7 @@ def check_criterion(criterion: str) -> None:
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """Where a component sits: component ``index`` of ``module`` in block ``layer``."""
+    """The position of a component: component ``index`` of ``module`` in block ``layer``."""
 
     layer: int
     module: str
@@ -56,7 +57,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Component:
-    """One removable part: its place, its kind (the dimension it belongs to: ffn, heads, conv, ...) and its cost."""
+    """One removable part: its position, its kind (ffn, heads, conv, ...) and its cost."""
 
     key: Key
     kind: str
@@ -65,14 +66,14 @@ class Component:
 
 @dataclass(frozen=True)
 class Subnet:
-    """A named set of components. Two subnets are the same function when their sets are equal; the name is a label."""
+    """A named set of components. Two subnets are the same function if their sets are equal; the name is a label."""
 
     name: str
     components: frozenset[Key] = field(repr=False)
 
     @cached_property
     def layers(self) -> dict[int, dict[str, tuple[int, ...]]]:
-        """Kept component indices, ascending, by layer and module; what is absent keeps nothing."""
+        """Keep indices, ascending, by layer and module; modules that keep nothing are absent."""
         layers: dict[int, dict[str, tuple[int, ...]]] = {}
         for key in sorted(self.components):
             modules = layers.setdefault(key.layer, {})
@@ -80,12 +81,12 @@ class Subnet:
         return layers
 
     def to_json(self) -> dict[str, dict[str, list[int]]]:
-        """``{layer: {module: [indices]}}`` with string keys, as cards store it."""
+        """``{layer: {module: [indices]}}`` with string keys, as stored in cards."""
         return {str(layer): {m: list(i) for m, i in modules.items()} for layer, modules in self.layers.items()}
 
     @staticmethod
     def from_json(name: str, kept: Any) -> Subnet:
-        """The inverse of :meth:`to_json`. Raises UserError when ``kept`` has another form."""
+        """The inverse of :meth:`to_json`. Raises UserError if ``kept`` has another structure."""
         try:
             keys = [
                 Key(int(la), str(m), int(i)) for la, modules in kept.items() for m, ix in modules.items() for i in ix
@@ -97,10 +98,10 @@ class Subnet:
 
 @dataclass(frozen=True)
 class ComponentTable:
-    """Every component of an encoder with its cost, and what is paid besides.
+    """All components of an encoder with their costs, and the costs of the other parts.
 
-    ``module_costs`` is paid once for a module that keeps anything (its LayerNorm and output bias), ``layer_costs`` once
-    for a block that keeps anything (its final LayerNorm), ``rest`` always (front part, output layer).
+    ``module_costs`` counts once for a module that keeps any component (its LayerNorm and output bias), ``layer_costs``
+    once for a block that keeps any (its final LayerNorm), ``rest`` always (subsampling, output layer).
     """
 
     components: tuple[Component, ...]
@@ -123,11 +124,13 @@ class ComponentTable:
 
     @property
     def criteria(self) -> tuple[str, ...]:
-        """The criteria that this table knows the amounts of. The rest always runs, so it takes time once measured."""
+        """The criteria of this table. Latency is one of them if it was measured: the rest always runs, so its latency
+        is then above 0.
+        """
         return tuple(criterion for criterion in CRITERIA if criterion != "latency" or self.rest.latency > 0)
 
     def check(self, criterion: str) -> None:
-        """Raises UserError for a criterion that is unknown, or has not been measured for this table."""
+        """Raises UserError for a criterion that is unknown, or was not measured for this table."""
         check_criterion(criterion)
         if criterion not in self.criteria:
             raise UserError(
@@ -145,7 +148,7 @@ class ComponentTable:
         return Subnet(FULL, frozenset(self.by_key))
 
     def cost(self, components: Subnet | Iterable[Key]) -> Cost:
-        """Exact cost of a set. Raises UserError when it names a component that this encoder does not have."""
+        """Exact cost of a set. Raises UserError if the set has a component that this encoder does not have."""
         keys = components.components if isinstance(components, Subnet) else frozenset(components)
         unknown = keys - self.by_key.keys()
         if unknown:
@@ -158,7 +161,9 @@ class ComponentTable:
         return self.running_cost([keys])[0]
 
     def running_cost(self, groups: Iterable[Iterable[Key]]) -> list[Cost]:
-        """Exact cost of the first group of components, the first two, and so on; they must be this encoder's."""
+        """Exact costs of the first group of components, of the first two groups, and so on. All must belong to this
+        encoder.
+        """
         total, places, layers, spent = self.rest, set(), set(), []
         for group in groups:
             for key in group:
@@ -174,5 +179,5 @@ class ComponentTable:
         return spent
 
     def share(self, subnet: Subnet, criterion: str) -> float:
-        """The subnet's size: its cost as a share of the full set's, in (0, 1]."""
+        """The cost of a subnet as a share of the cost of the full set, in (0, 1]."""
         return self.amount(subnet, criterion) / self.amount(self.full(), criterion)

@@ -1,19 +1,19 @@
-"""The one exception for what a user can cause (a wrong key, a missing file), and the words of others in its message."""
+"""The exception for errors that a user can cause (a wrong key, a missing file), and helpers for its one-line message."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. The message is one line: the key, the value, and what is allowed."""
+    """An error that the user can correct. The message is one line: the key, the value, and the allowed values."""
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """The message of another's exception on one line of bounded length, for the message of a UserError."""
+    """The message of another exception in one line of bounded length, for the message of a UserError."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= limit else words[:limit] + " ..."
 
 
 def last_line(text: str, limit: int = 300) -> str:
-    """The last line of what a program wrote that is not blank: the one that says why it ended. "" when there is none."""
+    """The last line of a program's output that is not blank, which usually gives the error. "" if there is none."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:limit] if lines else ""

@@ -1,4 +1,4 @@
-"""An import hook: as soon as ESPnet's ASR task is imported, this package registers itself with it.
+"""An import hook: when ESPnet's ASR task is imported, this package registers itself with it.
 
 ``python -m espnet_todm.bin.hook on`` makes it permanent for an environment, so that stock commands work unchanged.
 """
@@ -13,11 +13,11 @@ from types import ModuleType, TracebackType
 from typing import Any, Optional
 
 TASK = "espnet2.tasks.asr"
-pipes_allowed = True  # until one of this package's own commands says otherwise
+pipes_allowed = True  # until one of this package's own commands changes it
 
 
 class _RegisteringLoader(Loader):
-    """Loads a module as its own loader would, then registers."""
+    """Loads a module with its own loader, then registers."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -35,7 +35,7 @@ class _RegisteringLoader(Loader):
 
 
 def _tell_user_errors_in_one_line() -> None:
-    """Stock commands know nothing of UserError: what they do not catch ends as our own commands end."""
+    """Print a UserError in one line in stock commands, which do not catch it, as in our own commands."""
     from espnet_todm.errors import UserError
 
     before = sys.excepthook
@@ -50,7 +50,7 @@ def _tell_user_errors_in_one_line() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds nothing itself; wraps the loader of the one module that matters."""
+    """Finds nothing itself; wraps the loader of the one module to patch."""
 
     def find_spec(
         self, name: str, path: Optional[Sequence[str]], target: Optional[ModuleType] = None
@@ -64,9 +64,10 @@ class _Finder(MetaPathFinder):
 
 
 def install(pipes: bool = True) -> None:
-    """Register now if ESPnet's ASR task is imported already, otherwise when it is. Idempotent and cheap.
+    """Register immediately if ESPnet's ASR task is imported already, otherwise when it is imported. Idempotent and
+    cheap.
 
-    pipes: whether ESPnet may run shell commands in tables of data, as Kaldi allows. Stock commands may; ours may not.
+    pipes: whether ESPnet may run shell commands in data tables, as Kaldi allows. Stock commands may; ours may not.
     """
     global pipes_allowed
     pipes_allowed = pipes_allowed and pipes

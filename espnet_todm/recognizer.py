@@ -1,6 +1,6 @@
-"""The front door for Python: a trained supernet and the small models out of it, which transcribe.
+"""The Python interface: a trained supernet and the small models extracted from it. Both transcribe speech.
 
-``espnet_todm.load_supernet`` and ``espnet_todm.load_model`` make them. Models run on the CPU in float32.
+Use ``espnet_todm.load_supernet`` and ``espnet_todm.load_model`` to create them. Models run on the CPU in float32.
 """
 
 from __future__ import annotations
@@ -32,20 +32,21 @@ Speech = Union[str, Path, np.ndarray]
 
 
 class Size(NamedTuple):
-    """What a size costs: parameters of the whole model, and FLOPs per second of speech."""
+    """The cost of a size: parameters of the whole model, and FLOPs per second of speech."""
 
     params: int
     flops: float
 
 
 class Model:
-    """A small model in a folder, as extraction and fine-tuning write it.
+    """A small model in a folder, written by extraction or fine-tuning.
 
     Attributes:
-        card: what its card.json says, such as ``card["cost"]["params"]``.
-        config_file, weights_file: the two files that ESPnet's ``Speech2Text`` takes.
+        card: the content of card.json, such as ``card["cost"]["params"]``.
+        config_file, weights_file: the two files for ESPnet's ``Speech2Text``.
     """
 
+<<<<<<< HEAD
     def __init__(
         self,
         folder: PathLike,
@@ -62,6 +63,10 @@ class Model:
         Raises:
             UserError: the folder holds no such model.
         """
+=======
+    def __init__(self, folder: PathLike, search: Optional[SearchOptions] = None) -> None:
+        """search: the decoding options; greedy by default. Raises UserError if the folder has no such model."""
+>>>>>>> main
         path = Path(folder)
         self.card = read_card(path / CARD)
         self.config_file, self.weights_file = str(path / CONFIG), str(path / CHECKPOINT)
@@ -70,14 +75,16 @@ class Model:
         self._owned = owned
 
     def transcribe(self, speech: Speech) -> str:
-        """The words in an audio file, or in samples (N,), floats in [-1, 1]: one channel of the model's sampling rate.
+        """Transcribe an audio file, or samples (N,), floats in [-1, 1]: one channel at the model's sampling rate.
 
         Raises UserError for other audio, and for a file that cannot be read.
         """
         return self._decoder([self.features(speech)])[0]
 
     def features(self, speech: Speech) -> Tensor:
-        """What the model takes of such speech, float32: filterbanks (T, F), or samples (N,) where it has a front end."""
+        """The model's input for the same kinds of speech, float32: filterbanks (T, F), or samples (N,) if it has a
+        front end.
+        """
         rate = sampling_rate(self.config) or SAMPLING_RATE
         samples = speech if isinstance(speech, np.ndarray) else _read(speech, rate)
         if self.config.get("frontend"):
@@ -86,7 +93,7 @@ class Model:
 
 
 class Supernet:
-    """A trained supernet: its sizes, and the models that can be taken out of it."""
+    """A trained supernet: its sizes, and the models that can be extracted from it."""
 
     def __init__(self, experiment: PathLike, checkpoint: Optional[PathLike] = None) -> None:
         """See :func:`espnet_todm.load_supernet`."""
@@ -97,18 +104,19 @@ class Supernet:
 
     @property
     def sizes(self) -> dict[str, Size]:
-        """Name -> cost of each size of the configuration, the largest, ``full``, among them."""
+        """Name -> cost of each size of the configuration, including the largest, ``full``."""
         table = self._supernet.model.component_table()
         costs = {name: table.cost(subnet) for name, subnet in self._supernet.encoder.sizes.items()}
         return {name: Size(int(cost.params), float(cost.flops)) for name, cost in costs.items()}
 
     def subnet(self, which: str, output: Optional[PathLike] = None, calibrate: Optional[PathLike] = None) -> Model:
-        """A really smaller model of one subnet.
+        """Extract the smaller model of one subnet.
 
         Args:
             which: a size, the path of a card, or a budget: "10M" or "params=10M" of parameters, "flops=1.2G" and
                 "latency=0.02" (seconds) per second of speech.
-            output: folder for the model, as extraction writes it; None for one that goes with the returned object.
+            output: folder for the model, as extraction writes it; None for a temporary one that lives as long as the
+            returned object.
             calibrate: feats.scp or wav.scp to estimate batch norm's statistics on, which budgets need with batch norm.
 
         Raises:
@@ -128,14 +136,14 @@ class Supernet:
         return Model(folder, owned=kept)
 
     def transcribe(self, speech: Speech) -> str:
-        """What the largest size hears; see :meth:`Model.transcribe`."""
+        """Transcribe with the largest size; see :meth:`Model.transcribe`."""
         if FULL not in self._models:
             self._models[FULL] = self.subnet(FULL)
         return self._models[FULL].transcribe(speech)
 
 
 def _read(path: Union[str, Path], rate: int) -> np.ndarray:
-    """Samples (N,) of an audio file. Raises UserError where it cannot be read or is other than one channel of ``rate``."""
+    """Samples (N,) of an audio file. Raises UserError if it cannot be read or is not one channel of ``rate``."""
     try:
         samples, found = soundfile.read(path, dtype="float32")
     except Exception as error:
@@ -145,7 +153,7 @@ def _read(path: Union[str, Path], rate: int) -> np.ndarray:
 
 
 def speech2text() -> Any:
-    """ESPnet's class, with this package's names registered and what it reads checked first."""
+    """ESPnet's class, with this package's names registered and its input files checked first."""
     from espnet2.bin.asr_inference import Speech2Text
     from espnet2.tasks.lm import LMTask
 

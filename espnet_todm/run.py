@@ -1,10 +1,10 @@
 """Run Python with this package registered: ``python -m espnet_todm.run -m espnet2.bin.asr_train ...``.
 
-In an ESPnet checkout: ``./asr.sh --python "python3 -m espnet_todm.run"``. What follows is what may follow ``python`` there:
+In an ESPnet checkout: ``./asr.sh --python "python3 -m espnet_todm.run"``. The arguments are those of ``python``:
 ``-m MODULE``, the path of a script, ``-c CODE``, or ``-`` for code on standard input, and their arguments.
 
-The hook sits at the top level of this module so that children which multiprocessing spawns, and which import the main module
-anew, are registered too. Children of a script import the script, as they do without this module.
+The hook is at the top level of this module. Child processes spawned by multiprocessing import the main module
+again, so they are registered too. Children of a script import the script, as they do without this module.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ USAGE = "usage: python -m espnet_todm.run (-m MODULE | SCRIPT | -c CODE | -) [AR
 
 
 def run(words: Sequence[str]) -> None:
-    """Run what ``python`` would run with these arguments. Exits with one line for what it does not take."""
+    """Run the same code as ``python`` with these arguments. Exits with one line for arguments that are not supported."""
     kind, *rest = words or [""]
     if kind in ("-m", "-c") and rest:
         sys.argv[:] = rest if kind == "-m" else [kind, *rest[1:]]
-        # Not alter_sys: spawned children import what sys.modules calls __main__, and that must go on being this module.
+        # Not alter_sys: spawned children import the __main__ of sys.modules, which must remain this module.
         return _run_code(rest[0], "<string>") if kind == "-c" else _run_module(rest[0])
     if kind == "-" or (kind and not kind.startswith("-")):
         sys.argv[:] = words

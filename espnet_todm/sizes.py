@@ -1,4 +1,4 @@
-"""From what a config says of a size to the set of components it means, for any encoder that has a component table."""
+"""Converts sizes from a configuration into sets of components, for any encoder with a component table."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from espnet_todm.util.units import format_amount
 
 Counts = Mapping[tuple[int, str], int]  # components kept of (layer, module): the first ones
 SizeSpec = Union[float, Mapping[str, Any]]
-PARTS_OF_LOSS = ("ctc", "att", "transducer")  # what ESPnet calls them in statistics
-ROUNDING = 1e-9  # relative: sums of FLOPs or seconds in another order differ by less; a budget is met up to it
+PARTS_OF_LOSS = ("ctc", "att", "transducer")  # ESPnet's names in statistics
+ROUNDING = 1e-9  # relative tolerance of budgets: sums of FLOPs or seconds in another order differ by less
 
 
 def resolve_sizes(specs: Mapping[str, SizeSpec], table: ComponentTable, criterion: str = "params") -> dict[str, Subnet]:
-    """Named sizes of a supernet, largest first; the size "full" is always there.
+    """Named sizes of a supernet, largest first; the size "full" always exists.
 
     A size is either a share of the full cost by ``criterion``, as in ``small: 0.4``, or a mapping of
 
     - ``depth``: share of the layers, or ``layers``: the list of layers to keep,
-    - ``drop``: which layers depth takes out: ``even`` (default), ``last`` or ``first``,
+    - ``drop``: which layers depth removes: ``even`` (default), ``last`` or ``first``,
     - a kind (``ffn``, ``heads``, ``conv``) or a module's name: a share in [0, 1], true or false, or a list with the
       number of components to keep in each layer of the supernet.
 
-    Largest means by ``criterion``. Raises UserError for unknown keys, values out of range, a size that keeps nothing, and
-    two plain shares that are equal or come out as the same set.
+    Sizes are ordered by ``criterion``. Raises UserError for unknown keys, values out of range, a size that keeps
+    nothing, and two plain shares that are equal or give the same set.
     """
     if not isinstance(specs, Mapping):
         raise UserError(f"sizes: {specs!r} must be a mapping from names to sizes, such as {{small: 0.4}}")
@@ -42,7 +42,7 @@ def resolve_sizes(specs: Mapping[str, SizeSpec], table: ComponentTable, criterio
 
 
 def _check_distinct(shares: Mapping[str, SizeSpec], sizes: Mapping[str, Subnet], criterion: str) -> None:
-    """Two names for one set would be trained, extracted and reported twice over."""
+    """Raises UserError if two shares give one set, which would be trained, extracted and reported twice."""
     names: dict[frozenset[Key], str] = {}
     for name, share in shares.items():
         other = names.setdefault(sizes[name].components, name)
@@ -57,7 +57,9 @@ def _check_distinct(shares: Mapping[str, SizeSpec], sizes: Mapping[str, Subnet],
 
 
 def _check_name(name: str) -> None:
-    """Names become folders, keys of statistics and keys of a ModuleDict, which takes no name of its own attributes."""
+    """Raises UserError for names that cannot be a folder, a key of statistics, or a key of a ModuleDict (which does not
+    accept the names of its own attributes).
+    """
     if name == FULL:
         raise UserError(f"sizes: {FULL!r} is the whole supernet and cannot be redefined")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
@@ -99,7 +101,9 @@ def resolve_size(name: str, spec: SizeSpec, table: ComponentTable, criterion: st
 
 
 def first_components(name: str, counts: Counts) -> Subnet:
-    """The subnet that keeps the first ``counts[layer, module]`` components of each module: adjacent, hence views."""
+    """The subnet that keeps the first ``counts[layer, module]`` components of each module. They are adjacent, so slices
+    are views.
+    """
     return Subnet(name, frozenset(Key(la, module, i) for (la, module), n in counts.items() for i in range(n)))
 
 
@@ -113,9 +117,9 @@ def module_sizes(table: ComponentTable) -> dict[tuple[int, str], int]:
 
 
 def keep_order(layers: int, drop: str = "even") -> list[int]:
-    """Layers in the order of their worth: depth n keeps the first n, so that depths are nested.
+    """Layers by importance: depth n keeps the first n, so that depths are nested.
 
-    ``even`` keeps the first and the last layer and then halves the widest gap again and again.
+    ``even`` starts with the first and the last layer, and then repeatedly adds the middle layer of the widest gap.
     """
     if drop == "last":
         return list(range(layers))
@@ -137,7 +141,7 @@ def round_share(share: float, total: int) -> int:
 
 
 def uniform(name: str, table: ComponentTable, share: float, kinds: Iterable[str]) -> Subnet:
-    """Depth and the given kinds all scaled by the same share; other kinds stay whole."""
+    """Depth and the given kinds all scaled by the same share; other kinds stay complete."""
     layers = set(keep_order(table.num_layers)[: round_share(share, table.num_layers)])
     scaled = {(c.key.layer, c.key.module) for c in table.components if c.kind in set(kinds)}
     return first_components(
@@ -150,11 +154,12 @@ def uniform(name: str, table: ComponentTable, share: float, kinds: Iterable[str]
 
 
 def fit_budget(name: str, table: ComponentTable, criterion: str, budget: float) -> Subnet:
-    """The smallest uniform scaling, filled up in the order of larger ones, component by component, while the budget lasts.
+    """The smallest uniform scaling, then more components in the order of larger scalings, as long as they fit the
+    budget.
 
-    All budgets walk along one and the same order of components, so a smaller budget's set lies inside a larger one's.
-    Budgets in parameters, or in FLOPs or seconds of compute per second of speech. Raises UserError, with the feasible range,
-    when the budget is below the smallest scaling or above the full set.
+    All budgets use the same order of components, so the set of a smaller budget is inside that of a larger one.
+    Budgets are in parameters, or in FLOPs or seconds of compute per second of speech. Raises UserError, with the
+    feasible range, if the budget is below the smallest scaling or above the full set.
     """
     order, smallest = uniform_order(table), _smallest_scaling(table)
     lowest, highest = table.amount(smallest, criterion), table.amount(table.full(), criterion)
@@ -165,13 +170,13 @@ def fit_budget(name: str, table: ComponentTable, criterion: str, budget: float) 
         )
     following = order[len(smallest.components) :]
     spent = table.running_cost([smallest.components, *([key] for key in following)])[1:]
-    # A prefix, since costs never fall: a later component might fit alone, but then sizes would not be nested.
+    # Keep a prefix: a later component might fit alone, but then sizes would not be nested. Costs never decrease.
     fitting = sum(cost.by(criterion) <= budget * (1 + ROUNDING) for cost in spent)
     return Subnet(name, smallest.components.union(following[:fitting]))
 
 
 def uniform_order(table: ComponentTable) -> list[Key]:
-    """All components, in the order in which finer and finer uniform scalings take them in."""
+    """All components, in the order in which increasingly large uniform scalings add them."""
     order: dict[Key, None] = {}
     for scaling in _scalings(table):
         order.update(dict.fromkeys(sorted(scaling.components - order.keys(), key=lambda key: (key.index, key))))
@@ -183,7 +188,7 @@ def _smallest_scaling(table: ComponentTable) -> Subnet:
 
 
 def _scalings(table: ComponentTable) -> Iterator[Subnet]:
-    """Uniform scalings from the smallest share to the whole. Each lies inside the next."""
+    """Uniform scalings from the smallest share to the full set. Each is inside the next."""
     kinds = [kind for kind in table.kinds if kind != "conv"]  # whole convolutions matter too much to be scaled away
     return (uniform("", table, step / 200, kinds) for step in range(1, 201))
 

@@ -1,1 +1,1 @@
-"""From a model's output to text: searches, shallow fusion, and decoding of whole sets."""
+"""From a model's output to text: searches, shallow fusion, and decoding of data sets."""

@@ -1,4 +1,4 @@
-"""With how much context a model decodes: as its configuration says, with whole utterances, or in chunks of speech."""
+"""The context for decoding: that of the configuration, complete utterances, or chunks of speech."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ WHOLE = "full"
 
 @dataclass(frozen=True)
 class Context:
-    """What attention sees in decoding. ``chunk``: None for whole utterances."""
+    """The context of attention in decoding. ``chunk``: None for complete utterances."""
 
     chunk: Optional[Chunk]
 
     @property
     def name(self) -> str:
-        """For folders: "full", or frames and left context, "16_64"."""
+        """Name for folders: "full", or frames and left context, "16_64"."""
         return WHOLE if self.chunk is None else f"{self.chunk.frames}_{self.chunk.left}"
 
     def apply(self, model: Any) -> None:
-        """Make a model's encoder run so, as ``encoder_conf: decode_chunk`` would.
+        """Set this context in a model's encoder, like ``encoder_conf: decode_chunk``.
 
         Raises UserError for a model that was not trained on chunks.
         """
@@ -37,8 +37,9 @@ class Context:
 
 
 def parse_context(words: Optional[Sequence[str]]) -> Optional[Context]:
-    """From ``full``, or the numbers FRAMES LEFT, encoder frames of a chunk and of its left context. None stays None: as the
-    configuration says. Raises UserError for anything else."""
+    """Parse ``full``, or the numbers FRAMES LEFT: encoder frames of a chunk and of its left context. None stays None,
+    the context of the configuration. Raises UserError for anything else.
+    """
     if words is None:
         return None
     if list(words) == [WHOLE]:

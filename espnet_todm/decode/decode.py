@@ -1,4 +1,4 @@
-"""Decode sets of utterances into text, in batches of bounded length."""
+"""Decode data sets into text, in batches of bounded length."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ Result = TypeVar("Result")
 
 
 class Decoder:
-    """What a model hears, as text. Greedy by default: fast, the same everywhere, and what on-device runtimes do.
-    As there, ``<unk>`` is never written (:mod:`espnet_todm.decode.text`).
+    """Transcribes batches with a model. The default is greedy search: it is fast, deterministic, and on-device runtimes
+    do the same. As in these, ``<unk>`` is never written (:mod:`espnet_todm.decode.text`).
 
-    What it writes does not depend on which utterances stand in a batch: behind ESPnet's own encoders, whose convolutions see
-    the padding and whose lengths count some of it, only those of one length are padded together, that is not at all.
+    Batched decoding gives the same transcripts as one utterance at a time. In ESPnet's own encoders, convolutions read
+    padding, and output lengths count some of it. There, only utterances of equal length share a batch, so that there is
+    no padding.
 
-    Raises UserError when the search does not fit the model.
+    Raises UserError if the search does not fit the model.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Decoder:
         return posteriors
 
     def _encode(self, batch: list[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Places in the batch, their encoded (B, T, D) and lengths (B,). Without those that are too short."""
+        """Indices in the batch, their encoder output (B, T, D) and lengths (B,), without utterances that are too short."""
         for places in self._together(batch):
             lengths = torch.tensor([len(batch[place]) for place in places])
             try:
@@ -81,7 +82,7 @@ class Decoder:
             yield places, encoded, frames
 
     def _together(self, batch: list[Tensor]) -> list[list[int]]:
-        """Places of utterances that may be padded to one length; without those of no length, on which ESPnet fails."""
+        """Indices of utterances that may be padded to one length, without empty ones, on which ESPnet fails."""
         some = [place for place, utterance in enumerate(batch) if len(utterance)]
         if isinstance(self.model.encoder, SupernetEncoder):
             return [some] if some else []
@@ -91,7 +92,7 @@ class Decoder:
         return list(by_length.values())
 
     def text(self, labels: Sequence[int]) -> str:
-        """What labels say."""
+        """The text of token numbers."""
         return self.spelling.text([self.tokens[i] for i in labels if i not in self.silent])
 
 
@@ -99,7 +100,7 @@ class Decoder:
 class Work:
     """One job: the folder of a model, and per set the table of its input and the file for its text.
 
-    context: None for the model's own. Beside each text goes ``search.json``, the search's options with that of the context.
+    context: None for the model's own. ``search.json`` beside each text stores the search options and the context.
     """
 
     model: str
@@ -111,7 +112,7 @@ class Work:
 
 
 def decode_sets(work: Work) -> None:
-    """Decode every set with one model; each text file (utterance and words per line) is whole or absent."""
+    """Decode every set with one model; each text file (utterance and words per line) is complete or absent."""
     model, config = load_extracted(work.model)
     told = asdict(work.search)
     if work.context is not None:
@@ -135,7 +136,7 @@ def decode(
 
 
 def batches(utterances: Iterable[Utterance], batch_seconds: float) -> Iterator[list[Utterance]]:
-    """Utterances of similar length together, up to a padded length in all; one that is longer stands alone."""
+    """Groups of utterances of similar length, up to a total padded length; a longer utterance is a batch of its own."""
     for group in _groups(utterances, 500):
         batch: list[Utterance] = []
         for utterance in sorted(group, key=lambda item: len(item[1])):
@@ -147,7 +148,7 @@ def batches(utterances: Iterable[Utterance], batch_seconds: float) -> Iterator[l
 
 
 def _groups(utterances: Iterable[Utterance], size: int) -> Iterator[list[Utterance]]:
-    """So many utterances at a time: sorting by length must not need the whole set in memory."""
+    """Groups of a fixed number of utterances, so that sorting by length does not need the whole set in memory."""
     iterator = iter(utterances)
     while group := list(islice(iterator, size)):
         yield group

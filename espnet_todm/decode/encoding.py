@@ -1,4 +1,4 @@
-"""From model input to encoded frames, of ESPnet's models and of ours alike."""
+"""Encoder output for model input, for ESPnet's models and ours."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 def encode(model: ESPnetASRModel, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """speech (B, T, F) or (B, samples), lengths (B,) -> the encoder's output (B, T', D), lengths (B,).
 
-    What models with an intermediate CTC give beside it, the outputs between blocks, is left out. Raises ESPnet's
-    TooShortUttError where an utterance is too short for one frame.
+    Additional outputs of models with intermediate CTC (the outputs between blocks) are dropped. Raises ESPnet's
+    TooShortUttError if an utterance is too short for one frame.
     """
     encoded, frames = model.encode(speech, lengths)
     return (encoded[0] if isinstance(encoded, tuple) else encoded), frames

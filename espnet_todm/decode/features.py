@@ -23,8 +23,9 @@ def read_features(
 ) -> Iterator[tuple[str, Tensor]]:
     """(utterance, input) of a feats.scp (T, F) or a wav.scp (samples,), float32, in the order of the file.
 
-    rate, channels: that audio must have (Hz), if given.
-    Raises UserError when the table is missing or empty, a line is a shell pipe, an entry cannot be read, or audio is other.
+    rate, channels: required sampling rate (Hz) and number of channels of audio, if given.
+    Raises UserError if the table is missing or empty, a line is a shell pipe, an entry cannot be read, or audio has
+    another rate or number of channels.
     """
     refuse_code()
     table = read_table(scp)
@@ -47,7 +48,7 @@ def read_features(
 
 
 def check_audio(scp: PathLike, name: str, found: tuple[int, int], needed: tuple[int, int]) -> None:
-    """Raises UserError where audio has another sampling rate (Hz) and number of channels than needed."""
+    """Raises UserError if audio does not have the required sampling rate (Hz) and number of channels."""
     if found != needed:
         raise UserError(
             f"{scp}: {name} has {found[1]} channel(s) of {found[0]} Hz, but {needed[1]} of {needed[0]} Hz is needed"
@@ -55,7 +56,7 @@ def check_audio(scp: PathLike, name: str, found: tuple[int, int], needed: tuple[
 
 
 def input_table(folder: Path) -> Path:
-    """The feats.scp or wav.scp of a dumped set. Raises UserError when it has neither."""
+    """The feats.scp or wav.scp of a dumped set. Raises UserError if it has neither."""
     for name in ("feats.scp", "wav.scp"):
         if (folder / name).is_file():
             return folder / name
@@ -63,11 +64,11 @@ def input_table(folder: Path) -> Path:
 
 
 def sampling_rate(config: Mapping[str, Any]) -> Optional[int]:
-    """Of the audio that a training config's front end takes (Hz); None where it names none."""
+    """Sampling rate (Hz) of the front end in a training configuration; None if there is none."""
     rate = (config.get("frontend_conf") or {}).get("fs") if config.get("frontend") else None
     return parse_size(rate) if isinstance(rate, str) else rate
 
 
 def seconds_of(value: Tensor) -> float:
-    """Length of a model input: feature frames (T, F), or samples."""
+    """Length of a model input in seconds: feature frames (T, F), or samples."""
     return len(value) / (FRAMES_PER_SECOND if value.dim() == 2 else SAMPLING_RATE)

@@ -1,4 +1,4 @@
-"""How to decode, as a dataclass that jobs can carry."""
+"""Decoding options, as a dataclass that can be sent to jobs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from espnet_todm.util.checks import check_number
 
 GREEDY = "greedy"
 PREFIX = "prefix"  # CTC
-SEARCH = "search.json"  # beside decoded text: the options that it was decoded with
+SEARCH = "search.json"  # file beside decoded text with the decoding options
 TRANSDUCER_BEAM = ("default", "maes", "tsd", "alsd", "nsc")  # ESPnet's names
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How to decode. All from ``beam_threshold`` on is for ``prefix``, and sums are of natural logarithms.
+    """Decoding options. Those from ``beam_threshold`` on are for ``prefix``. All logarithms are natural.
 
     Args:
         kind: "greedy"; "prefix", the prefix beam search of CTC; or one of ESPnet's beam searches for transducers:
             "default", "maes", "tsd", "alsd", "nsc".
-        beam_size: hypotheses kept; greedy search keeps one.
-        beam_threshold: hypotheses that score so much less than the best are dropped.
+        beam_size: number of hypotheses; greedy search has one.
+        beam_threshold: hypotheses that score lower than the best by more than this are dropped.
         lm: ARPA file (plain or .gz) of a word n-gram.
-        lexicon: words and their tokens; given, nothing else is ever written.
-        lm_weight: of the language model's log probability, added to the log posteriors' sum.
-        word_score: added for each word; above 0 it makes more words.
-        prior_weight: of the tokens' log prior, subtracted from the log posteriors in each frame.
-        prior: JSON file that holds ``log_prior``; needed when ``prior_weight`` is not 0.
+        lexicon: words and their tokens; if given, only these words are written.
+        lm_weight: weight of the language model's log probability, which is added to the sum of log posteriors.
+        word_score: added for each word; values above 0 give more words.
+        prior_weight: weight of the tokens' log prior, which is subtracted from the log posteriors in each frame.
+        prior: JSON file with ``log_prior``; needed if ``prior_weight`` is not 0.
 
     Raises:
         UserError: a value is not allowed.

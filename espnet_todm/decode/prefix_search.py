@@ -1,9 +1,10 @@
-"""The prefix beam search of CTC by flashlight-text, with a word n-gram, a lexicon and a prior. Needs flashlight-text.
+"""CTC prefix beam search with flashlight-text, with a word n-gram, a lexicon and a prior. Needs flashlight-text.
 
-Graves, "Sequence transduction with recurrent neural networks" (2012), section 2.5, and Hannun et al., arXiv 1408.2873: the
-probabilities of all alignments of a label sequence are added. flashlight's decoder without a lexicon does exactly that. Its
-decoder with one does not (a word's last label cannot be repeated, and a double label at a word's end needs no blank), so
-words are put in as a language model over labels, see :mod:`espnet_todm.decode.word_model`.
+Graves, "Sequence transduction with recurrent neural networks" (2012), section 2.5, and Hannun et al., arXiv 1408.2873:
+the probabilities of all alignments of a label sequence are added. flashlight's decoder without a lexicon does exactly
+this. Its decoder with a lexicon does not: it cannot repeat the last label of a word, and it needs no blank in a double
+label at a word's end. Words are therefore implemented as a language model over labels, see
+:mod:`espnet_todm.decode.word_model`.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from espnet_todm.errors import UserError
 from espnet_todm.util.files import PathLike, read_json
 
 TOKENS_PER_FRAME = 10
-"""Labels tried in a frame, the likeliest. Of a model of characters 3 on average lie within a factor of 3000 of the best; 20
-labels found the same words as 10 on the mini corpus, in twice the time."""
+"""Number of most likely labels that are tried in a frame. With a character model, 3 on average are within a factor of
+3000 of the best. On the mini corpus, 20 labels found the same words as 10, in twice the time."""
 
 
 class PrefixSearch:
-    """Labels of an utterance from its log posteriors.
+    """Token numbers of an utterance from its log posteriors.
 
     Args:
         tokens: the model's V tokens.
-        blank: the blank's number.
-        silent: labels that are never written, used with a language model or a lexicon only.
+        blank: the number of the blank.
+        silent: tokens that are never written; only used with a language model or a lexicon.
         options: of kind "prefix".
-        words: what ``options.lm`` and ``options.lexicon`` hold, if that has been read already.
+        words: the content of ``options.lm`` and ``options.lexicon``, if it has been read already.
 
     Raises:
         UserError: a file is missing or does not fit the tokens.
@@ -59,7 +60,7 @@ class PrefixSearch:
             beam_size=options.beam_size,
             beam_size_token=min(TOKENS_PER_FRAME, len(tokens)),
             beam_threshold=options.beam_threshold,
-            lm_weight=1.0,  # the scorer weighs by itself
+            lm_weight=1.0,  # the scorer applies the weights itself
             sil_score=0.0,
             log_add=True,
             criterion_type=CriterionType.CTC,
@@ -72,7 +73,9 @@ class PrefixSearch:
         return self.scorer.words.whole_words(labels) if isinstance(self.scorer, WordScorer) else labels
 
     def hypotheses(self, log_posteriors: np.ndarray) -> list[tuple[list[int], float]]:
-        """(T, V) -> labels and score of all hypotheses left in the beam, the best first. No frame, no label."""
+        """(T, V) -> labels and scores of all hypotheses in the final beam, the best first. Without frames there are no
+        labels.
+        """
         frames, tokens = log_posteriors.shape
         if frames == 0:
             return [([], 0.0)]
@@ -81,12 +84,12 @@ class PrefixSearch:
         return [(self._labels(one.tokens), one.score) for one in found]
 
     def _labels(self, path: Sequence[int]) -> list[int]:
-        """The labels of an alignment (T + 2,), which flashlight frames with two blanks."""
+        """The labels of an alignment (T + 2,), to which flashlight adds a blank at each end."""
         return [label for label, _ in groupby(path) if label != self.blank]
 
 
 def read_prior(path: PathLike, tokens: int) -> np.ndarray:
-    """(V,) log prior from a JSON file. Raises UserError when it has not one number for each of the V tokens."""
+    """(V,) log prior from a JSON file. Raises UserError if it does not have one number for each of the V tokens."""
     stored = read_json(path)
     values = stored.get("log_prior") if isinstance(stored, dict) else None
     if not isinstance(values, list) or len(values) != tokens:

@@ -1,6 +1,7 @@
-"""The scales of language model, word score and prior that make the fewest word errors on a set: tuned size by size.
+"""Tunes the scales of language model, word score and prior for the fewest word errors on a set, separately for each
+size.
 
-The posteriors are computed once; the search then runs over and over on them.
+The posteriors are computed once. The search then runs repeatedly on them.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ Point = tuple[float, ...]  # lm_weight, word_score, prior_weight
 NAMES = ("lm_weight", "word_score", "prior_weight")
 _STEPS = (0.4, 1.0, 0.2)
 _LEAST = (0.0, -np.inf, 0.0)
-_HALVINGS = 2  # to steps of 0.1, 0.25 and 0.05
-_FLOOR = 1e-4  # of the prior: what is never heard must not win by its prior
+_HALVINGS = 2  # down to steps of 0.1, 0.25 and 0.05
+_FLOOR = 1e-4  # lower bound of the prior: a token without posterior must not win by its prior
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """One job: the folder of an extracted model, the input and the text of the set, and the folder to make.
+    """One job: the folder of an extracted model, the input and the text of the set, and the output folder.
 
-    utterances: how many of the set's, evenly spread. search: of kind "prefix"; its scales are a starting point.
+    utterances: how many of the set are used, evenly spread. search: of kind "prefix"; its scales are a starting point.
     """
 
     model: str
@@ -50,11 +51,11 @@ class Tuning:
 
 
 def tune_scales(work: Tuning) -> dict[str, Any]:
-    """Write ``prior.json`` and ``scales.json`` into the folder ``work.output``; returns the latter's content.
+    """Write ``prior.json`` and ``scales.json`` into the folder ``work.output``; returns the content of the latter.
 
-    The prior of a token is its mean posterior on the set. The scales kept make no more errors there than none at all
-    (all 0) and than those of ``work.search``, because both are tried first.
-    Raises UserError when a file is missing or the model has no CTC output.
+    The prior of a token is its mean posterior on the set. The chosen scales make no more errors on the set than scales
+    of 0 and than those of ``work.search``, since both are tried first.
+    Raises UserError if a file is missing or the model has no CTC output.
     """
     if work.search.kind != PREFIX:
         raise UserError(f"search: {work.search.kind!r} has no scales to tune; allowed: {PREFIX}")
@@ -69,7 +70,7 @@ def tune_scales(work: Tuning) -> dict[str, Any]:
 
 
 def scaled(options: SearchOptions, folder: PathLike) -> SearchOptions:
-    """The options with the scales and the prior that ``tune_scales`` wrote. Raises UserError when it did not."""
+    """The options with the scales and the prior from ``tune_scales``. Raises UserError if their files do not exist."""
     path = Path(folder) / SCALES
     stored = read_json(path)
     if not isinstance(stored, dict) or not all(name in stored for name in NAMES):
@@ -80,10 +81,11 @@ def scaled(options: SearchOptions, folder: PathLike) -> SearchOptions:
 def lowest(
     errors: Callable[[Point], int], starts: Sequence[Point], steps: Sequence[float], least: Sequence[float]
 ) -> dict[Point, int]:
-    """Pattern search (Hooke and Jeeves, 1961): steps in each coordinate as long as they help, then half as long ones.
+    """Pattern search (Hooke and Jeeves, 1961): steps in each coordinate as long as they help, then steps of half the
+    size.
 
-    starts: tried first; least: lower bounds; a step of 0 leaves its coordinate alone.
-    Returns all points tried and their errors in the order of trying, the best one last.
+    starts: points that are tried first; least: lower bounds; a step of 0 keeps its coordinate fixed.
+    Returns all tried points and their errors in this order, the best one last.
     """
     tried: dict[Point, int] = {}
 
@@ -108,9 +110,9 @@ def lowest(
 
 
 def _tune(work: Tuning, folder: Path) -> dict[str, Any]:
-    """Content of scales.json; leaves prior.json in ``folder``."""
+    """Content of scales.json; writes prior.json into ``folder``."""
     decoder = Decoder(*load_extracted(work.model))
-    make_search(decoder.model, SearchOptions(PREFIX))  # refuses what cannot be, before the posteriors are computed
+    make_search(decoder.model, SearchOptions(PREFIX))  # raises errors before the posteriors are computed
     from espnet_todm.decode.prefix_search import PrefixSearch
     from espnet_todm.decode.word_model import WordModel
 
@@ -144,7 +146,7 @@ def _tune(work: Tuning, folder: Path) -> dict[str, Any]:
 
 
 def _read(work: Tuning, decoder: Decoder) -> tuple[dict[str, str], Mapping[str, np.ndarray]]:
-    """The chosen utterances' words and log posteriors (T, V)."""
+    """The words and log posteriors (T, V) of the selected utterances."""
     texts = read_table(work.text)
     step = max(1, -(-len(read_table(work.scp)) // work.utterances))
     chosen = islice(read_features(work.scp), 0, None, step)

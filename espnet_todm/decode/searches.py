@@ -1,4 +1,4 @@
-"""From an encoder's output to labels: best path or prefix beam search of CTC, or ESPnet's own search for transducers."""
+"""From encoder output to labels: greedy or prefix beam search for CTC, or ESPnet's own search for transducers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ Search = Callable[[Tensor, Tensor], list[list[int]]]  # encoded (B, T, D), lengt
 
 
 def make_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
-    """The search for a model, among tokens that are text. Raises UserError when the model has not the outputs that it
-    needs."""
+    """The search for a model, restricted to text tokens. Raises UserError if the model lacks the outputs that it needs."""
     if model.use_transducer_decoder:
         return _transducer_search(model, options)
     if options.kind not in (GREEDY, PREFIX):
@@ -37,7 +36,9 @@ def make_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
 
 
 def best_paths(likeliest: Tensor, lengths: Tensor) -> list[list[int]]:
-    """The likeliest label of each frame (B, T), lengths (B,) -> those of each utterance, repeats once; blanks stay."""
+    """The most likely label of each frame (B, T), lengths (B,) -> labels of each utterance without repetitions; blanks
+    stay.
+    """
     return [path[:length].unique_consecutive().tolist() for path, length in zip(likeliest, lengths.tolist())]
 
 
@@ -63,7 +64,7 @@ def _transducer_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
         raise UserError(f"search: {PREFIX} is for CTC, but this model is a transducer; allowed: {allowed}")
     beam_size = 1 if options.kind == GREEDY else options.beam_size
     kind = "default" if options.kind == GREEDY else options.kind
-    if beam_size > model.vocab_size - 2:  # mAES adds two candidates of its own
+    if beam_size > model.vocab_size - 2:  # mAES adds two more candidates
         raise UserError(f"beam_size: {beam_size} is too large for {model.vocab_size} tokens")
     joint = TextJoint(model.joint_network, forbidden_tokens(model))
     beam = BeamSearchTransducer(model.decoder, joint, beam_size, search_type=kind)

@@ -1,8 +1,9 @@
-"""Which tokens are text, and what tokens say: one rule for decoding, runtimes and exports.
+"""Which tokens are text, and how tokens become text: the same rules for decoding, runtimes and exports.
 
-``<unk>`` and ``<sos/eos>`` are never written where another token can be: their logits are next to impossible before a search
-sees them, so that the next best token, or the blank, stands in their place. Exported graphs have that in their output layer.
-(sherpa-onnx by itself takes a transducer's ``<unk>`` for a blank and prints that of CTC; stock ``asr_inference`` prints it.)
+``<unk>`` and ``<sos/eos>`` are never written if another token is possible. Their logits are set to a very low value
+before the search, so the next best token, or the blank, replaces them. Exported graphs do this in their output layer.
+(Without this, sherpa-onnx treats ``<unk>`` of a transducer as blank and prints that of CTC; stock ``asr_inference``
+prints it.)
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from torch import Tensor, nn
 
 from espnet_todm.util.vocabulary import SPACE, UNKNOWN
 
-# A logit that no search picks. Finite, since beam searches subtract scores, and a number that float16 has.
+# A logit that no search picks. It is finite, since beam searches subtract scores, and within the range of float16.
 NEVER = -1e4
 _MARK = re.compile("<.+>")
-WORD_TYPES = ("word", "phn")  # token types of which each token is a word of the text: words themselves, or phonemes
+WORD_TYPES = ("word", "phn")  # token types whose tokens are words of the text: words, or phonemes
 
 
 def forbidden_tokens(model: Any) -> list[int]:
-    """Tokens that are no text: ``<unk>`` and ``<sos/eos>``, in the order of their numbers.
+    """Tokens that are not text: ``<unk>`` and ``<sos/eos>``, in the order of their numbers.
 
-    ESPnet takes the last token for ``<sos/eos>`` where a list has none. That is text, unless its name is that of a mark.
+    If a list has no ``<sos/eos>``, ESPnet uses the last token for it. That token is text, unless it has the form
+    ``<...>``.
     """
     tokens = model.token_list
     unknown = [number for number, token in enumerate(tokens) if token == UNKNOWN]
@@ -34,13 +36,13 @@ def forbidden_tokens(model: Any) -> list[int]:
 
 
 def only_text(logits: Tensor, forbidden: Sequence[int]) -> Tensor:
-    """Logits (..., V), changed in place, with NEVER for tokens that are no text."""
+    """Logits (..., V), changed in place: NEVER for tokens that are not text."""
     logits[..., list(forbidden)] = NEVER
     return logits
 
 
 class TextJoint(nn.Module):
-    """A joiner as searches call it, whose logits (..., V) are those of text alone."""
+    """A joiner with the interface of searches, whose logits (..., V) only allow text tokens."""
 
     def __init__(self, joint: nn.Module, forbidden: Sequence[int]) -> None:
         super().__init__()
@@ -51,7 +53,7 @@ class TextJoint(nn.Module):
 
 
 class Spelling:
-    """Tokens and text, as a training config has them: ``token_type`` and ``bpemodel``."""
+    """Conversion between tokens and text by ``token_type`` and ``bpemodel`` of a training configuration."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.words = config["token_type"] in WORD_TYPES
@@ -61,5 +63,5 @@ class Spelling:
         return list(self._tokenizer.text2tokens(text))
 
     def text(self, tokens: Sequence[str]) -> str:
-        """Of WORD_TYPES spaces stand between all tokens: ESPnet joins phonemes without any."""
+        """With WORD_TYPES, all tokens are separated by spaces; ESPnet would join phonemes without spaces."""
         return " ".join(tokens) if self.words else str(self._tokenizer.tokens2text(tokens)).strip()

@@ -1,4 +1,4 @@
-"""What makes sequences of tokens words: a lexicon, and a word n-gram read by KenLM. Needs flashlight-text."""
+"""Word constraints on token sequences: a lexicon, and a word n-gram read by KenLM. Needs flashlight-text."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from espnet_todm.lm.spelling import read_spellings, word_parts
 from espnet_todm.util.vocabulary import SPACE, UNKNOWN
 
 _LN10 = math.log(10)
-_WORD = -1  # in a node of the trie: a word may end here
+_WORD = -1  # key in a node of the trie: a word may end here
 
-Trie = dict[int, Any]  # token -> the trie of what may follow
+Trie = dict[int, Any]  # token -> trie of the possible next tokens
 
 
 class WordModel:
-    """Files that a search reads once, whatever its scales.
+    """Files that a search reads once, for any scales.
 
     Args:
         tokens: the model's V tokens.
         silent: tokens that are never written.
         lm: ARPA file of a word n-gram, or None.
-        lexicon: file of words and their tokens, or None to allow any.
+        lexicon: file of words and their tokens, or None to allow any word.
 
     Raises:
-        UserError: a file is missing or not what it should be, or does not fit the tokens.
+        UserError: a file is missing, invalid, or does not fit the tokens.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class WordModel:
     ) -> None:
         self.parts = word_parts(tokens)
         self.silent = frozenset(silent)
-        self.space = list(tokens).index(SPACE) if SPACE in tokens else None  # stands between words, in no spelling
+        self.space = list(tokens).index(SPACE) if SPACE in tokens else None  # between words, never part of a word
         self.trie = _trie(read_spellings(lexicon, tokens)) if lexicon else None
         self.kenlm: Optional[KenLM] = None
         self.index: dict[str, int] = {}
@@ -54,8 +54,9 @@ class WordModel:
             self.kenlm = _load(lm, words)
 
     def whole_words(self, labels: Sequence[int]) -> list[int]:
-        """Labels up to the end of the last word before one that is not in the lexicon: in a small beam, no hypothesis
-        may have come to the end of its last word."""
+        """Labels up to the end of the last word before the first one that is not in the lexicon. In a small beam, all
+        hypotheses may end within a word.
+        """
         node, kept = self.trie, 0
         if node is None:
             return list(labels)
@@ -73,20 +74,21 @@ class WordModel:
         return self.kenlm.start(False) if self.kenlm else None
 
     def score(self, context: Optional[LMState], word: str) -> tuple[Optional[LMState], float]:
-        """The state after a word, and its natural log probability: 0 without a language model."""
+        """The state after a word, and the word's natural log probability: 0 without a language model."""
         if self.kenlm is None:
             return None, 0.0
         state, score = self.kenlm.score(context, self.index.get(composed(word), self.index[UNKNOWN]))
         return state, score * _LN10
 
     def finish(self, context: Optional[LMState]) -> float:
-        """Natural log probability of the sentence's end."""
+        """Natural log probability of the end of the sentence."""
         return self.kenlm.finish(context)[1] * _LN10 if self.kenlm else 0.0
 
 
 class _Prefix:
-    """A sequence of labels: KenLM's state after its whole words, the text of the word at its end, and where in the trie
-    that is. ``score``: what its last label cost; ``ended``: the state and the score if its last word ended here."""
+    """A sequence of labels: KenLM's state after its complete words, the text of its last word, and that word's node in
+    the trie. ``score``: cost of the last label; ``ended``: the state and the score if the last word ends here.
+    """
 
     __slots__ = ("context", "ended", "node", "score", "word")
 
@@ -96,10 +98,10 @@ class _Prefix:
 
 
 class WordScorer(LM):
-    """The language model as flashlight's search asks for it, label by label. A word is scored when it has ended.
+    """The language model with the interface of flashlight's search, label by label. A word is scored when it has ended.
 
     Args:
-        words: what was read.
+        words: the language model and the lexicon.
         lm_weight, word_score: see SearchOptions.
     """
 
@@ -109,13 +111,13 @@ class WordScorer(LM):
         self.prefixes: dict[LMState, _Prefix] = {}
 
     def start(self, start_with_nothing: bool) -> LMState:
-        """The state of the empty prefix; forgets the utterance before."""
+        """The state of the empty prefix; clears the previous utterance."""
         state = LMState()
         self.prefixes = {state: _Prefix(self.words.start(), "", self.words.trie, 0.0)}
         return state
 
     def score(self, state: LMState, token: int) -> tuple[LMState, float]:
-        """The prefix with one label more, and what that adds to its score."""
+        """The prefix extended by one label, and the change of its score."""
         child = state.child(token)
         found = self.prefixes.get(child)
         if found is None:
@@ -123,7 +125,7 @@ class WordScorer(LM):
         return child, found.score
 
     def finish(self, state: LMState) -> tuple[LMState, float]:
-        """What the end of the utterance adds."""
+        """The change of the score at the end of the utterance."""
         context, score = self._end_word(self.prefixes[state])
         return state, score + self.lm_weight * self.words.finish(context)
 
@@ -140,7 +142,7 @@ class WordScorer(LM):
         return _Prefix(context, text if begins else prefix.word + text, node, score)
 
     def _end_word(self, prefix: _Prefix) -> tuple[Optional[LMState], float]:
-        """The state and the score after the word at the end of a prefix, if there is one."""
+        """The state and the score after the last word of a prefix, if there is one."""
         if prefix.ended is None:
             prefix.ended = prefix.context, 0.0
             if prefix.node is not None and prefix.node is not self.words.trie and _WORD not in prefix.node:
@@ -162,7 +164,9 @@ def _trie(spellings: Sequence[Sequence[int]]) -> Trie:
 
 
 def _load(path: str, words: Sequence[str]) -> KenLM:
-    """KenLM's model; it numbers words as ``words`` does. Headings, which it refuses, are taken off."""
+    """KenLM's model, which numbers words in the order of ``words``. Headers are removed, since KenLM does not accept
+    them.
+    """
     dictionary = Dictionary()
     for word in words:
         dictionary.add_entry(word)

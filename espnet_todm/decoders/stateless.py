@@ -1,7 +1,7 @@
-"""``decoder: todm_stateless``: a prediction network that sees the last few labels only.
+"""``decoder: todm_stateless``: a prediction network whose output depends on the last few labels only.
 
 An embedding and a small grouped convolution over the labels (Ghodsi et al., 2020, doi 10.1109/ICASSP40776.2020.9054419;
-icefall's form). It has no state to carry, so it is small, quick, and easy to export.
+as in icefall). It has no recurrent state, so it is small, fast, and easy to export.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ State = tuple[Tensor, Optional[Tensor]]
 class StatelessDecoder(AbsDecoder):
     """Labels (B, L) with a leading blank -> (B, L, D): position u depends on labels u - context_size + 1 to u.
 
-    It answers ESPnet's beam search for transducers as ESPnet's own TransducerDecoder does.
+    It has the interface of ESPnet's TransducerDecoder for ESPnet's beam search.
 
     Args:
-        vocab_size: number of tokens, the blank included.
-        encoder_output_size: not used; ESPnet gives it to every decoder.
+        vocab_size: number of tokens, including the blank.
+        encoder_output_size: not used; ESPnet passes it to every decoder.
         hidden_size: D.
-        context_size: labels seen; 1 needs no convolution.
+        context_size: number of labels that the output depends on; 1 needs no convolution.
         dropout_embed: dropout of the embedding.
-        embed_pad: the blank, which embeds as zeros: it stands where there is no label yet.
+        embed_pad: the blank, whose embedding is zero: it pads positions before the first label.
 
     Raises:
         UserError: a value is not allowed.
@@ -55,12 +55,12 @@ class StatelessDecoder(AbsDecoder):
             groups = hidden_size // 4 if hidden_size % 4 == 0 else 1
             self.conv = nn.Conv1d(hidden_size, hidden_size, context_size, groups=groups, bias=False)
         self.context_size = context_size
-        # What ESPnet's beam search asks of a decoder.
+        # Attributes that ESPnet's beam search reads.
         self.dunits, self.odim, self.blank_id = hidden_size, vocab_size, embed_pad
         self.device = torch.device("cpu")
 
     def set_device(self, device: torch.device) -> None:
-        """Where the beam search's labels shall be made."""
+        """Set the device on which the beam search's labels are created."""
         self.device = device
 
     def forward(self, labels: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class StatelessDecoder(AbsDecoder):
     # ---- ESPnet's beam search ---------------------------------------------------------------------------------------
 
     def init_state(self, batch_size: int) -> State:
-        """There is none: a placeholder (1, B, 1) of the form that the beam search moves about."""
+        """A placeholder (1, B, 1) in the form that the beam search expects; there is no state."""
         return torch.zeros(1, batch_size, 1, device=self.device), None
 
     def select_state(self, states: State, idx: int) -> State:
@@ -84,7 +84,7 @@ class StatelessDecoder(AbsDecoder):
         return torch.cat([state[0] for state in new_states], dim=1), None
 
     def score(self, hyp: Any, cache: dict[Any, Tensor]) -> tuple[Tensor, State, Tensor]:
-        """A hypothesis -> output (D,) after its last label, state, last label (1,)."""
+        """One hypothesis -> output (D,) after its last label, state, last label (1,)."""
         outputs, state, label = self.batch_score([hyp], hyp.dec_state, cache, True)
         return outputs[0], state, label[0]  # type: ignore[index]
 

@@ -1,4 +1,4 @@
-"""Multi-head self-attention whose heads can be taken out, with or without relative positions."""
+"""Multi-head self-attention with removable heads, with or without relative positions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _ROWS = ("linear_q.weight", "linear_q.bias", "linear_k.weight", "linear_k.bias",
 class ElasticAttention(ElasticModule):
     """Self-attention with ``heads`` heads of ``head_dim``; names as in ESPnet's (RelPosition)MultiHeadedAttention.
 
-    ``relative`` adds the relative position terms of Transformer-XL (arXiv 1901.02860, 3.3), as ESPnet's ``rel_pos_type``
-    of that name computes them: "latest", or "legacy", see :func:`_legacy_to_absolute`. None or "": no positions.
+    ``relative`` adds the relative position terms of Transformer-XL (arXiv 1901.02860, 3.3). "latest" and "legacy" are
+    ESPnet's ``rel_pos_type`` of the same name; for "legacy" see :func:`_legacy_to_absolute`. None or "": no positions.
     """
 
     cuts: ClassVar[Mapping[str, Cut]] = {
@@ -46,7 +46,7 @@ class ElasticAttention(ElasticModule):
     def flops(self, frames: int) -> float:
         projections = frames * 4 * self.linear_q.weight.numel()
         products = 2 * frames * frames * self.linear_out.in_features
-        if self.relative:  # positions -(T-1) .. T-1 are projected and multiplied with every query; legacy has T of them
+        if self.relative:  # positions -(T-1) .. T-1 are projected and multiplied with every query; legacy has T
             offsets = frames if self.relative == "legacy" else 2 * frames - 1
             projections += offsets * self.linear_pos.weight.numel()
             products += frames * offsets * self.linear_out.in_features
@@ -65,18 +65,19 @@ class ElasticAttention(ElasticModule):
         kept: KeepIndices = None,
         gates: Optional[Tensor] = None,
     ) -> Tensor:
-        """x (B, T, D), positions (1, 2T-1, D), legacy ones (1, T, D), or None, mask (B, 1, T) or (B, T, T) true at frames to
-        see -> (B, T, D)."""
+        """x (B, T, D), positions (1, 2T-1, D), legacy ones (1, T, D), or None, mask (B, 1, T) or (B, T, T), true at
+        visible frames -> (B, T, D).
+        """
         query, key, value = (self._heads(x, f"linear_{name}", kept) for name in "qkv")
         return self._attend(query, key, value, positions, mask, kept, gates)
 
     def stream(
         self, x: Tensor, past: Tensor, positions: Optional[Tensor], mask: Tensor, kept: KeepIndices = None
     ) -> tuple[Tensor, Tensor]:
-        """A chunk of C frames behind L frames of left context, whose keys and values are ``past``.
+        """A chunk of C frames after L frames of left context, whose keys and values are ``past``.
 
         x (B, C, D), past (B, L, 2 H head_dim), positions (1, L+2C-1, D) for the offsets L+C-1 .. -(C-1) or None, mask
-        (B, 1, L+C) true at frames to see -> (B, C, D), the next chunk's past (B, L, 2 H head_dim).
+        (B, 1, L+C) true at visible frames -> (B, C, D), the next chunk's past (B, L, 2 H head_dim).
         """
         query = self._heads(x, "linear_q", kept)
         names = ("linear_k", "linear_v")
@@ -110,7 +111,7 @@ class ElasticAttention(ElasticModule):
 
     def _split(self, projected: Tensor) -> Tensor:
         """(B, T, H * head_dim) -> (B, H, T, head_dim)."""
-        # Not unflatten: in an ONNX export all shapes after it are constants.
+        # Not unflatten: an ONNX export would make all later shapes constant.
         return projected.view(projected.size(0), projected.size(1), -1, self.head_dim).transpose(1, 2)
 
     def _scores(
@@ -128,11 +129,12 @@ class ElasticAttention(ElasticModule):
 
 
 def _relative_to_absolute(scores: Tensor) -> Tensor:
-    """(B, H, T, S+T-1) indexed by offset S-1 .. -(T-1) -> (B, H, T, S) indexed by key; the last key is the last query's.
+    """(B, H, T, S+T-1) indexed by offset S-1 .. -(T-1) -> (B, H, T, S) indexed by key; the last key is the last
+    query's.
 
-    With S = T, row i needs the offsets i-j for keys j = 0 .. T-1: a window that starts at column T-1-i, one further left
-    per row; with more keys, all of them to the left, offsets and keys grow alike. One column of padding makes rows of
-    S+T; read as rows of S+T-1, each has slipped by one (Transformer-XL, appendix B).
+    With S = T, row i needs the offsets i-j for keys j = 0 .. T-1. This is a window that starts at column T-1-i, one
+    further left per row. Additional keys, all to the left, add as many offsets. With one column of padding the rows
+    have length S+T; read as rows of length S+T-1, each row is shifted by one more (Transformer-XL, appendix B).
     """
     batch, heads, frames, offsets = scores.shape
     slipped = F.pad(scores, (1, 0)).view(batch, heads, offsets + 1, frames)[:, :, 1:]
@@ -140,12 +142,13 @@ def _relative_to_absolute(scores: Tensor) -> Tensor:
 
 
 def _legacy_to_absolute(scores: Tensor, lengths: Tensor) -> Tensor:
-    """(B, H, T, T) by query and place, lengths (B, 1, 1) -> (B, H, T, T) by query i and key j, as ESPnet's old code has it.
+    """(B, H, T, T) by query and place, lengths (B, 1, 1) -> (B, H, T, T) by query i and key j, as in ESPnet's old code.
 
-    It shifts rows like :func:`_relative_to_absolute`, but of T places instead of 2T-1: those of keys to the left, the
-    farthest first. A key j <= i so has place L-1-(i-j), as meant. Beyond, the next row's places slip in: key i+1 has none,
-    and a key j > i+1 has place j-i-2 of query i+1. L is the length of the utterance; ESPnet takes that of the longest one
-    in the batch, so that there an utterance is another function of other company.
+    It shifts rows like :func:`_relative_to_absolute`, but with T places instead of 2T-1: those of keys to the left,
+    starting with the farthest. A key j <= i has the correct place L-1-(i-j). For other keys the shift reads the next
+    row: key i+1 has no place, and a key j > i+1 has place j-i-2 of query i+1. L is the length of the utterance. ESPnet
+    uses the length of the longest utterance in the batch, so its result for an utterance depends on the other
+    utterances.
     """
     frames = scores.size(-1)
     index = torch.arange(frames, device=scores.device)

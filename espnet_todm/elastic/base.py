@@ -1,7 +1,7 @@
-"""What every elastic module shares: how its parameters are cut into components.
+"""Base of all elastic modules: how parameters are cut into components.
 
-A module declares, once, which of its tensors are cut and along which dimension. Running a slice, costing it and writing
-it out as a small module all follow from that declaration, so they cannot disagree.
+A module declares once which of its tensors are cut and along which dimension. Running a slice, costing it and writing
+it as a small module all use this declaration, so they are consistent.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ KeepIndices = Optional[tuple[int, ...]]  # component indices, ascending; None ke
 
 
 class Context(NamedTuple):
-    """What modules of a block may look at besides their input: positions (1, 2T-1, D) or None, mask (B, 1, T), true at
-    valid frames, the name of the subnet that runs, for statistics that a named size owns, and visible (B, T, T), which says
-    what attention sees where that is less than every valid frame, else None."""
+    """Further inputs of the modules of a block.
+
+    positions: (1, 2T-1, D) or None. mask: (B, 1, T), true at valid frames. size: the name of the running subnet, which
+    selects its batch norm statistics. visible: (B, T, T), the frames that attention sees; None for all valid frames.
+    """
 
     positions: Optional[Tensor]
     mask: Tensor
@@ -30,7 +32,7 @@ class Context(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Dimension ``dim`` of a tensor holds ``copies`` runs of all components, one after another (2 for a GLU)."""
+    """Dimension ``dim`` of a tensor has ``copies`` consecutive runs of all components (2 for a GLU)."""
 
     dim: int
     copies: int = 1
@@ -41,10 +43,10 @@ class ElasticModule(nn.Module):
 
     Every subclass's ``forward(x, ..., kept, gates)`` takes at most one of
 
-    - ``kept``: the indices of the components to run; nothing else is computed,
+    - ``kept``: the keep indices; nothing else is computed,
     - ``gates`` (components,): float weights in [0, 1]; 0/1 gates equal the slice.
 
-    Tensors that ``cuts`` does not name (output biases) belong to the module: they act when any component does.
+    Tensors that are not in ``cuts`` (output biases) belong to the whole module: they are used if any component is kept.
     """
 
     cuts: ClassVar[Mapping[str, Cut]] = {}
@@ -55,8 +57,10 @@ class ElasticModule(nn.Module):
         self._indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
 
     def run(self, x: Tensor, context: Context, kept: KeepIndices, gates: Optional[Tensor]) -> Tensor:
-        """``forward`` with what it needs of ``context``, as blocks call every module: x (B, T, D) -> (B, T, D)."""
-        del context  # nothing, unless a subclass says so
+        """``forward`` with the inputs it needs from ``context``; blocks call this for every module. x (B, T, D) ->
+        (B, T, D).
+        """
+        del context  # unused unless a subclass overrides this
         result: Tensor = self(x, kept=kept, gates=gates)
         return result
 
@@ -69,17 +73,17 @@ class ElasticModule(nn.Module):
         return sum(p.numel() for n, p in self.named_parameters() if n in self.cuts) // self.components
 
     def params_shared(self) -> int:
-        """Parameters that are there as soon as the module keeps anything."""
+        """Parameters that count once if the module keeps any component."""
         return sum(p.numel() for n, p in self.named_parameters() if n not in self.cuts)
 
     def take(self, name: str, kept: KeepIndices) -> Tensor:
-        """The part of the tensor ``name`` that belongs to the kept components: a view when they are adjacent."""
+        """The part of the tensor ``name`` that belongs to the kept components: a view if they are adjacent."""
         owner, _, leaf = name.rpartition(".")
         tensor = getattr(self.get_submodule(owner), leaf)
         return self.cut(tensor, self.cuts[name], kept) if name in self.cuts else tensor
 
     def cut(self, tensor: Tensor, cut: Cut, kept: KeepIndices) -> Tensor:
-        """The kept components of a tensor that is laid out as ``cut`` says."""
+        """The kept components of a tensor with the layout ``cut``."""
         if kept is None:
             return tensor
         dim, copies = cut
@@ -91,15 +95,17 @@ class ElasticModule(nn.Module):
         return parts.flatten(dim, dim + 2)
 
     def sliced_state(self, kept: tuple[int, ...], size: str = FULL) -> dict[str, Tensor]:
-        """The state dict of the small module that keeps only these components, as the subnet named ``size`` has it."""
+        """The state dict of the small module that keeps only these components, with the statistics of the subnet
+        ``size``.
+        """
         return {name: self.take(name, kept).detach().clone() for name in self.state_dict()}
 
     @torch.no_grad()
     def reorder(self, order: tuple[int, ...], states: Mapping[Tensor, Mapping[str, Any]]) -> None:
-        """Component ``order[i]`` becomes the i-th: the module computes what it did, with other neighbours.
+        """Component ``order[i]`` becomes the i-th. The output of the module does not change.
 
-        ``states`` is the optimizer's state of each parameter; what has a parameter's shape there moves along, and so does a
-        gradient that is still being accumulated.
+        ``states`` is the optimizer's state of each parameter. State tensors of a parameter's shape are reordered alike,
+        and so are gradients that are still being accumulated.
         """
         for name, cut in self.reordered().items():
             owner, _, leaf = name.rpartition(".")
@@ -111,7 +117,7 @@ class ElasticModule(nn.Module):
                 target.copy_(moved.flatten(cut.dim, cut.dim + 2))
 
     def reordered(self) -> dict[str, Cut]:
-        """The tensors that are laid out by components, by name, as far as this module has them."""
+        """Name -> layout of the tensors that are laid out by components, as far as this module has them."""
         return {name: self.cuts[name] for name in self.state_dict() if name in self.cuts}
 
     def _index(self, kept: tuple[int, ...], device: torch.device) -> Tensor:
@@ -121,17 +127,19 @@ class ElasticModule(nn.Module):
 
 
 def share_of(kept: KeepIndices, components: int) -> float:
-    """The share of the components that runs, in (0, 1]."""
+    """The share of kept components, in (0, 1]."""
     return 1.0 if kept is None else len(kept) / components
 
 
 def adapted(rate: float, units: int, whole: Optional[int]) -> float:
-    """The dropout rate of a module of so many units where ``rate`` is for ``whole`` of them; never above it."""
+    """The dropout rate of a module of ``units`` units if ``rate`` is for ``whole`` units; never above ``rate``."""
     return rate * min(1.0, units / (whole or units))
 
 
 def any_open(gates: Tensor) -> Tensor:
-    """A smooth "or" of gates (components,): 1 - prod(1 - g). With 0/1 gates: whether the module keeps anything."""
+    """A smooth "or" of gates (components,): 1 - prod(1 - g). With 0/1 gates: 1 if the module keeps any component, else
+    0.
+    """
     return 1 - (1 - gates).prod()
 
 
@@ -141,10 +149,10 @@ def spread(gates: Tensor, units: int) -> Tensor:
 
 
 def last_linear(x: Tensor, weight: Tensor, bias: Tensor, gates: Optional[Tensor]) -> Tensor:
-    """x (..., C), weight (D, C), bias (D,) -> (..., D). With gates each component's units count as much as its gate says,
-    and the bias as any is open.
+    """x (..., C), weight (D, C), bias (D,) -> (..., D). Gates scale the units of their components, and :func:`any_open`
+    the bias.
 
-    The gates act on the weights, which are much smaller than the batch: nothing more is kept for the backward.
+    The gates are applied to the weights, which are much smaller than the batch, so the backward needs no more memory.
     """
     if gates is None:
         return F.linear(x, weight, bias)

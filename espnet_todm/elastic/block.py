@@ -1,4 +1,4 @@
-"""One block made of elastic modules: one that keeps nothing is skipped, an empty block is the identity."""
+"""A block of elastic modules. A module that keeps nothing is skipped; an empty block is the identity."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 
 
 class Slot(NamedTuple):
-    """The place of a module in a block: its name there, the kind of its components, the name of the norm before it."""
+    """A module in a block: its name, the kind of its components, and the name of the norm before it."""
 
     name: str
     kind: str
@@ -35,9 +35,11 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """What runs in one block: ``kept`` indices per module, or ``gates`` (components,) per module, or all when both are
-    None. ``drop`` has modules that a training pass leaves out of each utterance with a probability of their own (stochastic
-    depth). ``scale`` multiplies what each module adds. ``size`` names the subnet, for statistics that a named size owns."""
+    """What runs in one block: ``kept`` has keep indices per module, ``gates`` (components,) per module; everything runs
+    if both are None. ``drop`` has the probability per module with which a training pass skips it for an utterance
+    (stochastic depth). ``scale`` multiplies the output of each module before it is added. ``size`` names the subnet,
+    which selects its batch norm statistics.
+    """
 
     kept: Optional[Mapping[str, tuple[int, ...]]] = None
     gates: Optional[Mapping[str, Tensor]] = None
@@ -46,19 +48,19 @@ class LayerChoice:
     scale: float = 1.0
 
     def keeps(self, name: str) -> bool:
-        """Whether the module of this name runs."""
+        """Whether the module ``name`` runs."""
         return self.kept is None or bool(self.kept.get(name))
 
 
 class ElasticBlock(nn.Module):
-    """Residual modules, each behind a norm, and a norm at the end. Subclasses say which modules, and, where they do not
-    simply follow one another, how they run.
+    """Residual modules with a norm before each, and a norm at the end. Subclasses define the modules. They override
+    ``run`` if the modules do not run one after the other.
 
     Args:
-        modules: those that are there; their order is that of the parameters.
-        dropout: of what each module adds.
-        ff_scale: what the outputs of feed-forward modules (kind "ffn") are multiplied by.
-        final_norm: whether there is a norm at the end.
+        modules: the modules of the block, in the order of their parameters.
+        dropout: on the output of each module.
+        ff_scale: factor on the outputs of feed-forward modules (kind "ffn").
+        final_norm: whether the block ends with a norm.
         order: names of modules in the order in which they run, default that of ``modules``.
     """
 
@@ -83,7 +85,7 @@ class ElasticBlock(nn.Module):
             self.norm_final = nn.LayerNorm(size, eps=LAYER_NORM_EPS)
 
     def elastic_modules(self) -> list[tuple[str, str, ElasticModule]]:
-        """(name, kind, module) of the modules that are there, in the order they run."""
+        """(name, kind, module) of the modules of this block, in the order in which they run."""
         return [(slot.name, slot.kind, getattr(self, slot.name)) for slot in self.order]
 
     def forward(
@@ -107,7 +109,7 @@ class ElasticBlock(nn.Module):
         return torch.lerp(x.to(final.dtype), final, any_open(torch.cat(list(choice.gates.values()))))
 
     def run(self, x: Tensor, running: Sequence[Slot], choice: LayerChoice, context: Context) -> Tensor:
-        """x (B, T, D) and what the modules that run add to it, one after another -> (B, T, D)."""
+        """x (B, T, D) -> (B, T, D): the running modules one after the other, each with a residual connection."""
         for slot in running:
             branch = self.dropout(self.branch(x, slot, choice, context))
             x = x + scaled(self.stochastic_depth(branch, choice.drop.get(slot.name, 0.0)), choice.scale)
@@ -124,7 +126,9 @@ class ElasticBlock(nn.Module):
         return self.ff_scale * output if slot.kind == "ffn" else output
 
     def stochastic_depth(self, branch: Tensor, rate: float) -> Tensor:
-        """branch (B, T, D) with whole utterances at zero, the others scaled up so that its expectation stays."""
+        """branch (B, T, D) with some utterances set to zero; the others are scaled up, so that the expectation stays
+        the same.
+        """
         if not (self.training and rate):
             return branch
         keep = torch.rand(len(branch), 1, 1, device=branch.device) >= rate
@@ -143,8 +147,9 @@ class ElasticBlock(nn.Module):
         ]
 
     def module_costs(self, frames: int, per_second: float) -> dict[str, Cost]:
-        """What each module costs besides its components: the norm before it and its uncut parameters. Norms and biases
-        have no FLOPs; a subclass adds what it pays for them."""
+        """The cost of each module besides its components: the norm before it and its uncut parameters. Norms and biases
+        have no FLOPs; a subclass adds other costs.
+        """
         del frames, per_second
         return {
             slot.name: Cost(getattr(self, slot.name).params_shared() + count_parameters(getattr(self, slot.norm)))
@@ -152,7 +157,7 @@ class ElasticBlock(nn.Module):
         }
 
     def layer_cost(self) -> Cost:
-        """What the block costs besides its modules, when any of them runs."""
+        """The cost of the block besides its modules, if any of them runs."""
         return Cost(count_parameters(self.norm_final) if hasattr(self, "norm_final") else 0)
 
     def extracted_state(self, modules: Mapping[str, tuple[int, ...]], size: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""MLP with convolutional gating (cgMLP; Sakuma et al., ICLR 2022 submission RA-zVvZLYIy) whose channels come in groups."""
+"""MLP with convolutional gating (cgMLP; Sakuma et al., ICLR 2022 submission RA-zVvZLYIy) with removable channel groups."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from espnet_todm.errors import UserError
 class ElasticCgMlp(ElasticModule):
     """``channel_proj2(dropout(r * gate(conv(norm(g)))))`` with (r, g) the halves of ``gelu(channel_proj1(x))``.
 
-    Names as in ESPnet's ConvolutionalGatingMLP. A component is a group of channels: of r, of g and of what their product
-    becomes. The norm of g is over the kept channels only, so a slice equals the small module, and gates weight its moments
-    (see :func:`espnet_todm.elastic.convolution.channel_norm`). Padded frames of g are zero before the convolution.
+    Parameter names are those of ESPnet's ConvolutionalGatingMLP. A component is a group of channels of r, of g and of
+    their product. The norm of g is over the kept channels only, so a slice equals the small module, and gates weight
+    its moments (see :func:`espnet_todm.elastic.convolution.channel_norm`). Padded frames of g are zero before the
+    convolution.
 
     Args:
         units: of ``channel_proj1``, twice the number of channels.
         activation: of the gate; nn.Identity() as in the paper.
-        adaptive_dropout: a slice's dropout is ``p * kept / groups``, and what was extracted goes on with that.
-        whole: units that p is for, default ``units``.
+        adaptive_dropout: the dropout of a slice is ``p * kept / groups``, also after extraction.
+        whole: number of units that p refers to, default ``units``.
         linear_after: a linear layer over all channels follows the convolution, so they are one group.
 
-    Raises UserError for more groups than one with ``linear_after``, for an even kernel, and for ``groups`` that do not
+    Raises UserError for more than one group with ``linear_after``, for an even kernel, and if ``groups`` does not
     divide the channels.
     """
 
@@ -89,7 +90,7 @@ class ElasticCgMlp(ElasticModule):
 
 
 class _SpatialGatingUnit(nn.Module):
-    """Holds the parameters of the gate under the names, and with the start, of ESPnet's ConvolutionalSpatialGatingUnit."""
+    """The parameters of the gate, with the names and the initialisation of ESPnet's ConvolutionalSpatialGatingUnit."""
 
     def __init__(self, channels: int, kernel: int, linear_after: bool) -> None:
         super().__init__()
@@ -98,7 +99,7 @@ class _SpatialGatingUnit(nn.Module):
         self.linear = nn.Linear(channels, channels) if linear_after else None
 
     def espnet_initialization_fn(self) -> None:
-        """What ESPnet does where a config has ``init``: gates start open."""
+        """ESPnet calls this if a configuration has ``init``: gates start open."""
         for layer in (self.conv, self.linear):
             if layer is not None:
                 nn.init.normal_(layer.weight, std=1e-6)

@@ -1,4 +1,4 @@
-"""Conformer convolution module whose channels can be taken out, as a whole or in groups."""
+"""Conformer convolution module whose channels can be removed, as a whole or in groups."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NARROW = 16  # channels up to which torch 2.11 hangs in bfloat16, see depthwise
 class ElasticConvolution(ElasticModule):
     """pointwise - GLU - depthwise - norm - activation - pointwise; names as in ESPnet's ConvolutionModule.
 
-    Padded frames are set to zero before the depthwise convolution, so that padding never reaches a valid frame.
+    Padded frames are set to zero before the depthwise convolution, so padding does not affect valid frames.
 
-    With ``norm="batch_norm"`` subnets differ in their activations' statistics. Each named size therefore keeps running
-    statistics of its own (``size_norms``); any other subnet must be recalibrated before it is used.
+    With ``norm="batch_norm"``, activations have different statistics in each subnet. Each named size therefore has its
+    own running statistics (``size_norms``). Any other subnet must be calibrated before use.
 
-    ``causal`` pads on the left alone: a frame sees itself and the kernel - 1 frames before it.
+    With ``causal``, padding is on the left only: a frame depends on itself and the kernel - 1 frames before it.
 
-    Raises UserError for an even kernel, an unknown norm, or ``groups`` that do not divide ``channels``.
+    Raises UserError for an even kernel, an unknown norm, or if ``groups`` does not divide ``channels``.
     """
 
     cuts: ClassVar[Mapping[str, Cut]] = {
@@ -68,8 +68,9 @@ class ElasticConvolution(ElasticModule):
         self.size_norms = nn.ModuleDict({name: nn.BatchNorm1d(channels, affine=False) for name in names})
 
     def average_over(self, passes: int) -> None:
-        """The next pass makes the running statistics the mean over it and the ``passes - 1`` before it. For calibration; the
-        module is in training mode from here on."""
+        """Set the running statistics to the mean over the next pass and the ``passes - 1`` before it, for calibration.
+        Puts the module into training mode.
+        """
         self.train()
         self.momentum = 1 / passes
 
@@ -84,27 +85,29 @@ class ElasticConvolution(ElasticModule):
     def forward(
         self, x: Tensor, mask: Tensor, kept: KeepIndices = None, gates: Optional[Tensor] = None, size: str = FULL
     ) -> Tensor:
-        """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D). ``size`` picks the batch norm statistics."""
+        """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D). ``size`` selects the batch norm statistics."""
         weight, bias = self.take("depthwise_conv.weight", kept), self.take("depthwise_conv.bias", kept)
         padding = (weight.size(-1) - 1, 0) if self.causal else None
         return self._after(depthwise(self._before(x, kept), mask, weight, bias, padding), kept, gates, size)
 
     def stream(self, x: Tensor, past: Tensor, kept: KeepIndices = None, size: str = FULL) -> tuple[Tensor, Tensor]:
-        """A chunk of a causal module: x (B, C, D), the K-1 filtered frames before it as ``past`` (B, K-1, channels) ->
-        (B, C, D), the next chunk's past. Before the first frame of speech ``past`` is zero."""
+        """A chunk of a causal module: x (B, C, D) and ``past`` (B, K-1, channels), the inputs of the depthwise
+        convolution for the K-1 frames before it -> (B, C, D), the next chunk's past. ``past`` is zero before the first
+        frame of speech.
+        """
         weight, bias = self.take("depthwise_conv.weight", kept), self.take("depthwise_conv.bias", kept)
         window = torch.cat([past, self._before(x, kept)], dim=1)
         filtered = F.conv1d(window.transpose(1, 2), weight, bias, groups=len(weight)).transpose(1, 2)
         return self._after(filtered, kept, None, size), window[:, x.size(1) :]
 
     def _before(self, x: Tensor, kept: KeepIndices) -> Tensor:
-        """x (B, T, D) -> what is filtered, (B, T, C)."""
+        """x (B, T, D) -> input of the depthwise convolution, (B, T, C)."""
         # Pointwise convolutions as matrix products on (B, T, C): no transposes around them.
         weight, bias = self.take("pointwise_conv1.weight", kept), self.take("pointwise_conv1.bias", kept)
         return F.glu(F.linear(x, weight.squeeze(-1), bias), dim=-1)
 
     def _after(self, x: Tensor, kept: KeepIndices, gates: Optional[Tensor], size: str) -> Tensor:
-        """What was filtered, x (B, T, C) -> (B, T, D)."""
+        """x (B, T, C), output of the depthwise convolution -> (B, T, D)."""
         x = self.activation(self._normalise(x, kept, gates, size))
         weight, bias = self.take("pointwise_conv2.weight", kept), self.take("pointwise_conv2.bias", kept)
         return last_linear(x, weight.squeeze(-1), bias, gates)
@@ -128,7 +131,7 @@ class ElasticConvolution(ElasticModule):
         return channel_norm(x, weight, bias, self.norm.eps, gates)
 
     def _statistics(self, size: str) -> nn.Module:
-        """The batch norm whose running statistics the subnet of this name uses."""
+        """The batch norm with the running statistics of the subnet ``size``."""
         return self.size_norms[size] if size in self.size_norms else self.norm
 
     def _batch_norm(self, x: Tensor, kept: KeepIndices, size: str) -> Tensor:
@@ -136,12 +139,12 @@ class ElasticConvolution(ElasticModule):
         weight, bias = self.take("norm.weight", kept), self.take("norm.bias", kept)
         owner = self._statistics(size)
         mean, variance = (self.cut(buffer, Cut(0), kept) for buffer in _moments(owner))
-        # A single frame has no variance: torch refuses it, and what it would tell is nothing worth remembering.
+        # A single frame has no variance: torch raises an error for it, and it must not change the running statistics.
         if not self.training or x.size(0) * x.size(2) == 1:
             return F.batch_norm(x, mean, variance, weight, bias, eps=self.norm.eps)
-        if owner is self.norm and size != FULL:  # a subnet that owns no statistics leaves those of others alone
+        if owner is self.norm and size != FULL:  # an unnamed subnet has no statistics to update
             return F.batch_norm(x, None, None, weight, bias, True, eps=self.norm.eps)
-        # Copies: the backward wants what it was given unchanged, and what is not finite shall not get into the buffers.
+        # Copies: the backward needs its inputs unchanged, and values that are not finite must not reach the buffers.
         mean, variance = mean.clone(), variance.clone()
         x = F.batch_norm(x, mean, variance, weight, bias, True, self.momentum, self.norm.eps)
         self._store(owner, mean, variance, kept)
@@ -149,8 +152,10 @@ class ElasticConvolution(ElasticModule):
 
     @torch.no_grad()
     def _store(self, owner: nn.Module, mean: Tensor, variance: Tensor, kept: KeepIndices) -> None:
-        """Make these (C,) the running statistics of the kept channels. One NaN utterance would stay in them for good, so a
-        channel whose new ones are not finite keeps its own; decided on the device, which nobody has to wait for."""
+        """Set the running statistics (C,) of the kept channels. A channel keeps its old values if the new ones are not
+        finite, since one NaN utterance would stay in them forever. This is decided on the device, without
+        synchronisation.
+        """
         finite = mean.isfinite() & variance.isfinite()
         for buffer, new in zip(_moments(owner), (mean, variance)):
             parts = buffer.unflatten(0, (self.components, -1))
@@ -166,7 +171,7 @@ def _moments(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def check_kernel(name: str, kernel: int) -> None:
-    """Raises UserError where the option ``name`` is an even number of frames."""
+    """Raises UserError if the option ``name`` is an even number of frames."""
     if kernel % 2 == 0:
         raise UserError(f"{name}: {kernel} is even; an odd kernel is needed to keep the length")
 
@@ -174,12 +179,13 @@ def check_kernel(name: str, kernel: int) -> None:
 def depthwise(
     x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, padding: Optional[tuple[int, int]] = None
 ) -> Tensor:
-    """Each channel of x (B, T, C) by its own filter, weight (C, 1, K) of an odd K and bias (C,); padding counts as zero.
+    """Filters each channel of x (B, T, C) with weight (C, 1, K) of an odd K and bias (C,); padding counts as zero.
 
-    ``padding``: frames before and after the first and the last one, K-1 together; default as many on both sides.
+    ``padding``: frames before the first and after the last one, K-1 together; by default the same number on both sides.
 
-    As a 2-D convolution, (B, T, C) is its channels-last layout: no copy, and on a CPU twice as fast as the 1-D
-    convolution of (B, C, T). Not so for a few channels in bfloat16 on a CPU, where torch's libraries may never return.
+    For a 2-D convolution, (B, T, C) is the channels-last layout: it needs no copy, and on a CPU it is twice as fast as
+    the 1-D convolution of (B, C, T). The exception is a few channels in bfloat16 on a CPU, where torch's libraries may
+    hang.
     """
     image = x.masked_fill(~mask.transpose(1, 2), 0.0)
     if padding is not None:
@@ -195,13 +201,13 @@ def depthwise(
 def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, gates: Optional[Tensor]) -> Tensor:
     """LayerNorm over the channels of x (B, T, C); gates (components,) weight its moments.
 
-    With 0/1 gates the open channels are normalised among themselves, as in the slice.
+    With 0/1 gates, only the open channels are normalised, as in the slice.
     """
     if gates is None:
         return F.layer_norm(x, weight.shape, weight, bias, eps)
     weights = spread(gates, x.size(-1))
     total = weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
-    with torch.autocast(x.device.type, enabled=False):  # moments in float32, as LayerNorm's own
+    with torch.autocast(x.device.type, enabled=False):  # moments in float32, as in LayerNorm
         x, shares = x.to(weights.dtype), (weights / total).unsqueeze(-1)
-        centred = x - x @ shares  # products with the weights keep nothing of the batch's size for the backward but x
+        centred = x - x @ shares  # for products with the weights, the backward only keeps x
         return torch.addcmul(bias, centred * torch.rsqrt(centred.square() @ shares + eps), weight)

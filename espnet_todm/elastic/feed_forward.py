@@ -13,11 +13,11 @@ from espnet_todm.errors import UserError
 
 
 class ElasticFeedForward(ElasticModule):
-    """``w_2(dropout(activation(w_1(x))))`` with parameter names as ESPnet's PositionwiseFeedForward has them.
+    """``w_2(dropout(activation(w_1(x))))`` with the parameter names of ESPnet's PositionwiseFeedForward.
 
-    A chunk keeps both the rows of ``w_1`` and the columns of ``w_2`` of its units. With ``adaptive_dropout`` a slice
-    uses ``p * kept / chunks`` (TODM: the narrower a layer is, the less it needs dropout), and what was extracted goes on
-    with that: p is for ``whole`` units, default ``hidden``.
+    A chunk has both the rows of ``w_1`` and the columns of ``w_2`` of its units. With ``adaptive_dropout`` the dropout
+    of a slice is ``p * kept / chunks`` (TODM: narrower layers need less dropout), also after extraction: p is for
+    ``whole`` units, default ``hidden``.
 
     Raises UserError when ``chunks`` does not divide ``hidden``.
     """

@@ -1,6 +1,7 @@
-"""Multi-head state space layer (Fathullah et al., arXiv 2305.12498) whose heads can be taken out.
+"""Multi-head state space layer (Fathullah et al., arXiv 2305.12498) with removable heads.
 
-Every channel of every head is a diagonal state space model (S4D; Gu et al., arXiv 2206.11893) of N states, N/2 conjugate
+Every channel of every head is a diagonal state space model (S4D; Gu et al., arXiv 2206.11893) of N states, N/2
+conjugate
 pairs: ``K_l = 2 Re sum_n C_n Bbar_n exp(l dt A_n)`` with ``Bbar_n = (exp(dt A_n) - 1) / A_n`` and ``y = K * u + D u``.
 """
 
@@ -24,17 +25,19 @@ _OF_CHANNELS = ("log_step", "log_decay", "frequency", "coefficients", "skip", "m
 
 
 class ElasticStateSpace(ElasticModule):
-    """``linear_out(gate(state spaces(linear_in(x))))``; ``stack`` stages of state spaces in series inside each head.
+    """``linear_out(gate(state spaces(linear_in(x))))``; each head has ``stack`` stages of state spaces in series.
 
-    A stage is ``mix(activation(y))`` with y the outputs of a head's state spaces, in both directions if ``bidirectional``,
-    and ``mix`` a linear map inside the head. Inter-head gating: heads come in pairs, and the first of a pair is multiplied
-    by the activation of the second. A component is then a pair of heads, else one head.
+    A stage is ``mix(activation(y))`` with y the outputs of a head's state spaces, in both directions if
+    ``bidirectional``, and ``mix`` a linear map inside the head. With inter-head gating, heads form pairs, and the first
+    of a pair is multiplied by the activation of the second. A component is then a pair of heads, otherwise one head.
 
-    Padded frames are zero before every stage. Backward in time a state space is a correlation with its kernel, so nothing
-    is reversed and no utterance's length matters. Kernels and Fourier transforms are in float32 also under autocast.
+    Padded frames are zero before every stage. Backward in time, a state space is a correlation with its kernel, so no
+    sequence is reversed and the lengths of utterances have no effect. Kernels and Fourier transforms are in float32,
+    also under autocast.
 
-    Parameters of the dynamics are near one, as weights are, so that optimizers can treat them alike (ScaledAdam shrinks
-    what is larger than 3): dt = 0.01 * 10^log_step, Re A = -exp(log_decay), Im A = frequency times the largest at the start.
+    The parameters of the dynamics have values near one, like weights, so that optimizers can treat them alike
+    (ScaledAdam shrinks values above 3): dt = 0.01 * 10^log_step, Re A = -exp(log_decay), Im A = frequency times its
+    largest initial value.
 
     Sizes: C = heads * head_dim channels, M = state / 2 pairs, L = stack, R = 2 directions or 1.
 
@@ -85,8 +88,9 @@ class ElasticStateSpace(ElasticModule):
 
     @torch.no_grad()
     def espnet_initialization_fn(self) -> None:
-        """S4D's start. ESPnet calls it after it drew every matrix anew, where a config has ``init``: dynamics are no
-        matrices to be drawn from one distribution."""
+        """S4D's initialisation. If a configuration has ``init``, ESPnet calls this after it has initialised all
+        matrices, since the dynamics must not be drawn from that distribution.
+        """
         self.log_step.uniform_(-1.0, 1.0)
         self.log_decay.fill_(math.log(0.5))
         self.frequency.copy_(frequencies(self.coefficients.size(-1), self.init) / self.fastest)
@@ -97,8 +101,9 @@ class ElasticStateSpace(ElasticModule):
         self.mix_bias.uniform_(-bound, bound)
 
     def flops(self, frames: int) -> float:
-        """Matrix products as everywhere, those that make the kernels too, and 2.5 n log2(n) for each Fourier transform of n
-        real numbers: one of the input and, per direction, one of the kernel and one back."""
+        """Matrix products, including those of the kernels, and 2.5 n log2(n) for each Fourier transform of n real
+        numbers. There is one transform of the input and, per direction, one of the kernel and one back.
+        """
         stack, channels, directions, state = self.coefficients.shape
         weights = self.linear_in.weight.numel() + self.mix_weight.numel() + self.linear_out.weight.numel()
         rows, columns = _tiles(frames)
@@ -128,12 +133,13 @@ class ElasticStateSpace(ElasticModule):
         return convolve(signal, kernels + F.pad(skip, (0, frames - 1)))
 
     def initial_state(self, batch: int, kept: KeepIndices = None) -> Tensor:
-        """State (L, B, C, M) complex, before the first frame of so many utterances, for :meth:`step`."""
+        """State (L, B, C, M) complex before the first frame of ``batch`` utterances, for :meth:`step`."""
         stack, channels, _, state = self.take("coefficients", kept).shape
         return torch.zeros(stack, batch, channels, state // 2, dtype=torch.complex64, device=self.skip.device)
 
     def step(self, x: Tensor, state: Tensor, kept: KeepIndices = None) -> tuple[Tensor, Tensor]:
-        """One frame: x (B, D), state (L, B, C, M) -> output (B, D), state; together over frames what ``forward`` gives.
+        """One frame: x (B, D), state (L, B, C, M) -> output (B, D), state. All frames together give the output of
+        ``forward``.
 
         Raises UserError when the layer is bidirectional.
         """
@@ -185,16 +191,17 @@ class ElasticStateSpace(ElasticModule):
 
 
 def frequencies(state: int, init: str) -> Tensor:
-    """Im A_n of the N/2 pairs at the start (arXiv 2206.11893, 4): pi n, or (N / pi) (N / (2n + 1) - 1); Re A_n is -1/2."""
+    """Initial Im A_n of the N/2 pairs (arXiv 2206.11893, 4): pi n, or (N / pi) (N / (2n + 1) - 1); Re A_n is -1/2."""
     pair = torch.arange(state // 2, dtype=torch.float32)
     return math.pi * pair if init == "lin" else state / math.pi * (state / (2 * pair + 1) - 1)
 
 
 def state_space_kernel(log_transition: Tensor, output: Tensor, frames: int) -> Tensor:
-    """``K_l = 2 Re sum_m output_m exp(l log_transition_m)`` for l < frames: complex (C, M), (C, R, M) -> (C, R, frames).
+    """``K_l = 2 Re sum_m output_m exp(l log_transition_m)`` for l < frames: complex (C, M), (C, R, M) ->
+    (C, R, frames).
 
-    With l = i J + j every power is a product of one of i and one of j. So about 2 sqrt(frames) exponentials per state are
-    enough in place of one per frame, and the sum over states is a product of real matrices.
+    With l = i J + j, every power is a product of a power for i and one for j. This needs about 2 sqrt(frames)
+    exponentials per state instead of one per frame, and the sum over states is a product of real matrices.
     """
     rows, columns = _tiles(frames)
     counts = [torch.arange(n, device=output.device, dtype=output.real.dtype) for n in (rows, columns)]
@@ -207,8 +214,9 @@ def state_space_kernel(log_transition: Tensor, output: Tensor, frames: int) -> T
 
 
 def convolve(signal: Tensor, kernels: Tensor) -> Tensor:
-    """signal (B, C, T), kernels (C, R, T), real -> (B, C, R, T): the first direction sees what came before,
-    ``sum_l K_l u_(t-l)``, the second, if there is one, what comes after, ``sum_l K_l u_(t+l)``."""
+    """signal (B, C, T), kernels (C, R, T), real -> (B, C, R, T). The first direction is causal, ``sum_l K_l u_(t-l)``.
+    The second, if there is one, is anticausal, ``sum_l K_l u_(t+l)``.
+    """
     frames = signal.size(-1)
     length = next_fast_len(2 * frames - 1, real=True)
     transformed = torch.fft.rfft(kernels, length)
@@ -219,7 +227,7 @@ def convolve(signal: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _tiles(frames: int) -> tuple[int, int]:
-    """Rows I and columns J, about alike, that together hold so many frames."""
+    """Rows I and columns J, about equal, with I J >= ``frames``."""
     columns = math.isqrt(frames - 1) + 1
     return -(-frames // columns), columns
 

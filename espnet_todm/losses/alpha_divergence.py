@@ -1,27 +1,27 @@
-"""Alpha-divergence from a teacher p to a student q, with the clipped gradient that makes it safe to train on.
+"""Alpha-divergence from a teacher p to a student q, with a clipped gradient for stable training.
 
 Definition (Minka 2005), with r = p / q:
 
     D_a(p || q) = (E_q[r^a] - 1) / (a (a - 1)),    a -> 1: KL(p || q),    a -> 0: KL(q || p)
 
-A negative alpha punishes a student that puts mass where its teacher has none; alpha = 1 punishes one that misses
-the teacher's mass. The adaptive form (AlphaNet, Wang et al. 2021, arXiv 2102.07954) takes, for each distribution by
-itself, the larger of two.
-Its estimate of the gradient holds the ratio's power below a clip c: with w = min(r^a, c) and sg = stop gradient,
+A negative alpha penalises a student with probability mass where the teacher has none. alpha = 1 penalises a student
+that misses the teacher's mass. The adaptive form (AlphaNet, Wang et al. 2021, arXiv 2102.07954) takes the larger of two
+divergences, separately for each distribution.
+Its gradient estimate bounds the power of the ratio by a clip c: with w = min(r^a, c) and sg = stop gradient,
 
     g_a = - sum_i sg(q_i rho_i) log q_i,    rho = w / a + constant
 
-Since sum_i q_i d log q_i = 0, the constant never reaches the gradient, so it is chosen here for the numerics. With
+The constant does not change the gradient, since sum_i q_i d log q_i = 0. Here it is chosen for numerical accuracy. With
 e = w - 1 (a limit takes the derivative's form: e = min(log r, log c) for a -> 0; a = 1 is not clipped) and S = E_q[e]:
 
     value D = S / (a (a - 1)),    dg / dz_j = q_j (S - e_j) / a,    z being the student's logits
 
-Value and gradient belong together: the value is the divergence *under the same clip*, equal to the exact one wherever
-no ratio reaches the clip, and the adaptive choice compares these values. There are two reasons. The exact D_{-1} is of
-the order of exp(logit range) for two peaky distributions, so nothing could be read from its average over frames. And
-where a student is surely wrong, the clipped gradient for a = -1 vanishes with 1 - q while that of KL does not, yet by
-exact values the former would be taken. The clipped value stays a divergence, never below zero, as long as
-1 - c <= a <= 1, which ``Divergence`` checks.
+Value and gradient use the same clip: the value is the divergence *under the clip*. It equals the exact divergence if no
+ratio reaches the clip. The adaptive choice compares these clipped values, for two reasons. The exact D_{-1} is of
+the order of exp(logit range) for two peaky distributions, so its average over frames has no meaning. And if a student
+is wrong with high confidence, the clipped gradient for a = -1 vanishes with 1 - q, while the gradient of KL does not;
+the exact values would choose the former. The clipped value is never below zero if 1 - c <= a <= 1, which ``Divergence``
+checks.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from espnet_todm.errors import UserError
 KINDS = ("adaptive_alpha", "alpha", "kl", "reverse_kl")
 
 _NEAR_LIMIT = 1e-3
-"""An alpha this close to 0 or 1 is taken as the limit, where the general formula would divide by nearly nothing."""
+"""An alpha this close to 0 or 1 uses the limit, since the general formula would divide by almost zero."""
 
 _LOWEST = -1e9
-"""Stands for log 0, so that the difference of two of them is a number."""
+"""Replaces log 0, so that the difference of two such values is a number."""
 
 _BLOCK = {"cpu": 1 << 17, "cuda": 1 << 25}
-"""Elements worked on at a time: on a CPU a block's five temporaries stay in the cache, on a GPU launches are few."""
+"""Elements per block: on a CPU the five temporaries of a block stay in the cache, on a GPU there are few launches."""
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """Which divergence from the teacher a student is trained on. Raises UserError on construction.
+    """The divergence from the teacher that a student is trained on. Raises UserError on construction.
 
     kind: ``adaptive_alpha`` (the larger of D at ``alpha_min`` and ``alpha_max``), ``alpha`` (D at ``alpha``), ``kl``
         (KL(teacher || student)) or ``reverse_kl`` (KL(student || teacher)); the last two are exact, never clipped.
@@ -87,9 +87,9 @@ class Divergence:
     def __call__(self, teacher_logits: Tensor, student_logits: Tensor, valid: Optional[Tensor] = None) -> Tensor:
         """Loss of each distribution, with the clipped gradient for the student's logits and none for the teacher's.
 
-        teacher_logits, student_logits: (..., V), any float dtype; computed in float32 at least, so safe under autocast.
-            Finite results for logits of any scale.
-        valid: (...) bool; where False the loss and its gradient are 0 and the logits are never looked at.
+        teacher_logits, student_logits: (..., V), any float dtype. The computation is in float32 or float64, also under
+            autocast. Results are finite for logits of any scale.
+        valid: (...) bool; where it is False, the loss and its gradient are 0 and the logits are not read.
         Returns (...), float32 or float64. It can be differentiated once.
         Raises ValueError on shapes that do not match.
         """
@@ -109,7 +109,7 @@ class Divergence:
         return loss.reshape(shape)
 
     def alphas(self) -> tuple[tuple[float, float], ...]:
-        """The (alpha, clip) pairs of which each distribution takes the one with the larger value."""
+        """(alpha, clip) pairs; each distribution uses the pair with the larger value."""
         if self.kind == "kl":
             return ((1.0, math.inf),)
         if self.kind == "reverse_kl":
@@ -133,16 +133,16 @@ def alpha_divergence(teacher_logits: Tensor, student_logits: Tensor, alpha: floa
         return (log_p.exp() * log_r).sum(-1)
     if alpha == 0:
         return -(log_q.exp() * log_r).sum(-1)
-    # log E_q[r^alpha], from logarithms: r^alpha alone may overflow where q r^alpha does not.
+    # log E_q[r^alpha] in log space: r^alpha may overflow where q r^alpha does not.
     return torch.expm1(torch.logsumexp(log_q + alpha * log_r, -1)) / (alpha * (alpha - 1))
 
 
 class _ClippedDivergence(torch.autograd.Function):
-    """Loss and gradient in one walk over blocks of rows; only the gradient is kept for the backward."""
+    """Loss and gradient in one pass over blocks of rows; only the gradient is kept for the backward."""
 
     @staticmethod
     def forward(ctx: Any, teacher: Tensor, student: Tensor, rows: Optional[Tensor], divergence: Divergence) -> Tensor:
-        """teacher, student (N, V); rows (M,) int64, the rows to look at, or None for all. Returns (N,)."""
+        """teacher, student (N, V); rows (M,) int64, the rows to read, or None for all. Returns (N,)."""
         dtype = _compute_dtype(teacher, student)
         wanted = ctx.needs_input_grad[1]
         loss = torch.zeros(len(student), dtype=dtype, device=student.device)
@@ -166,7 +166,7 @@ class _ClippedDivergence(torch.autograd.Function):
 
 
 def _larger(log_p: Tensor, log_q: Tensor, divergence: Divergence, wanted: bool) -> tuple[Tensor, Optional[Tensor]]:
-    """Per row, the largest of the clipped divergences, and its gradient if wanted. log_p (M, V) is used up."""
+    """The largest of the clipped divergences per row, and its gradient if wanted. log_p (M, V) is overwritten."""
     p, q = log_p.exp(), log_q.exp()
     log_r = log_p.sub_(log_q)
     (first_alpha, first_clip), *others = divergence.alphas()
@@ -183,7 +183,7 @@ def _larger(log_p: Tensor, log_q: Tensor, divergence: Divergence, wanted: bool) 
 def _clipped(
     log_r: Tensor, p: Tensor, q: Tensor, alpha: float, clip: float, wanted: bool
 ) -> tuple[Tensor, Optional[Tensor]]:
-    """Value (M,) and gradient (M, V) for one alpha: the formulas at the head of this file. Rounding below 0 is cut."""
+    """Value (M,) and gradient (M, V) for one alpha, by the formulas in the module's docstring. Values below 0 become 0."""
     if alpha == 1:
         return (p * log_r).sum(-1).clamp_(min=0), q - p if wanted else None
     if alpha == 0:

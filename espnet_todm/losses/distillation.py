@@ -1,4 +1,4 @@
-"""In-place distillation: a subnet learns from what the max subnet of the same step says about the same speech."""
+"""In-place distillation: a subnet learns from the posteriors of the max subnet of the same step, for the same speech."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SCALES = ("lattice", "path")
 def ctc_frame_distillation(
     teacher_logits: Tensor, student_logits: Tensor, lengths: Tensor, divergence: Divergence
 ) -> Tensor:
-    """Divergence between the frame posteriors of two CTC heads, over the whole vocabulary with the blank.
+    """Divergence between the frame posteriors of two CTC heads, over the whole vocabulary including the blank.
 
     teacher_logits, student_logits: (B, T, V), before the softmax; the teacher's get no gradient.
-    lengths: (B,) int, number of valid frames of each utterance; what stands beyond is never looked at.
-    Returns a scalar, float32 or float64: summed over valid frames, averaged over utterances, which is the scale of
-    ESPnet's CTC loss (nats per utterance), so that both can be mixed by a weight that does not depend on length.
+    lengths: (B,) int, number of valid frames of each utterance; later frames are not read.
+    Returns a scalar, float32 or float64: summed over valid frames, averaged over utterances (nats per utterance).
+    ESPnet's CTC loss has the same scale, so the weight between the two does not depend on the length.
     Raises ValueError on shapes that do not match.
     """
     if teacher_logits.shape != student_logits.shape or student_logits.dim() != 3:
@@ -48,11 +48,12 @@ def token_distillation(
     divergence: Divergence,
     per_token: bool = False,
 ) -> Tensor:
-    """Divergence between what two attention decoders say of the next token, each behind the right tokens before it.
+    """Divergence between the next-token posteriors of two attention decoders, each given the correct previous tokens.
 
-    teacher_logits, student_logits: (B, U, V). lengths: (B,) int, tokens of each utterance, its end included.
-    Otherwise as :func:`ctc_frame_distillation`, whose sum over tokens, averaged over utterances, is the scale of ESPnet's
-    attention loss; ``per_token`` averages over all tokens instead, as ESPnet does with ``length_normalized_loss``.
+    teacher_logits, student_logits: (B, U, V). lengths: (B,) int, tokens of each utterance, including its end.
+    Otherwise as :func:`ctc_frame_distillation`: summed over tokens, averaged over utterances, which is the scale of
+    ESPnet's attention loss. ``per_token`` averages over all tokens instead, as ESPnet does with
+    ``length_normalized_loss``.
     """
     loss = ctc_frame_distillation(teacher_logits, student_logits, lengths, divergence)
     return loss * len(lengths) / lengths.sum().clamp(min=1) if per_token else loss
@@ -69,22 +70,24 @@ def lattice_distillation(
     blank: int = 0,
     scale: str = "lattice",
 ) -> Tensor:
-    """Divergence between two transducers at the nodes of a lattice, each seen as {next label, blank, rest}.
+    """Divergence between two transducers at the nodes of a lattice, over the classes {next label, blank, rest}.
 
-    The collapse is that of Panchapagesan et al. (arXiv 2011.06110): at node (t, u) the probabilities of the next label, of
-    the blank, and of all other labels together. In the last row u = U_b no label is next, so there it is {blank, rest}.
+    The three classes are those of Panchapagesan et al. (arXiv 2011.06110): at node (t, u), the probabilities of the
+    next label, of the blank, and of all other labels together. The last row u = U_b has no next label, only {blank,
+    rest}.
 
     teacher_logits, student_logits: (B, T, U + 1, V), or with ``ranges`` (B, T, S, V) on a pruned lattice, before the
-        softmax, any float dtype; the teacher's get no gradient. What stands outside an utterance is never looked at.
-    labels: (B, U) int, padded with anything. lengths, label_lengths: (B,) int.
+        softmax, any float dtype; the teacher's get no gradient. Nodes outside an utterance are not read.
+    labels: (B, U) int, with any padding. lengths, label_lengths: (B,) int.
     ranges: (B, T, S) int64, the rows that each frame keeps (``prune_ranges``), the same for teacher and student.
-    scale: what an utterance's nodes are reduced to.
-        lattice: their sum, as in the paper. It grows with T (U + 1) or T S, most of whose nodes no alignment is likely to
-            visit, and may be tens of times the transducer loss.
+    scale: how the nodes of an utterance are reduced.
+        lattice: their sum, as in the paper. It grows with T (U + 1) or T S, although alignments rarely visit most of
+            these nodes, and may be tens of times the transducer loss.
         path: their average times T_b + U_b, the number of nodes that an alignment visits. This is the scale of the
-            transducer loss, whatever the length and whether pruned or not, so a weight between the two keeps its meaning.
+            transducer loss for any length, pruned or not, so a weight between the two losses keeps its meaning.
     Returns a scalar, float32 or float64, averaged over utterances (nats per utterance, as the transducer loss).
-    Raises ValueError on shapes and lengths that do not match, UserError on labels outside the vocabulary and on ``scale``.
+    Raises ValueError on shapes and lengths that do not match, UserError on labels outside the vocabulary and on
+    ``scale``.
     """
     if scale not in SCALES:
         raise UserError(f"transducer distillation scale: {scale!r} is unknown; allowed are {', '.join(SCALES)}")
@@ -107,7 +110,9 @@ def _lattice(
     ranges: Optional[Tensor],
     blank: int,
 ) -> tuple[Targets, Tensor, Tensor]:
-    """The targets and, for each node that has logits, its next label and whether it belongs to an utterance (B, T, S)."""
+    """The targets and, for each node that has logits, its next label and whether it lies inside its utterance
+    (B, T, S).
+    """
     shape = tuple(student_logits.shape)
     if teacher_logits.shape != student_logits.shape or len(shape) != 4:
         raise ValueError(

@@ -1,12 +1,13 @@
-"""Transducer (RNN-T) loss on the full lattice and on a pruned one, with a choice of implementations.
+"""Transducer (RNN-T) loss on the full lattice and on a pruned lattice, with several implementations.
 
 The loss is the negative log-probability of the transcript, summed over its alignments (Graves 2012, arXiv 1211.3711).
 On the pruned lattice (Kuang et al. 2022, arXiv 2206.13236) each frame keeps a window of consecutive rows of the
-lattice, and the sum is over the alignments that stay inside: never below the full loss. What picks the windows is in
-``transducer_pruning``, the shared recursion in ``transducer_lattice``.
+lattice. The sum is over the alignments inside these windows, so the loss is never below the full loss.
+``transducer_pruning`` selects the windows, ``transducer_lattice`` has the recursion for both.
 
-Backends: ``torch`` is ours: no extra package, CPU and GPU, and never more than one tensor beside the logits, its gradient.
-``torchaudio`` (full lattice) and ``k2`` (both) have one kernel for the whole recursion on a GPU.
+Backends: ``torch`` is our own. It needs no extra package, runs on CPU and GPU, and allocates at most one tensor of the
+size of the logits, their gradient. ``torchaudio`` (full lattice) and ``k2`` (both) have one GPU kernel for the whole
+recursion.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ def transducer_loss(
 ) -> Tensor:
     """Loss of each utterance on the full lattice, in nats.
 
-    logits: (B, T, U + 1, V), before the softmax, any float dtype; computed in float32 at least, so safe under autocast.
-    labels: (B, U) int, padded with anything. lengths, label_lengths: (B,) int, frames (1 to T) and labels (0 to U).
-    What stands outside an utterance is never looked at and gets no gradient. U may be larger than T.
+    logits: (B, T, U + 1, V), before the softmax, any float dtype. The computation is in float32 or float64, also under
+        autocast.
+    labels: (B, U) int, with any padding. lengths, label_lengths: (B,) int, frames (1 to T) and labels (0 to U).
+    Nodes outside an utterance are not read and get no gradient. U may be larger than T.
     backend: auto, torch, torchaudio or k2.
     Returns (B,), float32 or float64; differentiable once.
     Raises ValueError on shapes and lengths that do not match, UserError on labels outside the vocabulary, and on a
@@ -60,9 +62,9 @@ def pruned_loss(
 ) -> Tensor:
     """Loss of each utterance on a pruned lattice, in nats.
 
-    logits: (B, T, S, V), of the nodes that ``ranges`` names.
-    ranges: (B, T, S) int64, what ``prune_ranges`` returns: the consecutive rows u of the lattice that a frame keeps.
-    The rest as for ``transducer_loss``, which this equals in value and gradient when S = U + 1.
+    logits: (B, T, S, V), of the nodes in ``ranges``.
+    ranges: (B, T, S) int64 from ``prune_ranges``: the consecutive rows u of the lattice that a frame keeps.
+    Other arguments as for ``transducer_loss``. With S = U + 1, value and gradient are the same as there.
     backend: auto, torch or k2.
     """
     if logits.dim() != 4 or logits.shape[:3] != ranges.shape or labels.dim() != 2:
@@ -81,9 +83,10 @@ def pruned_loss(
 
 
 def _whole_rows(kept: Tensor, ranges: Tensor, targets: Targets) -> Tensor:
-    """(B, T, S) on the kept nodes -> (B, T, U + 1) on all; the others cannot be left, so no path goes through them.
+    """(B, T, S) on the kept nodes -> (B, T, U + 1) on all nodes. No transition leaves the other nodes, so no path uses
+    them.
 
-    Without a vocabulary dimension the whole lattice is small, and one recursion serves both.
+    Without a vocabulary dimension the full lattice is small, and one recursion serves both kinds of lattice.
     """
     rows = targets.labels.shape[1] + 1
     full = torch.full((*kept.shape[:2], rows), NEVER, dtype=kept.dtype, device=kept.device)

@@ -1,7 +1,8 @@
-"""Which implementation of the transducer loss runs, and how those of other packages are called.
+"""Selects the implementation of the transducer loss, and calls those of other packages.
 
-They differ from ours in what they take: no NaN beyond the lengths; torchaudio only float32, k2 no empty transcripts and no
-more labels than frames. The differences are met here, so that every backend gives the same losses for the same arguments.
+These accept fewer inputs than ours: no NaN beyond the lengths; torchaudio only float32; k2 no empty transcripts and no
+more labels than frames. This module adapts the inputs, so that every backend gives the same losses for the same
+arguments.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ _INSTALL = {
 
 
 def pick_backend(name: str, known: Sequence[str], device: torch.device) -> str:
-    """The backend to use, ``name`` itself unless it is auto.
+    """The backend to use: ``name`` itself unless it is auto.
 
-    auto takes ours, except that on a GPU the first other one that has a kernel there goes before: one launch instead of
-    two for each anti-diagonal. On a CPU ours is the fastest of them (benchmarks/results/transducer_loss_k2.md).
-    Raises UserError for an unknown name and, with what to install, for a package that is not there or does not load.
+    auto selects ours on CPUs. On a GPU it selects the first other backend with a GPU kernel, if there is one: it needs
+    one launch instead of two per anti-diagonal. On a CPU ours is the fastest
+    (benchmarks/results/transducer_loss_k2.md).
+    Raises UserError for an unknown name. For a package that is missing or does not load, the error says what to
+    install.
     """
     if name == "auto":
         others = (backend for backend in known if backend != "torch" and device.type == "cuda")
@@ -50,7 +53,7 @@ def pick_backend(name: str, known: Sequence[str], device: torch.device) -> str:
 
 
 def torchaudio_full(logits: Tensor, targets: Targets) -> Tensor:
-    """torchaudio.functional.rnnt_loss on (B, T, U + 1, V), whose sizes it wants to be the largest lengths. Returns (B,)."""
+    """torchaudio.functional.rnnt_loss on (B, T, U + 1, V), which needs T and U to be the largest lengths. Returns (B,)."""
     from torchaudio.functional import rnnt_loss
 
     frames, rows = max(targets.frames), max(targets.rows)
@@ -98,7 +101,7 @@ def _clean(logits: Tensor, targets: Targets) -> Tensor:
 
 
 def _k2_sizes(targets: Targets, frames: int) -> tuple[Tensor, int]:
-    """Labels (B, max(U, 1)) and a number of frames that k2 accepts: no less than labels, wherever utterances end."""
+    """Labels (B, max(U, 1)) and a number of frames that k2 accepts: at least the number of labels."""
     labels = targets.labels
     if not labels.shape[1]:
         labels = torch.full((len(labels), 1), targets.blank, device=labels.device)

@@ -1,23 +1,24 @@
-"""Sum over all paths of a transducer's lattice, and each transition's share of it (Graves 2012, arXiv 1211.3711).
+"""Sum over all paths of a transducer's lattice, and the occupation of each transition (Graves 2012, arXiv 1211.3711).
 
 With blank(t, u) and label(t, u) the log-probabilities of leaving node (t, u) by the blank and by the next label,
 
     alpha(t, u) = log( exp(alpha(t-1, u) + blank(t-1, u)) + exp(alpha(t, u-1) + label(t, u-1)) ),    alpha(0, 0) = 0
 
-is the sum over all beginnings that reach the node; beta, over all endings, is the same recursion from the other end.
-A transition from n to m has the occupation exp(alpha(n) + log p + beta(m) - total): the probability that an alignment
-of this transcript goes there, and at the same time minus the gradient of the loss for the transition's log-probability.
+is the sum over all partial paths from the start to the node. beta, the sum over all partial paths from the node to the
+end, is the same recursion from the other end. A transition from n to m has the occupation
+exp(alpha(n) + log p + beta(m) - total). This is the probability that an alignment of the transcript uses the
+transition. It is also minus the gradient of the loss with respect to the transition's log-probability.
 
-All nodes of an anti-diagonal t + u = d follow from the one before at once. Three things keep that down to two kernel calls
-for each of the T + U anti-diagonals, whatever the batch:
-- Tensors of transitions are laid out by anti-diagonal, which is a matter of strides: node (t, u) of utterance n lies
+All nodes of an anti-diagonal t + u = d are computed at once from the previous one. There are two kernel calls for each
+of the T + U anti-diagonals, for any batch size, for three reasons:
+- Tensors of transitions are stored by anti-diagonal. This only takes strides: node (t, u) of utterance n lies
   at [t + u, n, u], so one copy into such a view skews a rectangle and every anti-diagonal is contiguous.
-- Behind an utterance's last node its path runs on, for free and in only one way, to the last node of the whole batch's
-  rectangle. So all utterances end at one place, whatever their lengths.
-- Therefore the reversed lattices are lattices of the same size, and beta is computed as a second half of the batch.
+- After the last node of an utterance, its path continues at no cost and in only one way to the last node of the
+  rectangle of the whole batch. All utterances therefore end at the same node.
+- The reversed lattices then have the same size, and beta is computed as a second half of the batch.
 
-The recursion runs in float64: it holds no more than a few numbers per node, and with logits of 1e4 the sums along a path
-go into the millions, of which float32 would keep no digit after the point.
+The recursion runs in float64. It only stores a few numbers per node. With logits of 1e4 the sums along a path are in
+the millions, and float32 would keep no digit after the decimal point.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ NEVER = float("-inf")
 
 
 class Occupation(NamedTuple):
-    """How probable each transition is, given the transcript; no gradient. Zero outside the utterance.
+    """Probability of each transition, given the transcript; no gradient. Zero outside the utterance.
 
     label: (B, T, U), from (t, u) to (t, u + 1); k2 calls it px_grad, with the last two dimensions in the other order.
     blank: (B, T, U + 1), from (t, u) to (t + 1, u); k2's py_grad.
@@ -49,9 +50,9 @@ def lattice_loss(blank: Tensor, label: Tensor, targets: Targets) -> tuple[Tensor
     """Negative log-probability of each utterance's transcript, summed over its alignments.
 
     blank: (B, T, U + 1), label: (B, T, U), log-probabilities of the transitions, any float dtype; ``-inf`` forbids one.
-        What stands outside an utterance is never looked at.
-    Returns the loss (B,) in the dtype of ``blank``, differentiable once, and the occupation. The loss is inf, without a
-    gradient, where every path is forbidden.
+        Nodes outside an utterance are not read.
+    Returns the loss (B,) in the dtype of ``blank``, differentiable once, and the occupation. If every path of an
+    utterance is forbidden, its loss is inf and has no gradient.
     """
     loss, label_occupation, blank_occupation = _Lattice.apply(blank, label, targets)
     return loss, Occupation(label_occupation, blank_occupation)
@@ -66,7 +67,7 @@ class _Lattice(torch.autograd.Function):
         alpha, beta = _both_directions(blank_moves, label_moves)
         total = alpha[:, -1:, -1:]
         loss = -total.reshape(-1).to(blank.dtype)
-        # Where no path is allowed the difference of two infinities would be taken below.
+        # If no path is allowed, the difference below would be one of two infinities.
         total = total.clamp(min=torch.finfo(DTYPE).min)
         through_blank = blank_moves.add_(alpha[:, :-1]).add_(beta[:, 1:]).sub_(total).exp_()
         through_label = label_moves.add_(alpha[:, :, :-1]).add_(beta[:, :, 1:]).sub_(total).exp_()
@@ -87,10 +88,11 @@ class _Lattice(torch.autograd.Function):
 
 
 def _closed(blank: Tensor, label: Tensor, targets: Targets, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Transitions of the whole rectangle, in which every utterance's path goes on to node (T, U) in one free way.
+    """Transitions of the whole rectangle, in which every utterance's path continues to node (T, U) in one way at no
+    cost.
 
     blank (B, T, U + 1), label (B, T, U) -> blank (B, T, U + 1), label (B, T + 1, U), new tensors.
-    The way leads from (T_b, U_b) along the frames to (T, U_b), then along the labels.
+    The path goes from (T_b, U_b) along the frames to (T, U_b), then along the labels.
     """
     batch, frames, rows = blank.shape
     u = torch.arange(rows, device=blank.device)
@@ -116,7 +118,7 @@ def _from_the_start(blank: Tensor, label: Tensor) -> Tensor:
     """alpha (N, T + 1, U + 1) of N lattices: blank (N, T, U + 1), label (N, T + 1, U)."""
     count, frames, rows = blank.shape
     diagonals = frames + rows - 1
-    # moves[d, 0, n, u]: the label from (t, u - 1), moves[d, 1, n, u]: the blank from (t - 1, u), into row u of d + 1.
+    # Into row u of anti-diagonal d + 1: moves[d, 0, n, u] is the label from (t, u - 1), moves[d, 1, n, u] the blank.
     moves = torch.full((diagonals, 2, count, rows), NEVER, dtype=DTYPE, device=blank.device)
     by_diagonal, by_utterance = 2 * count * rows, rows
     strides = (by_utterance, by_diagonal, by_diagonal + 1)
@@ -126,7 +128,7 @@ def _from_the_start(blank: Tensor, label: Tensor) -> Tensor:
     width = rows + 1
     alpha = torch.full((diagonals + 1, count, width), NEVER, dtype=DTYPE, device=blank.device)
     alpha[0, :, 1] = 0.0
-    # The sources of both transitions are one slice, seen twice, a row apart.
+    # The sources of both transitions are two views of one slice, shifted by a row.
     sources = alpha.as_strided((diagonals, 2, count, rows), (count * width, 1, width, 1)).unbind(0)
     reached = torch.empty_like(moves[0])
     by_label, by_blank = reached.unbind(0)

@@ -1,8 +1,8 @@
-"""From the scores of a whole vocabulary at each node of a lattice to the two or three numbers that a loss looks at.
+"""Reduces the scores of a whole vocabulary at each lattice node to the two or three numbers that a loss needs.
 
-The logits (B, T, S, V) are the largest tensor of a transducer's training step by far. Everything here reads them in
-blocks that stay in the cache and keeps nothing of their size but the gradient itself, which is written in the
-backward from the logits. What lies outside an utterance is never looked at and gets a gradient of zero.
+The logits (B, T, S, V) are by far the largest tensor of a transducer's training step. These functions read them in
+blocks that stay in the cache. The only tensor of their size that is kept is the gradient, which the backward computes
+from the logits. Nodes outside an utterance are not read and get a gradient of zero.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from espnet_todm.losses.transducer_targets import Targets
 
 _BLOCK = {"cpu": 1 << 17, "cuda": 1 << 25}
-"""Elements worked on at a time: on a CPU a block stays in the cache, on a GPU launches are few."""
+"""Elements per block: on a CPU a block stays in the cache, on a GPU there are few launches."""
 
 Index = tuple[int, slice, slice]
 
@@ -37,9 +37,9 @@ def collapse(logits: Tensor, next_labels: Tensor, targets: Targets) -> Tensor:
     """Logits of the three classes {next label, blank, rest} at each node (Panchapagesan et al., arXiv 2011.06110).
 
     logits and next_labels as above. Returns (B, T, S, 3), float32 or float64, 0 outside the utterance; their softmax
-    has the probabilities of the classes. The rest is summed as such, in log space, so a rest of any smallness has its
-    exact logit and gradient, which 1 - P(label) - P(blank) has not. A class that is empty has the logit -inf: the
-    next label where there is none, and the rest of a vocabulary without other labels.
+    gives the probabilities of the classes. The rest is summed directly in log space. Its logit and gradient are
+    therefore exact even for a very small rest, unlike 1 - P(label) - P(blank). An empty class has the logit -inf: the
+    next label where there is none, and the rest if the vocabulary has no other labels.
     """
     classes: Tensor = _Collapse.apply(logits, next_labels, targets)
     return classes
@@ -61,7 +61,9 @@ class _TransitionLogProbs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, blank: Tensor, label: Tensor) -> tuple[Tensor, None, None]:
-        """blank, label (B, T, S): gradients of the two log-probabilities. That of logit v: own - sum * softmax(v)."""
+        """blank, label (B, T, S): gradients of the two log-probabilities. The gradient of logit v is own - sum *
+        softmax(v).
+        """
         logits, next_labels = ctx.saved_tensors
         gradient = _empty_gradient(logits, ctx.targets)
         both = (blank + label).unsqueeze(-1)
@@ -91,7 +93,9 @@ class _Collapse(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None, None]:
-        """slopes (B, T, S, 3): gradients of the three logits. The rest's goes to each other label by its share."""
+        """slopes (B, T, S, 3): gradients of the three logits. Each label of the rest gets its share of the rest's
+        gradient.
+        """
         logits, next_labels = ctx.saved_tensors
         gradient = _empty_gradient(logits, ctx.targets)
         for index in _blocks(logits, ctx.targets):
@@ -100,7 +104,7 @@ class _Collapse(torch.autograd.Function):
             label, blank, rest = slopes[index].split(1, -1)
             slope = torch.softmax(others, -1).nan_to_num_().mul_(rest)
             slope[..., ctx.targets.blank, None] = blank
-            # No next label: the index is the blank's, and what is there has to stay.
+            # Without a next label the index is the blank's, whose gradient must stay.
             slope.scatter_add_(-1, chosen, label.masked_fill(chosen == ctx.targets.blank, 0.0))
             gradient[index] = slope
         return gradient, None, None
@@ -114,14 +118,14 @@ def _without(block: Tensor, chosen: Tensor, blank: int) -> Tensor:
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:
-    """float32, or float64 for float64: what is computed in, whatever comes in."""
+    """float32, or float64 for float64 input: the dtype of the computation."""
     return torch.promote_types(logits.dtype, torch.float32)
 
 
 def _blocks(logits: Tensor, targets: Targets) -> Iterator[Index]:
-    """Indices (utterance, frames, nodes) of successive blocks that cover each utterance's nodes and nothing else.
+    """Indices (utterance, frames, nodes) of successive blocks that cover exactly the nodes of each utterance.
 
-    In a pruned lattice an utterance with fewer nodes in a frame than the width keeps them all, from the first one on.
+    In a pruned lattice, an utterance with fewer rows than the width keeps all its rows, starting with the first.
     """
     width, vocabulary = logits.shape[2:]
     size = _BLOCK.get(logits.device.type, _BLOCK["cuda"])
@@ -133,7 +137,7 @@ def _blocks(logits: Tensor, targets: Targets) -> Iterator[Index]:
 
 
 def _empty_gradient(logits: Tensor, targets: Targets) -> Tensor:
-    """A tensor like ``logits``, zero outside the utterances and not yet written within."""
+    """A tensor like ``logits``, zero outside the utterances and uninitialised inside."""
     gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
     for utterance, (frames, rows) in enumerate(zip(targets.frames, targets.rows)):
         gradient[utterance, frames:] = 0.0

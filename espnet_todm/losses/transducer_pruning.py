@@ -1,12 +1,12 @@
-"""What makes a transducer affordable: a loss without a joiner picks the nodes on which the joiner is worth running.
+"""Pruning of the transducer lattice: a loss without a joiner selects the nodes on which the joiner runs.
 
-Pruned RNN-T (Kuang et al. 2022, arXiv 2206.13236), as k2 has it. If the joiner is but a sum of an acoustic and a
-language part, the scores of all nodes can be normalised without a tensor (B, T, U + 1, V), since
+Pruned RNN-T (Kuang et al. 2022, arXiv 2206.13236), as in k2. If the joiner is only a sum of an acoustic part am and a
+language part lm, the scores of all nodes can be normalised without a tensor (B, T, U + 1, V), since
 
     sum_v exp(am(t, v) + lm(u, v)) = (exp(am) exp(lm)^T)(t, u)
 
-is a matrix product. This simple loss is trained beside the real one, and the occupations of its lattice tell where
-alignments go. Each frame keeps the window of S rows of the lattice that they pass through most.
+is a matrix product. This simple loss is trained together with the real one. The occupations of its lattice show where
+the alignments are. Each frame keeps the window of S rows of the lattice with the largest occupation.
 
 Usage: simple, occupation = simple_loss(...); ranges = prune_ranges(occupation, ...); the joiner runs on
 gather_ranges(...); pruned_loss(joiner's logits, labels, ranges, ...).
@@ -27,10 +27,10 @@ from espnet_todm.losses.transducer_nodes import compute_dtype
 from espnet_todm.losses.transducer_targets import Targets, check_targets
 
 _UNDERFLOW = 1e-20
-"""A product of exponentials below this may have lost what it is a sum of; such nodes are normalised one by one."""
+"""Products of exponentials below this may have lost terms by underflow; such nodes are normalised one by one."""
 
 _BLOCK = 1 << 22
-"""Elements of those nodes' scores worked on at a time."""
+"""Elements per block of the scores of those nodes."""
 
 
 def simple_loss(
@@ -43,12 +43,13 @@ def simple_loss(
     am_scale: float = 0.0,
     lm_scale: float = 0.0,
 ) -> tuple[Tensor, Occupation]:
-    """Loss of each utterance with the joiner am + lm, and where its alignments go (k2's ``rnnt_loss_smoothed``).
+    """Loss of each utterance with the joiner am + lm, and the occupation of its alignments (k2's
+    ``rnnt_loss_smoothed``).
 
-    am: (B, T, V), lm: (B, U + 1, V), parts of the logits, any float dtype; computed in float32 at least.
+    am: (B, T, V), lm: (B, U + 1, V), parts of the logits, any float dtype. The computation is in float32 or float64.
     labels, lengths, label_lengths, blank: as for ``transducer_loss``.
-    am_scale, lm_scale: shares of log-probabilities from one part alone in each transition's, which keep either part from
-        leaving all to the other: (1 - am_scale - lm_scale) joint + am_scale * (am and the average of lm over the
+    am_scale, lm_scale: weights of log-probabilities from one part alone, so that each part learns by itself. A
+        transition has (1 - am_scale - lm_scale) joint + am_scale * (am and the average of lm over the
         valid rows of the batch) + lm_scale * lm.
     Returns (B,) in nats, differentiable once, and the occupation for ``prune_ranges``.
     Raises ValueError on shapes that do not match, UserError on labels and scales out of range.
@@ -73,14 +74,15 @@ def simple_loss(
 
 
 def prune_ranges(occupation: Occupation, lengths: Tensor, label_lengths: Tensor, width: int) -> Tensor:
-    """The rows of the lattice that each frame keeps (k2's ``get_rnnt_prune_ranges``; the paper's section 3.2).
+    """The rows of the lattice that each frame keeps (k2's ``get_rnnt_prune_ranges``; section 3.2 of the paper).
 
     occupation: of ``simple_loss``. lengths, label_lengths: (B,) int. width: rows to keep, 2 or more.
-    Returns ranges (B, T, S) int64, consecutive rows s_t, s_t + 1, ... of each frame t. An utterance's first window begins
-    with row 0, its last one ends with row U_b, and from one frame to the next 0 <= s_{t+1} - s_t < S, so that windows
-    overlap and a path leads through them. Without such a path the loss would be infinite, therefore S is
-    - ``width``, unless an utterance has more than ``width - 1`` labels per frame: then the least that leads through it,
-    - no more than U + 1, when nothing is pruned.
+    Returns ranges (B, T, S) int64, consecutive rows s_t, s_t + 1, ... of each frame t. The first window of an utterance
+    starts with row 0, the last one ends with row U_b. From one frame to the next, 0 <= s_{t+1} - s_t < S, so the
+    windows overlap and contain a path. Without such a path the loss would be infinite. S is therefore
+    - ``width``, unless an utterance has more than ``width - 1`` labels per frame; then the smallest S that contains a
+      path,
+    - at most U + 1, where nothing is pruned.
     Raises UserError on a width below 2.
     """
     if isinstance(width, bool) or not isinstance(width, int) or width < 2:
@@ -90,7 +92,7 @@ def prune_ranges(occupation: Occupation, lengths: Tensor, label_lengths: Tensor,
     lengths, label_lengths = (x.to(device=device, dtype=torch.int64).unsqueeze(1) for x in (lengths, label_lengths))
     least = int((-(-label_lengths // lengths)).max()) + 1 if len(lengths) else 1
     width = min(max(width, least), rows)
-    # What an alignment that enters the window from below within this frame has before it is lost.
+    # Subtract alignments that only enter the window from below within this frame.
     inside = occupation.blank.unfold(2, width, 1).sum(-1)
     inside[:, :, 1:] -= occupation.label[:, :, : rows - width]
     last = (label_lengths + 1 - width).clamp(min=0)
@@ -101,7 +103,7 @@ def prune_ranges(occupation: Occupation, lengths: Tensor, label_lengths: Tensor,
 
 
 def gather_ranges(am_side: Tensor, lm_side: Tensor, ranges: Tensor) -> tuple[Tensor, Tensor]:
-    """What the joiner takes at the kept nodes.
+    """The inputs of the joiner at the kept nodes.
 
     am_side: (B, T, D), lm_side: (B, U + 1, E), ranges: (B, T, S).
     Returns (B, T, S, D), a view, and (B, T, S, E).
@@ -122,7 +124,7 @@ def gather_ranges(am_side: Tensor, lm_side: Tensor, ranges: Tensor) -> tuple[Ten
 
 
 def _check_parts(am: Tensor, lm: Tensor, labels: Tensor) -> tuple[int, int, int]:
-    """B, T, V of scores that belong together."""
+    """B, T, V of the scores. Raises ValueError on shapes that do not match."""
     matching = am.dim() == lm.dim() == 3 and labels.dim() == 2 and am.shape[::2] == lm.shape[::2]
     if not matching or lm.shape[1] != labels.shape[1] + 1:
         raise ValueError(
@@ -133,7 +135,7 @@ def _check_parts(am: Tensor, lm: Tensor, labels: Tensor) -> tuple[int, int, int]
 
 
 def check_scales(am_scale: float, lm_scale: float) -> None:
-    """Raises UserError for shares of the simple loss that are out of range."""
+    """Raises UserError for scales of the simple loss that are out of range."""
     for key, scale, other in (
         ("am_scale", am_scale, 0.0),
         ("lm_scale", lm_scale, 0.0),
@@ -159,17 +161,19 @@ def _transitions(am: Tensor, lm: Tensor, normalizer: Tensor, targets: Targets) -
 def _average_log_probs(lm: Tensor, valid: Tensor) -> Tensor:
     """Logarithm (V,) of the average over valid rows of softmax(lm): lm (B, U + 1, V), valid (B, U + 1).
 
-    The average is the batch's, as in k2; but for it, an utterance's loss does not depend on the rest of its batch.
+    The average is over the batch, as in k2. It is the only part of an utterance's loss that depends on the other
+    utterances.
     """
     log_probs = torch.log_softmax(lm[valid], -1)
     return log_probs.logsumexp(0) - torch.log(valid.sum().to(lm.dtype))
 
 
 def _steps_within(starts: Tensor, step: int) -> Tensor:
-    """Window starts (B, T), moved so that they never fall, rise by ``step`` or less per frame, and begin with 0.
+    """Window starts (B, T), changed so that they never decrease, rise by at most ``step`` per frame, and begin with 0.
 
-    Lowering to the least of all later starts makes them rise; raising those before a large step spreads it over earlier
-    frames; a start beyond what can be reached from row 0 is lowered.
+    1. Each start becomes the minimum of itself and all later ones, so that they never decrease.
+    2. Starts before a large step are raised, which spreads the step over earlier frames.
+    3. A start that cannot be reached from row 0 is lowered.
     """
     starts = starts.flip(1).cummin(1)[0].flip(1)
     reachable = step * torch.arange(starts.shape[1], device=starts.device)
@@ -195,7 +199,9 @@ class _LogNormalizer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """gradient (B, T, U + 1). The share of v at a node is exp(am + lm - normalizer), summed over nodes by products."""
+        """gradient (B, T, U + 1). The share of v at a node is exp(am + lm - normalizer); matrix products sum it over
+        nodes.
+        """
         am, lm, product, normalizer, *nodes = ctx.saved_tensors
         am_part, lm_part = ((x - x.amax(-1, keepdim=True)).exp_() for x in (am, lm))
         share = torch.where(product < _UNDERFLOW, torch.zeros_like(product), gradient / product)
@@ -210,7 +216,7 @@ class _LogNormalizer(torch.autograd.Function):
 
 
 def _blocks_of(nodes: tuple[Tensor, ...], vocabulary: int) -> Iterator[tuple[Tensor, ...]]:
-    """Successive parts of the indices (b, t, u) of some nodes."""
+    """Successive blocks of the indices (b, t, u) of some nodes."""
     size = max(1, _BLOCK // vocabulary)
     for start in range(0, len(nodes[0]), size):
         yield tuple(index[start : start + size] for index in nodes)

@@ -1,8 +1,8 @@
-"""What every loss on a transducer's lattice is given beside the scores, checked once.
+"""Labels and lengths of transducer losses, checked once.
 
-A node (t, u) of the lattice stands for frame t of the encoder with u labels put out already. From there the next label
-leads to (t, u + 1) and the blank to (t + 1, u), so an utterance of T frames and U labels has T (U + 1) nodes, and may have
-any number of labels per frame. All paths begin at (0, 0) and end with the blank of (T - 1, U).
+A node (t, u) of the lattice stands for frame t of the encoder after u labels have been emitted. From there the next
+label leads to (t, u + 1) and the blank to (t + 1, u). An utterance of T frames and U labels has T (U + 1) nodes, and
+may have any number of labels per frame. All paths begin at (0, 0) and end with the blank of (T - 1, U).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from espnet_todm.errors import UserError
 class Targets:
     """Transcripts and sizes of a batch's lattices, on the device of the scores.
 
-    labels: (B, U) int64; what stands beyond an utterance's labels is the blank.
+    labels: (B, U) int64; positions after an utterance's labels have the blank.
     lengths, label_lengths: (B,) int64, frames T_b >= 1 and labels U_b >= 0 of each utterance.
-    blank: the blank's index.
-    frames, rows: the same as Python numbers, rows being U_b + 1, so that loops over utterances need not ask the device.
+    blank: the index of the blank.
+    frames, rows: T_b and U_b + 1 as Python numbers, so that loops over utterances need no device synchronisation.
     """
 
     labels: Tensor
@@ -33,17 +33,17 @@ class Targets:
     rows: tuple[int, ...]
 
     def valid_nodes(self, frames: int) -> Tensor:
-        """(B, frames, U + 1) bool: the nodes that belong to an utterance."""
+        """(B, frames, U + 1) bool: true at nodes inside an utterance."""
         t = torch.arange(frames, device=self.labels.device)
         u = torch.arange(self.labels.shape[1] + 1, device=self.labels.device)
         return (t < self.lengths.unsqueeze(1)).unsqueeze(2) & (u <= self.label_lengths.unsqueeze(1)).unsqueeze(1)
 
     def next_labels(self) -> Tensor:
-        """(B, U + 1) int64: the label that leads on from each row of the lattice, the blank where there is none."""
+        """(B, U + 1) int64: the next label in each row of the lattice, the blank where there is none."""
         return torch.nn.functional.pad(self.labels, (0, 1), value=self.blank)
 
     def at_ranges(self, ranges: Tensor) -> Tensor:
-        """(B, T, S) int64: the same for each kept node, ``ranges`` (B, T, S) being their rows."""
+        """(B, T, S) int64: the next label at each kept node; ``ranges`` (B, T, S) has the rows of these nodes."""
         return self.next_labels().gather(1, ranges.flatten(1)).view(ranges.shape)
 
 
@@ -57,9 +57,9 @@ def check_targets(
 ) -> Targets:
     """Targets for scores of ``sizes`` (B, T, V).
 
-    labels: (B, U) int, padded with anything. lengths, label_lengths: (B,) int.
-    Raises ValueError on shapes that do not match and on lengths out of range, and UserError on labels that the
-    vocabulary does not have or that are the blank.
+    labels: (B, U) int, with any padding. lengths, label_lengths: (B,) int.
+    Raises ValueError on shapes that do not match and on lengths out of range, and UserError on labels that are not in
+    the vocabulary or are the blank.
     """
     batch, frames, vocabulary = sizes
     if not 0 <= blank < vocabulary:
@@ -83,8 +83,9 @@ def check_targets(
 def check_ranges(ranges: Tensor, targets: Targets) -> Tensor:
     """The rows (B, T, S) that a pruned lattice keeps, on the device of the scores.
 
-    Raises ValueError unless each frame's are consecutive and within 0 to U, and an utterance's first begin with row 0 and
-    its last contain row U_b; nodes of utterances that are narrower than the window are its first ones.
+    Raises ValueError unless the rows of each frame are consecutive and within 0 to U, the first frame of an utterance
+    begins with row 0, and its last frame contains row U_b. Utterances with fewer rows than the window use the first
+    rows of it.
     """
     ranges = ranges.to(device=targets.labels.device, dtype=torch.int64)
     width, rows = ranges.shape[2], targets.labels.shape[1] + 1
@@ -103,7 +104,7 @@ def check_ranges(ranges: Tensor, targets: Targets) -> Tensor:
 def _check_lengths(
     name: str, lengths: Tensor, batch: int, limits: tuple[int, int], largest_name: str
 ) -> tuple[int, ...]:
-    """The lengths as numbers, all within ``limits``."""
+    """The lengths as Python numbers, all within ``limits``."""
     if lengths.shape != (batch,) or lengths.is_floating_point():
         raise ValueError(f"{name} {tuple(lengths.shape)} {lengths.dtype} must be whole numbers of shape ({batch},)")
     numbers, (least, most) = tuple(lengths.tolist()), limits

@@ -1,4 +1,4 @@
-"""Eden and Eden2: learning rates that fall as powers of the number of updates (and epochs), after a short warm-up.
+"""Eden and Eden2: learning rates that decrease as powers of the number of updates (and epochs), after a short warm-up.
 
 Source: icefall, zipformer/optim.py; the schedules that ScaledAdam is used with.
 """
@@ -15,7 +15,7 @@ from espnet_todm.util.checks import check_number
 
 
 class _BatchSchedule(_LRScheduler, AbsBatchStepScheduler):
-    """A factor on every group's own base learning rate, renewed after each update. ``last_epoch`` counts updates."""
+    """A factor on the base learning rate of each group, updated after each update. ``last_epoch`` counts updates."""
 
     def __init__(
         self,
@@ -53,8 +53,8 @@ class _BatchSchedule(_LRScheduler, AbsBatchStepScheduler):
 class Eden(_BatchSchedule):
     """lr = base ((b^2 + B^2) / B^2)^(-1/4) ((e^2 + E^2) / E^2)^(-1/4) w, with b updates and e epochs completed.
 
-    ESPnet calls ``step()`` after each update; the trainer calls ``set_epoch()`` at each epoch's start. Where nothing
-    calls ``set_epoch()``, e stays 0: take Eden2 there.
+    ESPnet calls ``step()`` after each update; the trainer calls ``set_epoch()`` at the start of each epoch. If nothing
+    calls ``set_epoch()``, e stays 0: use Eden2 instead.
 
     Args:
         optimizer: every parameter group keeps its own base learning rate.
@@ -62,7 +62,7 @@ class Eden(_BatchSchedule):
         lr_epochs: E, in epochs.
         warmup_batches: length of the warm-up, in updates.
         warmup_start: w at the first update (recipes: 0.1).
-        last_epoch: b to begin with, less one update; -1 for a new training.
+        last_epoch: initial b minus one update; -1 for a new training.
 
     Raises:
         UserError: an option outside its range.
@@ -83,7 +83,7 @@ class Eden(_BatchSchedule):
         super().__init__(optimizer, lr_batches, warmup_batches, warmup_start, last_epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the number of completed epochs (0 in the first one); the learning rates follow at once."""
+        """Set the number of completed epochs (0 in the first one). The learning rates change immediately."""
         check_number("eden: epoch", epoch, at_least=0, whole=True)
         self.completed_epochs = epoch
         rates = self.get_lr()
@@ -99,7 +99,7 @@ class Eden(_BatchSchedule):
 
 
 class Eden2(_BatchSchedule):
-    """lr = base ((b^2 + B^2) / B^2)^(-1/2) w, with b updates completed; epochs play no part. Options as for Eden."""
+    """lr = base ((b^2 + B^2) / B^2)^(-1/2) w, with b updates completed, independent of epochs. Options as for Eden."""
 
     def __init__(
         self,

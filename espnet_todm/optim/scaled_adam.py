@@ -1,4 +1,4 @@
-"""ScaledAdam: Adam with steps relative to each tensor's size, a learned size, and clipping by the median norm."""
+"""ScaledAdam: Adam with steps relative to each tensor's size, learned sizes, and clipping by the median gradient norm."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ScaledAdam(Optimizer):
 
     1. g is scaled by min(1, threshold / (N + 1e-20)) when ``clipping_scale`` is set (see below).
     2. v = b2 v + (1 - b2) g^2; delta = -lr g / (sqrt(v / bias) + eps); bias = 1 - b2^(k+1) while below 0.99, then 1.
-    3. delta is multiplied by max(rms(p), param_min_rms). rms(p) is taken at the first step and at each size update.
+    3. delta is multiplied by max(rms(p), param_min_rms). rms(p) is computed at the first step and at each size update.
     4. Size update, when k mod T = T - 1 (T = ``size_update_period``), from s = sum(p g) of each of the last T steps:
        u = b2^T u + (1 - b2^T) mean(s^2); step = -scalar_lr_scale lr sqrt(1 - b2^(k+1)) sum(s) / (sqrt(u) + eps);
        0 where rms(p) < param_min_rms; within +-0.1; at most (param_max_rms - rms) / rms; delta = delta + p step.
@@ -31,25 +31,25 @@ class ScaledAdam(Optimizer):
     A "scalar" (a tensor with one element) has the learning rate scalar_lr_scale lr and no parts 3 and 4, and is clamped
     to +-scalar_max after its step. There is no weight decay.
 
-    Clipping, for each parameter group by itself: N^2 is the sum over tensors of sum((g rms(p))^2) and over scalars of
+    Clipping works per parameter group: N^2 is the sum over tensors of sum((g rms(p))^2) and over scalars of
     (scalar_lr_scale g)^2. From the group's second step on, the last M = ``clipping_update_period`` norms N are kept. At
     the group's steps k = M, 2M, ..., and at 10, 20 and 40 where these are below M, the threshold becomes clipping_scale
-    times sorted[2 floor(n / 4)] of the n norms kept, and twice that at 10, 20 and 40. Before the first threshold
+    times sorted[2 floor(n / 4)] of the n kept norms, and twice that at 10, 20 and 40. Before the first threshold
     nothing is clipped. With ``clipping_scale`` set, switch off the trainer's own clipping, or gradients are clipped
-    twice (ESPnet: ``grad_clip: .inf``). Gradients that are not finite are left to the trainer; ESPnet's skips such
-    steps.
+    twice (ESPnet: ``grad_clip: .inf``). The optimizer does not handle gradients that are not finite; ESPnet's trainer
+    skips such steps.
 
-    What had no gradient in a step:
+    Tensors and elements without a gradient in a step:
 
     - A tensor whose ``.grad`` is None keeps its value and all its state: its k does not advance. A group's k advances
       when any of its tensors has a gradient.
-    - With ``skip_zero_grad`` the same holds inside tensors. A tensor whose gradient is zero everywhere counts as having
-      none. Otherwise an element whose gradient is exactly zero keeps its value, m and v, and the bias correction counts
-      each element's own steps (kept as one more tensor, from the first step in which only a part was used). The size
-      stays the tensor's: rms(p) is over all elements, s is the sum over the used ones (zeros add nothing), k and u
-      advance with every step in which any element was used, and a size update moves the elements used in that very
-      step. A tensor whose elements all have gradients follows the formulas, bit by bit. The price is one wait for the
-      device in each step.
+    - With ``skip_zero_grad`` this also applies inside tensors. A tensor whose gradient is zero everywhere counts as
+      having none. Otherwise an element whose gradient is exactly zero keeps its value, m and v, and the bias correction
+      counts the steps of each element (one more tensor of state, from the first step in which only a part was used).
+      The size is still that of the tensor: rms(p) is over all elements, s is the sum over the used ones
+      (zeros add nothing), k and u advance with every step in which any element was used, and a size update changes the
+      elements used in that step. A tensor whose elements all have gradients follows the formulas, bit by bit. The
+      option costs one synchronisation with the device per step.
 
     State is kept per parameter, in float32 for float16 and bfloat16 parameters (p + m is still rounded to their dtype).
 
@@ -60,12 +60,12 @@ class ScaledAdam(Optimizer):
         clipping_scale: clip at this multiple of the median norm (recipes: 2.0); None clips nothing.
         scalar_lr_scale: factor on lr for scalars and for size updates, and on the gradients of scalars in N.
         eps: added to denominators.
-        param_min_rms: sizes below this count as this.
+        param_min_rms: lower bound on rms(p) in part 3.
         param_max_rms: size updates do not let tensors grow beyond this.
         scalar_max: bound on the absolute value of scalars.
         size_update_period: T, in steps.
         clipping_update_period: M, in steps.
-        skip_zero_grad: leave elements with exactly zero gradient untouched.
+        skip_zero_grad: do not change elements whose gradient is exactly zero.
 
     Raises:
         UserError: an option outside its range; complex parameters; sparse gradients; another optimizer's state.
@@ -98,7 +98,7 @@ class ScaledAdam(Optimizer):
             "size_update_period": size_update_period,
             "clipping_update_period": clipping_update_period,
             "skip_zero_grad": skip_zero_grad,
-            # The state of clipping lives in the group, where state_dict() and copies find it.
+            # The state of clipping is stored in the group, so that state_dict() and copies include it.
             "clipping_step": 0,
             "clipping_norms": None,
             "clipping_threshold": None,
@@ -116,7 +116,7 @@ class ScaledAdam(Optimizer):
                 raise UserError(f"scaledadam: parameter of {parameter.dtype}, but only real floating point is allowed")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load ``state_dict()`` of a ScaledAdam with groups of the same sizes; training goes on bit by bit."""
+        """Load ``state_dict()`` of a ScaledAdam with groups of the same sizes; training then continues bit by bit."""
         for group in state_dict["param_groups"]:
             missing = sorted(set(self.defaults) - set(group))
             if missing:
@@ -145,7 +145,7 @@ class ScaledAdam(Optimizer):
         return loss
 
     def _batches(self, group: dict[str, Any]) -> list[Batch]:
-        """What takes part in this step, by device, dtype and kind of use. Starts the state of new tensors."""
+        """The tensors of this step, by device, dtype and kind of use. Initialises the state of new tensors."""
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None and parameter.numel()]
         if any(parameter.grad.is_sparse for parameter in parameters):
             raise UserError("scaledadam: a sparse gradient is not allowed; use dense ones (sparse=False in embeddings)")
@@ -168,7 +168,7 @@ class ScaledAdam(Optimizer):
 
 
 def _used_elements(parameters: list[Tensor]) -> list[int]:
-    """How many elements of each gradient are not zero. Waits for the device, once for each device."""
+    """Number of non-zero elements of each gradient. Synchronises once with each device."""
     counts: dict[int, int] = {}
     for device in {parameter.device for parameter in parameters}:
         there = [index for index, parameter in enumerate(parameters) if parameter.device == device]

@@ -1,10 +1,10 @@
 """The arithmetic of one ScaledAdam step (the numbered parts in ScaledAdam's docstring), over lists of tensors.
 
-Speed: every tensor needs factors of its own (size, step count), and ``torch._foreach_*`` takes a list of numbers, one
-for each tensor. So the update runs on the tensors where they lie. Stacking those of equal shape, as icefall does, saves
-kernel calls but copies all parameters and gradients into stacks and the parameters back: on one CPU thread that alone
-took 7 ms for a Conformer of 7M, a third of this whole step. What is one number per tensor stays on the host; the device
-is asked for size gradients and sizes together, once in ``size_update_period`` steps.
+Speed: every tensor needs its own factors (size, step count), and ``torch._foreach_*`` accepts a list of numbers, one
+per tensor. The update therefore runs on the tensors in place. icefall stacks tensors of equal shape instead. That needs
+fewer kernel calls but copies all parameters and gradients into stacks and the parameters back. On one CPU thread, the
+copies alone took 7 ms for a Conformer of 7M, a third of this whole step. Values with one number per tensor are kept on
+the host. Size gradients and sizes are read from the device together, once in ``size_update_period`` steps.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-# At these steps the clipping threshold is estimated from few norms, and doubled.
+# At these steps there are only few norms for the clipping threshold, so it is doubled.
 EARLY_CLIPPING_STEPS = (10, 20, 40)
 # Adam's bias correction of the second moment applies below this value; from there on it is taken as 1.
 LARGEST_BIAS = 0.99
-# No size update shrinks or grows a tensor by more than this share, before momentum.
+# Largest relative change of a tensor by a size update, before momentum.
 LARGEST_SCALE_STEP = 0.1
 
 
 @dataclass
 class Batch:
-    """The tensors of one group, device and dtype that take part in a step; the lists run in parallel."""
+    """The tensors of one group, device and dtype in a step; the lists are parallel."""
 
     partial: bool  # only the elements with non-zero gradient take part, and counts of steps are per element
     parameters: list[Tensor] = field(default_factory=list)
@@ -37,7 +37,9 @@ class Batch:
 
 
 def start_states(group: dict[str, Any], batch: Batch) -> None:
-    """Give new tensors their state, and those used in part for the first time their count of steps per element."""
+    """Initialise the state of new tensors, and the step counts per element of tensors that are used in part for the
+    first time.
+    """
     new = [(value, state) for value, state in zip(batch.values, batch.states) if "step" not in state]
     norms = torch.stack(list(torch._foreach_norm([value for value, _ in new]))).tolist() if new else []
     for (value, state), norm in zip(new, norms):
@@ -55,7 +57,9 @@ def start_states(group: dict[str, Any], batch: Batch) -> None:
 
 
 def clip(group: dict[str, Any], batches: list[Batch]) -> None:
-    """Part 1: record the norm, renew the threshold when it is time, scale the gradients. Never waits for the device."""
+    """Part 1: record the norm, update the threshold if it is due, scale the gradients. Never synchronises with the
+    device.
+    """
     step, period = group["clipping_step"], group["clipping_update_period"]
     group["clipping_step"] = step + 1
     if step == 0:
@@ -122,10 +126,10 @@ def _decay(tensors: list[Tensor], beta: float, used: Optional[list[Tensor]]) -> 
 def _denominators(
     group: dict[str, Any], batch: Batch, squares: list[Tensor], used: Optional[list[Tensor]]
 ) -> tuple[list[Tensor], list[float]]:
-    """Divisors of the gradients, and the number bias of each tensor that is left to be corrected by sqrt(bias).
+    """Divisors of the gradients, and for each tensor the bias whose factor sqrt(bias) the divisor does not include yet.
 
-    g / (sqrt(v / bias) + eps) = sqrt(bias) g / (sqrt(v) + sqrt(bias) eps), so the correction costs no pass of its own.
-    Where elements count their own steps, the divisor is the left one and nothing is left to correct.
+    g / (sqrt(v / bias) + eps) = sqrt(bias) g / (sqrt(v) + sqrt(bias) eps), so the correction needs no pass over the
+    tensor. If elements count their own steps, the divisor on the left is returned, and the bias is 1.
     """
     beta2, eps = group["betas"][1], group["eps"]
     if used is None:
@@ -134,7 +138,7 @@ def _denominators(
         denominators = list(torch._foreach_sqrt(squares))
         torch._foreach_add_(denominators, [math.sqrt(bias) * eps for bias in biases])
         return denominators, biases
-    # An average of ones, decayed as v is: 1 - b2^n after an element's n-th step.
+    # An average of ones with the decay of v: 1 - b2^n after an element's n-th step.
     counts = [state["bias"] for state in batch.states]
     _decay(counts, beta2, used)
     for count, mask in zip(counts, used):
@@ -147,7 +151,7 @@ def _denominators(
 
 
 def _update_sizes(group: dict[str, Any], batch: Batch, used: Optional[list[Tensor]]) -> None:
-    """Part 4: note each tensor's size gradient; where T of them are there, add p * step to the momentum."""
+    """Part 4: record each tensor's size gradient; after T of them, add p * step to the momentum."""
     period = group["size_update_period"]
     due = []
     for index, (value, gradient, state) in enumerate(zip(batch.values, batch.gradients, batch.states)):
@@ -175,7 +179,7 @@ def _update_sizes(group: dict[str, Any], batch: Batch, used: Optional[list[Tenso
 
 
 def _scale_step(group: dict[str, Any], state: dict[str, Any], scale_grads: list[float]) -> float:
-    """The share by which a tensor's size changes, before momentum, from its T size gradients."""
+    """The relative change of a tensor's size, before momentum, from its T size gradients."""
     period, rms = len(scale_grads), state["rms"]
     beta2 = group["betas"][1] ** period
     mean_square = sum(gradient * gradient for gradient in scale_grads) / period

@@ -1,8 +1,8 @@
-"""Alignment of a hypothesis with its reference by the costs of NIST sclite, so that its tables come out the same.
+"""Alignment of a hypothesis with its reference by the costs of NIST sclite, which gives the same counts as sclite.
 
-sclite does not look for the fewest errors but for the cheapest alignment, a substitution costing 4, a deletion or an
-insertion 3. Counts of the plain edit distance therefore differ from it now and then, even in their total. Nor does it look
-at the case of letters, unless it is told to: see ``fold_case``.
+sclite finds the cheapest alignment, not the one with the fewest errors. A substitution costs 4, a deletion or an
+insertion 3. The counts can therefore differ from those of the edit distance, even in their sum. By default, sclite also
+ignores the case of letters: see ``fold_case``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ SUBSTITUTION, GAP = 4, 3
 
 _FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
 _UNIT = 1 << 24
-"""More than the errors of any utterance: cost and number of errors are found together as cost * _UNIT + errors."""
+"""Larger than the errors of any utterance, so that cost * _UNIT + errors encodes both the cost and the errors."""
 
 
 class Edits(NamedTuple):
-    """How many units of one utterance are right, replaced, left out and added."""
+    """Numbers of correct, substituted, deleted and inserted units of one utterance."""
 
     correct: int
     substitutions: int
@@ -30,15 +30,15 @@ class Edits(NamedTuple):
 
 
 def fold_case(text: str) -> str:
-    """``text`` as sclite compares it unless it is given ``-s``: A to Z as a to z, all other letters as they are."""
+    """``text`` as sclite compares it without ``-s``: A to Z become a to z, all other letters are unchanged."""
     return text.translate(_FOLDED)
 
 
 def align(reference: Sequence[str], hypothesis: Sequence[str]) -> Edits:
-    """Edits of the alignment that sclite prints. ``reference`` and ``hypothesis`` are words or characters.
+    """Edits of sclite's alignment. ``reference`` and ``hypothesis`` are sequences of words or characters.
 
-    The cost of the cheapest alignment and the number of its errors fix all four counts. Only where cheapest
-    alignments with different numbers of errors exist (3 substitutions cost as much as 4 gaps) one is traced.
+    The cost of the cheapest alignment and its number of errors determine all four counts. An alignment is traced only
+    if cheapest alignments with different numbers of errors exist (3 substitutions cost as much as 4 gaps).
     """
     fewest, most = (_edits(reference, hypothesis, tie) for tie in (1, -1))
     return fewest if fewest == most else _trace(reference, hypothesis)
@@ -57,9 +57,9 @@ def _edits(reference: Sequence[str], hypothesis: Sequence[str], tie: int) -> Edi
 
 
 def _trace(reference: Sequence[str], hypothesis: Sequence[str]) -> Edits:
-    """Edits of the cheapest alignment, read from its end; of equal steps the first of pair, insertion, deletion.
+    """Edits of the cheapest alignment, traced from its end. Among equal steps the order is pair, insertion, deletion.
 
-    That order is sclite's: found by trying all six on utterances where they differ.
+    This is sclite's order: of all six orders, it alone agrees with sclite on utterances where they differ.
     """
     rows = _costs(reference, hypothesis)
     correct = substitutions = deletions = insertions = 0
@@ -77,7 +77,7 @@ def _trace(reference: Sequence[str], hypothesis: Sequence[str]) -> Edits:
 
 
 def _costs(reference: Sequence[str], hypothesis: Sequence[str]) -> list[list[int]]:
-    """Cost of aligning each beginning of the reference (rows) with each beginning of the hypothesis (columns)."""
+    """Cost of aligning each prefix of the reference (rows) with each prefix of the hypothesis (columns)."""
     rows = [[GAP * j for j in range(len(hypothesis) + 1)]]
     for unit in reference:
         above, left = rows[-1], rows[-1][0] + GAP

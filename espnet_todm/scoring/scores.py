@@ -1,4 +1,4 @@
-"""Word and character errors of hypotheses, per utterance and in total, from Kaldi tables to score.json and back."""
+"""Word and character errors of hypotheses, per utterance and in total: Kaldi tables in, score.json out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMAT = "espnet_todm.score/1"
 DECODE = "decode"  # folder of the texts; other searches have decode_<search>
 
 UNITS = ("words", "characters")
-"""What is aligned. A space between two words counts as a character, as in ESPnet's CER."""
+"""Units of the alignment. A space between two words counts as a character, as in ESPnet's CER."""
 
 OFFICIAL_SIZES: dict[str, dict[str, tuple[tuple[int, int], ...]]] = {
     "librispeech": {
@@ -31,10 +31,10 @@ OFFICIAL_SIZES: dict[str, dict[str, tuple[tuple[int, int], ...]]] = {
     },
     "tedlium2": {"dev": ((466, 14671), (507, 17783)), "test": ((1155, 27500),)},
 }
-"""Sentences and words of the official sets. Whoever scores fewer has no result that can be compared with others'.
+"""Sentences and words of the official sets. Results on fewer sentences are not comparable with published ones.
 
-TED-LIUM's dev is published in two sizes: ESPnet scores 466 segments (its stage 4 takes long ones out of the validation set,
-which it also tests on), Kaldi all 507.
+TED-LIUM's dev is published in two sizes. ESPnet scores 466 segments (its stage 4 removes long ones from the validation set,
+which is also a test set). Kaldi scores all 507.
 """
 
 
@@ -74,8 +74,9 @@ class Counts:
 class Score:
     """Edits of one size on one set.
 
-    utterances: their U names; edits: for each of UNITS an int64 array (U, 4), the columns being ``alignment.Edits``.
-    missing: how many of the utterances had no hypothesis and count as empty. case_sensitive: see :func:`score_tables`.
+    utterances: the U names; edits: for each of UNITS an int64 array (U, 4), with the columns of ``alignment.Edits``.
+    missing: the number of utterances without a hypothesis; these count as empty. case_sensitive: see
+    :func:`score_tables`.
     """
 
     split: str
@@ -114,10 +115,10 @@ def score_tables(
 ) -> Score:
     """Score hypotheses (utterance -> words separated by spaces) against the references of the same utterances.
 
-    case_sensitive: whether ``The`` for ``the`` is an error. It is none for sclite unless it is given ``-s``.
+    case_sensitive: whether ``The`` for ``the`` is an error. For sclite it is an error only with ``-s``.
 
-    An utterance without a hypothesis counts as an empty one, with a warning. Raises UserError when the references hold
-    no words or a hypothesis belongs to no reference.
+    An utterance without a hypothesis counts as an empty one, with a warning. Raises UserError if the references have
+    no words or a hypothesis has no reference.
     """
     name = "/".join(filter(None, (split, size))) or "the test set"
     unknown = [utterance for utterance in hypotheses if utterance not in references]
@@ -151,10 +152,10 @@ def score_experiment(
 ) -> list[Score]:
     """Score ``<decode>/<split>/<size>/text`` below ``experiment`` against ``<split>/text`` below ``data``.
 
-    Writes score.json beside each text. sizes: None for every size that was decoded. decode: ``decode``, or the folder
-    of another search; its name, as in ``decode_prefix_lm``, then stands after the split's. case_sensitive: see
-    :func:`score_tables`; the log says so where it makes a difference.
-    Raises UserError when a set or a size has no hypotheses.
+    Writes score.json beside each text. sizes: None for every decoded size. decode: ``decode``, or the folder
+    of another search; its name, as in ``decode_prefix_lm``, is then added to the name of the split. case_sensitive: see
+    :func:`score_tables`; the log reports the difference, if there is one.
+    Raises UserError if a set or a size has no hypotheses.
     """
     scores = []
     wanted = list(splits)
@@ -192,20 +193,20 @@ def _tell_folded(references: dict[str, str], hypotheses: dict[str, str], score: 
 
 
 def split_label(split: str, decode: str) -> str:
-    """The split's name in tables, with how it was decoded unless that is the ordinary way."""
+    """The split's name in tables, followed by the name of the search unless it is the default one."""
     return split if decode == DECODE else f"{split} {decode.removeprefix(DECODE).lstrip('_')}"
 
 
 def official_size_note(score: Score, corpus: Optional[str] = None) -> Optional[str]:
-    """``official_note`` on what was scored."""
+    """``official_note`` for a score."""
     total = score.total()
     return official_note(score.split.partition(" ")[0], total.sentences, total.words, corpus)
 
 
 def official_note(split: str, sentences: int, words: int, corpus: Optional[str] = None) -> Optional[str]:
-    """One sentence when the set bears the name of an official one but has not its size, else None.
+    """One sentence if the set has the name of an official one but another size, else None.
 
-    corpus: a key of OFFICIAL_SIZES; without it only LibriSpeech's names are known, which nobody else uses.
+    corpus: a key of OFFICIAL_SIZES. Without it only LibriSpeech's names are known, since no other corpus uses them.
     """
     if corpus is not None and corpus not in OFFICIAL_SIZES:
         raise UserError(f"corpus: {corpus!r} is unknown; allowed are {', '.join(OFFICIAL_SIZES)}")
@@ -219,7 +220,7 @@ def official_note(split: str, sentences: int, words: int, corpus: Optional[str] 
 
 
 def write_score(path: PathLike, score: Score) -> None:
-    """Write score.json atomically: totals for readers, and the edits of each utterance for later statistics."""
+    """Write score.json atomically: totals for readers, and the edits of each utterance for statistics."""
     head: dict[str, Any] = {"format": FORMAT, "split": score.split, "size": score.size, "missing": score.missing}
     head["case_sensitive"] = score.case_sensitive
     for unit in UNITS:
@@ -235,7 +236,7 @@ def write_score(path: PathLike, score: Score) -> None:
 
 
 def read_score(path: PathLike) -> Score:
-    """Read what ``write_score`` wrote. Raises UserError, naming the file, on anything else."""
+    """Read the output of ``write_score``. Raises UserError, naming the file, on anything else."""
     stored = read_json(path)
     try:
         if stored["format"] != FORMAT:
@@ -250,14 +251,14 @@ def read_score(path: PathLike) -> Score:
             tuple(utterances),
             edits,
             stored["missing"],
-            stored.get("case_sensitive", True),  # the counts of files from before there was a choice
+            stored.get("case_sensitive", True),  # files from before this option counted case
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a score.json ({error!r}); score again") from None
 
 
 def rate_cell(score: Optional[Score]) -> str:
-    """Error rate and its 95% interval in percent, nothing where there is no score."""
+    """Error rate and its 95% interval in percent, "" without a score."""
     if score is None:
         return ""
     low, high = score.interval()

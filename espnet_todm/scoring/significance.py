@@ -1,4 +1,4 @@
-"""How far an error rate may be trusted: bootstrap over utterances (Bisani and Ney, ICASSP 2004)."""
+"""Confidence of error rates: bootstrap over utterances (Bisani and Ney, ICASSP 2004)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 SAMPLES = 2000
 _BLOCK = 1 << 22
-"""Drawn utterances held in memory at a time."""
+"""Largest number of drawn utterances in memory."""
 
 
 class Difference(NamedTuple):
@@ -24,9 +24,9 @@ class Difference(NamedTuple):
 def error_rate_interval(
     errors: np.ndarray, lengths: np.ndarray, confidence: float = 0.95, samples: int = SAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the error rate, in percent; it always holds the rate itself.
+    """Percentile bootstrap interval of the error rate, in percent; it always includes the rate itself.
 
-    errors, lengths: (U,) errors and reference units of each utterance; all lengths together must not be 0.
+    errors, lengths: (U,) errors and reference units of each utterance; the sum of all lengths must not be 0.
     """
     rate = 100.0 * errors.sum() / lengths.sum()
     rates = _rates(np.stack([errors]), lengths, samples, seed)[0]
@@ -42,10 +42,10 @@ def paired_difference(
     samples: int = SAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """Bootstrap of rate(errors) - rate(other_errors), both systems being measured on the same drawn utterances.
+    """Bootstrap of rate(errors) - rate(other_errors), where both systems use the same drawn utterances.
 
-    errors, other_errors, lengths: (U,), utterance by utterance. The p-value is two-sided: twice the share of draws in
-    which the difference is 0 or has the other sign, and never 0 itself. Raises ValueError on shapes that do not match.
+    errors, other_errors, lengths: (U,), per utterance. The p-value is two-sided: twice the share of draws in
+    which the difference is 0 or has the other sign; it is never 0. Raises ValueError on shapes that do not match.
     """
     if not errors.shape == other_errors.shape == lengths.shape:
         raise ValueError(f"shapes {errors.shape}, {other_errors.shape} and {lengths.shape} must be one (U,)")
@@ -58,7 +58,7 @@ def paired_difference(
 
 
 def _rates(errors: np.ndarray, lengths: np.ndarray, samples: int, seed: int) -> np.ndarray:
-    """errors (S, U) of S systems. Returns (S, samples), the error rates of drawn sets in percent."""
+    """errors (S, U) of S systems. Returns (S, samples), the error rates of the drawn sets in percent."""
     found = []
     for drawn in _draws(len(lengths), samples, seed):
         units = lengths[drawn].sum(1)
@@ -67,7 +67,7 @@ def _rates(errors: np.ndarray, lengths: np.ndarray, samples: int, seed: int) -> 
 
 
 def _draws(utterances: int, samples: int, seed: int) -> Iterator[np.ndarray]:
-    """Blocks (n, U) of indices: in each row U utterances drawn with replacement; ``samples`` rows in all."""
+    """Blocks (n, U) of indices: each row has U utterances drawn with replacement; ``samples`` rows in total."""
     generator = np.random.default_rng(seed)
     rows = max(1, _BLOCK // utterances)
     for start in range(0, samples, rows):
