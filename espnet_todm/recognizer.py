@@ -46,7 +46,6 @@ class Model:
         config_file, weights_file: the two files for ESPnet's ``Speech2Text``.
     """
 
-<<<<<<< HEAD
     def __init__(
         self,
         folder: PathLike,
@@ -57,16 +56,12 @@ class Model:
 
         Args:
             folder: what extraction or fine-tuning wrote.
-            search: how texts are found; greedy by default.
+            search: the decoding options; greedy by default.
             owned: a temporary directory around the folder, which is removed with this object.
 
         Raises:
             UserError: the folder holds no such model.
         """
-=======
-    def __init__(self, folder: PathLike, search: Optional[SearchOptions] = None) -> None:
-        """search: the decoding options; greedy by default. Raises UserError if the folder has no such model."""
->>>>>>> main
         path = Path(folder)
         self.card = read_card(path / CARD)
         self.config_file, self.weights_file = str(path / CONFIG), str(path / CHECKPOINT)
