@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--compare_at", nargs="+", default=[], help="budgets by the first criterion to compare at: 1M 1.5M"
     )
-    parser.add_argument("--latency_table", help="file of measure_latency, where the training had none")
+    parser.add_argument("--latency_table", help="file of bench components, where the training had none")
     parser.add_argument("--trials", type=int, default=200, help="subnets in all, earlier runs counted (default 200)")
     parser.add_argument(
         "--baseline", type=int, help="subnets of a random search beside it; default as many, 0 for none"
