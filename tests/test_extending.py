@@ -18,9 +18,9 @@ LIMITS = {
     "A selection": (1, 1, 1),
     "An encoder option": (0, 1, 3),
     "An encoder": (1, 3, 4),
-    "An export form": (1, 1, 1),
+    "An export format": (1, 1, 1),
 }
-PACKAGES = {"An export form": ("onnx", "onnxruntime", "sherpa_onnx", "kaldi_native_fbank")}  # that a check needs
+PACKAGES = {"An export format": ("onnx", "onnxruntime", "sherpa_onnx", "kaldi_native_fbank")}  # that a check needs
 
 
 def sections() -> dict[str, list[tuple[str, str]]]:

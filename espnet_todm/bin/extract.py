@@ -24,7 +24,7 @@ parser.add_argument("--flops", nargs="+", default=[], help="budgets of FLOPs per
 parser.add_argument(
     "--latency", nargs="+", default=[], help="budgets of seconds of compute per second of speech, e.g. 0.02"
 )
-parser.add_argument("--latency_table", help="file of measure_latency, where the training had none")
+parser.add_argument("--latency_table", help="file of bench components, where the training had none")
 parser.add_argument("--calibrate", help="feats.scp to estimate batch norm statistics on, where a subnet needs it")
 parser.add_argument("--calibrate_utterances", type=int, default=200, help="how many of its utterances to use")
 

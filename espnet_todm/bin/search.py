@@ -41,7 +41,7 @@ parser.add_argument(
 )
 parser.add_argument("--budget", nargs="+", default=[], help="most that a subnet may cost: params=1.2M flops=100M ...")
 parser.add_argument("--compare_at", nargs="+", default=[], help="budgets by the first criterion to compare at: 1M 1.5M")
-parser.add_argument("--latency_table", help="file of measure_latency, where the training had none")
+parser.add_argument("--latency_table", help="file of bench components, where the training had none")
 parser.add_argument("--trials", type=int, default=200, help="subnets in all, earlier runs counted (default 200)")
 parser.add_argument("--baseline", type=int, help="subnets of a random search beside it; default as many, 0 for none")
 parser.add_argument("--granularity", choices=GRANULARITIES, default="layer", help="what is chosen (default layer)")
