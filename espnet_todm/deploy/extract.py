@@ -25,7 +25,7 @@ from espnet_todm.sizes import fit_budget
 from espnet_todm.util.files import PathLike, atomic_directory, hash_file, write_json
 from espnet_todm.util.units import parse_amount
 
-# Options of a supernet's training config that a small model has no use for.
+# Options of a supernet's training config that a small model does not use.
 OF_THE_TRAINING = ("subnet_trainer", "subnet_trainer_conf", "init_param", "model", "model_conf")
 # The extracted model and the slice run the same operations on the same numbers; only the order of sums may differ.
 TOLERANCE = 1e-4
@@ -33,7 +33,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Supernet:
-    """A trained supernet with its config and where it came from."""
+    """A trained supernet, its config and its source: paths of config and checkpoint, and the checkpoint's SHA-256."""
 
     model: TodmModel
     config: dict[str, Any]
@@ -44,15 +44,15 @@ class Supernet:
         return self.model.encoder
 
     def origin(self) -> dict[str, Any]:
-        """Where it came from, and the machine that its latencies were measured on, if they were."""
+        """The source, and the machine on which latencies were measured if the encoder has them."""
         measured = self.encoder.latency
         return {**self.source, "latency_machine": dict(measured.machine)} if measured is not None else self.source
 
 
 def load_supernet(config: PathLike, checkpoint: PathLike) -> Supernet:
-    """A model with one of ESPnet's own encoders that supernets are made of counts as a supernet of one size, ``full``.
+    """Load a trained supernet. A stock ESPnet model with an encoder in STOCK loads as a supernet of one size, ``full``.
 
-    Raises UserError when the files do not fit or the model is no supernet.
+    Raises UserError when config and checkpoint do not match or the model is not a supernet.
     """
     conf = as_supernet(read_trained_config(config))
     if conf.get("model") != "todm":
@@ -73,8 +73,8 @@ def pick_subnets(
     flops: Sequence[str] = (),
     latency: Sequence[str] = (),
 ) -> list[Subnet]:
-    """Subnets by name or card, by budgets of parameters ("10M"), of FLOPs ("1.2G") and of seconds of the encoder's
-    computing ("0.02"), both per second of speech; all sizes if none. Raises UserError."""
+    """Subnets by name or card file, and one for each budget of parameters ("10M"), FLOPs per second of speech ("1.2G") or
+    encoder seconds per second of speech ("0.02"). Without arguments: all sizes. Raises UserError."""
     table, encoder = supernet.model.component_table(), supernet.encoder
     picked = [encoder.find_subnet(name) for name in sizes]
     for criterion, budgets in (("params", params), ("flops", flops), ("latency", latency)):
@@ -85,19 +85,19 @@ def pick_subnets(
 def extract(
     supernet: Supernet, subnet: Subnet, output: PathLike, calibration: Optional[Iterable[Tensor]] = None
 ) -> dict[str, Any]:
-    """Write one subnet to the folder ``output``; returns its card.
+    """Write one subnet to the folder ``output``, and return its card.
 
-    The folder holds model.safetensors, model.pth, config.yaml and what the config names, so ESPnet's own tools load it:
-    as ESPnet's own encoder, such as ``encoder: conformer``, when the subnet has that form, else as the supernet's own.
-    A transducer stays ``model: todm``, since ESPnet's own model asks for a loss that is on no package index.
+    The folder holds model.safetensors, model.pth, config.yaml and the files that the config names. ESPnet's tools load
+    it. The config names ESPnet's encoder, such as ``encoder: conformer``, if the subnet has a stock form, and else the
+    supernet's encoder. A transducer stays ``model: todm``: ESPnet's model needs a loss that no package index has.
 
     Args:
-        calibration: feature tensors (T, F) to estimate batch norm statistics on. Needed when the convolution has batch
-            norm and the subnet is no named size, since only those gathered statistics during training.
+        calibration: feature tensors (T, F) for batch norm statistics. Needed if the convolution has batch norm and the
+            subnet is not a named size: only named sizes gather statistics during training.
 
     Raises:
         UserError: calibration data are needed and not given.
-        RuntimeError: the small model does not compute what the slice computes (a defect of this package).
+        RuntimeError: the outputs of the small model and of the slice differ (a defect of this package).
     """
     small = supernet.encoder.extract(subnet)
     if not supernet.encoder.needs_calibration(subnet):
@@ -123,7 +123,7 @@ def extract(
 
 
 def _card(supernet: Supernet, subnet: Subnet, conf: Mapping[str, Any], difference: Optional[float]) -> dict[str, Any]:
-    """What the card of a subnet with this config says, but of its weights. difference: to the slice's output."""
+    """The card of a subnet without the entry for its weights. difference: largest difference to the slice's output."""
     source = {**supernet.origin(), "max_abs_difference": difference}
     table, alone = supernet.model.component_table(), supernet.encoder.component_table()
     card = make_card(subnet, table, conf["encoder"], conf["encoder_conf"], conf["token_list"], source, alone)
@@ -134,9 +134,9 @@ def _card(supernet: Supernet, subnet: Subnet, conf: Mapping[str, Any], differenc
 def calibration_fronts(
     model: TodmModel, encoder: SupernetEncoder, features: Iterable[Tensor]
 ) -> Iterator[SubsampledFeatures]:
-    """Utterances (T, F), one by one, as the blocks of ``encoder`` get them. One that is too short for a frame is left out.
+    """Yield the subsampled features of each utterance (T, F). Utterances too short for one encoder frame are skipped.
 
-    Raises UserError when no other is there.
+    Raises UserError when no utterance is long enough.
     """
     used = 0
     for utterance in features:
@@ -155,7 +155,7 @@ def calibration_fronts(
 
 
 def _small_config(supernet: Supernet, subnet: Subnet, final: Path) -> dict[str, Any]:
-    """The config of the small model, which will be in ``final``; files are named as the supernet's config names them."""
+    """The config of the small model, whose final folder is ``final``. It names files as the supernet's config does."""
     conf = {key: value for key, value in supernet.config.items() if key not in OF_THE_TRAINING}
     transducer = supernet.model.use_transducer_decoder
     stock = None if transducer else supernet.encoder.stock_conf(subnet)
@@ -164,7 +164,7 @@ def _small_config(supernet: Supernet, subnet: Subnet, final: Path) -> dict[str, 
     conf["model"] = "todm" if transducer else "espnet"
     if transducer:
         conf["subnet_trainer"] = "single"
-    kept = ("autocast",) if transducer else ()  # for fine-tuning; ESPnet's own model knows no such option
+    kept = ("autocast",) if transducer else ()  # for fine-tuning; ESPnet's own model has no such option
     model_conf = supernet.config.get("model_conf", {})
     conf["model_conf"] = {key: value for key, value in model_conf.items() if key not in OPTIONS or key in kept}
     conf["output_dir"] = str(final)
@@ -172,7 +172,7 @@ def _small_config(supernet: Supernet, subnet: Subnet, final: Path) -> dict[str, 
 
 
 def _without_input_size(conf: Mapping[str, Any]) -> dict[str, Any]:
-    """ESPnet passes it by itself."""
+    """ESPnet adds ``input_size`` itself."""
     return {key: value for key, value in conf.items() if key != "input_size"}
 
 
@@ -185,7 +185,7 @@ def _largest_difference(supernet: Supernet, subnet: Subnet, model: torch.nn.Modu
     expected = supernet.encoder.blocks(supernet.encoder.subsample(noise, lengths), subnet, between=between)
     feeding = {"ctc": model.ctc} if supernet.encoder.interctc_use_conditioning else {}
     encoded = model.encoder(noise, lengths, **feeding)[0]  # type: ignore[operator]
-    encoded = encoded[0] if isinstance(encoded, tuple) else encoded  # beside what was taken between blocks
+    encoded = encoded[0] if isinstance(encoded, tuple) else encoded  # a pair with the intermediate outputs
     difference = float((encoded - expected).abs().max())
     if not difference <= TOLERANCE:
         raise RuntimeError(f"subnet {subnet.name}: the extracted model differs from the slice by {difference:.3g}")

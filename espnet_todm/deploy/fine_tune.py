@@ -1,10 +1,10 @@
-"""Train an extracted size on by itself for a while: what sharing its weights cost it, it can win back.
+"""Fine-tune an extracted size alone, which can recover the accuracy that it lost by sharing weights.
 
-The training is ESPnet's own, from the extracted weights, with the data and the model of the size's config. It has one
-optimizer for all recipes, AdamW, whose rate rises for a tenth of the updates and then falls to zero.
+ESPnet's own training starts from the extracted weights, with the data and the model of the size's config. All recipes use
+AdamW. Its learning rate rises during the first tenth of the updates and then falls to zero.
 
-A transducer, which is ``model: todm``, computes in the precision of the supernet's ``autocast``. Other sizes are ESPnet's
-own model, which computes in float32, except on GPUs with ``use_amp``.
+A transducer (``model: todm``) trains in the precision of the supernet's ``autocast``. Other sizes are ESPnet's own model,
+which trains in float32, except on GPUs with ``use_amp``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from espnet_todm.util.files import PathLike, atomic_directory, hash_file, make_f
 
 ENTRY = "fine_tuned"  # of the card
 SUFFIX = "_ft"
-# What the supernet's config says of its own run. The rest, model and data, is taken over.
+# Options of the supernet's own training run. The others, for model and data, are kept.
 RUN_OPTIONS = (
     *("config", "print_config", "required", "version", "distributed", "output_dir", "resume", "init_param", "ngpu"),
     *("local_rank", "multiprocessing_distributed", "patience", "val_scheduler_criterion", "early_stopping_criterion"),
@@ -39,7 +39,7 @@ DATA_OPTIONS = (
     *("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type"),
     *("train_shape_file", "valid_shape_file"),
 )
-# What the card says of the training.
+# Options of the training that the card records.
 TOLD_OPTIONS = (
     *("optim", "optim_conf", "scheduler", "scheduler_conf", "grad_clip"),
     *("max_epoch", "num_iters_per_epoch", "seed", "use_amp", "model_conf"),
@@ -48,14 +48,14 @@ TOLD_OPTIONS = (
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How to fine-tune.
+    """Options of fine-tuning.
 
     Args:
-        steps: updates; the rate rises in the first tenth of them.
-        lr: AdamW's highest rate.
-        processes: of a training on the CPU, which share each batch.
-        ngpu: GPUs to train on; 0 trains on the CPU.
-        more: options for ``asr_train`` that go over these.
+        steps: number of updates; the learning rate rises in the first tenth of them.
+        lr: AdamW's highest learning rate.
+        processes: number of processes on the CPU; they share each batch.
+        ngpu: number of GPUs; 0 trains on the CPU.
+        more: command-line options for ``asr_train``; they override the others.
 
     Raises:
         UserError: a value is not allowed.
@@ -75,13 +75,13 @@ class FineTuning:
 
 
 def fine_tune(subnet: PathLike, output: PathLike, work: PathLike, options: FineTuning) -> dict[str, Any]:
-    """Train the model of the folder ``subnet`` on and write the result to the folder ``output``; returns its card.
+    """Continue the training of the model in the folder ``subnet``, write it to ``output``, and return its card.
 
-    The result has the layout of an extracted size; its card says in the entry ``fine_tuned`` what it was made from and how.
-    The training's own files, log and pictures, stay in ``work``.
+    The result has the layout of an extracted size. The entry ``fine_tuned`` of its card records the source and the options.
+    The training's own files, such as log and plots, stay in ``work``.
 
-    Raises UserError when the subnet's folder is damaged or has no card, its data are not there, ``output`` holds something
-    else than an earlier fine-tuned model, or the training fails.
+    Raises UserError when the subnet's folder is damaged or has no card, its data are missing, ``output`` exists and is not
+    an earlier fine-tuned model, or the training fails.
     """
     check_output(output, ENTRY)
     model, config = load_extracted(subnet)
@@ -91,7 +91,7 @@ def fine_tune(subnet: PathLike, output: PathLike, work: PathLike, options: FineT
     home = Path(work)
     make_folder(home)
     write_text(home / "fine_tune.yaml", yaml.safe_dump(conf, sort_keys=False, allow_unicode=True))
-    save_checkpoint(model.state_dict(), home / "start.pth")  # from the safetensors: what is unpickled was written here
+    save_checkpoint(model.state_dict(), home / "start.pth")  # from model.safetensors: only this pickle is loaded
     arguments = ["--config", str(home / "fine_tune.yaml"), "--init_param", str(home / "start.pth")]
     arguments += ["--output_dir", str(home), "--ngpu", str(options.ngpu), "--resume", "false"]
     if options.ngpu:
@@ -101,9 +101,9 @@ def fine_tune(subnet: PathLike, output: PathLike, work: PathLike, options: FineT
 
 
 def training_config(config: Mapping[str, Any], options: FineTuning) -> dict[str, Any]:
-    """The options of ``asr_train``: model and data of a size's config, and a short run with AdamW."""
+    """Options for ``asr_train``: model and data from a size's config, and a short training with AdamW."""
     kept = {k: v for k, v in config.items() if k not in RUN_OPTIONS and not k.startswith("dist_")}
-    if kept.get("frontend") is None:  # what ESPnet writes where input_size is given, but does not take
+    if kept.get("frontend") is None:  # ESPnet writes null if input_size is given, but does not accept it
         kept.pop("frontend", None)
     warmup = max(1, options.steps // 10)
     return {
@@ -124,7 +124,7 @@ def training_config(config: Mapping[str, Any], options: FineTuning) -> dict[str,
 
 
 def check_output(output: PathLike, entry: str) -> None:
-    """Raises UserError when something is there that is not ours to replace: a folder whose card lacks this entry."""
+    """Raises UserError when ``output`` exists and is not an earlier result: a folder whose card has this entry."""
     path = Path(output)
     card = path / CARD
     if path.exists() and not (card.is_file() and entry in read_json(card)):
@@ -142,7 +142,7 @@ def _check_data(conf: Mapping[str, Any], source: Path) -> None:
 
 
 def _finish(card: Mapping[str, Any], subnet: Path, output: Path, home: Path, form: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the folder of what was trained in ``home`` from ``subnet``, its encoder in the ``form`` that it had there."""
+    """Write the model trained in ``home`` to ``output``. ``form``: encoder and encoder_conf of the folder ``subnet``."""
     conf = read_config(home / CONFIG)
     checkpoint = home / best_model(conf)
     model, _ = load_checkpoint(home / CONFIG, checkpoint)
@@ -151,7 +151,7 @@ def _finish(card: Mapping[str, Any], subnet: Path, output: Path, home: Path, for
         "training": {key: conf.get(key) for key in TOLD_OPTIONS},
     }
     conf = {**conf, "init_param": [], "output_dir": str(output), **form}
-    origin = {k: v for k, v in card["supernet"].items() if k != "max_abs_difference"}  # it is the slice's no longer
+    origin = {k: v for k, v in card["supernet"].items() if k != "max_abs_difference"}  # no longer true after training
     with atomic_directory(output) as folder:
         write_config(conf, folder, output)
         write_images(home, folder)

@@ -1,4 +1,4 @@
-"""The folder of a small model, as extraction, fine-tuning and packing write it and ``load_extracted`` reads it."""
+"""The folder of a small model. Extraction, fine-tuning and packing write it; ``load_extracted`` reads it."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from espnet_todm.espnet.load import FILE_OPTIONS
 from espnet_todm.util.files import PathLike, read_json
 
 IMAGES = "images"  # ESPnet's name
-CHECKPOINT = "model.pth"  # the same weights for ESPnet, which reads no safetensors
+CHECKPOINT = "model.pth"  # the same weights for ESPnet, which cannot read safetensors
 
 
 def check_sentencepiece(path: PathLike) -> None:
-    """Raises UserError unless a file is a model of sentencepiece."""
+    """Raises UserError unless the file is a sentencepiece model."""
     try:
         sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError, TypeError) as error:
         raise UserError(f"bpemodel: {path}: no model of sentencepiece, or damaged ({one_line(error, 100)})") from None
 
 
-# What each of FILE_OPTIONS must name.
+# FILE_OPTIONS -> the check of the file that the option names.
 CHECKS = {"stats_file": check_statistics, "bpemodel": check_sentencepiece, "latency_table": read_json}
 
 
 def write_config(conf: Mapping[str, Any], folder: Path, final: Optional[Path] = None) -> None:
     """Write config.yaml and copies of the files it names into ``folder``.
 
-    final: where they will be in the end, as the config then says; ``Path(".")`` for bare names. None leaves the names under
-    which the recipe knows the files: asr.sh packs them so. What this package reads are the copies, in any case.
+    final: the folder that the written config gives for the copies; ``Path(".")`` for bare names. None keeps the recipe's
+    paths, because asr.sh packs files under them. This package always reads the copies.
     """
     written = dict(conf)
     for section, key in FILE_OPTIONS:
         owner = conf.get(section) if section else conf
         if owner and owner.get(key):
-            CHECKS[key](owner[key])  # a config may come from others, and the copy be given away
+            CHECKS[key](owner[key])  # the config may be foreign, and the copy may be published
             shutil.copyfile(owner[key], folder / Path(owner[key]).name)
             moved = {**owner, key: owner[key] if final is None else str(final / Path(owner[key]).name)}
             written = {**written, section: moved} if section else {**written, key: moved[key]}
@@ -54,8 +54,7 @@ def write_config(conf: Mapping[str, Any], folder: Path, final: Optional[Path] = 
 
 
 def write_images(experiment: Path, folder: Path) -> None:
-    """Copy the pictures of a training, ``images/`` of its experiment, into ``folder``: stage 14 of ESPnet's asr.sh packs
-    them."""
+    """Copy the plots ``images/*.png`` of a training into ``folder``. Stage 14 of ESPnet's asr.sh packs them."""
     drawn = experiment / IMAGES
     (folder / IMAGES).mkdir()
     for picture in sorted(drawn.glob("*.png")):
@@ -63,7 +62,7 @@ def write_images(experiment: Path, folder: Path) -> None:
 
 
 def write_weights(state: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
-    """Write the weights as safetensors and for ESPnet; returns what the card says of them (:func:`identify_weights`)."""
+    """Write the weights as safetensors and for ESPnet. Return their entry for the card (:func:`identify_weights`)."""
     contiguous = {name: value.contiguous() for name, value in state.items()}
     save_file(contiguous, folder / WEIGHTS)
     save_checkpoint(contiguous, folder / CHECKPOINT)
@@ -71,6 +70,6 @@ def write_weights(state: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
 
 
 def subnet_folders(experiment: PathLike, sizes: Sequence[str] = ()) -> list[Path]:
-    """Folders of the extracted models of an experiment, those named or all."""
+    """Folders of an experiment's extracted models: those of ``sizes``, or all."""
     root = Path(experiment) / "subnets"
     return [root / size for size in sizes] if sizes else sorted(path.parent for path in root.glob(f"*/{CARD}"))

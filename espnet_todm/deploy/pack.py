@@ -1,6 +1,6 @@
-"""Pack a size for others: a folder to release, and the zip that ESPnet's ``Speech2Text.from_pretrained`` loads.
+"""Pack a size for release: a folder, and a zip that ESPnet's ``Speech2Text.from_pretrained`` loads.
 
-Both name their files by bare names, so they work wherever they are put.
+Their configs give bare file names, so both work in any place.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EXPORTS = (FOLDER, STREAMING_FOLDER)
 
 
 class Packed(NamedTuple):
-    """What :func:`pack` wrote."""
+    """The paths that :func:`pack` wrote."""
 
     folder: Path
     archive: Path
@@ -43,16 +43,16 @@ class Packed(NamedTuple):
 def pack(subnet: PathLike, output: PathLike, readme: str, overwrite: bool = False) -> Packed:
     """Write ``output/<name>/`` and ``output/<name>.zip`` from the folder of an extracted size.
 
-    The folder holds model.safetensors, config.yaml and what it names, card.json, tokens.txt and README.md, and onnx/ and
-    streaming-onnx/ if the size was exported; the archive holds the same without these, and model.pth for ESPnet.
+    The folder holds model.safetensors, config.yaml and the files it names, card.json, tokens.txt and README.md. If the size
+    was exported, it also holds onnx/ and streaming-onnx/. The archive has model.pth for ESPnet instead of these two.
 
     Args:
         readme: text of README.md, see :func:`espnet_todm.report.model_card.model_card`.
-        overwrite: replace what an earlier run wrote.
+        overwrite: replace the output of an earlier run.
 
     Raises:
-        UserError: the size's folder is damaged, its weights are not the card's, it or its config leads to files outside, or
-            the output exists already.
+        UserError: the size's folder is damaged, its weights do not match the card, a link or the config leads to a file
+            outside the folder, or the output exists.
     """
     source = Path(subnet)
     name = source.resolve().name
@@ -74,9 +74,9 @@ def pack(subnet: PathLike, output: PathLike, readme: str, overwrite: bool = Fals
 
 
 def unpack(archive: PathLike, output: PathLike) -> Path:
-    """Unpack what :func:`pack` wrote into the folder ``output``, which :func:`load_extracted` then reads.
+    """Unpack an archive of :func:`pack` into the folder ``output``, which :func:`load_extracted` can read.
 
-    Raises UserError when the archive is missing or damaged, a name in it leads out of the folder, or ``output`` exists.
+    Raises UserError when the archive is missing or damaged, a path in it leads out of the folder, or ``output`` exists.
     """
     if Path(output).exists():
         raise UserError(f"{output}: exists; give another --output")
@@ -93,13 +93,13 @@ def unpack(archive: PathLike, output: PathLike) -> Path:
 
 
 def _leads_out(name: str) -> bool:
-    """Whether a name in an archive is anything but one below the archive's folder, on any system."""
+    """Whether a path in an archive is outside the archive's folder on any operating system."""
     parts = re.split(r"[/\\]", name)
     return ".." in parts or parts[0] == "" or ":" in parts[0]
 
 
 def _check_own(source: Path, config: Mapping[str, Any]) -> None:
-    """Raises UserError where a file that would be packed lies outside the folder: named by the config, or by a link."""
+    """Raises UserError when the config or a link leads to a file outside the folder."""
     named = [(config.get(section) or {} if section else config).get(key) for section, key in FILE_OPTIONS]
     exports = [source / name for name in EXPORTS if (source / name).exists()]
     exported = [file for folder in exports for file in (folder, *folder.rglob("*"))]
@@ -120,7 +120,7 @@ def _check_output(packed: Packed, source: Path, overwrite: bool) -> None:
 
 
 def _write_archive(folder: Path, archive: Path, state: dict[str, torch.Tensor]) -> None:
-    """ESPnet's own packer on the files of ``folder`` and the weights as it reads them."""
+    """Pack the files of ``folder``, and the weights as model.pth, with ESPnet's packer."""
     from espnet2.main_funcs.pack_funcs import pack as espnet_pack
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -128,7 +128,7 @@ def _write_archive(folder: Path, archive: Path, state: dict[str, torch.Tensor]) 
         shutil.copytree(folder, staging, dirs_exist_ok=True)
         others = sorted(path.name for path in folder.iterdir() if path.name != CONFIG)
         save_checkpoint(state, staging / CHECKPOINT)
-        # ESPnet names files as they are seen from where it runs, and prints each.
+        # ESPnet stores paths relative to the working directory, and prints each.
         with _inside(staging), contextlib.redirect_stdout(io.StringIO()):
             espnet_pack(
                 files={"asr_model_file": CHECKPOINT},
@@ -142,7 +142,7 @@ def _write_archive(folder: Path, archive: Path, state: dict[str, torch.Tensor]) 
 
 @contextlib.contextmanager
 def _inside(folder: Path) -> Iterator[None]:
-    """The working folder is this one inside."""
+    """Change the working directory inside the context."""
     before = Path.cwd()
     os.chdir(folder)
     try:

@@ -1,4 +1,4 @@
-"""Stock ESPnet models as supernets: with all its components a supernet encoder is ESPnet's own, under the same names."""
+"""Stock ESPnet models as supernets. The full supernet encoder computes the same as ESPnet's, with the same names."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 from espnet_todm.encoders.known import encoders
 from espnet_todm.encoders.supernet import SupernetEncoder
 
-# ESPnet's encoders by their names there -> ours of the same function.
+# Name of an ESPnet encoder -> the supernet encoder that computes the same.
 STOCK: dict[str, type[SupernetEncoder]] = {
     encoder.stock_name: encoder for encoder in encoders().values() if encoder.stock_name is not None
 }
 
 
 def as_supernet(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a stock model as that of a supernet whose only size is ``full``; any other config as it is.
+    """Turn the config of a stock model into that of a supernet whose only size is ``full``; copy any other config.
 
-    So a checkpoint that plain ESPnet trained is extracted, exported and measured like a size of a supernet, and what is
-    compared on the way (the slice against ESPnet's own encoder) shows that the two are one before a supernet is trained.
+    A checkpoint that plain ESPnet trained can then be extracted, exported and measured like a size of a supernet.
+    Extraction compares the slice with ESPnet's own encoder, so it tests their equality before a supernet is trained.
     """
     if config["encoder"] not in STOCK or config.get("model") not in (None, "espnet"):
         return dict(config)

@@ -1,1 +1,1 @@
-"""Export forms: how each kind of model is written for a device, runs there, and is checked. One file for each form."""
+"""Export formats, one file each: the graphs of a model, its runtime, its sherpa-onnx recognizer and its checks."""

@@ -1,6 +1,6 @@
-"""What an export form is: the graphs that a model becomes, what runs them, and what they are compared with.
+"""Base class of export formats: the graphs of a model, the runtimes for them, and the models they are compared with.
 
-A process in which a model is timed imports this and must not import PyTorch: what needs it is imported where it is used.
+The process that times a model imports this module and must not import PyTorch. So imports that need PyTorch are local.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from espnet_todm.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Named = tuple[str, StepRuntime]  # a runtime, and what reports call it
+Named = tuple[str, StepRuntime]  # the name for reports, and a runtime
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One file to be written: its name without suffix, the module, inputs to record it on, and what goes in and out.
+    """One ONNX file to write: its name without suffix, the module, and example inputs for tracing.
 
-    ``inputs`` and ``outputs``: name -> names of the dimensions that vary, by number. ``metadata`` is for the runtime.
+    ``inputs`` and ``outputs``: name -> dynamic axes {axis: name}. ``metadata`` is for the runtime.
     """
 
     name: str
@@ -38,13 +38,13 @@ class Graph:
 
     @property
     def features(self) -> bool:
-        """Whether it takes features (N, T, F) and their lengths (N,), and nothing else."""
+        """Whether the inputs are features (N, T, F) and their lengths (N,), and nothing else."""
         return len(self.example) == 2 and self.example[1].dim() == 1 and self.example[0].is_floating_point()
 
 
 @dataclass(frozen=True)
 class Export:
-    """A model's graphs, and its tokens by their ids as the runtime names them. ``card``: what its card says more."""
+    """A model's graphs, and the runtime's names of its tokens in the order of ids. ``card``: additional card entries."""
 
     graphs: Sequence[Graph]
     tokens: Sequence[str]
@@ -52,17 +52,17 @@ class Export:
 
 
 class Form(ABC):
-    """One export form.
+    """One export format.
 
     Class attributes:
-        name: its own.
-        format: what ``bin.export --format`` calls it, and the subfolder of a size that its files go to. Forms that are for
-            different models share one.
-        about: what that folder is, for lists of files.
-        parts: names of its graphs. The first takes the features.
-        runtime: what runs them in onnxruntime.
-        trained_name: what reports call the PyTorch model that must be equalled.
-        in_chunks: whether it takes speech in chunks; such a model is not timed in PyTorch.
+        name: of this class.
+        format: value of ``bin.export --format``, and the subfolder of a size for the files. Classes for different kinds of
+            models may share it.
+        about: description of that folder, for lists of files.
+        parts: names of the graphs. The first takes the features.
+        runtime: class that runs the graphs in onnxruntime.
+        trained_name: name in reports of the PyTorch model that the export must equal.
+        in_chunks: whether the model takes speech in chunks; such a model is not timed in PyTorch.
     """
 
     name: ClassVar[str]
@@ -74,41 +74,40 @@ class Form(ABC):
     in_chunks: ClassVar[bool] = False
 
     def fits(self, model: Any) -> bool:
-        """Whether it is meant for a model of this kind; what else it asks for, :meth:`graphs` says."""
+        """Whether the format is for this kind of model. :meth:`graphs` checks all other requirements."""
         return True
 
     def recognises(self, metadata: Mapping[str, str]) -> bool:
-        """Whether a folder with its ``parts`` is of this form. ``metadata``: of the first graph."""
+        """Whether a folder with these ``parts`` has this format. ``metadata``: of the first graph."""
         return True
 
     @abstractmethod
     def graphs(self, model: Any, config: Mapping[str, Any], chunk: Optional[Sequence[int]]) -> list[Graph]:
         """The graphs of a model, in the order of ``parts``.
 
-        ``chunk``: encoder frames of a chunk and of its left context, as the user gave them, for forms in chunks.
+        ``chunk``: encoder frames of a chunk and of its left context from the user, for streaming formats.
 
-        Raises UserError for a model that has no such form.
+        Raises UserError for a model that cannot be written in this format.
         """
 
     def card(self, graphs: Sequence[Graph]) -> dict[str, Any]:
-        """What the card of the folder says more than the subnet's."""
+        """Entries that the folder's card has in addition to the subnet's card."""
         return {}
 
     def notes(self, card: Mapping[str, Any]) -> Sequence[str]:
-        """Sections, in Markdown, for the README of a packed size. ``card``: of the folder of this format, empty where the
-        size has none."""
+        """Markdown sections for the README of a packed size. ``card``: of this format's folder, empty without one."""
         return ()
 
     @abstractmethod
     def recognizer(self, arguments: Mapping[str, Any], **details: Any) -> Recognizer:
-        """sherpa-onnx with a model in it.
+        """A sherpa-onnx recognizer with the model loaded.
 
-        arguments: sherpa-onnx's: the file of each part, ``tokens``, ``num_threads`` and ``feature_dim``.
-        details: those of the folder's :class:`OnnxRuntime`.
+        arguments: for sherpa-onnx: the file of each part, ``tokens``, ``num_threads`` and ``feature_dim``.
+        details: the ``details`` of the folder's :class:`OnnxRuntime`.
         """
 
     def export(self, model: Any, config: Mapping[str, Any], chunk: Optional[Sequence[int]] = None) -> Export:
-        """All that is written of a model. Raises UserError as :meth:`graphs`, and for tokens that cannot be written."""
+        """Graphs, tokens and card entries of a model. Raises UserError as :meth:`graphs`, and for invalid tokens."""
         from espnet_todm.deploy.onnx.tokens import runtime_tokens
 
         if model.blank_id != 0:
@@ -118,7 +117,7 @@ class Form(ABC):
         return Export(graphs, tokens, self.card(graphs))
 
     def trained(self, model: Any, config: Mapping[str, Any], exported: OnnxRuntime, threads: int) -> StepRuntime:
-        """What an exported model must equal: the PyTorch model as training had it."""
+        """The runtime that an exported model must equal: the PyTorch model as in training."""
         from espnet_todm.deploy.runtime.torch import torch_runtime
 
         return torch_runtime(model, config, threads)
@@ -128,5 +127,5 @@ class Form(ABC):
         return ()
 
     def told(self, model: Any, config: Mapping[str, Any], exported: OnnxRuntime, threads: int) -> Sequence[Named]:
-        """Runtimes whose word error rate stands beside, whatever it is."""
+        """Runtimes whose word error rates are reported for comparison, without a limit."""
         return ()

@@ -1,4 +1,4 @@
-"""A CTC model for whole utterances: one graph, as ``OfflineRecognizer.from_zipformer_ctc`` of sherpa-onnx takes it."""
+"""CTC models for whole utterances: one graph for sherpa-onnx's ``OfflineRecognizer.from_zipformer_ctc``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from espnet_todm.util.optional import needed
 
 
 class OnnxCtc(OnnxRuntime, CtcRuntime):
-    """model.onnx: features to log posteriors.
+    """model.onnx: features -> log posteriors.
 
-    Raises UserError when no token is a blank, or the graph has another number of outputs than there are tokens.
+    Raises UserError when no token is a blank, or when the number of the graph's outputs is not that of the tokens.
     """
 
     shows_encoder = False
@@ -39,7 +39,7 @@ class OnnxCtc(OnnxRuntime, CtcRuntime):
 
 
 class CtcForm(Form):
-    """Of a hybrid model the CTC goes out."""
+    """For CTC models. Of a CTC/attention model, only encoder and CTC are exported."""
 
     name = "ctc"
     runtime = OnnxCtc

@@ -1,4 +1,4 @@
-"""The export forms that there are, and which of them a model or a folder is of."""
+"""All export formats, and the lookup of the format of a model or a folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from espnet_todm.deploy.runtime.onnx import OnnxRuntime, Session
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import PathLike
 
-# Files of espnet_todm/deploy/forms. A folder is of the first form that recognises it, so the most general one is the last.
+# Modules of espnet_todm/deploy/forms. The first that recognises a folder is used, so the most general one is last.
 NAMES = (
     "transducer",
     "streaming_ctc",
@@ -24,19 +24,19 @@ FORMATS = tuple(dict.fromkeys(form.format for form in reversed(FORMS)))  # the f
 
 
 def named(name: str) -> Form:
-    """The form of this name."""
+    """The export format with this name."""
     return next(form for form in FORMS if form.name == name)
 
 
 def of_format(name: str) -> list[Form]:
-    """Forms of one format. Raises UserError when there is none."""
+    """All classes for one value of ``--format``. Raises UserError when there is none."""
     if name not in FORMATS:
         raise UserError(f"format: {name!r} is unknown; allowed: {', '.join(FORMATS)}")
     return [form for form in FORMS if form.format == name]
 
 
 def form_for(model: Any, format_name: str) -> Form:
-    """The form in which a model is written. Raises UserError when the format has none for it."""
+    """The class that exports a model in a format. Raises UserError when the format is not for this kind of model."""
     for form in of_format(format_name):
         if form.fits(model):
             return form
@@ -45,7 +45,7 @@ def form_for(model: Any, format_name: str) -> Form:
 
 
 def form_of(parts: Collection[str], metadata: Mapping[str, str]) -> Form:
-    """The form of a folder with these graphs. ``metadata``: of the first one."""
+    """The export format of a folder with these graphs. ``metadata``: of the first graph."""
     return next(form for form in FORMS if set(form.parts) == set(parts) and form.recognises(metadata))
 
 
@@ -66,12 +66,12 @@ def exported_files(folder: PathLike, precision: str = "fp32") -> dict[str, Path]
 
 
 def open_onnx(folder: PathLike, precision: str = "fp32", threads: int = 1) -> OnnxRuntime:
-    """Raises UserError when a file is missing, damaged or no such graph, or onnxruntime is not installed."""
+    """An exported model in onnxruntime. Raises UserError when a file is missing or damaged, or onnxruntime is missing."""
     return open_exported(folder, precision, threads)[1]
 
 
 def open_exported(folder: PathLike, precision: str = "fp32", threads: int = 1) -> tuple[Form, OnnxRuntime]:
-    """The form of an exported folder, and its model in onnxruntime. Raises UserError as :func:`open_onnx`."""
+    """The export format of a folder, and its model in onnxruntime. Raises UserError as :func:`open_onnx`."""
     files, tokens = exported_files(folder, precision), read_tokens(Path(folder) / TOKENS)
     graphs = {part: Session(path, threads) for part, path in files.items()}
     form = form_of(graphs, next(iter(graphs.values())).metadata)

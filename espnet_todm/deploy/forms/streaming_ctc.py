@@ -1,8 +1,8 @@
-"""A streaming CTC model: one graph, one chunk per run, as ``OnlineRecognizer.from_zipformer2_ctc`` of sherpa-onnx takes it.
+"""Streaming CTC models: one graph, one chunk per run, for sherpa-onnx's ``OnlineRecognizer.from_zipformer2_ctc``.
 
-A chunk's work begins when all its frames are there, so an utterance's end, and all of one that is shorter than a chunk, is
-heard only with silence behind it: the tail. The runtimes here add it by themselves; sherpa-onnx's user gives it before
-``input_finished``, as docs/streaming.md says.
+A chunk is computed when all its frames have arrived. So the end of an utterance, or all of an utterance shorter than a
+chunk, is recognised only if silence follows it: the tail. The runtimes here add the tail. Users of sherpa-onnx must add it
+before ``input_finished``, see docs/streaming.md.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ ALONE, FULL = f"{MASKED}, without the tail", "PyTorch, full context"
 
 
 class StreamingOnnx(OnnxCtc):
-    """model.onnx of a streaming export: a chunk's features and the caches in, log posteriors and the caches out."""
+    """model.onnx of a streaming export: features of a chunk, caches -> log posteriors, new caches."""
 
-    pads = False  # every chunk is of one length
+    pads = False  # all chunks have the same length
 
     def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
         super().__init__(graphs, tokens)
@@ -44,7 +44,7 @@ class StreamingOnnx(OnnxCtc):
         self.details = {"shift": self.shift, "tail_seconds": tail_seconds(self.window)}
 
     def initial(self) -> list[np.ndarray]:
-        """Caches of one stream before its first chunk: the dimension of streams is the one without a number."""
+        """Zero caches of one stream before its first chunk. The batch axis is the one without a fixed size."""
         return [
             np.zeros(
                 [n if isinstance(n, int) else 1 for n in value.shape], np.int64 if "int64" in value.type else np.float32
@@ -59,7 +59,7 @@ class StreamingOnnx(OnnxCtc):
         return run_chunks(self.step, self.initial(), features, self.window, self.shift)
 
     def step(self, features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
-        """One chunk, see :data:`ChunkStep`."""
+        """Run one chunk, see :data:`ChunkStep`."""
         output, *after = self._first(features, *caches)
         return output, after
 
@@ -77,8 +77,8 @@ class StreamingOnnx(OnnxCtc):
 
 
 class OnlineRecognizer(Recognizer):
-    """sherpa-onnx's online recognizer. It gets an utterance in pieces, as from a microphone, as many samples at a time as a
-    chunk moves on, and the model's tail behind: nothing that docs/streaming.md does not tell its user to do.
+    """sherpa-onnx's online recognizer, used as docs/streaming.md describes. It gets an utterance in pieces of ``shift``
+    feature frames, as from a microphone, followed by the model's tail of silence.
 
     shift: feature frames from chunk to chunk.
     """
@@ -92,7 +92,7 @@ class OnlineRecognizer(Recognizer):
         return with_tail(samples, self.tail_seconds)
 
     def infer(self, prepared: np.ndarray, chunks: list[float]) -> str:
-        """A chunk's seconds are from handing over its last samples to having its text, the features computed in between."""
+        """The time of a chunk is from the handover of its last samples to its text, features included."""
         stream = self.stock.create_stream()
         for begin in range(0, len(prepared), self.piece):
             start = time.perf_counter()
@@ -111,8 +111,8 @@ class OnlineRecognizer(Recognizer):
 
 
 class StreamingCtcForm(Form):
-    """For CTC models with an encoder that can run in chunks. What the gate compares them with is the model under the mask of
-    the same chunks."""
+    """For CTC models whose encoder can run in chunks. The parity gate compares the export with the model on whole
+    utterances under the mask of the same chunks."""
 
     name = "streaming_ctc"
     format = STREAMING_FOLDER
@@ -181,7 +181,7 @@ class StreamingCtcForm(Form):
         return [(STREAMED, StreamingTorch(model, config, threads, cast(StreamingOnnx, exported).chunk))]
 
     def told(self, model: Any, config: Mapping[str, Any], exported: OnnxRuntime, threads: int) -> Sequence[Named]:
-        """The utterance alone, as training had it: under the mask, and with full context."""
+        """The model on utterances without the tail, as in training: under the mask, and with full context."""
         from espnet_todm.deploy.runtime.torch import torch_runtime
 
         contexts = {ALONE: cast(StreamingOnnx, exported).chunk, FULL: None}
@@ -189,7 +189,7 @@ class StreamingCtcForm(Form):
 
 
 def _in_context(model: Any, chunk: Optional[tuple[int, int]]) -> Any:
-    """A copy of a model that hears whole utterances under the mask of such chunks, or with full context."""
+    """A copy of a model that runs whole utterances under the mask of such chunks, or with full context."""
     from espnet_todm.encoders.chunks import Chunk
 
     masked = copy.deepcopy(model)

@@ -1,4 +1,4 @@
-"""A transducer for whole utterances: three graphs, as ``OfflineRecognizer.from_transducer`` takes icefall's."""
+"""Transducers for whole utterances: three graphs, as icefall's, for sherpa-onnx's ``OfflineRecognizer.from_transducer``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from espnet_todm.util.optional import needed
 
 
 class OnnxTransducer(OnnxRuntime, TransducerRuntime):
-    """encoder.onnx, decoder.onnx of the last ``context_size`` labels, joiner.onnx; the blank is token 0.
+    """encoder.onnx, decoder.onnx (on the last ``context_size`` labels) and joiner.onnx; the blank is token 0.
 
-    Raises UserError when it is not, when the joiner has another number of outputs than there are tokens, and when the
-    decoder does not say its context.
+    Raises UserError when token 0 is not a blank, when the number of the joiner's outputs is not that of the tokens, and
+    when the decoder's metadata lack ``context_size``.
     """
 
     def __init__(self, graphs: Mapping[str, Session], tokens: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ class OnnxTransducer(OnnxRuntime, TransducerRuntime):
             )
 
     def predict(self, label: int, state: Any = None) -> tuple[np.ndarray, Any]:
-        """The state: the last labels; -1 where there is none yet, as sherpa-onnx begins."""
+        """The state is the list of the last labels. It starts with -1 for missing labels, as in sherpa-onnx."""
         context = [*(state or [-1] * self.context_size), label][-self.context_size :]
         return self.graphs["decoder"](np.array([context]))[0], context
 
