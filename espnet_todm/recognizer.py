@@ -46,14 +46,28 @@ class Model:
         config_file, weights_file: the two files for ESPnet's ``Speech2Text``.
     """
 
-    def __init__(self, folder: PathLike, search: Optional[SearchOptions] = None) -> None:
-        """search: the decoding options; greedy by default. Raises UserError if the folder has no such model."""
+    def __init__(
+        self,
+        folder: PathLike,
+        search: Optional[SearchOptions] = None,
+        owned: Optional[tempfile.TemporaryDirectory[str]] = None,
+    ) -> None:
+        """Load the model in a folder.
+
+        Args:
+            folder: what extraction or fine-tuning wrote.
+            search: the decoding options; greedy by default.
+            owned: a temporary directory around the folder, which is removed with this object.
+
+        Raises:
+            UserError: the folder holds no such model.
+        """
         path = Path(folder)
         self.card = read_card(path / CARD)
         self.config_file, self.weights_file = str(path / CONFIG), str(path / CHECKPOINT)
         model, self.config = load_extracted(path)
         self._decoder = Decoder(model, self.config, search)
-        self._kept: Optional[tempfile.TemporaryDirectory[str]] = None
+        self._owned = owned
 
     def transcribe(self, speech: Speech) -> str:
         """Transcribe an audio file, or samples (N,), floats in [-1, 1]: one channel at the model's sampling rate.
@@ -114,9 +128,7 @@ class Supernet:
         kept = tempfile.TemporaryDirectory(prefix="espnet_todm_") if output is None else None
         folder = Path(kept.name) / subnet.name if kept is not None else Path(str(output))
         extract(self._supernet, subnet, folder, utterances)
-        model = Model(folder)
-        model._kept = kept
-        return model
+        return Model(folder, owned=kept)
 
     def transcribe(self, speech: Speech) -> str:
         """Transcribe with the largest size; see :meth:`Model.transcribe`."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
+from espnet_todm.util.checks import check_choice, is_number
 from espnet_todm.util.units import format_amount
 
 Counts = Mapping[tuple[int, str], int]  # components kept of (layer, module): the first ones
@@ -37,7 +38,7 @@ def resolve_sizes(specs: Mapping[str, SizeSpec], table: ComponentTable, criterio
     for name, spec in specs.items():
         _check_name(str(name))
         sizes[str(name)] = resolve_size(str(name), spec, table, criterion)
-    _check_distinct({str(name): spec for name, spec in specs.items() if _is_share(spec)}, sizes, criterion)
+    _check_distinct({str(name): spec for name, spec in specs.items() if is_number(spec)}, sizes, criterion)
     return dict(sorted(sizes.items(), key=lambda item: -table.amount(item[1], criterion)))
 
 
@@ -125,8 +126,7 @@ def keep_order(layers: int, drop: str = "even") -> list[int]:
         return list(range(layers))
     if drop == "first":
         return list(reversed(range(layers)))
-    if drop != "even":
-        raise UserError(f"drop: {drop!r} is unknown; allowed: even, last, first")
+    check_choice("drop", drop, ("even", "last", "first"))
     order = sorted({0, layers - 1})
     while len(order) < layers:
         kept = sorted(order)
@@ -203,7 +203,7 @@ def _layers(name: str, spec: Mapping[str, Any], total: int) -> Sequence[int]:
             raise UserError(f"sizes.{name}.layers: {layers!r} must be a list of layers out of 0..{total - 1}")
         return layers
     depth = spec.get("depth", 1.0)
-    if isinstance(depth, bool) or not isinstance(depth, (int, float)) or not 0 < depth <= 1:
+    if not is_number(depth) or not 0 < depth <= 1:
         raise UserError(f"sizes.{name}.depth: {depth!r} must be a share of the {total} layers, above 0 and up to 1")
     return keep_order(total, spec.get("drop", "even"))[: round_share(depth, total)]
 
@@ -220,10 +220,6 @@ def _count(where: str, value: Any, layer: int, layers: int, total: int) -> int:
             f"{where}: {value!r} must be a share in [0, 1], true or false, or a list with one count a layer"
         )
     return round_share(float(value), total)
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_count(value: Any, highest: int) -> bool:

@@ -7,8 +7,9 @@ import errno
 import io
 import logging
 import sys
-from collections.abc import Sequence
-from typing import Any, Callable, NoReturn, Optional
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Callable, NoReturn, Optional, TypeVar, get_args, get_type_hints
 
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import FULL
@@ -18,6 +19,7 @@ _USERS_ERRORS = (
     *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
     *(errno.EACCES, errno.EPERM, errno.EROFS, *FULL),
 )
+T = TypeVar("T")
 Main = Callable[[Sequence[str]], None]
 EXAMPLE = "Example: "  # begins the last part of a command's docstring
 
@@ -35,6 +37,29 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
+
+    def calling(self, function: Callable[..., Any]) -> Main:
+        """The ``main`` of a command that only calls ``function``, with the options as keyword arguments."""
+
+        def main(arguments: Sequence[str]) -> None:
+            function(**vars(self.parse_args(arguments)))
+
+        return main
+
+
+def add_fields(parser: argparse._ActionsContainer, cls: Any, helps: Mapping[str, str]) -> None:
+    """An option for each field of a dataclass that ``helps`` names, of the field's type and with its default."""
+    kinds = get_type_hints(cls)
+    for field in fields(cls):
+        if field.name in helps:
+            kind = next((one for one in (int, float) if one in (kinds[field.name], *get_args(kinds[field.name]))), str)
+            parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=helps[field.name])
+
+
+def from_fields(cls: type[T], parsed: argparse.Namespace, **given: Any) -> T:
+    """The dataclass of the options that were parsed for its fields, and of those that are given here."""
+    names = {field.name for field in fields(cls)} & vars(parsed).keys()  # type: ignore[arg-type]
+    return cls(**{**{name: getattr(parsed, name) for name in names}, **given})
 
 
 def run(main: Main, logs: bool = True) -> None:

@@ -11,17 +11,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from espnet_todm import register
-from espnet_todm.bin._cli import Parser, run
+from espnet_todm.bin._cli import Parser, add_fields, from_fields, run
+from espnet_todm.decode.options import SearchOptions
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.config_inheritance import read_config
 from espnet_todm.util.launch import add_launcher_arguments, launch, launcher_arguments
-
-if TYPE_CHECKING:
-    from espnet_todm.decode.options import SearchOptions
-
 
 # What a file of decoding settings may hold: options of the search and of the decoder, no paths.
 SETTINGS = ("search", "beam_size", "beam_threshold", "lm_weight", "word_score", "prior_weight", "chunk")
@@ -38,12 +34,18 @@ def add_search_arguments(parser: argparse.ArgumentParser, default: str = "greedy
         default=default,
         help=f"greedy, prefix (CTC), or for transducers ESPnet's default, maes, tsd, alsd or nsc (default {default})",
     )
-    group.add_argument("--beam_size", type=int, default=5, help="hypotheses that a beam search keeps (default 5)")
-    group.add_argument("--beam_threshold", type=float, default=25, help="prefix: worse ones are dropped (default 25)")
-    group.add_argument("--lm", help="prefix: ARPA file of a word n-gram, plain or .gz")
-    group.add_argument("--lexicon", help="prefix: file of words and their tokens, the only words then written")
-    group.add_argument("--lm_weight", type=float, default=0.5, help="prefix: weight of --lm (default 0.5)")
-    group.add_argument("--word_score", type=float, default=0, help="prefix: added for each word (default 0)")
+    add_fields(
+        group,
+        SearchOptions,
+        {
+            "beam_size": "hypotheses that a beam search keeps (default 5)",
+            "beam_threshold": "prefix: worse ones are dropped (default 25)",
+            "lm": "prefix: ARPA file of a word n-gram, plain or .gz",
+            "lexicon": "prefix: file of words and their tokens, the only words then written",
+            "lm_weight": "prefix: weight of --lm (default 0.5)",
+            "word_score": "prefix: added for each word (default 0)",
+        },
+    )
 
 
 def parse_with_settings(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
@@ -67,39 +69,34 @@ def parse_with_settings(parser: Parser, arguments: Sequence[str]) -> argparse.Na
 
 def search_options(parsed: argparse.Namespace) -> SearchOptions:
     """What the arguments above say. Raises UserError for what is not allowed."""
-    from espnet_todm.decode.options import SearchOptions
-
-    names = ("beam_size", "beam_threshold", "lm", "lexicon", "lm_weight", "word_score")
-    return SearchOptions(parsed.search, **{name: getattr(parsed, name) for name in names})
+    return from_fields(SearchOptions, parsed, kind=parsed.search, prior_weight=0.0)  # the prior is each size's own
 
 
-def _parser() -> Parser:
-    parser = Parser(description=__doc__)
-    parser.add_argument("--experiment", required=True, help="folder with subnets/<size>")
-    parser.add_argument("--data", required=True, help="folder with <set>/feats.scp or <set>/wav.scp")
-    parser.add_argument("--sets", nargs="+", required=True, help="sets to decode")
-    parser.add_argument("--sizes", nargs="*", default=[], help="sizes to decode with; default all that were extracted")
-    parser.add_argument("--batch_seconds", type=float, default=60, help="padded seconds of speech in a batch")
-    parser.add_argument(
-        "--output",
-        help="texts go to OUTPUT/<set>/<size> in the experiment (default decode; with --chunk decode_chunk_...)",
-    )
-    parser.add_argument(
-        "--chunk",
-        nargs="+",
-        metavar="FRAMES LEFT",
-        help="encoder frames of a chunk and of its left context, or full for whole utterances (default: as the model's"
-        " decode_chunk says)",
-    )
-    add_search_arguments(parser)
-    parser.add_argument("--prior_weight", type=float, default=0, help="prefix: weight of the prior that tune_lm wrote")
-    parser.add_argument("--tuned", action="store_true", help="prefix: take all three scales from what tune_lm wrote")
-    add_launcher_arguments(parser)
-    return parser
+parser = Parser(__doc__)
+parser.add_argument("--experiment", required=True, help="folder with subnets/<size>")
+parser.add_argument("--data", required=True, help="folder with <set>/feats.scp or <set>/wav.scp")
+parser.add_argument("--sets", nargs="+", required=True, help="sets to decode")
+parser.add_argument("--sizes", nargs="*", default=[], help="sizes to decode with; default all that were extracted")
+parser.add_argument("--batch_seconds", type=float, default=60, help="padded seconds of speech in a batch")
+parser.add_argument(
+    "--output",
+    help="texts go to OUTPUT/<set>/<size> in the experiment (default decode; with --chunk decode_chunk_...)",
+)
+parser.add_argument(
+    "--chunk",
+    nargs="+",
+    metavar="FRAMES LEFT",
+    help="encoder frames of a chunk and of its left context, or full for whole utterances (default: as the model's"
+    " decode_chunk says)",
+)
+add_search_arguments(parser)
+parser.add_argument("--prior_weight", type=float, default=0, help="prefix: weight of the prior that tune_lm wrote")
+parser.add_argument("--tuned", action="store_true", help="prefix: take all three scales from what tune_lm wrote")
+add_launcher_arguments(parser)
 
 
 def main(arguments: Sequence[str]) -> None:
-    parsed = parse_with_settings(_parser(), arguments)
+    parsed = parse_with_settings(parser, arguments)
     register()
     from espnet_todm.decode.context import parse_context
     from espnet_todm.decode.decode import Work, decode_sets

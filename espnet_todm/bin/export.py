@@ -23,38 +23,36 @@ if TYPE_CHECKING:
     from espnet_todm.deploy.parity.speech import Speech
 
 
-def _parser() -> Parser:
-    parser = Parser(description=__doc__)
-    parser.add_argument("subnets", nargs="+", metavar="SUBNET_FOLDER", help="folder that extract wrote")
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        default=FORMATS[0],
-        help="onnx takes whole utterances, streaming-onnx chunks of speech (CTC models trained with encoder_conf: chunk)",
-    )
-    parser.add_argument(
-        "--chunk",
-        nargs=2,
-        type=int,
-        metavar=("FRAMES", "LEFT"),
-        help="of streaming-onnx: encoder frames of a chunk and of its left context (default: the model's decode_chunk)",
-    )
-    parser.add_argument(
-        "--precision", nargs="+", default=["fp32", "int8"], help="of fp32, int8 and fp16 (default fp32 int8)"
-    )
-    parser.add_argument("--int8", default="dynamic", help="dynamic (default), or static, which needs --calibrate")
-    parser.add_argument("--calibrate", help="feats.scp with speech to measure activations on, for static int8")
-    parser.add_argument("--opset", type=int, help="version of ONNX's operators (default 17)")
-    parser.add_argument(
-        "--output", type=Path, help="folder; with several subnets, of a folder for each (default: onnx in each)"
-    )
-    add_parity_arguments(parser)
-    parser.add_argument("--no_parity", action="store_true", help="skip the parity gate: nothing is tried on speech")
-    return parser
+parser = Parser(__doc__)
+parser.add_argument("subnets", nargs="+", metavar="SUBNET_FOLDER", help="folder that extract wrote")
+parser.add_argument(
+    "--format",
+    choices=FORMATS,
+    default=FORMATS[0],
+    help="onnx takes whole utterances, streaming-onnx chunks of speech (CTC models trained with encoder_conf: chunk)",
+)
+parser.add_argument(
+    "--chunk",
+    nargs=2,
+    type=int,
+    metavar=("FRAMES", "LEFT"),
+    help="of streaming-onnx: encoder frames of a chunk and of its left context (default: the model's decode_chunk)",
+)
+parser.add_argument(
+    "--precision", nargs="+", default=["fp32", "int8"], help="of fp32, int8 and fp16 (default fp32 int8)"
+)
+parser.add_argument("--int8", default="dynamic", help="dynamic (default), or static, which needs --calibrate")
+parser.add_argument("--calibrate", help="feats.scp with speech to measure activations on, for static int8")
+parser.add_argument("--opset", type=int, help="version of ONNX's operators (default 17)")
+parser.add_argument(
+    "--output", type=Path, help="folder; with several subnets, of a folder for each (default: onnx in each)"
+)
+add_parity_arguments(parser)
+parser.add_argument("--no_parity", action="store_true", help="skip the parity gate: nothing is tried on speech")
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = _parser().parse_args(arguments)
+    options = parser.parse_args(arguments)
     register()
     from espnet_todm.deploy.onnx.export import OPSET, ExportOptions, export
 

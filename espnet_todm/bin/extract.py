@@ -12,28 +12,25 @@ from pathlib import Path
 from espnet_todm import register
 from espnet_todm.bin._cli import Parser, run
 
-
-def _parser() -> Parser:
-    parser = Parser(description=__doc__)
-    parser.add_argument("--asr_train_config", "--config", required=True, help="config.yaml of the supernet's training")
-    parser.add_argument(
-        "--asr_model_file", "--checkpoint", help="its checkpoint; default the best by the config's first criterion"
-    )
-    parser.add_argument("--output", required=True, type=Path, help="folder that gets one folder per subnet")
-    parser.add_argument("--sizes", nargs="+", default=[], help="sizes by name, or files of cards; default all sizes")
-    parser.add_argument("--budget", nargs="+", default=[], help="parameter budgets, e.g. 10M")
-    parser.add_argument("--flops", nargs="+", default=[], help="budgets of FLOPs per second of speech, e.g. 1.2G")
-    parser.add_argument(
-        "--latency", nargs="+", default=[], help="budgets of seconds of compute per second of speech, e.g. 0.02"
-    )
-    parser.add_argument("--latency_table", help="file of measure_latency, where the training had none")
-    parser.add_argument("--calibrate", help="feats.scp to estimate batch norm statistics on, where a subnet needs it")
-    parser.add_argument("--calibrate_utterances", type=int, default=200, help="how many of its utterances to use")
-    return parser
+parser = Parser(__doc__)
+parser.add_argument("--asr_train_config", "--config", required=True, help="config.yaml of the supernet's training")
+parser.add_argument(
+    "--asr_model_file", "--checkpoint", help="its checkpoint; default the best by the config's first criterion"
+)
+parser.add_argument("--output", required=True, type=Path, help="folder that gets one folder per subnet")
+parser.add_argument("--sizes", nargs="+", default=[], help="sizes by name, or files of cards; default all sizes")
+parser.add_argument("--budget", nargs="+", default=[], help="parameter budgets, e.g. 10M")
+parser.add_argument("--flops", nargs="+", default=[], help="budgets of FLOPs per second of speech, e.g. 1.2G")
+parser.add_argument(
+    "--latency", nargs="+", default=[], help="budgets of seconds of compute per second of speech, e.g. 0.02"
+)
+parser.add_argument("--latency_table", help="file of bench components, where the training had none")
+parser.add_argument("--calibrate", help="feats.scp to estimate batch norm statistics on, where a subnet needs it")
+parser.add_argument("--calibrate_utterances", type=int, default=200, help="how many of its utterances to use")
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = _parser().parse_args(arguments)
+    options = parser.parse_args(arguments)
     register()
     from espnet_todm.decode.features import read_features
     from espnet_todm.deploy.extract import extract, load_supernet, pick_subnets

@@ -100,8 +100,8 @@ def main(arguments: Sequence[str]) -> None:
     command = name.replace("_", "-")
     if command not in known:
         raise UserError(f"{name!r} is no command of espnet-todm; there are: {', '.join(commands())}")
-    module = importlib.import_module(known[command])
     sys.argv = [f"espnet-todm {command}", *rest]  # where argparse takes the program's name from
+    module = importlib.import_module(known[command])
     run(module.main, logs=getattr(module, "LOGS", True))
 
 

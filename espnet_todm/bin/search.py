@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from espnet_todm import register
-from espnet_todm.bin._cli import Parser, run
+from espnet_todm.bin._cli import Parser, from_fields, run
 from espnet_todm.search.space import GRANULARITIES
 
 if TYPE_CHECKING:
@@ -25,48 +25,38 @@ if TYPE_CHECKING:
     from espnet_todm.search.subnet_search import SubnetSearch
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiment", required=True, type=Path, help="folder of the supernet's training")
-    parser.add_argument("--checkpoint", help="its checkpoint; default the best by the config's first criterion")
-    parser.add_argument("--data", required=True, type=Path, help="folder with <set>/feats.scp or <set>/wav.scp")
-    parser.add_argument("--set", required=True, help="set to score subnets on, such as dev")
-    parser.add_argument("--text", type=Path, help="its transcripts; default DATA/<set>/text")
-    parser.add_argument("--utterances", type=int, help="score on so many utterances only, spread over the set")
-    parser.add_argument(
-        "--test_sets", nargs="*", default=[], help="sets to score the best of each method on in the end"
-    )
-    parser.add_argument(
-        "--objectives",
-        nargs="+",
-        default=["wer", "params"],
-        help="one of wer, cer, loss, and params, flops or latency (default: wer params)",
-    )
-    parser.add_argument(
-        "--budget", nargs="+", default=[], help="most that a subnet may cost: params=1.2M flops=100M ..."
-    )
-    parser.add_argument(
-        "--compare_at", nargs="+", default=[], help="budgets by the first criterion to compare at: 1M 1.5M"
-    )
-    parser.add_argument("--latency_table", help="file of measure_latency, where the training had none")
-    parser.add_argument("--trials", type=int, default=200, help="subnets in all, earlier runs counted (default 200)")
-    parser.add_argument(
-        "--baseline", type=int, help="subnets of a random search beside it; default as many, 0 for none"
-    )
-    parser.add_argument("--granularity", choices=GRANULARITIES, default="layer", help="what is chosen (default layer)")
-    parser.add_argument("--population", type=int, default=24, help="subnets of a generation (default 24)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--storage", help="optuna's storage; default sqlite:///OUTPUT/study.db")
-    parser.add_argument("--name", default="search", help="of the study in the storage (default search)")
-    parser.add_argument("--calibrate", help="feats.scp to estimate batch norm statistics on, where subnets need it")
-    parser.add_argument("--calibrate_utterances", type=int, default=20, help="how many of its utterances (default 20)")
-    parser.add_argument("--batch_seconds", type=float, default=60, help="padded seconds of speech in a batch")
-    parser.add_argument("--output", required=True, type=Path, help="folder of the results")
-    return parser.parse_args(arguments)
+parser = Parser(__doc__)
+parser.add_argument("--experiment", required=True, type=Path, help="folder of the supernet's training")
+parser.add_argument("--checkpoint", help="its checkpoint; default the best by the config's first criterion")
+parser.add_argument("--data", required=True, type=Path, help="folder with <set>/feats.scp or <set>/wav.scp")
+parser.add_argument("--set", required=True, help="set to score subnets on, such as dev")
+parser.add_argument("--text", type=Path, help="its transcripts; default DATA/<set>/text")
+parser.add_argument("--utterances", type=int, help="score on so many utterances only, spread over the set")
+parser.add_argument("--test_sets", nargs="*", default=[], help="sets to score the best of each method on in the end")
+parser.add_argument(
+    "--objectives",
+    nargs="+",
+    default=["wer", "params"],
+    help="one of wer, cer, loss, and params, flops or latency (default: wer params)",
+)
+parser.add_argument("--budget", nargs="+", default=[], help="most that a subnet may cost: params=1.2M flops=100M ...")
+parser.add_argument("--compare_at", nargs="+", default=[], help="budgets by the first criterion to compare at: 1M 1.5M")
+parser.add_argument("--latency_table", help="file of bench components, where the training had none")
+parser.add_argument("--trials", type=int, default=200, help="subnets in all, earlier runs counted (default 200)")
+parser.add_argument("--baseline", type=int, help="subnets of a random search beside it; default as many, 0 for none")
+parser.add_argument("--granularity", choices=GRANULARITIES, default="layer", help="what is chosen (default layer)")
+parser.add_argument("--population", type=int, default=24, help="subnets of a generation (default 24)")
+parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--storage", help="optuna's storage; default sqlite:///OUTPUT/study.db")
+parser.add_argument("--name", default="search", help="of the study in the storage (default search)")
+parser.add_argument("--calibrate", help="feats.scp to estimate batch norm statistics on, where subnets need it")
+parser.add_argument("--calibrate_utterances", type=int, default=20, help="how many of its utterances (default 20)")
+parser.add_argument("--batch_seconds", type=float, default=60, help="padded seconds of speech in a batch")
+parser.add_argument("--output", required=True, type=Path, help="folder of the results")
 
 
 def main(arguments: Sequence[str]) -> None:
-    options = parse(arguments)
+    options = parser.parse_args(arguments)
     register()
     from espnet_todm.deploy.extract import load_supernet
     from espnet_todm.espnet.config_inheritance import CONFIG, best_model
@@ -75,17 +65,12 @@ def main(arguments: Sequence[str]) -> None:
     from espnet_todm.util.files import make_folder
     from espnet_todm.util.units import parse_amount
 
-    plan = SearchPlan(
+    plan = from_fields(
+        SearchPlan,
+        options,
         storage=options.storage or f"sqlite:///{options.output / 'study.db'}",
-        objectives=options.objectives,
         budgets=parse_budgets(options.budget),
         compare_at=[parse_amount(text) for text in options.compare_at],
-        trials=options.trials,
-        baseline=options.baseline,
-        granularity=options.granularity,
-        population=options.population,
-        seed=options.seed,
-        name=options.name,
     )
     config = options.experiment / CONFIG
     supernet = load_supernet(config, options.checkpoint or options.experiment / best_model(read_config(config)))

@@ -22,6 +22,7 @@ from espnet_todm.data.features import read_measures
 from espnet_todm.data.tables import PROBLEMS, Problem, read_problems, write_problems, write_speakers
 from espnet_todm.errors import UserError
 from espnet_todm.util.acoustics import SAMPLING_RATE
+from espnet_todm.util.checks import check_number
 from espnet_todm.util.files import PathLike, read_json, read_table, write_table
 from espnet_todm.util.stage_marker import MARKER, atomic_stage, fingerprint
 
@@ -61,8 +62,7 @@ class Limits:
         if not 0 <= self.min_seconds < self.max_seconds:
             raise UserError(f"min_seconds, max_seconds: {self.min_seconds:g}, {self.max_seconds:g}, but 0 <= min < max")
         for key in ("max_clipped", "max_quarantine_share"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise UserError(f"{key}: {getattr(self, key):g}, but a share lies in [0, 1]")
+            check_number(key, getattr(self, key), at_least=0, at_most=1)
 
 
 def judge(measure: Measure, limits: Limits, evaluation: bool = False, shortest: int = 1) -> Optional[Problem]:

@@ -23,6 +23,7 @@ from espnet_todm.data.listing import Reader, Utterance
 from espnet_todm.data.tables import PROBLEMS, Problem, read_cuts, read_problems, write_data_folder, write_problems
 from espnet_todm.data.transcripts import plain_texts
 from espnet_todm.errors import UserError
+from espnet_todm.util.checks import check_number
 from espnet_todm.util.evenly import evenly
 from espnet_todm.util.files import PathLike
 from espnet_todm.util.stage_marker import atomic_stage, fingerprint
@@ -46,8 +47,8 @@ def prepare_split(
     limit: keep this many utterances, taken at even steps through the sorted list, so that all speakers keep a share.
     Raises UserError for folders that are missing, empty or without transcripts, and when no utterance can be used.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"limit: {limit}, but at least 1 utterance is needed")
+    if limit is not None:
+        check_number("limit", limit, at_least=1, whole=True)
     listing = reader(corpus, folders)
     target = Path(output) / name
     options: dict[str, Any] = {"stage": "data", "corpus": str(corpus), "folders": list(folders), "limit": limit}

@@ -28,8 +28,9 @@ from lhotse.cut import MonoCut
 
 from espnet_todm.data.audio import Measure, libsndfile, read
 from espnet_todm.data.tables import CUTS, DAMAGED, is_whole, iterate_cuts
-from espnet_todm.errors import UserError
 from espnet_todm.util.acoustics import MEL_BINS, SAMPLING_RATE
+from espnet_todm.util.checks import check_choice, check_number
+from espnet_todm.util.evenly import groups
 from espnet_todm.util.files import (
     PathLike,
     atomic_directory,
@@ -68,15 +69,10 @@ class FeatureOptions:
     shard: int = 500
 
     def __post_init__(self) -> None:
-        if self.feats_type not in FEATS_TYPES:
-            raise UserError(f"feats_type: {self.feats_type!r} is unknown; there are {', '.join(FEATS_TYPES)}")
-        if self.compression not in COMPRESSIONS:
-            raise UserError(f"compression: {self.compression!r} is unknown; there are {', '.join(COMPRESSIONS)}")
-        for key, value, least in (("sampling_rate", self.sampling_rate, 1000), ("mel_bins", self.mel_bins, 1)):
-            if value < least:
-                raise UserError(f"{key}: {value}, but at least {least} is needed")
-        if self.shard < 1:
-            raise UserError(f"shard: {self.shard}, but at least 1 utterance is needed")
+        check_choice("feats_type", self.feats_type, FEATS_TYPES)
+        check_choice("compression", self.compression, COMPRESSIONS)
+        for key, least in (("sampling_rate", 1000), ("mel_bins", 1), ("shard", 1)):
+            check_number(key, getattr(self, key), at_least=least, whole=True)
 
 
 @dataclass(frozen=True)
@@ -176,15 +172,8 @@ def _begin(data: Path, folder: Path, options: FeatureOptions, wanted: dict[str, 
 
 
 def _pieces(cuts: Path, size: int) -> Iterator[list[str]]:
-    piece: list[str] = []
     with damage_told(cuts, DAMAGED), gzip.open(cuts, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            piece.append(line)
-            if len(piece) == size:
-                yield piece
-                piece = []
-    if piece:
-        yield piece
+        yield from groups(lines, size)
 
 
 def _finish(folder: Path, shards: list[Shard], wanted: dict[str, Any]) -> None:

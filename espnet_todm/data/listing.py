@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from espnet_todm.errors import UserError
-from espnet_todm.util.files import PathLike
+from espnet_todm.util.files import PathLike, hash_text
 
 _NAMES_SHOWN = 12
 _TO_THE_END = "-1"  # for an end; Kaldi's way to say so
@@ -49,7 +48,7 @@ def digest(lines: Iterable[str]) -> str:
     """SHA-256 of lines in any order. Raises UserError for a file's name that is not UTF-8, which no table can hold."""
     ordered = sorted(lines)
     try:
-        return hashlib.sha256("\n".join(ordered).encode()).hexdigest()
+        return hash_text("\n".join(ordered))
     except UnicodeEncodeError:  # Python reads such names as halves of characters
         name = next(line for line in ordered if line.encode("utf-8", "ignore").decode() != line)
         raise UserError(f"{name!r}: the file's name is not UTF-8; rename it") from None

@@ -21,6 +21,7 @@ from espnet_todm.data import listing
 from espnet_todm.data.headers import sphere_seconds
 from espnet_todm.data.listing import Listing, Utterance, files_below, parse_times, split_folder
 from espnet_todm.errors import UserError
+from espnet_todm.util.checks import check_choice, check_number
 from espnet_todm.util.files import PathLike, read_lines
 
 INNER = "TEDLIUM_release2"
@@ -45,10 +46,8 @@ class TedliumOptions:
     max_overlap: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.unknown not in UNKNOWN_CHOICES:
-            raise UserError(f"unknown: {self.unknown!r}, but one of {', '.join(UNKNOWN_CHOICES)} is expected")
-        if not self.max_overlap >= 0:
-            raise UserError(f"max_overlap: {self.max_overlap:g}, but at least 0 seconds are expected")
+        check_choice("unknown", self.unknown, UNKNOWN_CHOICES)
+        check_number("max_overlap", self.max_overlap, at_least=0)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ and a list of 500 tokens.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import re
@@ -20,7 +19,8 @@ import sentencepiece
 
 from espnet_todm.data.transcripts import plain_text
 from espnet_todm.errors import UserError, last_line
-from espnet_todm.util.files import PathLike, read_lines, split_key, write_text
+from espnet_todm.util.checks import check_choice, check_number
+from espnet_todm.util.files import PathLike, hash_text, read_lines, split_key, write_text
 from espnet_todm.util.stage_marker import atomic_stage
 from espnet_todm.util.vocabulary import BLANK, SENTENCEPIECE, SOS_EOS, SPACE, TOKENS, UNKNOWN, WORD_MARK
 
@@ -38,10 +38,9 @@ def make_tokens(token_type: str, size: Optional[int], texts: Sequence[PathLike],
     Text is written back from the tokens as it stands; what cannot be is said. Raises UserError for an unknown type, a size
     that the text does not allow, text without words, and text with the mark of tokens in it.
     """
-    if token_type not in TOKEN_TYPES:
-        raise UserError(f"token_type: {token_type!r} is unknown; there are {', '.join(TOKEN_TYPES)}")
-    if token_type != "char" and (size is None or size < 1):
-        raise UserError(f"token_size: {size}, but {token_type} needs a size of at least 1")
+    check_choice("token_type", token_type, TOKEN_TYPES)
+    if token_type != "char":
+        check_number("token_size", size, at_least=1, whole=True)
     size = None if token_type == "char" else size
     lines = [line for text in texts for line in read_words(text)]
     marked = next((line for line in lines if WORD_MARK in line), None)
@@ -49,8 +48,7 @@ def make_tokens(token_type: str, size: Optional[int], texts: Sequence[PathLike],
         raise UserError(
             f"token_type: the text holds {WORD_MARK} (U+2581), which stands for spaces in tokens: {marked[:60]!r}"
         )
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    options = {"stage": "tokens", "token_type": token_type, "size": size, "text": digest}
+    options = {"stage": "tokens", "token_type": token_type, "size": size, "text": hash_text("\n".join(lines))}
     with atomic_stage(output, options) as folder:
         if folder is None:
             return Path(output)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
@@ -23,6 +22,7 @@ from espnet_todm.decode.searches import make_search
 from espnet_todm.decode.text import Spelling, forbidden_tokens, only_text
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.espnet.load import load_extracted
+from espnet_todm.util.evenly import groups
 from espnet_todm.util.files import write_json, write_table
 
 Utterance = tuple[str, Tensor]
@@ -137,7 +137,7 @@ def decode(
 
 def batches(utterances: Iterable[Utterance], batch_seconds: float) -> Iterator[list[Utterance]]:
     """Groups of utterances of similar length, up to a total padded length; a longer utterance is a batch of its own."""
-    for group in _groups(utterances, 500):
+    for group in groups(utterances, 500):  # so that sorting by length does not need the whole set in memory
         batch: list[Utterance] = []
         for utterance in sorted(group, key=lambda item: len(item[1])):
             if batch and (len(batch) + 1) * seconds_of(utterance[1]) > batch_seconds:
@@ -145,10 +145,3 @@ def batches(utterances: Iterable[Utterance], batch_seconds: float) -> Iterator[l
                 batch = []
             batch.append(utterance)
         yield batch
-
-
-def _groups(utterances: Iterable[Utterance], size: int) -> Iterator[list[Utterance]]:
-    """Groups of a fixed number of utterances, so that sorting by length does not need the whole set in memory."""
-    iterator = iter(utterances)
-    while group := list(islice(iterator, size)):
-        yield group

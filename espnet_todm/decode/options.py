@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from espnet_todm.errors import UserError
-from espnet_todm.util.checks import check_number
+from espnet_todm.util.checks import check_choice, check_number
 
 GREEDY = "greedy"
 PREFIX = "prefix"  # CTC
@@ -45,9 +45,7 @@ class SearchOptions:
     prior: Optional[str] = None
 
     def __post_init__(self) -> None:
-        kinds = (GREEDY, PREFIX, *TRANSDUCER_BEAM)
-        if self.kind not in kinds:
-            raise UserError(f"search: {self.kind!r} is unknown; allowed: {', '.join(kinds)}")
+        check_choice("search", self.kind, (GREEDY, PREFIX, *TRANSDUCER_BEAM))
         check_number("beam_size", self.beam_size, at_least=1, whole=True)
         check_number("beam_threshold", self.beam_threshold, above=0)
         check_number("lm_weight", self.lm_weight, at_least=0)

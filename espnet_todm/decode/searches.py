@@ -13,6 +13,7 @@ from espnet_todm.decode.options import GREEDY, PREFIX, TRANSDUCER_BEAM, SearchOp
 from espnet_todm.decode.text import TextJoint, forbidden_tokens, only_text
 from espnet_todm.errors import UserError
 from espnet_todm.models.transducer import search_each
+from espnet_todm.util.optional import needed
 
 Search = Callable[[Tensor, Tensor], list[list[int]]]  # encoded (B, T, D), lengths (B,) -> labels of each utterance
 
@@ -43,10 +44,9 @@ def best_paths(likeliest: Tensor, lengths: Tensor) -> list[list[int]]:
 
 
 def _prefix_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
-    try:
-        from espnet_todm.decode.prefix_search import PrefixSearch
-    except ImportError as error:
-        raise UserError(f"search: {PREFIX} needs flashlight-text ({error}); pip install 'espnet_todm[lm]'") from None
+    needed("flashlight.lib.text", "lm")
+    from espnet_todm.decode.prefix_search import PrefixSearch
+
     forbidden = forbidden_tokens(model)
     beam = PrefixSearch(list(model.token_list), model.blank_id, forbidden, options)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from espnet_todm.data.checks import Shortest
-from espnet_todm.errors import UserError
 from espnet_todm.espnet.config_inheritance import read_config
+from espnet_todm.espnet.options import refuse
 from espnet_todm.util.acoustics import MEL_BINS
 from espnet_todm.util.checks import build, check_number
 
@@ -25,7 +25,7 @@ def shortest_input(training: Sequence[str]) -> Shortest:
     from espnet2.utils.nested_dict_action import NestedDictAction
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.error = _refuse  # type: ignore[method-assign]
+    parser.error = refuse  # type: ignore[method-assign]
     parser.add_argument("--config", required=True)
     for part in _PARTS:
         parser.add_argument(f"--{part}")
@@ -57,7 +57,3 @@ def _samples(frontend: str, conf: Mapping[str, Any], frames: int) -> int:
     hop = conf.get("hop_length", inspect.signature(DefaultFrontend).parameters["hop_length"].default)
     check_number("frontend_conf.hop_length", hop, at_least=1, whole=True)
     return max((frames - 1) * hop, 1)
-
-
-def _refuse(message: str) -> NoReturn:
-    raise UserError(message)

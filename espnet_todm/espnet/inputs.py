@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,20 @@ def batch_errors(name: str) -> Iterator[None]:
 
 
 class Batches:
-    """The batches of a set; one that cannot be read is told in one line. It has a length where its source has one."""
+    """The batches of a set; one that cannot be read is told in one line. It has a length where its source has one.
 
-    def __init__(self, batches: Iterable[Any], name: str) -> None:
-        self.batches, self.name = batches, name
+    hand: what makes of these batches those that are handed on.
+    """
+
+    def __init__(
+        self, batches: Iterable[Any], name: str, hand: Callable[[Iterator[Any]], Iterator[Any]] = iter
+    ) -> None:
+        self.batches, self.name, self.hand = batches, name, hand
 
     def __iter__(self) -> Iterator[Any]:
+        return self.hand(self._read())
+
+    def _read(self) -> Iterator[Any]:
         source = iter(self.batches)
         while True:
             try:

@@ -7,7 +7,6 @@ ESPnet takes values of a YAML file as they are: it looks neither at its own list
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from espnet_todm.espnet.config_inheritance import read_config
 from espnet_todm.espnet.faults import faults_told
 from espnet_todm.espnet.parts import check_types
 from espnet_todm.espnet.registry import register
+from espnet_todm.util.checks import accepted_keys
 
 ONE_CYCLE = "one_cycle_linear"
 # Parts all of whose numbers are plain numbers; elsewhere text such as "16k" may be meant.
@@ -47,7 +47,7 @@ def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
     from espnet2.tasks.asr import ASRTask
 
     parser = ASRTask.get_parser()
-    parser.error = _raise
+    parser.error = refuse
     options = _parse(parser, arguments)
     for name in () if options.print_config else options.required:
         if getattr(options, name) is None:
@@ -76,7 +76,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
     """As ESPnet's parser, which takes a config's values as defaults, but the config may have a base."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
-    first.error = _raise  # type: ignore[method-assign]
+    first.error = refuse  # type: ignore[method-assign]
     given, others = first.parse_known_args(list(arguments))
     if given.config is None:
         return parser.parse_args(others)
@@ -127,14 +127,6 @@ def _instead_of_one_cycle(conf: Mapping[str, Any]) -> str:
     )
 
 
-def accepted_keys(cls: type) -> Optional[list[str]]:
-    """Names that ``cls(...)`` takes; None: any, because a class with ``**options`` looks at them itself."""
-    parameters = inspect.signature(cls).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
-
-
 @contextmanager
 def checkpoint_errors() -> Iterator[None]:
     """Turns torch's pages on weights that do not fit (``--init_param``, ``--resume``) into one line."""
@@ -147,7 +139,8 @@ def checkpoint_errors() -> Iterator[None]:
         raise UserError(f"the checkpoint is of another model than the config: {details[0].strip()}") from error
 
 
-def _raise(message: str) -> NoReturn:
+def refuse(message: str) -> NoReturn:
+    """What an argparse parser's ``error`` is here: one line."""
     raise UserError(message)
 
 

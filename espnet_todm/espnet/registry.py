@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import io
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
+from functools import wraps
 from operator import attrgetter
 from typing import Any
 
@@ -32,9 +34,7 @@ def register() -> None:
     _register_classes(symbols)
     _register_subnet_trainers(symbols)
     _register_init_param(symbols)
-    _guard(symbols["espnet2.tasks.asr", "ASRTask"])
-    _tell_batch_errors(symbols["espnet2.tasks.asr", "ASRTask"])
-    check_model_files(symbols["espnet2.tasks.asr", "ASRTask"])
+    _wrap_methods(symbols["espnet2.tasks.asr", "ASRTask"])
 
 
 def _symbol(module: str, name: str) -> Any:
@@ -117,42 +117,36 @@ def _register_init_param(symbols: dict[tuple[str, str], Any]) -> None:
     importlib.import_module("espnet2.tasks.abs_task").load_pretrained_model = load  # type: ignore[attr-defined]
 
 
-def _guard(task: Any) -> None:
-    """What ESPnet's task reads and writes is looked after, see :mod:`espnet_todm.espnet.guard`, in every process of a
-    training."""
+def _wrap_methods(task: Any) -> None:
+    """What ESPnet's task reads and writes is looked after in every process of a training, see
+    :mod:`espnet_todm.espnet.guard`, and what goes wrong while batches of a set are made is told in one line."""
     from espnet_todm.espnet.guard import guarded_training
-
-    stock_worker = task.main_worker.__func__
-
-    def main_worker(cls: Any, args: Any) -> None:  # spawned processes find it by this name
-        with guarded_training(args):
-            stock_worker(cls, args)
-
-    task.main_worker = classmethod(main_worker)
-
-
-def _tell_batch_errors(task: Any) -> None:
-    """What goes wrong while batches of a set are made is told in one line."""
     from espnet_todm.espnet.inputs import batch_errors
 
-    build_stock_batches = task.build_iter_factory.__func__
+    _wrap(task, "main_worker", guarded_training)
+    _wrap(task, "build_iter_factory", lambda args, distributed_option, mode, kwargs=None: batch_errors(mode))
+    check_model_files(task)
 
-    def build_iter_factory(cls: Any, args: Any, distributed_option: Any, mode: str, kwargs: Any = None) -> Any:
-        with batch_errors(mode):
-            return build_stock_batches(cls, args, distributed_option, mode, kwargs)
 
-    task.build_iter_factory = classmethod(build_iter_factory)
+def _wrap(task: Any, method: str, around: Callable[..., AbstractContextManager[None]]) -> None:
+    """``around``, which is given the same arguments, goes around a class method of a task of ESPnet."""
+    stock = getattr(task, method).__func__
+
+    @wraps(stock)  # spawned processes find it by its name
+    def wrapped(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        with around(*args, **kwargs):
+            return stock(cls, *args, **kwargs)
+
+    setattr(task, method, classmethod(wrapped))
 
 
 def check_model_files(task: Any) -> None:
     """The weights that a task of ESPnet loads for decoding are checked first."""
     from espnet_todm.espnet.checkpoint_files import check_weights_file
 
-    stock_from_file = task.build_model_from_file.__func__
-
-    def build_model_from_file(cls: Any, config_file: Any = None, model_file: Any = None, device: str = "cpu") -> Any:
+    def check(config_file: Any = None, model_file: Any = None, device: str = "cpu") -> AbstractContextManager[None]:
         if model_file is not None:
             check_weights_file(model_file)
-        return stock_from_file(cls, config_file, model_file, device)
+        return nullcontext()
 
-    task.build_model_from_file = classmethod(build_model_from_file)
+    _wrap(task, "build_model_from_file", check)

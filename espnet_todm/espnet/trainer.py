@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Optional
 
@@ -83,9 +84,8 @@ class TodmTrainer(Trainer):
                 schedule.set_epoch(reporter.get_epoch() - 1)
         inner, setup = getattr(model, "module", model), _training_setup(**kwargs)
         scale = scaler.get_scale if scaler is not None else None
-        kwargs["iterator"] = Batches(kwargs["iterator"], "train")
-        if isinstance(inner, TodmModel):
-            kwargs["iterator"] = _TrainingSteps(kwargs["iterator"], inner, reporter, setup, scale)
+        steps_of = partial(_training_steps, model=inner, reporter=reporter, setup=setup, scale=scale)
+        kwargs["iterator"] = Batches(kwargs["iterator"], "train", steps_of if isinstance(inner, TodmModel) else iter)
         if kwargs["options"].no_forward_run:
             return bool(super().train_one_epoch(**kwargs))
         steps = kwargs["iterator"] = SkippedSteps(kwargs["iterator"], reporter, kwargs["options"].accum_grad, scale)
@@ -111,28 +111,19 @@ def _link(path: Path, target: str) -> None:
         path.symlink_to(target)
 
 
-class _TrainingSteps:
-    """Batches, each with its step's number and the scale of losses. They have a length where their source has one."""
-
-    def __init__(
-        self,
-        batches: Iterable[Any],
-        model: TodmModel,
-        reporter: SubReporter,
-        setup: TrainingSetup,
-        scale: Optional[Callable[[], float]],
-    ) -> None:
-        self.batches, self.model, self.reporter, self.setup, self.scale = batches, model, reporter, setup, scale
-
-    def __iter__(self) -> Iterator[Any]:
-        for names, tensors in self.batches:
-            step = self.reporter.get_total_count()  # of batches done in all epochs; survives a resume
-            if self.model.subnet_trainer is not None:
-                self.model.subnet_trainer.prepare(self.model, step, self.setup)
-            yield names, {**tensors, "step": step, "loss_scale": 1.0 if self.scale is None else self.scale()}
-
-    def __len__(self) -> int:
-        return len(self.batches)  # type: ignore[arg-type]
+def _training_steps(
+    batches: Iterable[Any],
+    model: TodmModel,
+    reporter: SubReporter,
+    setup: TrainingSetup,
+    scale: Optional[Callable[[], float]],
+) -> Iterator[Any]:
+    """Batches, each with its step's number and the scale of losses."""
+    for names, tensors in batches:
+        step = reporter.get_total_count()  # of batches done in all epochs; survives a resume
+        if model.subnet_trainer is not None:
+            model.subnet_trainer.prepare(model, step, setup)
+        yield names, {**tensors, "step": step, "loss_scale": 1.0 if scale is None else scale()}
 
 
 def _training_setup(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from espnet_todm.data.transcripts import plain_text
 from espnet_todm.errors import UserError
+from espnet_todm.util.checks import check_number
 from espnet_todm.util.files import PathLike, hash_file, read_lines, read_table, write_table, write_text
 from espnet_todm.util.stage_marker import atomic_stage, fingerprint
 from espnet_todm.util.vocabulary import BLANK, SOS_EOS, SPACE, TOKENS, UNKNOWN, WORD_MARK
@@ -123,12 +124,15 @@ def make_phonemes(
     tokens.txt holds ESPnet's special tokens and the whole lexicon's phonemes, so it does not depend on the text.
     Raises UserError for an unusable lexicon and for too many words that it has not.
     """
-    if not 0 <= max_unknown_share <= 1:
-        raise UserError(f"max_unknown_share: {max_unknown_share:g}, but a share lies in [0, 1]")
+    check_number("max_unknown_share", max_unknown_share, at_least=0, at_most=1)
     known = read_lexicon(lexicon)
-    words = hash_file(lexicon)
     inputs = {split: fingerprint(Path(data) / split) for split in splits}
-    options = {"stage": "phonemes", "lexicon": words, "max_unknown_share": max_unknown_share, "input": inputs}
+    options = {
+        "stage": "phonemes",
+        "lexicon": hash_file(lexicon),
+        "max_unknown_share": max_unknown_share,
+        "input": inputs,
+    }
     with atomic_stage(output, options) as folder:
         if folder is None:
             return Path(output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.lm.arpa import measure_perplexity
 from espnet_todm.lm.lexicon import read_lexicon, spell
 from espnet_todm.lm.ngram import TEXT
-from espnet_todm.util.files import PathLike, hash_file, read_json, read_table, write_json, write_text
+from espnet_todm.util.files import PathLike, hash_file, hash_text, read_json, read_table, write_json, write_text
 from espnet_todm.util.stage_marker import atomic_stage
 
 PERPLEXITY = "perplexity.json"
@@ -43,7 +42,7 @@ def make_lm_text(
         phonemes = read_lexicon(lexicon)
         sentences = [" ".join(spell(sentence.split(), phonemes)) for sentence in sentences]
     content = "".join(f"{' '.join(sentence.split())}\n" for sentence in sentences)
-    options = {"stage": "text of the language model", "text": hashlib.sha256(content.encode()).hexdigest()}
+    options = {"stage": "text of the language model", "text": hash_text(content)}
     with atomic_stage(output, options) as folder:
         if folder is not None:
             write_text(folder / TEXT, content)
@@ -59,8 +58,8 @@ def report_perplexity(
     Raises UserError when a file is missing or a set has no words.
     """
     texts = {name: list(read_table(Path(data) / name / "text").values()) for name in sets}
-    digest = hashlib.sha256(repr(texts).encode())
-    with atomic_stage(output, {"stage": "perplexity", "model": hash_file(model), "text": digest.hexdigest()}) as folder:
+    options = {"stage": "perplexity", "model": hash_file(model), "text": hash_text(repr(texts))}
+    with atomic_stage(output, options) as folder:
         if folder is not None:
             for name, lines in texts.items():
                 if not any(line.split() for line in lines):

@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from espnet_todm.errors import UserError
+from espnet_todm.util.checks import check_choice, is_number
 
 KINDS = ("adaptive_alpha", "alpha", "kl", "reverse_kl")
 
@@ -65,8 +66,7 @@ class Divergence:
     alpha: Optional[float] = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"divergence kind: {self.kind!r} is unknown; allowed are {', '.join(KINDS)}")
+        check_choice("divergence kind", self.kind, KINDS)
         if not _is_number(self.clip) or self.clip <= 1:
             raise UserError(f"divergence clip: {self.clip!r} is not allowed; it must be a number above 1")
         if self.kind == "adaptive_alpha":
@@ -212,4 +212,4 @@ def _snap(alpha: float) -> float:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)

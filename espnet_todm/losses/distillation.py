@@ -7,10 +7,10 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.transducer_nodes import collapse
 from espnet_todm.losses.transducer_targets import Targets, check_ranges, check_targets
+from espnet_todm.util.checks import check_choice
 
 SCALES = ("lattice", "path")
 
@@ -89,8 +89,7 @@ def lattice_distillation(
     Raises ValueError on shapes and lengths that do not match, UserError on labels outside the vocabulary and on
     ``scale``.
     """
-    if scale not in SCALES:
-        raise UserError(f"transducer distillation scale: {scale!r} is unknown; allowed are {', '.join(SCALES)}")
+    check_choice("transducer distillation scale", scale, SCALES)
     targets, next_labels, valid = _lattice(
         teacher_logits, student_logits, labels, lengths, label_lengths, ranges, blank
     )

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.checkpoint_files import check_checkpoint, is_training_state
 from espnet_todm.espnet.config_inheritance import CONFIG
-from espnet_todm.report.environment import describe_environment
-from espnet_todm.report.experiment import Experiment, SizeResult, load_experiment
+from espnet_todm.report.environment import Environment
+from espnet_todm.report.experiment import SizeResult, load_experiment
 from espnet_todm.report.plan import Method
 from espnet_todm.report.results import environment_section
 from espnet_todm.report.selection_page import selection_section
 from espnet_todm.report.tables import number_cell
 from espnet_todm.scoring.scores import rate_cell
 from espnet_todm.trainers.selection_log import CARDS
+from espnet_todm.util.checks import is_number
 from espnet_todm.util.files import PathLike, write_text
 from espnet_todm.util.markdown import markdown_table
 
@@ -66,17 +67,13 @@ def comparison_table(methods: Sequence[tuple[Method, Path]]) -> str:
     rows = []
     for size in dict.fromkeys(name for method, _ in loaded for name in method.sizes):
         for method, experiment in loaded:
-            result = _result(experiment, size)
+            result = next((result for result in experiment.sizes if result.name == size), None)
             if result is not None:
                 costs = [f"{trained[method.name].updates}", f"{steps[method.name]:.0f}"]
                 rows.append(
                     [size, method.name, *_cells(method, result, splits), *costs, f"{trained[method.name].hours:.2f}"]
                 )
     return markdown_table(header, rows)
-
-
-def _result(experiment: Experiment, size: str) -> Optional[SizeResult]:
-    return next((result for result in experiment.sizes if result.name == size), None)
 
 
 def _cells(method: Method, result: SizeResult, splits: Sequence[str]) -> list[str]:
@@ -88,9 +85,9 @@ def _cells(method: Method, result: SizeResult, splits: Sequence[str]) -> list[st
 def _budget_error(config: Mapping[str, Any], result: SizeResult) -> str:
     """Percentage points between the share of the encoder that the size has and the one asked for; blank if none was."""
     conf = config["encoder_conf"]
-    wanted = conf["sizes"].get(result.name) if result.name != FULL else None
+    wanted: Any = conf["sizes"].get(result.name) if result.name != FULL else None
     share = result.encoder_shares.get(conf.get("criterion", "params"))
-    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or share is None:
+    if not is_number(wanted) or share is None:
         return ""
     return f"{100 * (share - wanted):+.2f}"
 
@@ -103,7 +100,7 @@ def write_comparison(methods: Sequence[tuple[Method, Path]], output: PathLike, l
     home = Path(output).resolve().parent
     parts = [
         "# Comparison\n",
-        environment_section(describe_environment([f"python -m espnet_todm.bin.compare --plan {plan}"])),
+        environment_section(Environment(commands=(f"python -m espnet_todm.bin.compare --plan {plan}",))),
         f"- Data: {label}\n- Plan:\n\n```yaml\n{Path(plan).read_text(encoding='utf-8').strip()}\n```\n",
         "## Methods and sizes\n" + comparison_table(methods),
     ]

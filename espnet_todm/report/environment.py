@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Optional
 
 import torch
 
 import espnet_todm
+from espnet_todm.util.optional import package_version
 from espnet_todm.util.processor import cpu_model
 
 
@@ -28,32 +27,22 @@ class Sources:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where and with what the numbers were made. sources: None when the package does not run from a git checkout."""
+    """Where and with what the numbers were made: by default here and now.
 
-    date: str
-    python: str
-    espnet: str
-    torch: str
-    espnet_todm: str
-    cpu: str
-    gpu: Optional[str]
-    sources: Optional[Sources]
-    commands: tuple[str, ...]
+    sources: None when the package does not run from a git checkout; commands: as the user typed them.
+    """
 
-
-def describe_environment(commands: Sequence[str] = ()) -> Environment:
-    """Look around. commands: as the user typed them."""
-    return Environment(
-        date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        python=sys.version.split()[0],
-        espnet=_version("espnet"),
-        torch=torch.__version__,
-        espnet_todm=espnet_todm.__version__,
-        cpu=cpu_model(),
-        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        sources=describe_sources(Path(espnet_todm.__file__).parent),
-        commands=tuple(commands),
+    date: str = field(default_factory=lambda: datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"))
+    python: str = sys.version.split()[0]
+    espnet: str = field(default_factory=lambda: package_version("espnet") or "not installed")
+    torch: str = torch.__version__
+    espnet_todm: str = espnet_todm.__version__
+    cpu: str = field(default_factory=cpu_model)
+    gpu: Optional[str] = field(
+        default_factory=lambda: torch.cuda.get_device_name() if torch.cuda.is_available() else None
     )
+    sources: Optional[Sources] = field(default_factory=lambda: describe_sources(Path(espnet_todm.__file__).parent))
+    commands: tuple[str, ...] = ()
 
 
 def describe_sources(folder: Path) -> Optional[Sources]:
@@ -75,10 +64,3 @@ def _git(folder: Path, *arguments: str) -> Optional[str]:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

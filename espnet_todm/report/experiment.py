@@ -11,7 +11,8 @@ from espnet_todm.components import FULL
 from espnet_todm.decode.options import SEARCH
 from espnet_todm.errors import UserError
 from espnet_todm.scoring.scores import Score, read_score, split_label
-from espnet_todm.util.files import PathLike, read_json
+from espnet_todm.util.checks import is_number
+from espnet_todm.util.files import PathLike, read_optional
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class SizeResult:
     def rtf(self) -> Optional[float]:
         """Median real-time factor."""
         value = self.speed.get("rtf_median")
-        return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+        return value if is_number(value) else None
 
 
 @dataclass(frozen=True)
@@ -103,17 +104,9 @@ def _load_size(folder: Path, scores: dict[str, Score]) -> SizeResult:
     )
 
 
-def read_optional(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``, empty when there is no such file."""
-    stored = read_json(path) if path.exists() else {}
-    if not isinstance(stored, dict):
-        raise UserError(f"{path}: holds {type(stored).__name__}, but it must be a JSON object")
-    return stored
-
-
 def _number(values: dict[str, Any], key: str, path: Path) -> Optional[float]:
     value = values.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+    if value is not None and not is_number(value):
         raise UserError(f"{path}: {key} is {value!r}, but it must be a number")
     return value
 

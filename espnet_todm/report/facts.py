@@ -8,6 +8,7 @@ from typing import Any, Optional
 from espnet_todm.decode.options import GREEDY
 from espnet_todm.report.experiment import Experiment
 from espnet_todm.scoring.scores import official_size_note
+from espnet_todm.util.checks import is_number
 
 
 def fact_lines(experiment: Experiment, corpus: Optional[str] = None) -> list[str]:
@@ -68,13 +69,9 @@ def cost_lines(cost: dict[str, Any]) -> list[str]:
         "single_step_seconds": ("one full model's step", "{:.3f} s"),
         "supernet_step_seconds": ("supernet step", "{:.3f} s"),
     }
-    lines = [f"{name}: {form.format(cost[key])}" for key, (name, form) in names.items() if _is_number(cost.get(key))]
+    lines = [f"{name}: {form.format(cost[key])}" for key, (name, form) in names.items() if is_number(cost.get(key))]
     memory = cost.get("peak_memory_mib")
     for name, value in memory.items() if isinstance(memory, dict) else ():
-        if _is_number(value):
+        if is_number(value):
             lines.append(f"peak memory, {name}: {value:.0f} MiB")
     return lines
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -18,7 +18,7 @@ from espnet_todm.encoders.latency import (
 )
 from espnet_todm.errors import UserError
 from espnet_todm.report.svg import INCHES, Picture, inline_svg, plot_style
-from espnet_todm.util.files import PathLike, link, read_json
+from espnet_todm.util.files import PathLike, link, read_optional
 from espnet_todm.util.markdown import Table
 from espnet_todm.util.palette import RULE, STYLES
 
@@ -114,7 +114,7 @@ def measured_sections(experiment: PathLike, home: PathLike) -> list[Section]:
     parity = [folder / PARITY, *sorted(folder.glob(f"subnets/*/{PARITY}"))]
     found: list[Section] = []
     for make, paths in ((_latency, [latency_file(folder)]), (_parity, parity), (_search, [folder / SEARCH])):
-        read = {path: _read(path) for path in paths if path.is_file()}
+        read = {path: read_optional(path) for path in paths if path.is_file()}
         there = [path for path, one in read.items() if one.get("format") != COMPONENTS]
         stored = [read[path] for path in there]
         try:
@@ -123,13 +123,6 @@ def measured_sections(experiment: PathLike, home: PathLike) -> list[Section]:
             raise UserError(f"{there[0]}: not what the page can show ({error!r}); make it again or remove it") from None
         found += [section] if section else []
     return found
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    stored = read_json(path)
-    if not isinstance(stored, Mapping):
-        raise UserError(f"{path}: holds {type(stored).__name__}, but it must be a JSON object")
-    return stored
 
 
 def records_table(records: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> Table:

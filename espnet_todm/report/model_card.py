@@ -12,7 +12,7 @@ from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.espnet.load import read_config
 from espnet_todm.report.experiment import Experiment, load_experiment
 from espnet_todm.scoring.scores import rate_cell
-from espnet_todm.util.files import PathLike, read_json
+from espnet_todm.util.files import PathLike, read_optional
 from espnet_todm.util.markdown import markdown_table
 from espnet_todm.util.vocabulary import SENTENCEPIECE, TOKENS
 
@@ -64,13 +64,14 @@ def model_card(subnet: PathLike, data: Optional[str] = None) -> str:
     """
     folder = Path(subnet)
     card, config = read_card(folder / CARD), read_config(folder / CONFIG)
+    there = [name for name in FILES if name == TOKENS or (folder / name).exists()]
     sections = [
         f"# {card['name']}\n\n{_what(card, config)}",
         "## Measured\n\n" + markdown_table(["", ""], _measured(folder, card)) + f"\n{_notes(folder, data)}",
         "## With ESPnet\n\n" + espnet_example(card, config),
         "## Without unpickling\n\n" + plain_example(card),
-        *(note for form in FORMS for note in form.notes(_optional(folder / form.format / CARD))),
-        "## Files\n\n" + "".join(f"- `{name}`: {text}\n" for name, text in FILES.items() if _is_there(folder, name)),
+        *(note for form in FORMS for note in form.notes(read_optional(folder / form.format / CARD))),
+        "## Files\n\n" + "".join(f"- `{name}`: {FILES[name]}\n" for name in there),
     ]
     return _FRONT_MATTER + "\n" + "\n".join(sections)
 
@@ -97,7 +98,7 @@ def _what(card: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 def _measured(folder: Path, card: Mapping[str, Any]) -> Iterator[list[str]]:
     """Rows of the table: what, and how much."""
-    cost, speed = card["cost"], _optional(folder / "rtf.json")
+    cost, speed = card["cost"], read_optional(folder / "rtf.json")
     yield ["parameters", f"{cost['params'] / 1e6:.3f} M ({cost['share_of_params']:.1%} of the supernet's)"]
     flops = cost["flops_per_second"] / 1e9
     yield ["FLOPs per second of speech", f"{flops:.3f} G ({cost['share_of_flops']:.1%} of the supernet's)"]
@@ -115,7 +116,7 @@ def _measured(folder: Path, card: Mapping[str, Any]) -> Iterator[list[str]]:
 
 def _notes(folder: Path, data: Optional[str]) -> str:
     """Of which data the error rates are, and of which machine the real-time factors."""
-    speed, config = _optional(folder / "rtf.json"), read_config(folder / CONFIG)
+    speed, config = read_optional(folder / "rtf.json"), read_config(folder / CONFIG)
     trained = [entry[0] for entry in config.get("train_data_path_and_name_and_type") or ()][:1]
     notes = [f"Scored on: {data or 'the sets named above, of which nothing more was told'}."]
     notes += [f"Trained on: `{Path(path).parent}`." for path in trained]
@@ -131,14 +132,6 @@ def _experiment(folder: Path) -> Optional[Experiment]:
     if home.name != "subnets" or not any(home.parent.glob("decode*/*/*/score.json")):
         return None
     return load_experiment(home.parent)
-
-
-def _is_there(folder: Path, name: str) -> bool:
-    return name == TOKENS or (folder / name).exists()
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return dict(read_json(path)) if path.is_file() else {}
 
 
 def espnet_example(card: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -9,11 +9,11 @@ from typing import Any
 from espnet_todm.deploy.onnx.folder import PRECISIONS
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME
 from espnet_todm.errors import UserError
-from espnet_todm.report.experiment import SizeResult, load_experiment, read_optional
+from espnet_todm.report.experiment import SizeResult, load_experiment
 from espnet_todm.report.measured import latency_file
 from espnet_todm.report.tables import number_cell
 from espnet_todm.scoring.scores import rate_cell
-from espnet_todm.util.files import PathLike
+from espnet_todm.util.files import PathLike, read_optional
 from espnet_todm.util.markdown import Table
 
 Measured = Mapping[tuple[str, str], Mapping[str, Any]]  # (size, precision) -> a result of bench models

@@ -7,25 +7,24 @@ experiment. What was not measured has no section.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.report.advice import advice_lines
-from espnet_todm.report.downloads import Download, downloads, kinds
+from espnet_todm.report.downloads import downloads, kinds
 from espnet_todm.report.environment import Environment
 from espnet_todm.report.experiment import Experiment
 from espnet_todm.report.facts import cost_lines, fact_lines, speed_lines
-from espnet_todm.report.measured import Section, measured_sections
+from espnet_todm.report.measured import measured_sections
 from espnet_todm.report.pareto import AXES, MORE_AXES, all_points, draw
 from espnet_todm.report.selection import NAMES, Choice, describe, draw_history
 from espnet_todm.report.selection_page import Selection, load_selection
 from espnet_todm.report.svg import INCHES, Picture, inline_svg, plot_style
-from espnet_todm.report.tables import difference_rows, error_rows, size_rows
+from espnet_todm.report.tables import difference_table, error_table, size_table
 from espnet_todm.report.training_curves import draw_curves, read_curves, title
 from espnet_todm.util.files import PathLike, link, read_json, write_text
 from espnet_todm.util.markdown import Table
@@ -33,40 +32,6 @@ from espnet_todm.util.palette import variables
 
 PAGE = "report.html"
 TEMPLATE = "page.html"
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """What one size keeps: kinds of modules, and from the last block to the first its number and its shares in [0, 1]."""
-
-    choice: Choice
-    modules: list[str]
-    blocks: list[tuple[int, list[float]]]
-    words: str
-
-
-@dataclass(frozen=True)
-class Page:
-    """All that the template shows. ``costs`` and ``curves``: pictures; ``files``: size -> kind -> download."""
-
-    experiment: Experiment
-    label: str
-    environment: Environment
-    config: Optional[str]
-    facts: list[str]
-    sizes: Table
-    kinds: list[str]
-    files: dict[str, dict[str, Download]]
-    speed: list[str]
-    advice: list[str]
-    costs: list[Picture]
-    errors: dict[str, Table]
-    differences: Table
-    heat_maps: list[HeatMap]
-    history: list[Picture]
-    curves: list[Picture]
-    training_cost: list[str]
-    measured: list[Section]
 
 
 def write_page(
@@ -83,47 +48,40 @@ def write_page(
     ``official_size_note``. Raises UserError without jinja2, and when a file of the experiment is not what its name says.
     """
     path = Path(output or experiment.folder / PAGE)
-    page = gather(experiment, label, environment, path.resolve().parent, config, corpus)
-    write_text(path, render(page))
+    page = _gather(experiment, path.resolve().parent, config, corpus)
+    write_text(path, _render({**page, "label": label, "environment": environment}))
     return path
 
 
-def gather(
-    experiment: Experiment,
-    label: str,
-    environment: Environment,
-    home: Path,
-    config: Optional[PathLike] = None,
-    corpus: Optional[str] = None,
-) -> Page:
-    """Everything on the page; home: the folder that its links start from."""
+def _gather(
+    experiment: Experiment, home: Path, config: Optional[PathLike] = None, corpus: Optional[str] = None
+) -> dict[str, Any]:
+    """What the template shows of an experiment, by the template's names; home: the folder that its links start from."""
     folder, names = experiment.folder, [size.name for size in experiment.sizes]
     settings = Path(config or folder / CONFIG)
     of_sizes = {name: downloads(folder / "subnets" / name, home) for name in names}
     selection = _selection(folder)
-    return Page(
-        experiment=experiment,
-        label=label,
-        environment=environment,
-        config=link(settings, home) if settings.is_file() else None,
-        facts=fact_lines(experiment, corpus),
-        sizes=_scores_first(size_rows(experiment), len(experiment.splits)),
-        kinds=kinds(list(of_sizes.values())),
-        files=of_sizes,
-        speed=speed_lines(experiment),
-        advice=advice_lines(experiment),
-        costs=_cost_pictures(experiment),
-        errors={unit: error_rows(experiment.scores(), unit) for unit in ("words", "characters")},
-        differences=difference_rows(experiment),
-        heat_maps=[_heat_map(choice) for choice in selection.chosen] if selection else [],
-        history=_history_pictures(selection) if selection else [],
-        curves=_curve_pictures(folder, names),
-        training_cost=cost_lines(experiment.training_cost),
-        measured=measured_sections(folder, home),
-    )
+    return {
+        "experiment": experiment,
+        "config": link(settings, home) if settings.is_file() else None,
+        "facts": fact_lines(experiment, corpus),
+        "sizes": _scores_first(size_table(experiment), len(experiment.splits)),
+        "kinds": kinds(list(of_sizes.values())),
+        "files": of_sizes,
+        "speed": speed_lines(experiment),
+        "advice": advice_lines(experiment),
+        "costs": _cost_pictures(experiment),
+        "errors": {unit: error_table(experiment.scores(), unit) for unit in ("words", "characters")},
+        "differences": difference_table(experiment),
+        "heat_maps": [_heat_map(choice) for choice in selection.chosen] if selection else [],
+        "history": _history_pictures(selection) if selection else [],
+        "curves": _curve_pictures(folder, names),
+        "training_cost": cost_lines(experiment.training_cost),
+        "measured": measured_sections(folder, home),
+    }
 
 
-def render(page: Page) -> str:
+def _render(page: dict[str, Any]) -> str:
     """The page as HTML. All text in it is escaped; only pictures, which this package draws, are taken as they are."""
     try:
         from jinja2 import Environment as Templates
@@ -164,7 +122,8 @@ def _curve_pictures(folder: Path, names: list[str]) -> list[Picture]:
         with plot_style(f"curve-{measure}"):
             last = [f"{curve.size} ends at {(curve.valid or curve.train)[-1][1]:.3g}" for curve in curves]
             words = f"{title(measure)} over the training: {', '.join(last)}"
-            pictures.append(Picture(inline_svg(draw_curves(measure, curves, INCHES), words), _upper(title(measure))))
+            caption = title(measure)[:1].upper() + title(measure)[1:]
+            pictures.append(Picture(inline_svg(draw_curves(measure, curves, INCHES), words), caption))
     return pictures
 
 
@@ -175,9 +134,11 @@ def _selection(folder: Path) -> Optional[Selection]:
     return load_selection(folder) if smaller and (folder / CONFIG).is_file() else None
 
 
-def _heat_map(choice: Choice) -> HeatMap:
-    blocks = [(number, shares) for number, shares in enumerate(choice.kept.tolist(), 1)]
-    return HeatMap(choice, [NAMES.get(name, name) for name in choice.modules], blocks[::-1], describe(choice))
+def _heat_map(choice: Choice) -> dict[str, Any]:
+    """What one size keeps: kinds of modules, and from the last block to the first its number and its shares in [0, 1]."""
+    blocks = list(enumerate(choice.kept.tolist(), 1))[::-1]
+    modules = [NAMES.get(name, name) for name in choice.modules]
+    return {"choice": choice, "modules": modules, "blocks": blocks, "words": describe(choice)}
 
 
 def _history_pictures(selection: Selection) -> list[Picture]:
@@ -189,7 +150,3 @@ def _history_pictures(selection: Selection) -> list[Picture]:
         with plot_style(f"history-{size}"):
             pictures.append(Picture(inline_svg(draw_history(of_size, selection.units), words), words))
     return pictures
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]

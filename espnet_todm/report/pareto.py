@@ -12,8 +12,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from espnet_todm.report.experiment import Experiment
-from espnet_todm.util.files import PathLike, atomic_path
-from espnet_todm.util.palette import RULE, STYLES
+from espnet_todm.util.files import PathLike
+from espnet_todm.util.palette import RULE, STYLES, save_png
 
 AXES = {
     "params": ("params", 1e-6, "Parameters (millions)"),
@@ -51,11 +51,8 @@ def plot_experiment(experiment: Experiment, folder: PathLike) -> list[Path]:
     """Write ``<tag>_wer_<axis>.png`` into ``folder`` for each axis with at least two sizes; returns them."""
     written = []
     for name, (series, label) in all_points(experiment, AXES).items():
-        path = Path(folder) / f"{experiment.tag}_wer_{name}.png"
         figure = draw(series, label, title=experiment.tag)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=160)
-        written.append(path)
+        written.append(save_png(figure, Path(folder) / f"{experiment.tag}_wer_{name}.png"))
     return written
 
 

@@ -8,7 +8,7 @@ from typing import Optional
 
 from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.report.advice import advice_lines
-from espnet_todm.report.environment import Environment, describe_environment
+from espnet_todm.report.environment import Environment
 from espnet_todm.report.experiment import Experiment, load_experiment
 from espnet_todm.report.facts import cost_lines, fact_lines, speed_lines
 from espnet_todm.report.page import write_page
@@ -36,7 +36,7 @@ def write_results(
     plots: folder for the pictures, by default ``<experiment>/report``. Raises UserError when one was never scored.
     """
     loaded = [load_experiment(folder) for folder in experiments]
-    environment = describe_environment(commands)  # before the pictures, which may change a checkout
+    environment = Environment(commands=tuple(commands))  # before the pictures, which may change a checkout
     home = Path(output).resolve().parent
     sections = []
     for experiment in loaded:
@@ -88,13 +88,13 @@ def model_section(
     below = [*advice_lines(experiment), *speed_lines(experiment)]
     parts = [
         f"## {experiment.tag}\n" + "\n".join(facts) + "\n",
-        "### Sizes\n" + size_table(experiment) + "".join(f"\n{line}\n" for line in below),
+        "### Sizes\n" + size_table(experiment).markdown() + "".join(f"\n{line}\n" for line in below),
         "### Training cost\n" + "".join(f"- {line}\n" for line in cost) if cost else "",
         "".join(f"![word error rate against cost]({picture})\n" for picture in pictures),
-        "### WER\n" + error_table(scores),
-        "### CER\n" + error_table(scores, "characters"),
+        "### WER\n" + error_table(scores).markdown(),
+        "### CER\n" + error_table(scores, "characters").markdown(),
     ]
     differences = difference_table(experiment)
-    if differences:
-        parts.append("### Differences between sizes (paired bootstrap)\n" + differences)
+    if differences.rows:
+        parts.append("### Differences between sizes (paired bootstrap)\n" + differences.markdown())
     return "\n".join(filter(None, parts))

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import module_sizes
-from espnet_todm.util.files import PathLike, atomic_path, read_lines
+from espnet_todm.util.files import PathLike, read_lines
 from espnet_todm.util.markdown import Table
-from espnet_todm.util.palette import GROUND, HEAT, STYLES
+from espnet_todm.util.palette import GROUND, HEAT, STYLES, save_png
 
 NAMES = {
     "feed_forward_macaron": "FFN 1",
@@ -76,17 +76,10 @@ def plot_choices(chosen: Sequence[Choice], path: PathLike) -> Path:
     panels[0].set_yticks(range(layers), [str(layer + 1) for layer in range(layers)])
     panels[0].set_ylabel("block (1 is next to the input)")
     figure.colorbar(image, ax=panels, label="components kept", format=lambda share, _: f"{100 * share:.0f}%")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-    return Path(path)
+    return save_png(figure, path, dpi=150)
 
 
-def share_table(chosen: Sequence[Choice]) -> str:
-    """Markdown of ``share_rows``."""
-    return share_rows(chosen).markdown()
-
-
-def share_rows(chosen: Sequence[Choice]) -> Table:
+def share_table(chosen: Sequence[Choice]) -> Table:
     """The share of components that each size keeps, by kind of module and by third of the depth."""
     thirds = ("first third", "middle third", "last third")
     names = [NAMES.get(name, name) for name in chosen[0].modules]
@@ -140,16 +133,6 @@ def read_history(path: PathLike) -> dict[int, dict[str, list[float]]]:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path}:{number}: no line of a selection's history") from None
     return dict(sorted(history.items()))
-
-
-def plot_history(
-    history: Mapping[int, Mapping[str, Sequence[float]]], units: Sequence[Sequence[Key]], path: PathLike
-) -> Path:
-    """Write the picture of ``draw_history``."""
-    figure = draw_history(history, units)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-    return Path(path)
 
 
 def draw_history(history: Mapping[int, Mapping[str, Sequence[float]]], units: Sequence[Sequence[Key]]) -> Figure:

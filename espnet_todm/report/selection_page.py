@@ -16,14 +16,15 @@ from espnet_todm.report.selection import (
     Choice,
     choices,
     describe,
+    draw_history,
     plot_choices,
-    plot_history,
     read_history,
     share_table,
 )
 from espnet_todm.selection.units import make_units
 from espnet_todm.trainers.selection_log import HISTORY
 from espnet_todm.util.files import PathLike, link
+from espnet_todm.util.palette import save_png
 
 
 class Selection(NamedTuple):
@@ -64,11 +65,11 @@ def selection_section(experiment: PathLike, plots: PathLike, home: PathLike) -> 
     name = Path(experiment).resolve().name
     pictures = [("components kept", plot_choices(chosen, Path(plots) / f"{name}_components.png"))]
     if history:
-        picture = plot_history(history, units, Path(plots) / f"{name}_selection.png")
+        picture = save_png(draw_history(history, units), Path(plots) / f"{name}_selection.png", dpi=150)
         pictures.append(("soft weights over the first stage", picture))
     links = [f"![{text}]({link(path, home)})" for text, path in pictures]
     texts = [describe(choice) for choice in chosen]
-    return "\n".join(["### Components kept", share_table(chosen), "\n\n".join([*texts, *links]), ""])
+    return "\n".join(["### Components kept", share_table(chosen).markdown(), "\n\n".join([*texts, *links]), ""])
 
 
 def _encoder(folder: Path) -> tuple[SupernetEncoder, str]:

@@ -8,15 +8,11 @@ from typing import Any
 from espnet_todm.report.experiment import Experiment, SizeResult
 from espnet_todm.scoring.scores import Score, rate_cell
 from espnet_todm.scoring.significance import paired_difference
+from espnet_todm.util.checks import is_number
 from espnet_todm.util.markdown import Table
 
 
-def error_table(scores: Iterable[Score], unit: str = "words") -> str:
-    """Markdown of ``error_rows``."""
-    return error_rows(scores, unit).markdown()
-
-
-def error_rows(scores: Iterable[Score], unit: str = "words") -> Table:
+def error_table(scores: Iterable[Score], unit: str = "words") -> Table:
     """sclite's columns in percent, one row per set and size."""
     rows = []
     for score in scores:
@@ -28,12 +24,7 @@ def error_rows(scores: Iterable[Score], unit: str = "words") -> Table:
     return Table(["dataset", "Snt", "Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err"], rows)
 
 
-def size_table(experiment: Experiment) -> str:
-    """Markdown of ``size_rows``."""
-    return size_rows(experiment).markdown()
-
-
-def size_rows(experiment: Experiment) -> Table:
+def size_table(experiment: Experiment) -> Table:
     """What each size costs and how well it does: the table by which a size is chosen."""
     header = ["size", "params (M)", "of full (%)", "GFLOPs per s of speech", "RTF median", "RTF p95"]
     header += ["times faster than real time"]
@@ -41,13 +32,7 @@ def size_rows(experiment: Experiment) -> Table:
     return Table(header, [_size_row(size, experiment.splits) for size in experiment.sizes])
 
 
-def difference_table(experiment: Experiment) -> str:
-    """Markdown of ``difference_rows``; empty without a pair."""
-    table = difference_rows(experiment)
-    return table.markdown() if table.rows else ""
-
-
-def difference_rows(experiment: Experiment) -> Table:
+def difference_table(experiment: Experiment) -> Table:
     """Paired bootstrap of each size against the largest scored on the same utterances."""
     rows = []
     for split in experiment.splits:
@@ -78,6 +63,4 @@ def _size_row(size: SizeResult, splits: Iterable[str]) -> list[str]:
 
 def number_cell(value: Any, factor: float, digits: int) -> str:
     """``value * factor``, or nothing where there is no number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return ""
-    return f"{value * factor:.{digits}f}"
+    return f"{value * factor:.{digits}f}" if is_number(value) else ""

@@ -14,6 +14,7 @@ import numpy as np
 from espnet_todm.errors import UserError
 from espnet_todm.scoring.alignment import align, fold_case
 from espnet_todm.scoring.significance import error_rate_interval
+from espnet_todm.util.checks import check_choice
 from espnet_todm.util.files import PathLike, read_json, read_table, to_json, write_text
 
 FORMAT = "espnet_todm.score/1"
@@ -208,9 +209,9 @@ def official_note(split: str, sentences: int, words: int, corpus: Optional[str] 
 
     corpus: a key of OFFICIAL_SIZES. Without it only LibriSpeech's names are known, since no other corpus uses them.
     """
-    if corpus is not None and corpus not in OFFICIAL_SIZES:
-        raise UserError(f"corpus: {corpus!r} is unknown; allowed are {', '.join(OFFICIAL_SIZES)}")
-    official = OFFICIAL_SIZES[corpus or "librispeech"].get(split.replace("-", "_"))
+    corpus = corpus or "librispeech"
+    check_choice("corpus", corpus, OFFICIAL_SIZES)
+    official = OFFICIAL_SIZES[corpus].get(split.replace("-", "_"))
     if official is None or (sentences, words) in official:
         return None
     return (

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from espnet_todm.scoring.scores import Score, rate_cell
 from espnet_todm.scoring.significance import paired_difference
 from espnet_todm.search.evolution import Trial, hypervolume, pareto_front
-from espnet_todm.util.files import PathLike, atomic_path, to_json, write_text
+from espnet_todm.util.files import PathLike, to_json, write_text
 from espnet_todm.util.markdown import markdown_table
-from espnet_todm.util.palette import RULE, STYLES
+from espnet_todm.util.palette import RULE, STYLES, save_png
 
 FORMAT = "espnet_todm.search/1"
 UNITS = {
@@ -69,8 +69,7 @@ def write_report(report: SearchReport, folder: PathLike) -> str:
     pictures = []
     for criterion in report.criteria:
         path = home / f"{report.score}_{criterion}.png"
-        with atomic_path(path) as temporary:
-            draw(report, criterion).savefig(temporary, format="png", dpi=160)
+        save_png(draw(report, criterion), path)
         pictures.append(f"![{report.score} against {criterion}]({path.name})\n")
     parts = ["# Search\n", _settings(report), "## Methods\n" + method_table(report), verdict(report)]
     if report.tests:

@@ -16,6 +16,7 @@ from espnet_todm.search.space import Budgets, SearchSpace, check_budgets, fits, 
 from espnet_todm.sizes import fit_budget
 from espnet_todm.util.checks import check_number
 from espnet_todm.util.files import hash_text
+from espnet_todm.util.optional import needed
 from espnet_todm.util.units import parse_amount
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class SubnetSearch:
         self.sizes: Mapping[str, Subnet] = {FULL: encoder.sizes[FULL]} if encoder.pending else encoder.sizes
         self.starts = starting_points(self.table, self.sizes)
         self.compare_at()  # what cannot be met is refused before anything is scored
-        self._make_study = _optuna()
+        needed("optuna", "search")
 
     def open(self) -> None:
         """Open the stored search, or make it. Raises UserError when the storage cannot be used, or has another search."""
@@ -196,6 +197,8 @@ class SubnetSearch:
         return SearchReport(told, split, plan.objectives, plan.score, methods, best, reference, tests=tests)
 
     def _study(self, name: str, label: str, starts: Mapping[str, Subnet], population: Optional[int]) -> Study:
+        from espnet_todm.search.study import Study
+
         plan, evaluator = self.plan, self.evaluator
         record = {
             "checkpoint": evaluator.supernet.source["checkpoint_sha256"],
@@ -208,7 +211,7 @@ class SubnetSearch:
             "seed": plan.seed,
         }
         proposer = Proposer(self.space, plan.budgets, plan.seed, starts)
-        return self._make_study(plan.storage, name, label, record, plan.objectives, proposer, population)
+        return Study(plan.storage, name, label, record, plan.objectives, proposer, population)
 
     def _fitted(self) -> list[Subnet]:
         """Uniform scalings filled up to the budgets that methods are compared at, as far as there are any."""
@@ -235,11 +238,3 @@ class SubnetSearch:
     def _named(self, trial: Trial) -> Trial:
         """With the name of the size that it is, if it is one."""
         return replace(trial, subnet=self.evaluator.named(trial.subnet))
-
-
-def _optuna() -> type[Study]:
-    try:
-        from espnet_todm.search.study import Study
-    except ImportError as error:
-        raise UserError(f"search needs optuna ({error}); pip install 'espnet_todm[search]'") from None
-    return Study

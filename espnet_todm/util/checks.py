@@ -31,7 +31,12 @@ def check_type(key: str, value: Any, annotation: Any) -> None:
 def _is(value: Any, kind: type) -> bool:
     if kind is bool:
         return isinstance(value, int) and value in (0, 1)
-    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+    return is_number(value) if kind is float else isinstance(value, kind) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is an int or a float; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_choice(key: str, value: Any, allowed: Iterable[Any]) -> None:
@@ -53,7 +58,7 @@ def check_number(
 ) -> None:
     """Raise UserError unless ``value`` is a finite (``whole``) number within the bounds that are given."""
     kind = int if whole else (int, float)
-    good = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    good = is_number(value) and isinstance(value, kind) and math.isfinite(value)
     good = good and (at_least is None or value >= at_least) and (above is None or value > above)
     good = good and (at_most is None or value <= at_most) and (below is None or value < below)
     if good:
@@ -65,15 +70,22 @@ def check_number(
     raise UserError(f"{key}: {value!r} is not allowed, it must be a {noun} {allowed}".rstrip() + hint)
 
 
+def accepted_keys(cls: type) -> Optional[list[str]]:
+    """Names that ``cls(...)`` takes; None: any, because a class with ``**options`` looks at them itself."""
+    parameters = inspect.signature(cls).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
+
+
 def build(cls: type, conf: Mapping[str, Any], where: str, *arguments: Any, **defaults: Any) -> Any:
     """``cls(*arguments, **defaults, **conf)``, with a UserError that names an unknown key of ``conf``."""
-    parameters = inspect.signature(cls).parameters
-    allowed = list(parameters)[len(arguments) :]
+    known = accepted_keys(cls)
+    allowed = (known or [])[len(arguments) :]
     if not isinstance(conf, Mapping):
-        raise UserError(f"{where}: {conf!r} must be a mapping of {', '.join(allowed)}")
-    looks_itself = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        raise UserError(f"{where}: {conf!r} must be a mapping of {', '.join(allowed) or 'options'}")
     for key in conf:
-        if key not in allowed and not looks_itself:
+        if known is not None and key not in allowed:
             raise UserError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}")
     return cls(*arguments, **{**defaults, **conf})
 

@@ -1,13 +1,21 @@
-"""A few of many, evenly spread: neighbours in a corpus are often of one speaker."""
+"""Many in groups, or a few of them, evenly spread: neighbours in a corpus are often of one speaker."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Optional, TypeVar
 
 from espnet_todm.util.checks import check_number
 
 T = TypeVar("T")
+
+
+def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """So many items at a time, the last group with what is left; read as they are asked for."""
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group
 
 
 def evenly(items: Sequence[T], count: Optional[int]) -> list[T]:

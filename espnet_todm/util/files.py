@@ -161,6 +161,14 @@ def read_json(path: PathLike) -> Any:
         raise UserError(f"{path}: not a JSON file ({error})") from None
 
 
+def read_optional(path: PathLike) -> dict[str, Any]:
+    """The JSON object in a file, empty when there is none. Raises UserError for anything else than an object."""
+    stored = read_json(path) if Path(path).exists() else {}
+    if not isinstance(stored, dict):
+        raise UserError(f"{path}: holds {type(stored).__name__}, but it must be a JSON object")
+    return stored
+
+
 def has_mark(path: PathLike) -> bool:
     """Whether a plain file begins with UTF-8's byte order mark."""
     with open(path, "rb") as file:

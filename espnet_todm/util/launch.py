@@ -23,6 +23,7 @@ from typing import Any, Callable, Optional
 from tqdm import tqdm
 
 from espnet_todm.errors import UserError
+from espnet_todm.util.checks import check_choice, check_number
 from espnet_todm.util.files import PathLike, make_folder
 from espnet_todm.util.lifetime import end_with_parent
 
@@ -55,12 +56,9 @@ def launch(
 
     Raises JobError at the first failure, after stopping the others; UserError for a wrong number of jobs or launcher.
     """
-    if jobs < 1:
-        raise UserError(f"jobs: {jobs}, but at least 1 is needed")
-    if launcher not in LAUNCHERS:
-        raise UserError(f"launcher: {launcher!r} is unknown; there are {', '.join(LAUNCHERS)}")
-    folder = Path(logs)
-    make_folder(folder)
+    check_number("jobs", jobs, at_least=1, whole=True)
+    check_choice("launcher", launcher, LAUNCHERS)
+    folder = make_folder(logs)
     arguments, jobs = list(arguments), min(jobs, len(arguments))
     if not arguments:
         return []
@@ -177,12 +175,16 @@ def _work(connection: Connection, function: Callable[[Any], Any]) -> None:
         except EOFError:
             return
         with _output_to(log):
-            try:
-                reply = (True, function(argument))
-            except Exception as error:
-                traceback.print_exc()
-                reply = (False, _in_words(error))
-            connection.send(reply)
+            connection.send(_attempt(function, argument))
+
+
+def _attempt(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any]:
+    """Whether it went well, and the result or what went wrong; the traceback is printed."""
+    try:
+        return True, function(argument)
+    except Exception as error:
+        traceback.print_exc()
+        return False, _in_words(error)
 
 
 @contextmanager
@@ -268,11 +270,7 @@ def _collect(batches: list[Any], name: str, seconds_between_looks: float = 0.5) 
 
 
 def _work_batch(function: Callable[[Any], Any], arguments: list[Any]) -> tuple[bool, Any]:
-    try:
-        return True, [function(argument) for argument in arguments]
-    except Exception as error:
-        traceback.print_exc()
-        return False, _in_words(error)
+    return _attempt(lambda batch: [function(argument) for argument in batch], arguments)
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------

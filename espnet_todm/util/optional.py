@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from espnet_todm.errors import UserError
@@ -18,3 +19,11 @@ def needed(name: str, extra: str = "deploy") -> Any:
     except ImportError as error:
         package = name.partition(".")[0].replace("_", "-")
         raise UserError(f"{package} is not installed ({error}); pip install 'espnet_todm[{extra}]'") from None
+
+
+def package_version(name: str) -> str:
+    """The version of an installed package, "" where there is none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

@@ -1,10 +1,15 @@
-"""Colours of the report's page and of all pictures. A size, set or method has one colour everywhere.
+"""Colours of the report's page and of all pictures, and their files. A size, set or method has one colour everywhere.
 
 The series follow Okabe and Ito, whose colours colour-blind readers tell apart, darkened for light ground and lightened for
 dark ground until each has a contrast of 4.5 to it. Marks and lines differ too, for print without colour.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from espnet_todm.util.files import PathLike, atomic_path
 
 # Roles of a page -> (on light ground, on dark ground).
 GROUND = {
@@ -38,3 +43,10 @@ def variables(dark: bool) -> dict[str, str]:
     colours.update({f"series-{number}": pair[dark] for number, pair in enumerate(SERIES, 1)})
     heat = HEAT[dark].lstrip("#")
     return {**colours, "heat": " ".join(str(int(heat[i : i + 2], 16)) for i in (0, 2, 4))}
+
+
+def save_png(figure: Any, path: PathLike, dpi: int = 160) -> Path:
+    """Write a figure of matplotlib, atomically; returns the file's path."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)
+    return Path(path)

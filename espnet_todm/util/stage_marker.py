@@ -9,7 +9,6 @@ folder anew.
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from espnet_todm.errors import UserError
-from espnet_todm.util.files import PathLike, atomic_directory, make_folder, write_json
+from espnet_todm.util.files import PathLike, atomic_directory, hash_file, make_folder, write_json
 
 MARKER = ".completed"
 _TIME = "%Y-%m-%d %H:%M:%S"
@@ -50,7 +49,7 @@ def fingerprint(folder: PathLike) -> str:
     marker = Path(folder) / MARKER
     if not marker.is_file():
         raise UserError(f"{folder}: not there or not complete; run the stage before this one first")
-    return hashlib.sha256(marker.read_bytes()).hexdigest()
+    return hash_file(marker)
 
 
 @contextmanager

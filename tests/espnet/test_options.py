@@ -12,7 +12,8 @@ import yaml
 import espnet_todm
 from espnet_todm.bin.asr_train import main
 from espnet_todm.errors import UserError
-from espnet_todm.espnet.options import accepted_keys, check_part, parse_training
+from espnet_todm.espnet.options import check_part, parse_training
+from espnet_todm.util.checks import accepted_keys
 from tests.tiny_training import CONFIG, arguments, python, write_config, write_data
 
 espnet_todm.register()

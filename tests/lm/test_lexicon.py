@@ -149,5 +149,7 @@ def test_what_is_not_there_is_named(lexicon: Path, data: Path, tmp_path: Path) -
             make_phonemes(missing, data, ["train"], tmp_path / "phone")
     with pytest.raises(UserError, match="test: not there or not complete"):
         make_phonemes(lexicon, data, ["test"], tmp_path / "phone")
-    with pytest.raises(UserError, match="max_unknown_share: 2, but a share"):
+    with pytest.raises(
+        UserError, match="max_unknown_share: 2 is not allowed, it must be a finite number >= 0 and <= 1"
+    ):
         make_phonemes(lexicon, data, ["train"], tmp_path / "phone", 2)

@@ -251,7 +251,7 @@ def test_a_rest_below_rounding_is_still_taught() -> None:
         ((2, 4, 4, 6), (2, 4, 4, 6), {}, r"labels \(2, 2\)"),
         ((2, 4, 3, 6), (2, 4, 3, 6), {"ranges": torch.zeros(2, 4, 2, dtype=torch.int64)}, "ranges"),
         ((2, 4, 2, 6), (2, 4, 2, 6), {"ranges": torch.zeros(2, 4, 2, dtype=torch.int64)}, "consecutive rows"),
-        ((2, 4, 3, 6), (2, 4, 3, 6), {"scale": "frame"}, "'frame' is unknown; allowed are lattice, path"),
+        ((2, 4, 3, 6), (2, 4, 3, 6), {"scale": "frame"}, "'frame' is unknown; allowed: lattice, path"),
     ],
 )
 def test_mismatched_lattices_are_named(teacher: tuple, student: tuple, options: dict, words: str) -> None:

@@ -105,7 +105,7 @@ def test_a_harmed_corpus_ends_in_one_line(
     ("options", "message"),
     [
         (["--corpus", ""], "corpus: '' is no folder; give the one that holds TEDLIUM_release2/"),
-        (["--unknown", "drop"], "unknown: 'drop', but one of keep, remove is expected"),
+        (["--unknown", "drop"], "unknown: 'drop' is unknown; allowed: keep, remove"),
         (["--max_overlap", "much"], "--max_overlap: invalid float value: 'much'"),
         (["--train_set", "training", "--corpus"], "training: no such folder in"),
     ],

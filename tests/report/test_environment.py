@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from espnet_todm.report.environment import describe_environment, describe_sources
+from espnet_todm.report.environment import Environment, describe_sources
 from espnet_todm.util.processor import cpu_model
 
 
@@ -37,7 +37,7 @@ def test_sources_of_a_checkout(tmp_path: Path) -> None:
 
 
 def test_environment_is_this_one() -> None:
-    found = describe_environment(["./run.sh --stage 1"])
+    found = Environment(commands=("./run.sh --stage 1",))
     assert found.torch == torch.__version__ and found.espnet[0].isdigit()
     assert found.commands == ("./run.sh --stage 1",) and found.date.endswith("UTC")
     assert found.cpu == cpu_model() != ""

@@ -72,7 +72,7 @@ def test_model_section(scored: Path) -> None:
         "\n"
     )
     assert rest.startswith(
-        size_table(experiment)
+        size_table(experiment).markdown()
         + "".join(f"\n{line}\n" for line in advice_lines(experiment))
         + "\nRTF measured with threads: 1, CPU: Toy CPU, utterances: 7.\n"
         + "\n### Training cost\n"
@@ -83,9 +83,9 @@ def test_model_section(scored: Path) -> None:
         + "- peak memory, supernet: 728 MiB\n"
         + "\n![word error rate against cost](toy.png)\n"
         + "\n### WER\n"
-        + error_table(experiment.scores())
+        + error_table(experiment.scores()).markdown()
         + "\n### CER\n"
-        + error_table(experiment.scores(), "characters")
+        + error_table(experiment.scores(), "characters").markdown()
         + "\n### Differences between sizes (paired bootstrap)\n"
     )
 

@@ -33,7 +33,7 @@ def test_shares_are_those_of_the_set() -> None:
     (choice,) = choices(TABLE, {FULL: TABLE.full(), "half": half()})
     assert choice.modules == MODULES
     np.testing.assert_allclose(choice.kept, [[1, 1, 1, 1], [0, 0.5, 1, 0], [0, 0, 0, 0]])
-    row = share_table([choice]).splitlines()[2]
+    row = share_table([choice]).markdown().splitlines()[2]
     assert row == "|half|33%|50%|67%|33%|100%|38%|0%|"
 
 

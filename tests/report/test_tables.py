@@ -9,7 +9,7 @@ from espnet_todm.report.tables import difference_table, error_table, size_table
 
 
 def test_error_table_is_sclites(scored: Path) -> None:
-    assert error_table(load_experiment(scored).scores()) == (
+    assert error_table(load_experiment(scored).scores()).markdown() == (
         "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|\n"
         "|---|---|---|---|---|---|---|---|---|\n"
         "|dev/full|2|7|85.7|14.3|0.0|0.0|14.3|50.0|\n"
@@ -21,7 +21,7 @@ def test_error_table_is_sclites(scored: Path) -> None:
 
 
 def test_size_table_leaves_blank_what_was_not_measured(scored: Path) -> None:
-    header, _, full, small, uncosted = size_table(load_experiment(scored)).splitlines()
+    header, _, full, small, uncosted = size_table(load_experiment(scored)).markdown().splitlines()
     assert header == (
         "|size|params (M)|of full (%)|GFLOPs per s of speech|RTF median|RTF p95|times faster than real time"
         "|WER dev [95%]|WER test_clean [95%]|"
@@ -32,7 +32,7 @@ def test_size_table_leaves_blank_what_was_not_measured(scored: Path) -> None:
 
 
 def test_differences_are_against_the_largest(scored: Path) -> None:
-    rows = difference_table(load_experiment(scored)).splitlines()[2:]
+    rows = difference_table(load_experiment(scored)).markdown().splitlines()[2:]
     assert [row.split("|")[1:5] for row in rows] == [
         ["dev", "small", "full", "+14.29"],
         ["dev", "uncosted", "full", "+57.14"],
@@ -43,4 +43,4 @@ def test_differences_are_against_the_largest(scored: Path) -> None:
 def test_one_size_has_nothing_to_differ_from(scored: Path) -> None:
     for path in [*scored.glob("decode/*/small/score.json"), *scored.glob("decode/*/uncosted/score.json")]:
         path.unlink()
-    assert difference_table(load_experiment(scored)) == ""
+    assert difference_table(load_experiment(scored)).rows == []

@@ -120,8 +120,8 @@ def test_nothing_to_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"jobs": 0}, "jobs: 0, but at least 1"),
-        ({"launcher": "pbs"}, "launcher: 'pbs' is unknown; there are local, slurm, submitit-local"),
+        ({"jobs": 0}, "jobs: 0 is not allowed, it must be a whole number >= 1"),
+        ({"launcher": "pbs"}, "launcher: 'pbs' is unknown; allowed: local, slurm, submitit-local"),
         ({"launcher": "slurm"}, "launcher slurm"),  # there is no Slurm here
         ({"launcher": "submitit-local", "options": {"no_such": 1}}, "no_such"),
     ],

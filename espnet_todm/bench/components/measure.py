@@ -17,6 +17,7 @@ from typing import Any, Callable, Optional, TypeVar
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,7 +31,7 @@ from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.options import check_part
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND, MEL_BINS
-from espnet_todm.util.checks import check_number
+from espnet_todm.util.checks import check_choice, check_number
 from espnet_todm.util.processor import cpu_model
 from espnet_todm.util.threads import torch_threads
 
@@ -116,18 +117,8 @@ def fit_line(points: Mapping[int, float]) -> Line:
     With a single point all of it goes to the components.
     """
     kept, seconds = np.array(list(points), dtype=float), np.array(list(points.values()))
-    through_zero = Line(0.0, max(0.0, float(kept @ seconds / (kept @ kept))))
-    if len(points) == 1:
-        return through_zero
-    slope, offset = np.polyfit(kept, seconds, 1)
-    if slope >= 0 and offset >= 0:
-        return Line(float(offset), float(slope))
-    flat = Line(max(0.0, float(seconds.mean())), 0.0)
-    return min(through_zero, flat, key=lambda line: _squares(line, kept, seconds))  # the best lies on an edge
-
-
-def _squares(line: Line, kept: Any, seconds: Any) -> float:
-    return float(np.square(line.fixed + line.per_component * kept - seconds).sum())
+    columns = np.stack([np.full(len(kept), float(len(kept) > 1)), kept], axis=1)
+    return Line(*map(float, nnls(columns, seconds)[0]))
 
 
 def _calls_in(
@@ -191,16 +182,12 @@ def summary(table: LatencyTable) -> str:
 
 def _versions(runtime: str) -> dict[str, str]:
     """Of what computes."""
-    if runtime == TORCH:
-        return {TORCH: torch.__version__}
-    return {runtime: version(runtime), TORCH: torch.__version__}
+    return {TORCH: torch.__version__, **({runtime: version(runtime)} if runtime != TORCH else {})}
 
 
 def _check(encoder: SupernetEncoder, seconds: float, frames: int, threads: int, rounds: int, runtime: str) -> None:
-    if runtime not in RUNTIMES:
-        raise UserError(f"runtime: {runtime!r} is unknown; allowed: {', '.join(RUNTIMES)}")
-    for name, value in (("threads", threads), ("rounds", rounds)):
-        if value < 1:
-            raise UserError(f"{name}: {value} is not possible; allowed: 1 or more")
+    check_choice("runtime", runtime, RUNTIMES)
+    check_number("threads", threads, at_least=1, whole=True)
+    check_number("rounds", rounds, at_least=1, whole=True)
     if frames < 1 or encoder.subsampled(frames) < 1:
         raise UserError(f"seconds: {seconds} is too short an utterance for this encoder's subsampling; give more")

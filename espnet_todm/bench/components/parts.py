@@ -72,12 +72,12 @@ def parts(
     which it runs. Blocks are those of extracted models: a slice's weights may lie apart in memory."""
     lengths = torch.tensor([features.size(1)])
     itself = convert(encoder)
-    hidden, *between = _Front(itself)(features, lengths)
+    hidden, *between = _front(itself, features, lengths)
     seen, block_varies = (hidden, *between), ((0, 1), *[(1,)] * (len(between) - 1), (0, 2))
     whole, whole_varies = (features, lengths), ((0, 1), (0,))
     found = {
-        Probe("front"): Part(_Front(itself), whole, whole_varies),
-        Probe("finalise"): Part(_OutputNorm(itself), (hidden,), ((0, 1),)),
+        Probe("front"): Part(_Call(_front, itself), whole, whole_varies),
+        Probe("finalise"): Part(_Call(_output_norm, itself), (hidden,), ((0, 1),)),
     }
     norm = _final_norm(encoder)
     if norm is not None:
@@ -85,9 +85,9 @@ def parts(
     for shape in distinct_shapes(encoder):
         for count in shape.counts():
             (block,) = convert(encoder.extract(shape.kept(count))).encoders
-            found[Probe("block", shape.kept(count))] = Part(_Block(block), seen, block_varies)
+            found[Probe("block", shape.kept(count))] = Part(_Call(_block, block), seen, block_varies)
     for subnet in subnets:
-        found[Probe("whole", subnet)] = Part(_Whole(convert(encoder.extract(subnet))), whole, whole_varies)
+        found[Probe("whole", subnet)] = Part(_Call(_whole, convert(encoder.extract(subnet))), whole, whole_varies)
     return found
 
 
@@ -102,48 +102,34 @@ def _final_norm(encoder: SupernetEncoder) -> Optional[nn.Module]:
     return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
 
 
-class _Front(nn.Module):
+class _Call(nn.Module):
+    """A function of an encoder or a block and of tensors, as a module of tensors alone."""
+
+    def __init__(self, run: Callable[..., Any], module: nn.Module) -> None:
+        super().__init__()
+        self.run, self.module = run, module
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.run(self.module, *inputs)
+
+
+def _front(encoder: SupernetEncoder, features: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
     """Features (B, T, F), lengths (B,) -> hidden (B, T', D), positions (1, 2T'-1, D) if there are any, mask (B, 1, T')."""
-
-    def __init__(self, encoder: SupernetEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        subsampled = self.encoder.subsample(features, lengths)
-        between = () if subsampled.positions is None else (subsampled.positions,)
-        return (subsampled.hidden, *between, subsampled.mask)
+    subsampled = encoder.subsample(features, lengths)
+    between = () if subsampled.positions is None else (subsampled.positions,)
+    return (subsampled.hidden, *between, subsampled.mask)
 
 
-class _Block(nn.Module):
-    """What :class:`_Front` gives -> (B, T', D)."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, hidden: Tensor, *between: Tensor) -> Tensor:
-        positions = between[0] if len(between) == 2 else None
-        output: Tensor = self.block(hidden, positions, between[-1], LayerChoice())
-        return output
+def _block(block: nn.Module, hidden: Tensor, *between: Tensor) -> Any:
+    """What :func:`_front` gives -> (B, T', D)."""
+    return block(hidden, between[0] if len(between) == 2 else None, between[-1], LayerChoice())
 
 
-class _OutputNorm(nn.Module):
-    def __init__(self, encoder: SupernetEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.encoder.output_norm(hidden)
+def _output_norm(encoder: SupernetEncoder, hidden: Tensor) -> Tensor:
+    return encoder.output_norm(hidden)
 
 
-class _Whole(nn.Module):
+def _whole(encoder: SupernetEncoder, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Features (B, T, F), lengths (B,) -> (B, T', D), lengths (B,)."""
-
-    def __init__(self, encoder: SupernetEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        subsampled = self.encoder.subsample(features, lengths)
-        return self.encoder.blocks(subsampled), subsampled.lengths
+    subsampled = encoder.subsample(features, lengths)
+    return encoder.blocks(subsampled), subsampled.lengths

@@ -11,6 +11,7 @@ from espnet_todm.decode.features import read_features, seconds_of
 from espnet_todm.deploy.runtime.fbank import fbank
 from espnet_todm.errors import UserError
 from espnet_todm.util.acoustics import SAMPLING_RATE
+from espnet_todm.util.checks import check_number
 from espnet_todm.util.files import PathLike
 
 
@@ -25,8 +26,7 @@ class Utterances:
 
 def read_utterances(scp: PathLike, limit: int, audio: bool) -> Utterances:
     """The first utterances of a wav.scp of 16 kHz, or of a feats.scp where no ``audio`` is needed. Raises UserError."""
-    if limit < 1:
-        raise UserError(f"utterances: {limit} is not possible; allowed: 1 or more")
+    check_number("utterances", limit, at_least=1, whole=True)
     values = [value for _, value in read_features(scp, limit, SAMPLING_RATE, 1)]
     seconds = [seconds_of(value) for value in values]
     if values[0].dim() == 2:

@@ -25,6 +25,7 @@ from espnet_todm.deploy.forms.registry import FORMATS, exported_files, of_format
 from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA, TORCH
 from espnet_todm.errors import UserError, last_line
+from espnet_todm.util.checks import check_choice, check_number
 from espnet_todm.util.child import child_environment, python_module
 from espnet_todm.util.files import PathLike
 
@@ -192,8 +193,7 @@ def _target(folder: Path, card: Mapping[str, Any], runtime: str, precision: str,
 
 def measure(targets: Sequence[Target], open_worker: Opener, rounds: int) -> dict[Target, Times]:
     """Time all targets, setting by setting. Raises UserError for no rounds and when a model fails."""
-    if rounds < 1:
-        raise UserError(f"rounds: {rounds} is not possible; allowed: 1 or more")
+    check_number("rounds", rounds, at_least=1, whole=True)
     settings = list(dict.fromkeys(target.setting for target in targets))
     times: dict[Target, Times] = {}
     for number, setting in enumerate(settings):
@@ -228,7 +228,5 @@ def _times(ready: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> Ti
 def _check(runtimes: Sequence[str], precisions: Sequence[str], threads: Sequence[int]) -> None:
     for option, values, allowed in (("runtimes", runtimes, RUNTIMES), ("precisions", precisions, PRECISIONS)):
         for value in values:
-            if value not in allowed:
-                raise UserError(f"{option}: {value!r} is unknown; allowed: {', '.join(allowed)}")
-    if not threads or min(threads) < 1:
-        raise UserError(f"threads: {' '.join(map(str, threads))} is not possible; allowed: 1 or more")
+            check_choice(option, value, allowed)
+    check_number("threads", min(threads, default=None), at_least=1, whole=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from scipy.stats import bootstrap
 from espnet_todm.bench.models.measure import Target, Times
 from espnet_todm.util.markdown import markdown_table
 from espnet_todm.util.memory import MIB
+from espnet_todm.util.optional import package_version
 from espnet_todm.util.processor import cpu_model
 
 FORMAT = "espnet_todm.device/1"
@@ -115,7 +115,7 @@ def describe_machine(load_before: Sequence[float]) -> dict[str, Any]:
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "load_before": list(load_before),
         "load_after": load_average(),
-        **{package: _version(package) for package in ("onnxruntime", "sherpa-onnx", "torch")},
+        **{package: package_version(package) for package in ("onnxruntime", "sherpa-onnx", "torch")},
     }
 
 
@@ -142,10 +142,3 @@ def table(measured: Sequence[Mapping[str, Any]]) -> str:
         )
     streamed = any(key in entry for entry in measured for key in CHUNK)
     return markdown_table([*HEADER, *(CHUNK.values() if streamed else ())], rows)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""

@@ -9,7 +9,6 @@ Example: python -m espnet_todm.bin.bench models --experiment exp/supernet --scp 
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,30 +20,25 @@ from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import write_json
 
-
-def _parser() -> Parser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiment", required=True, help="folder with subnets/<size> and subnets/<size>/onnx")
-    parser.add_argument(
-        "--scp", required=True, help="wav.scp with the speech to time, 16 kHz; feats.scp without sherpa-onnx"
-    )
-    parser.add_argument("--output", required=True, help="JSON file to write")
-    parser.add_argument("--sizes", nargs="*", default=[], help="sizes to measure; default all that were extracted")
-    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=[ONNXRUNTIME, SHERPA])
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32", "int8"])
-    parser.add_argument(
-        "--threads", nargs="+", type=int, default=[1], help="numbers of threads, such as 1 2 (default 1)"
-    )
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        default=FORMATS[0],
-        help="which exports: of whole utterances (onnx, default), or streaming-onnx, whose chunks are timed too",
-    )
-    parser.add_argument("--utterances", type=int, default=10, help="how many utterances (default 10)")
-    parser.add_argument("--rounds", type=int, default=20, help="how often all are timed (default 20)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    return parser
+parser = Parser(__doc__)
+parser.add_argument("--experiment", required=True, help="folder with subnets/<size> and subnets/<size>/onnx")
+parser.add_argument(
+    "--scp", required=True, help="wav.scp with the speech to time, 16 kHz; feats.scp without sherpa-onnx"
+)
+parser.add_argument("--output", required=True, help="JSON file to write")
+parser.add_argument("--sizes", nargs="*", default=[], help="sizes to measure; default all that were extracted")
+parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=[ONNXRUNTIME, SHERPA])
+parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32", "int8"])
+parser.add_argument("--threads", nargs="+", type=int, default=[1], help="numbers of threads, such as 1 2 (default 1)")
+parser.add_argument(
+    "--format",
+    choices=FORMATS,
+    default=FORMATS[0],
+    help="which exports: of whole utterances (onnx, default), or streaming-onnx, whose chunks are timed too",
+)
+parser.add_argument("--utterances", type=int, default=10, help="how many utterances (default 10)")
+parser.add_argument("--rounds", type=int, default=20, help="how often all are timed (default 20)")
+parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -52,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     from espnet_todm.bench.models.measure import Process, find_targets, measure
     from espnet_todm.bench.models.table import FORMAT, describe_machine, load_average, results, table
 
-    options = _parser().parse_args(arguments)
+    options = parser.parse_args(arguments)
     if Path(options.output).exists() and not options.overwrite:
         raise UserError(f"--output: {options.output} exists; give another name or --overwrite")
 

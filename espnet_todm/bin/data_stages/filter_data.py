@@ -11,14 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_todm.bin._cli import Parser, run
+from espnet_todm.bin._cli import Parser, add_fields, from_fields, run
 from espnet_todm.data.checks import ANY_LENGTH, Limits, filter_split
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.encoder_input import shortest_input
 
+LIMITS = {
+    "sampling_rate": "Hz (default 16000)",
+    "min_seconds": "default 0.1",
+    "max_seconds": "default 30",
+    "max_clipped": "share of samples (default 0.01)",
+    "max_quarantine_share": "stop when a larger share of a split has faults (default 0.02)",
+}
+
 
 def main(arguments: Sequence[str]) -> None:
-    default = Limits()
     parser = Parser(description=__doc__)
     parser.add_argument("--data", default="data", help="folder that holds the data folders (default data)")
     parser.add_argument("--features", required=True, help="e.g. dump/fbank; org/<split> is read, <split> is written")
@@ -26,25 +33,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--evaluation", nargs="*", default=[], help="splits to measure on: lose only what cannot be decoded"
     )
-    parser.add_argument("--sampling_rate", type=int, default=default.sampling_rate, help="Hz (default 16000)")
-    parser.add_argument("--min_seconds", type=float, default=default.min_seconds, help="default 0.1")
-    parser.add_argument("--max_seconds", type=float, default=default.max_seconds, help="default 30")
-    parser.add_argument(
-        "--max_clipped", type=float, default=default.max_clipped, help="share of samples (default 0.01)"
-    )
-    parser.add_argument(
-        "--max_quarantine_share",
-        type=float,
-        default=default.max_quarantine_share,
-        help="stop when a larger share of a split has faults (default 0.02)",
-    )
+    add_fields(parser, Limits, LIMITS)
     parser.add_argument("training", nargs="*", help="-- and arguments of the training command, with its --config")
     parsed = parser.parse_args(arguments)
     if not parsed.train and not parsed.evaluation:
         raise UserError("splits: none given; name them with --train and --evaluation")
-    limits = Limits(
-        parsed.sampling_rate, parsed.min_seconds, parsed.max_seconds, parsed.max_clipped, parsed.max_quarantine_share
-    )
+    limits = from_fields(Limits, parsed)
     needed = shortest_input(parsed.training) if parsed.training else ANY_LENGTH
     features = Path(parsed.features)
     for split in [*parsed.train, *parsed.evaluation]:

@@ -6,21 +6,15 @@ Example: python -m espnet_todm.bin.make_tokens --text data/train/text --token_ty
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.data.tokens import TOKEN_TYPES, make_tokens
 
-
-def main(arguments: Sequence[str]) -> None:
-    parser = Parser(description=__doc__)
-    parser.add_argument("--text", nargs="+", required=True, help="Kaldi text tables, plain or .gz")
-    parser.add_argument("--token_type", choices=TOKEN_TYPES, default="unigram", help="default unigram")
-    parser.add_argument("--size", type=int, help="tokens in all; char takes all characters and needs none")
-    parser.add_argument("--output", required=True, help="folder to make, with tokens.txt and bpe.model")
-    parsed = parser.parse_args(arguments)
-    make_tokens(parsed.token_type, parsed.size, parsed.text, parsed.output)
-
+parser = Parser(__doc__)
+parser.add_argument("--text", dest="texts", nargs="+", required=True, help="Kaldi text tables, plain or .gz")
+parser.add_argument("--token_type", choices=TOKEN_TYPES, default="unigram", help="default unigram")
+parser.add_argument("--size", type=int, help="tokens in all; char takes all characters and needs none")
+parser.add_argument("--output", required=True, help="folder to make, with tokens.txt and bpe.model")
+main = parser.calling(make_tokens)
 
 if __name__ == "__main__":
     run(main)

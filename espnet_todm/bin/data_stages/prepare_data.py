@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from espnet_todm.bin._cli import Parser, run
+from espnet_todm.bin._cli import Parser, add_fields, from_fields, run
 from espnet_todm.data import librispeech, tedlium
 from espnet_todm.data.corpus import prepare_split
 from espnet_todm.data.listing import Reader, parse_split
@@ -22,35 +22,29 @@ from espnet_todm.util.files import read_table
 LAYOUTS = ("librispeech", "tedlium2")
 Layout = tuple[Path, dict[str, tuple[str, ...]], Reader]  # the folder of the splits, their parts, what lists them
 
+parser = Parser(__doc__)
+parser.add_argument(
+    "--corpus", required=True, help="folder that holds LibriSpeech/ or TEDLIUM_release2/ (or the splits)"
+)
+parser.add_argument(
+    "--splits", nargs="+", required=True, help=f"folders, name=folder+folder, or {', '.join(librispeech.PRESETS)}"
+)
+parser.add_argument("--output", default="data", help="data folders are made in this folder (default data)")
+parser.add_argument("--limit", type=int, help="keep this many utterances of each split")
+parser.add_argument("--layout", choices=LAYOUTS, default="librispeech", help="default librispeech")
+parser.add_argument("--official", choices=sorted(OFFICIAL_SIZES), help="warn when its official sets are not whole")
+parser.add_argument("--download", action="store_true", help="LibriSpeech: download what is missing of its splits")
+told = {"unknown": "keep (default) or remove <unk>", "max_overlap": "seconds segments share (default 0.1)"}
+add_fields(parser, tedlium.TedliumOptions, {name: f"TED-LIUM: {text}" for name, text in told.items()})
+
 
 def main(arguments: Sequence[str]) -> None:
-    parsed = _parser().parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     corpus, splits, reader = (_tedlium if parsed.layout == "tedlium2" else _librispeech)(parsed)
     for name, folders in splits.items():
         data = prepare_split(corpus, name, folders, parsed.output, parsed.limit, reader)
         if parsed.official and parsed.limit is None:
             _check_size(data, parsed.official)
-
-
-def _parser() -> Parser:
-    default = tedlium.TedliumOptions()
-    parser = Parser(description=__doc__)
-    parser.add_argument(
-        "--corpus", required=True, help="folder that holds LibriSpeech/ or TEDLIUM_release2/ (or the splits)"
-    )
-    parser.add_argument(
-        "--splits", nargs="+", required=True, help=f"folders, name=folder+folder, or {', '.join(librispeech.PRESETS)}"
-    )
-    parser.add_argument("--output", default="data", help="data folders are made in this folder (default data)")
-    parser.add_argument("--limit", type=int, help="keep this many utterances of each split")
-    parser.add_argument("--layout", choices=LAYOUTS, default="librispeech", help="default librispeech")
-    parser.add_argument("--official", choices=sorted(OFFICIAL_SIZES), help="warn when its official sets are not whole")
-    parser.add_argument("--download", action="store_true", help="LibriSpeech: download what is missing of its splits")
-    parser.add_argument("--unknown", default=default.unknown, help="TED-LIUM: keep (default) or remove <unk>")
-    parser.add_argument(
-        "--max_overlap", type=float, default=default.max_overlap, help="TED-LIUM: seconds segments share (default 0.1)"
-    )
-    return parser
 
 
 def _librispeech(parsed: Namespace) -> Layout:
@@ -63,7 +57,7 @@ def _librispeech(parsed: Namespace) -> Layout:
 def _tedlium(parsed: Namespace) -> Layout:
     if parsed.download:
         raise UserError("download: TED-LIUM is not downloaded here; its archive is at openslr.org/19")
-    options = tedlium.TedliumOptions(parsed.unknown, parsed.max_overlap)
+    options = from_fields(tedlium.TedliumOptions, parsed)
     splits = dict(parse_split(spec) for spec in parsed.splits)
     return tedlium.corpus_folder(parsed.corpus), splits, partial(tedlium.list_utterances, options=options)
 

@@ -6,20 +6,14 @@ Example: python -m espnet_todm.bin.make_lm_lexicon --lm data/lm/3gram/lm.arpa --
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.lm.spelling import make_lexicon
 
-
-def main(arguments: Sequence[str]) -> None:
-    parser = Parser(description=__doc__)
-    parser.add_argument("--lm", required=True, help="ARPA file, plain or .gz")
-    parser.add_argument("--tokens", required=True, help="folder of stage 5, with tokens.txt")
-    parser.add_argument("--output", required=True, help="folder to make, with lexicon.txt")
-    parsed = parser.parse_args(arguments)
-    make_lexicon(parsed.lm, parsed.tokens, parsed.output)
-
+parser = Parser(__doc__)
+parser.add_argument("--lm", dest="model", required=True, help="ARPA file, plain or .gz")
+parser.add_argument("--tokens", required=True, help="folder of stage 5, with tokens.txt")
+parser.add_argument("--output", required=True, help="folder to make, with lexicon.txt")
+main = parser.calling(make_lexicon)
 
 if __name__ == "__main__":
     run(main)

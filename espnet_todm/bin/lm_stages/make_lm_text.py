@@ -5,21 +5,15 @@ Example: python -m espnet_todm.bin.make_lm_text --transcripts data/train/text --
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.lm.lm_text import make_lm_text
 
-
-def main(arguments: Sequence[str]) -> None:
-    parser = Parser(description=__doc__)
-    parser.add_argument("--transcripts", nargs="*", default=[], help="Kaldi text tables, plain or .gz")
-    parser.add_argument("--text", nargs="*", default=[], help="files with one sentence a line, plain or .gz")
-    parser.add_argument("--lexicon", help="for models of phonemes: a table of words and their phonemes")
-    parser.add_argument("--output", required=True, help="folder to make, with text: one sentence a line")
-    parsed = parser.parse_args(arguments)
-    make_lm_text(parsed.transcripts, parsed.text, parsed.output, parsed.lexicon)
-
+parser = Parser(__doc__)
+parser.add_argument("--transcripts", nargs="*", default=[], help="Kaldi text tables, plain or .gz")
+parser.add_argument("--text", dest="texts", nargs="*", default=[], help="files with one sentence a line, plain or .gz")
+parser.add_argument("--lexicon", help="for models of phonemes: a table of words and their phonemes")
+parser.add_argument("--output", required=True, help="folder to make, with text: one sentence a line")
+main = parser.calling(make_lm_text)
 
 if __name__ == "__main__":
     run(main)

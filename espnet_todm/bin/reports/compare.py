@@ -25,14 +25,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("options", nargs="*", help="-- and options of the recipe")
     options = parser.parse_args(arguments)
 
-    from espnet_todm.errors import UserError
     from espnet_todm.report.comparison import write_comparison
     from espnet_todm.report.plan import read_plan, train_and_score
+    from espnet_todm.util.checks import check_choice
 
     methods = read_plan(options.plan)
     for name in options.only or ():
-        if name not in {method.name for method in methods}:
-            raise UserError(f"--only: {name!r} is unknown; allowed: {', '.join(method.name for method in methods)}")
+        check_choice("--only", name, [method.name for method in methods])
     chosen = [method for method in methods if not options.only or method.name in options.only]
     done = [(method, train_and_score(method, options.recipe, options.folder, options.options)) for method in chosen]
     print(write_comparison(done, options.output, options.label, options.plan))

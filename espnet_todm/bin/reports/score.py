@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
         if note is not None:
             logging.warning("%s", note)
     for title, unit in (("WER", "words"), ("CER", "characters")):
-        print(f"### {title}\n{error_table(scores, unit)}")
+        print(f"### {title}\n{error_table(scores, unit).markdown()}")
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def test_targets_are_ordered_by_size_and_pytorch_has_no_int8(experiment: Path) -
         ({"runtimes": ["tflite"]}, ["runtimes: 'tflite'", "onnxruntime"]),
         ({"precisions": ["int4"]}, ["precisions: 'int4'", "int8"]),
         ({"precisions": ["fp16"]}, ["model.fp16.onnx", "no such file", "fp32, int8"]),
-        ({"threads": [2, 0]}, ["threads: 2 0", "1 or more"]),
+        ({"threads": [2, 0]}, ["threads: 0", ">= 1"]),
         ({"threads": []}, ["threads", "1 or more"]),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_folder_without_subnets_or_graphs_names_the_command(experiment: Path, 
     (experiment / "subnets" / "small" / "onnx").rmdir()
     with pytest.raises(UserError, match=r"small/onnx: no such folder; python -m espnet_todm\.bin\.export"):
         find_targets(experiment, runtimes=["onnxruntime"])
-    with pytest.raises(UserError, match=r"rounds: 0 is not possible"):
+    with pytest.raises(UserError, match=r"rounds: 0 is not allowed"):
         measure([], lambda of: Clockwork(of, {}), rounds=0)
 
 
