@@ -1,1 +1,1 @@
-"""The ESPnet model classes that a config names."""
+"""The ESPnet model of ``model: todm`` and its parts."""

@@ -1,4 +1,4 @@
-"""Mixed precision on any device, CPUs too, for which ESPnet's own ``use_amp`` does nothing."""
+"""Mixed precision on any device, including CPUs. ESPnet's own ``use_amp`` has no effect on CPUs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Autocast:
-    """``with autocast(device)`` runs what is inside in a type of DTYPES; None is float32.
+    """``with autocast(device)`` runs its body in a type of DTYPES, or in float32 if ``dtype`` is None.
 
-    So is a CPU without instructions for the type, where it would be many times slower, or with a torch that lacks it there.
+    It also uses float32 on a CPU without instructions for the type (much slower there), or if torch lacks it on CPUs.
     """
 
     def __init__(self, dtype: Optional[str]) -> None:

@@ -1,4 +1,4 @@
-"""What goes into a subnet's task and what comes out."""
+"""Inputs and outputs of a subnet's task: batch, step context, posteriors, loss and statistics."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 from espnet_todm.models.autocast import FLOAT32, Autocast
 from espnet_todm.models.transducer import Lattice
 
-Stats = dict[str, Any]  # what a step reports, by name
+Stats = dict[str, Any]  # name -> value that a step reports
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """How a batch passes through the model, and at which point of a training.
+    """Mode, precision and training step with which the model runs a batch.
 
-    training: whether SpecAugment, chunks and dropout of outputs are drawn. step: 0-based number of the training step; in
-    validation of the last one; None outside of training, where all schedules of losses have come to their end. autocast:
-    the precision. loss_scale: what losses are multiplied with for a backward within the step (float16). error_rates: whether
-    they are counted.
+    training: whether SpecAugment, random chunks and dropout are active. step: 0-based number of the training step; in
+    validation, of the last training step; None outside of training, where schedules of losses have their final values.
+    autocast: the precision. loss_scale: factor on the losses for the backward inside the step (float16). error_rates:
+    whether error rates are computed.
     """
 
     training: bool = False
@@ -30,14 +30,14 @@ class StepContext:
     error_rates: bool = False
 
 
-OUTSIDE = StepContext()  # of any training: exact and without anything random
+OUTSIDE = StepContext()  # outside of training: float32, nothing random
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What ESPnet's collator gives: speech (B, T, F) or (B, samples), text (B, U) padded with -1, lengths (B,).
+    """The output of ESPnet's collator: speech (B, T, F) or (B, samples), text (B, U) padded with -1, lengths (B,).
 
-    ``context``: of all passes that this batch makes.
+    ``context``: applies to all passes of this batch.
     """
 
     speech: Tensor
@@ -49,11 +49,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Posteriors:
-    """What a subnet says of a batch and can teach others; None is what it has not, or what nobody is to learn.
+    """Logits of a subnet for a batch, for distillation. A part is None if the model lacks it or does not distil it.
 
-    ctc: CTC logits (B, T, V) in float32. lattice: a transducer's. lengths: (B,) int64, frames that both have.
-    attention: the attention decoder's logits (B, U, V) in float32, each token's behind the right ones before it.
-    tokens: (B,) int64, how many of the U are an utterance's, its end included.
+    ctc: CTC logits (B, T, V) in float32. lattice: the transducer's lattice. lengths: (B,) int64, frames of both.
+    attention: logits of the attention decoder (B, U, V) in float32, computed with teacher forcing.
+    tokens: (B,) int64, number of tokens of each utterance among the U, with the end-of-sentence token.
     """
 
     lengths: Tensor
@@ -73,7 +73,7 @@ class Posteriors:
 
 @dataclass(frozen=True)
 class SubnetOutput:
-    """One subnet on one batch: the task loss, what it can teach, what to report by ESPnet's own names."""
+    """Result of one subnet on one batch: task loss, posteriors for distillation, statistics under ESPnet's names."""
 
     loss: Tensor
     posteriors: Posteriors

@@ -1,4 +1,4 @@
-"""Intermediate CTC of a size: the loss of what was taken between its blocks, and the cost of what is fed back to them."""
+"""Intermediate CTC of a size: the posteriors between its blocks, and the cost of self-conditioning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_interctc(model: TodmModel) -> None:
-    """Raises UserError where intermediate CTC has no CTC output to go to."""
+    """Raises UserError if intermediate CTC or self-conditioning is on and the model has no CTC output."""
     if model.ctc is not None:
         return
     for key, value in (
@@ -28,7 +28,7 @@ def check_interctc(model: TodmModel) -> None:
 
 
 def between(model: TodmModel, size: str) -> Between:
-    """For a pass of a size: posteriors are those of its own output layer, if it has one."""
+    """The ``Between`` of one pass of a size. It computes posteriors with the size's CTC output layer, if there is one."""
 
     def posteriors(output: Tensor) -> Tensor:
         return torch.softmax(model.output_layer(size)(output), dim=-1)
@@ -37,7 +37,7 @@ def between(model: TodmModel, size: str) -> Between:
 
 
 def conditioning_cost(model: TodmModel, frames: float) -> Cost:
-    """Parameters of what feeds posteriors back; FLOPs on so many frames, with the output layer's, at all places."""
+    """Parameters of the conditioning layer, and its FLOPs and the output layer's on ``frames`` frames at all places."""
     layer = model.encoder.conditioning_layer
     if layer is None:
         return Cost(0)

@@ -1,4 +1,4 @@
-"""Utterances too short for one frame of the encoder's output, and texts without words: in a batch they do no harm."""
+"""Handling of utterances that are too short for one output frame, and of empty texts, within a batch."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from espnet_todm.models.transducer import error_rate
 
 
 def lengthen(features: Tensor, frames: int) -> Tensor:
-    """Features (B, T, F) -> (B, at least ``frames``, F), padded with zeros. Lengths tell what is padding, as always."""
+    """Pad features (B, T, F) with zeros to (B, max(T, frames), F). The lengths do not change."""
     lacking = frames - features.size(1)
     return F.pad(features, (0, 0, 0, lacking)) if lacking > 0 else features
 
 
 def heard(lengths: Tensor) -> Optional[Tensor]:
-    """Output frames (B,) -> places of the utterances that have some, (n,) int64; None where all have."""
+    """Output lengths (B,) -> indices of the utterances with at least one frame, (n,) int64; None if all have one."""
     some = lengths > 0
     return None if bool(some.all()) else some.nonzero().flatten()
 
 
 class ErrorRates:
-    """ESPnet's error calculator, which divides by the length of the references: without any word a rate is NaN.
+    """Wraps ESPnet's error calculator, which divides by the length of the references. Empty references give NaN.
 
-    Not None: the processes of a training average what they report by its name, and each must report the same names.
+    NaN and not None: the ranks of a training average their statistics by name, so each must report the same names.
     ESPnet's reporter leaves out NaN.
     """
 
@@ -35,13 +35,13 @@ class ErrorRates:
         self.calculator = calculator
 
     def __getattr__(self, name: str) -> Any:
-        if name == "calculator":  # asked for before there is one, by who makes a copy
+        if name == "calculator":  # copy.deepcopy reads attributes before it sets them
             raise AttributeError(name)
         return getattr(self.calculator, name)
 
     def of_transducer(self, found: Sequence[Sequence[int]], text: Tensor, text_lengths: Tensor) -> dict[str, float]:
-        """Labels found of each utterance, text (B, U) -> ``cer_transducer``, over labels, and ``wer_transducer``: those that
-        are asked for."""
+        """Decoded labels of each utterance, text (B, U) -> ``cer_transducer`` (over labels) and ``wer_transducer``, each if
+        ESPnet's options request it."""
         rates = {}
         if self.report_cer:
             rate = error_rate(found, text, text_lengths)
@@ -57,12 +57,12 @@ class ErrorRates:
         return rates
 
     def _spell(self, labels: Sequence[int]) -> str:
-        """As ESPnet spells what its transducers say."""
+        """Labels -> text, as in ESPnet's error rates of transducers."""
         return "".join(self.char_list[label] for label in labels).replace(self.space, " ").replace(self.blank, "")
 
     def __call__(self, hypotheses: Tensor, references: Tensor, is_ctc: bool = False) -> Any:
-        """Labels (B, U) -> character and word error rate, None where it is not asked for; with ``is_ctc`` (B, T) frames'
-        labels -> character error rate."""
+        """Labels (B, U) -> character and word error rate, each None if not requested. With ``is_ctc``: frame labels
+        (B, T) -> character error rate."""
         try:
             rates = self.calculator(hypotheses, references, is_ctc=is_ctc)
         except ZeroDivisionError:

@@ -1,4 +1,4 @@
-"""What a configuration of ``model: todm`` may say beside its encoder's options."""
+"""Checks of the options of ``model: todm``. The encoder checks its own options."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from espnet_todm.models.todm import TodmModel
 
 OUTPUT_LAYERS = ("shared", "per_size")
-# Options beside ESPnet's own; a small model has no use for them.
+# Options in addition to ESPnet's own. An extracted model does not need them.
 OPTIONS = ("autocast", "output_layers", "transducer_conf", "distil_attention")
-# Part -> what of ESPnet's it may be. Others compute something else, or build a foreign model that no subnet has a place in.
+# Part -> allowed ESPnet classes. The others need a different computation, or build a pretrained model without subnets.
 ALLOWED_PARTS = {
     "preencoder": ("linear",),
     "postencoder": ("length_adaptor",),
@@ -36,10 +36,10 @@ LIGHTNING = "espnet2.train.lightning_espnet_model"
 
 
 def check_configuration(args: Any, encoders: Mapping[str, type]) -> None:
-    """Raises UserError, in one line, for all parts of a configuration that ``model: todm`` cannot have, its encoder's own
-    refusal among them. To be called before anything is built: some parts would be downloaded.
+    """Raises UserError, in one line, for all parts of a configuration that ``model: todm`` does not allow, with the errors
+    of its encoder. Call it before anything is built, since ESPnet would download some of the parts.
 
-    args: ESPnet's options, or an experiment's. encoders: ESPnet's choices, by name.
+    args: ESPnet's options, or those of an experiment. encoders: name -> class of all encoders that ESPnet can choose.
     """
     problems = [*_refused_parts(args)]
     encoder = encoders.get(str(getattr(args, "encoder", None)).lower(), object)
@@ -78,7 +78,7 @@ def _refused_labels(conf: Mapping[str, Any]) -> Iterable[str]:
 def check_options(
     autocast: Optional[str], output_layers: str, distil_attention: Optional[bool], espnet: Mapping[str, Any]
 ) -> None:
-    """Raises UserError, in one line, for all options of ``model_conf`` that a supernet cannot have."""
+    """Raises UserError, in one line, for all options of ``model_conf`` that a supernet does not allow."""
     if not isinstance(espnet.get("encoder"), SupernetEncoder):
         raise UserError("model: todm needs a supernet encoder, such as encoder: todm_conformer")
     known = list(inspect.signature(ESPnetASRModel).parameters)
@@ -110,7 +110,7 @@ def check_outputs(
     transducer_conf: Optional[Mapping[str, Any]],
     distil_attention: Optional[bool],
 ) -> None:
-    """Raises UserError where a model has other outputs than this package trains, or not those that its options are for."""
+    """Raises UserError if this package cannot train an output of the model, or if an option needs an absent output."""
     if is_classifier(model) or (model.ctc is not None and not model.ctc.ctc_type.startswith("builtin")):
         raise UserError("model: todm trains CTC (ctc_type: builtin), attention and transducer models only")
     if transducer_conf and not transducer:

@@ -1,4 +1,4 @@
-"""What a supernet's model has beside its encoder: the parts that every small model takes along, and what they cost."""
+"""The parts of a supernet's model outside its encoder: their state in an extracted model, and their cost."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from espnet_todm.util.acoustics import FRAMES_PER_SECOND
 if TYPE_CHECKING:
     from espnet_todm.models.todm import TodmModel
 
-# Parts that a model of one size has in another form, or not at all.
+# Prefixes of the state that an extracted model has in another form, or not at all.
 OF_SUPERNET = ("encoder.", "size_outputs.", "size_joints.", "simple_joint.", "subnet_trainer.")
 
 
 def outer_state(model: TodmModel, subnet: Subnet) -> dict[str, Tensor]:
-    """State of a small model without its encoder: the supernet's parts, with the output layers of the subnet's size."""
+    """State of an extracted model without its encoder, with the output layer and the joiner of the subnet's size."""
     state = {name: v.clone() for name, v in model.state_dict().items() if not name.startswith(OF_SUPERNET)}
     if model.ctc is not None:
         layer = model.output_layer(subnet.name).state_dict()
@@ -33,12 +33,12 @@ def outer_state(model: TodmModel, subnet: Subnet) -> dict[str, Tensor]:
 
 
 def component_table(model: TodmModel) -> ComponentTable:
-    """The encoder's table with everything else of the model (output layer, joiner, decoder) in its rest."""
+    """The encoder's component table. Its rest includes all other parts of the model (output layer, joiner, decoder)."""
     table = model.encoder.component_table()
     others = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(OF_SUPERNET))
     frames = _output_frames(model) / REFERENCE_SECONDS
     layers = [model.ctc.ctc_lo] if model.ctc is not None else []
-    if model.use_transducer_decoder:  # of a greedy search: what each frame takes once of the joiner
+    if model.use_transducer_decoder:  # greedy search: the part of the joiner that runs once a frame
         layers += [model.joint_network.lin_enc, model.joint_network.lin_out]
     flops = sum(2.0 * frames * layer.weight.numel() for layer in layers)
     within = model.encoder.subsampled(int(REFERENCE_SECONDS * FRAMES_PER_SECOND)) / REFERENCE_SECONDS
@@ -47,13 +47,13 @@ def component_table(model: TodmModel) -> ComponentTable:
 
 
 def _output_frames(model: TodmModel) -> int:
-    """Frames that output layers get of an utterance of REFERENCE_SECONDS."""
+    """Number of frames that output layers get for an utterance of REFERENCE_SECONDS."""
     frames = model.encoder.subsampled(int(REFERENCE_SECONDS * FRAMES_PER_SECOND))
     return frames // int(getattr(model.postencoder, "length_adaptor_ratio", 1))
 
 
 def _flops_around(model: TodmModel) -> float:
-    """FLOPs of what stands before the encoder and behind it, on an utterance of REFERENCE_SECONDS."""
+    """FLOPs of the pre-encoder and the post-encoder on an utterance of REFERENCE_SECONDS."""
     frames, flops = int(REFERENCE_SECONDS * FRAMES_PER_SECOND), 0.0
     if model.preencoder is not None:
         flops += _linear_flops(model.preencoder, frames, model.preencoder.linear_out.in_features)
@@ -64,7 +64,7 @@ def _flops_around(model: TodmModel) -> float:
 
 @torch.no_grad()
 def _linear_flops(module: nn.Module, frames: int, width: int) -> float:
-    """FLOPs of a module's linear layers and convolutions in time on (1, frames, width), as it calls them."""
+    """FLOPs of a module's linear layers and 1-D convolutions on (1, frames, width), counted in a forward pass."""
     macs: list[int] = []
 
     def count(layer: nn.Linear | nn.Conv1d, _: Any, output: Tensor) -> None:

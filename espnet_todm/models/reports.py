@@ -1,8 +1,8 @@
-"""What training and validation report, and which names that gives.
+"""The statistics that training and validation report, and their names.
 
-ESPnet's own names (``acc``, ``cer_ctc``, ``loss_att``, ...) are of one size: the full one, or the largest that is trained.
-With a size's name behind them (``acc_small``) they are of that size. ``loss`` is what training lowers, so in validation it
-is the mean over sizes.
+ESPnet's own names (``acc``, ``cer_ctc``, ``loss_att``, ...) belong to the full size, or to the largest trained one.
+Names with a size as suffix (``acc_small``) belong to that size. ``loss`` in training is the loss that is minimised, in
+validation the mean over sizes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(model: TodmModel, batch: Batch) -> tuple[Tensor, Stats]:
-    """Loss and error rates of every size that is trained; the loss proper is their mean."""
+    """Compute the loss and the error rates of every trained size. The returned loss (scalar) is the mean over sizes."""
     subnets = evaluated(model, batch.context.step)
     subsampled = model.run_subsampling(batch)
     stats: Stats = {}
@@ -37,17 +37,17 @@ def evaluate(model: TodmModel, batch: Batch) -> tuple[Tensor, Stats]:
 
 
 def evaluated(model: TodmModel, step: Optional[int] = None) -> list[Subnet]:
-    """The subnets that validation measures after a training step."""
+    """The subnets that validation evaluates after training step ``step``."""
     return model.subnet_trainer.evaluated(model, step) if model.subnet_trainer else [model.encoder.subnet]
 
 
 def named_as_stock(subnets: Sequence[Subnet]) -> Subnet:
-    """The one whose values have ESPnet's own names."""
+    """The subnet whose statistics have ESPnet's own names."""
     return next((subnet for subnet in subnets if subnet.name == FULL), subnets[0])
 
 
 def stock_names(model: TodmModel, phase: str) -> list[str]:
-    """ESPnet's own names, beside ``loss``, of what a model like this reports in every step of a phase."""
+    """ESPnet's names, except ``loss``, of the statistics that every step of a phase ("train" or "valid") reports."""
     attention = model.decoder is not None and not model.use_transducer_decoder
     kinds = {"ctc": model.ctc is not None, "transducer": model.use_transducer_decoder, "att": attention}
     places = model.encoder.places if model.interctc_weight else ()
@@ -64,7 +64,7 @@ def stock_names(model: TodmModel, phase: str) -> list[str]:
 
 
 def reported(model: TodmModel) -> dict[str, list[str]]:
-    """Phase -> names of all that each of its epochs reports; only such a name may be a criterion."""
+    """Phase -> names of the statistics that every epoch reports. Only these names may be criteria."""
     valid = stock_names(model, "valid")
     each = ["loss", *_of_each_size(valid)]
     sizes = model.subnet_trainer.always_trained(model) if model.subnet_trainer else []
@@ -76,8 +76,8 @@ def reported(model: TodmModel) -> dict[str, list[str]]:
 
 
 def _of_each_size(names: Sequence[str] | Stats) -> list[str]:
-    """Those that say more of a size than its loss does: a loss of one part is that part. Places between blocks are of the
-    largest size alone; a smaller one may lack some."""
+    """The statistics to report for each size. A single loss name is left out, since it equals the size's loss. So is
+    intermediate CTC, since a smaller size may lack some of its blocks."""
     names = [name for name in names if "interctc" not in name]
     losses = [name for name in names if name.startswith("loss_")]
     return [name for name in names if name not in losses or len(losses) > 1]

@@ -1,7 +1,7 @@
 """``specaug: todm_specaug``: SpecAugment whose number of time masks grows with the utterance, as in OrthoSoftmax.
 
-Source: the reference code of arXiv 2501.18895 (SpecAugment by length), which counts time masks by the batch's length and
-lets them fall into padding. Here each utterance's own length counts.
+Source: the reference code of arXiv 2501.18895 (SpecAugment by length). It derives the number of time masks from the length
+of the batch, and masks may fall into padding. This module uses the length of each utterance.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ REPLACEMENTS = ("mean", "zero")
 
 
 class SpecAugmentByLength(AbsSpecAug):
-    """Masks in time and frequency; numbers and widths are drawn for each utterance, uniformly, bounds included.
+    """Masks in time and frequency. Numbers and widths are uniform, drawn for each utterance, with inclusive bounds.
 
-    Randomness is torch's, on the features' device. Frames behind an utterance's end are left alone.
+    The random numbers are torch's on the features' device. Padding is not masked.
 
     Args:
-        freq_masks: most frequency masks of an utterance; the fewest are 2, or this if it is less.
-        freq_width: widest frequency mask, in bands; the narrowest is 1.
-        min_time_masks: fewest time masks of an utterance.
-        frames_per_time_mask: an utterance of T frames has at most T // this time masks, but min_time_masks always.
-        time_width: widest time mask, in frames; the narrowest is 1.
-        replace_with: "mean" of the utterance's band, about 0 once features are normalised (ESPnet normalises after
-            SpecAugment), or "zero".
+        freq_masks: maximum number of frequency masks of an utterance. The minimum is min(2, freq_masks).
+        freq_width: maximum width of a frequency mask in bands. The minimum is 1.
+        min_time_masks: minimum number of time masks of an utterance.
+        frames_per_time_mask: an utterance of T frames has at most max(T // frames_per_time_mask, min_time_masks) masks.
+        time_width: maximum width of a time mask in frames. The minimum is 1.
+        replace_with: "mean" of the utterance's band, or "zero". ESPnet normalises after SpecAugment, so the mean becomes
+            about 0.
 
     Raises:
         UserError: an option outside its range.
@@ -59,7 +59,7 @@ class SpecAugmentByLength(AbsSpecAug):
         self.replace_with = replace_with
 
     def forward(self, x: Tensor, x_lengths: Optional[Tensor] = None) -> tuple[Tensor, Optional[Tensor]]:
-        """x (B, T, F), lengths (B,) or None for all of T -> the same, masked."""
+        """Features x (B, T, F), lengths (B,) or None if all are T -> masked features (B, T, F), the given lengths."""
         batch, frames, bands = x.shape
         lengths = x.new_full((batch,), frames, dtype=torch.long) if x_lengths is None else x_lengths.to(x.device)
         most = (lengths // self.frames_per_time_mask).clamp_min(self.min_time_masks)
@@ -71,7 +71,7 @@ class SpecAugmentByLength(AbsSpecAug):
         return torch.where(masked, self._replacement(x, valid), x), x_lengths
 
     def _replacement(self, x: Tensor, valid: Tensor) -> Any:
-        """What stands in masked places, (B, 1, F)."""
+        """Values for masked places: (B, 1, F), or a scalar zero."""
         if self.replace_with == "zero":
             return x.new_zeros(())
         total = (x * valid[:, :, None]).sum(1, keepdim=True)
@@ -79,10 +79,9 @@ class SpecAugmentByLength(AbsSpecAug):
 
 
 def draw_masks(fewest: Tensor, most: Tensor, width: int, lengths: Tensor, size: int) -> Tensor:
-    """Which of ``size`` places are masked: (B, size) bool.
+    """Draw masks. Returns (B, size) bool, true where a place is masked.
 
-    Utterance b gets fewest[b] to most[b] masks of 1 to ``width`` places. Each begins anywhere before lengths[b]; what would
-    reach beyond is cut off.
+    Utterance b gets fewest[b] to most[b] masks of 1 to ``width`` places. Each begins before lengths[b] and is cut off there.
     """
     device = lengths.device
     slots = int(most.max()) if most.numel() else 0

@@ -1,4 +1,4 @@
-"""What a subnet trainer is to the model: it decides which subnets a step trains, and with which losses."""
+"""Base class of subnet trainers. A subnet trainer decides which subnets a step trains, and with which losses."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What of ESPnet's training a trainer may need: its optimizers, how many steps it will make, its folder on the first
-    rank."""
+    """ESPnet's training as a trainer may need it: the optimizers, the planned number of steps (None if unknown), and the
+    output folder (None on all ranks but the first)."""
 
     optimizers: Sequence[torch.optim.Optimizer] = ()
     planned_steps: Optional[int] = None
@@ -29,17 +29,17 @@ class TrainingSetup:
 
 
 class SubnetTrainer(nn.Module, ABC):
-    """Built once per training from ``subnet_trainer_conf``; the model calls it on every training batch.
+    """Built once per training from ``subnet_trainer_conf``. The model calls it on every training batch.
 
-    Its results must depend on (seed, step) and the batch alone, so that all ranks and a resumed training agree. What it
-    learns or decides goes into its state: it is a part of the model, and so of every checkpoint.
+    Its results must depend only on (seed, step) and the batch, so that all ranks and a resumed training agree. Everything
+    that it learns or decides belongs into its state. It is a submodule of the model, so every checkpoint has this state.
     """
 
     @abstractmethod
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
-        """The loss of training step ``step`` (0-based), ready for backward, and what to report.
+        """The loss of training step ``step`` (0-based), a scalar ready for backward, and the statistics.
 
-        That is ``loss_<name>`` of each subnet, and of the largest one what its task reports, by ESPnet's own names.
+        The statistics are ``loss_<name>`` of each subnet, and those of the largest subnet's task under ESPnet's names.
         """
 
     @abstractmethod
@@ -47,35 +47,35 @@ class SubnetTrainer(nn.Module, ABC):
         """The subnets that training step ``step`` (0-based) trains."""
 
     def always_trained(self, model: TodmModel) -> list[str]:
-        """Names of the subnets whose loss every step reports, so that a criterion may name it; the largest one's always."""
+        """Names of the subnets whose loss every step reports, the largest one included. Criteria may use these losses."""
         return [self.picked(0)[0].name]
 
     def prepare(self, model: TodmModel, step: int, setup: TrainingSetup) -> None:
-        """Called before the batch of training step ``step``, outside autograd and outside DistributedDataParallel. Here, and
-        nowhere else in a training, a trainer may change the model."""
+        """Called before the batch of training step ``step``, outside autograd and DistributedDataParallel. During training
+        a trainer may change the model only here."""
 
     def restore(self, model: TodmModel) -> None:
-        """Called after the model's state was loaded."""
+        """Called after the model has loaded a state."""
 
     def model_steps(self, table: ComponentTable, updates: int) -> float:
-        """Cost of so many updates in steps of one full model: by the FLOPs of their passes, the shared part once each."""
+        """Cost of ``updates`` training steps, in steps of one full model. It is the ratio of their FLOPs; each step counts
+        the shared part once."""
         return passes_cost(table, map(self.picked, range(updates)))
 
     def walk_through(self, model: TodmModel) -> Iterator[int]:
-        """Take a fresh model through its training in great strides, for trying and measuring it: the number of one step of
-        each kind that training has, in order, the kind that most of it is made of last. The model is ready for the step that
-        was given last."""
+        """Yield the number of one step for each phase of a training, in order, for dry runs and measurements. The longest
+        phase is last. After each yield, the fresh model is ready for that step."""
         yield 0
 
     def evaluated(self, model: TodmModel, step: Optional[int]) -> list[Subnet]:
-        """The subnets that validation measures after training step ``step``; None: of a model that is not in training."""
+        """The subnets that validation evaluates after training step ``step``. None means outside of training."""
         return list(model.encoder.sizes.values())
 
 
 def passes_cost(table: ComponentTable, steps: Iterable[Sequence[Subnet]]) -> float:
-    """Sum over steps of (F + sum E_i) / (F + E_max), F and E_i being FLOPs of the shared part and of each subnet's own."""
+    """Sum over steps of (F + sum E_i) / (F + E_max). F is the FLOPs of the shared part, E_i those of subnet i without it."""
     rest, full = table.rest.flops, table.cost(table.full()).flops
-    own: dict[frozenset[Key], float] = {}  # steps pick the same few sets over and over
+    own: dict[frozenset[Key], float] = {}  # a cache: steps repeat the same few subnets
 
     def own_flops(subnet: Subnet) -> float:
         if subnet.components not in own:

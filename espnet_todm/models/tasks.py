@@ -1,6 +1,6 @@
-"""The loss of one size: CTC, attention, both, or a transducer; and what a size learns from another one's posteriors.
+"""The task loss of one size (CTC, attention, both, or a transducer), and the distillation loss between two sizes.
 
-Statistics have ESPnet's own names, those of :func:`espnet_todm.models.reports.stock_names`.
+The statistics have ESPnet's own names, see :func:`espnet_todm.models.reports.stock_names`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def run_task(
     teacher: Optional[Posteriors] = None,
     taken: Sequence[Taken] = (),
 ) -> SubnetOutput:
-    """ESPnet's loss on the encoder's output (B, T, D) for a size: CTC, attention, their interpolation, or a transducer's
-    plus ctc_weight times CTC. CTC's is mixed with that of what was ``taken`` between blocks."""
+    """Compute ESPnet's loss on the encoder's output (B, T, D) for a size: CTC, attention, their interpolation, or the
+    transducer loss plus ctc_weight times CTC. The CTC loss includes intermediate CTC on the outputs in ``taken``."""
     stats: Stats = {}
     within = subsampled
     encoded, subsampled = after_encoder(model, encoded, subsampled, batch.context)
@@ -61,7 +61,7 @@ def run_task(
 def after_encoder(
     model: TodmModel, encoded: Tensor, subsampled: SubsampledFeatures, context: StepContext
 ) -> tuple[Tensor, SubsampledFeatures]:
-    """What a post-encoder makes of the encoder's output (B, T, D), and the features with the lengths that it leaves."""
+    """Run the post-encoder, if there is one: (B, T, D) -> its output (B, T', D'), and ``subsampled`` with new lengths."""
     if model.postencoder is None:
         return encoded, subsampled
     with context.autocast(encoded.device):
@@ -79,11 +79,11 @@ def ctc_task(
     stats: Stats,
     name: str = "ctc",
 ) -> tuple[Optional[Tensor], Optional[Tensor]]:
-    """CTC loss and logits (B, T, V) in float32, both None without CTC; reported under a ``name``."""
+    """CTC loss and logits (B, T, V) in float32, both None without CTC. ``name`` is the suffix of the statistics."""
     if model.ctc is None:
         return None, None
     with batch.context.autocast(encoded.device):
-        # Log probabilities of whole utterances in bfloat16 would be wrong in the third digit.
+        # float32, since log probabilities of utterances in bfloat16 have only about two correct digits.
         logits = model.output_layer(size)(F.dropout(encoded, model.ctc.dropout_rate, batch.context.training)).float()
     loss = _ctc_loss(model, logits, subsampled.lengths, batch.text, batch.text_lengths)
     stats[f"loss_{name}"] = loss.detach()
@@ -93,13 +93,13 @@ def ctc_task(
 
 
 def _ctc_loss(model: TodmModel, logits: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor) -> Tensor:
-    """Logits (B, T, V), text (B, U) -> mean over utterances, to which one without a frame adds nothing."""
+    """Logits (B, T, V), text (B, U) -> mean loss over utterances. Utterances without a frame have loss 0."""
     rows, utterances = heard(lengths), len(logits)
     if rows is not None:
         if not len(rows):
             return logits.sum() * 0.0
         logits, lengths, text, text_lengths = (x[rows] for x in (logits, lengths, text, text_lengths))
-    # A mask, not a slice for each utterance: the device is waited for once.
+    # One mask instead of a slice for each utterance: a single synchronisation with the device.
     labels = text[length_mask(text_lengths, text.size(1)).squeeze(1)]
     loss: Tensor = model.ctc.loss_fn(logits.transpose(0, 1), labels, lengths, text_lengths)
     return loss if rows is None else loss * (len(rows) / utterances)
@@ -108,10 +108,10 @@ def _ctc_loss(model: TodmModel, logits: Tensor, lengths: Tensor, text: Tensor, t
 def _attention_task(
     model: TodmModel, encoded: Tensor, subsampled: SubsampledFeatures, batch: Batch, stats: Stats
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The attention decoder's loss, its logits (n, U, V) in float32, and how many tokens each utterance has with its end.
+    """Loss of the attention decoder, its logits (n, U, V) in float32, and tokens of each utterance with its end, (n,).
 
-    As in CTC's, an utterance without a frame adds nothing: it is not among the n, and accuracy and error rates count it only
-    where there is no other.
+    As in CTC, utterances without a frame have loss 0. They are not among the n utterances. Accuracy and error rates include
+    them only if the batch has no other.
     """
     inputs: tuple[Tensor, ...] = encoded, subsampled.lengths, *_with_language(model, batch)
     rows = heard(subsampled.lengths)
@@ -131,8 +131,8 @@ def _attention_task(
 
 
 def _with_language(model: TodmModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Text (B, U) and its lengths (B,), behind the token of the language that the model has, if it has one."""
-    token = getattr(model, "lang_token_id", None)  # ESPnet 202402 knows none
+    """Text (B, U) and lengths (B,). If the model has a language token, it precedes the text, and both grow by 1."""
+    token = getattr(model, "lang_token_id", None)  # ESPnet 202402 lacks this attribute
     if token is None:
         return batch.text, batch.text_lengths
     return torch.cat([token.to(batch.text).expand(len(batch.text), 1), batch.text], dim=1), batch.text_lengths + 1
@@ -162,9 +162,9 @@ def _transducer_task(
 def distillation(
     model: TodmModel, teacher: Posteriors, student: Posteriors, batch: Batch, divergence: Divergence
 ) -> Tensor:
-    """Divergence of a student from a teacher in nats, averaged over utterances: as :func:`run_task` puts losses together.
+    """Divergence of a student from a teacher in nats, averaged over utterances. :func:`run_task` has the same weights.
 
-    Of CTC/attention only CTC counts, and whole, unless the model distils the attention decoder too.
+    CTC/attention distils only CTC, with weight 1, unless the model also distils the attention decoder.
     """
     parts = []
     if student.lattice is not None and teacher.lattice is not None:
@@ -182,7 +182,7 @@ def distillation(
 def _lattice_distillation(
     model: TodmModel, teacher: Lattice, student: Lattice, lengths: Tensor, batch: Batch, divergence: Divergence
 ) -> Tensor:
-    """As the transducer's loss: the mean over utterances, to which one without a frame adds nothing."""
+    """Mean over utterances, as in the transducer's loss. Utterances without a frame have divergence 0."""
     rows, ranges = heard(lengths), student.ranges
     if rows is not None and not len(rows):
         return student.logits.sum() * 0.0
@@ -206,9 +206,9 @@ def with_intermediate(
     size: str,
     stats: Stats,
 ) -> Tensor:
-    """``(1 - w) * loss + w * mean of the intermediate losses``, w = ``interctc_weight``, as ESPnet has it.
+    """``(1 - w) * loss + w * mean of the intermediate losses``, with w = ``interctc_weight``, as in ESPnet.
 
-    ``loss`` is CTC's; a size that has no place keeps it as it is.
+    ``loss`` is the CTC loss. It is returned unchanged for a size without intermediate outputs.
     """
     if not (model.interctc_weight and taken):
         return loss
@@ -217,6 +217,6 @@ def with_intermediate(
         intermediate, _ = ctc_task(model, output, subsampled, batch, size, stats, f"interctc_layer{place}")
         assert intermediate is not None  # there is a CTC output
         total, weights = total + weight * intermediate, weights + weight
-    # Soft gates may leave nearly nothing of all places together; what they then lose, the last output wins.
+    # With soft gates the weights may sum to less than 1. The final output then gets the remaining weight.
     share = model.interctc_weight * weights / weights.clamp(min=1.0)
     return (1 - share) * loss + model.interctc_weight * total / weights.clamp(min=1.0)

@@ -1,4 +1,4 @@
-"""``model: todm``: ESPnet's ASR model around a supernet encoder. Training and validation run subnets; inference is stock."""
+"""``model: todm``: ESPnet's ASR model with a supernet encoder. Training and validation run subnets. Inference is stock."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ from espnet_todm.util.checks import build
 
 
 class TodmModel(ESPnetASRModel):
-    """CTC, hybrid CTC/attention, or a transducer (with CTC beside it if ctc_weight > 0), whose encoder is a supernet.
+    """CTC, hybrid CTC/attention, or transducer model (also with CTC if ctc_weight > 0) whose encoder is a supernet.
 
-    A transducer's predictor is shared by all sizes.
+    All sizes share the predictor of a transducer.
 
     Args:
-        output_layers: "shared", or "per_size": each named size has a CTC output layer and a joiner of its own.
+        output_layers: "shared", or "per_size": each named size has its own CTC output layer and joiner.
         transducer_conf: options of :class:`espnet_todm.models.transducer.TransducerOptions`.
-        distil_attention: whether subnets learn from the max one's attention decoder too; default: where there is no CTC.
+        distil_attention: also distil the max subnet's attention decoder. Default: only if the model has no CTC.
         autocast: "bfloat16" runs training and validation in mixed precision, see :mod:`espnet_todm.models.autocast`.
-            Leave it out where use_amp is on.
-        **espnet: as ESPnet's model takes them.
+            Leave it out if use_amp is on.
+        **espnet: arguments of ESPnet's model.
 
     Raises:
-        UserError: the encoder is no supernet, or a part is configured that a supernet cannot have.
+        UserError: the encoder is no supernet, or the configuration has a part that a supernet does not allow.
     """
 
     encoder: SupernetEncoder
-    # ESPnet leaves these without types: CTC or None, a decoder or None, a transducer's joiner.
+    # ESPnet has no types for these: CTC or None, a decoder or None, a transducer's joiner.
     ctc: Any
     decoder: Any
     joint_network: Any
@@ -67,8 +67,8 @@ class TodmModel(ESPnetASRModel):
         check_options(autocast, output_layers, distil_attention, espnet)
         decoder, joint = espnet["decoder"], espnet.pop("joint_network", None)
         transducer = isinstance(decoder, (TransducerDecoder, StatelessDecoder))
-        if transducer:  # with its joiner ESPnet would ask for a loss that is on no package index
-            super().__init__(**{**espnet, "joint_network": None, "ctc_weight": 0.5})  # any at which it keeps both
+        if transducer:  # without its joiner: with it, ESPnet needs a loss package that is on no package index
+            super().__init__(**{**espnet, "joint_network": None, "ctc_weight": 0.5})  # ESPnet keeps decoder and CTC
             self.ctc_weight = espnet.get("ctc_weight", 0.5)
             self.ctc = self.ctc if self.ctc_weight else None
         else:
@@ -91,7 +91,7 @@ class TodmModel(ESPnetASRModel):
         self.register_load_state_dict_post_hook(_after_loading)
 
     def make_joint(self, conf: Mapping[str, Any]) -> nn.Module:
-        """ESPnet's joiner with these options. Raises UserError for an unknown one."""
+        """Build ESPnet's joiner with the options ``conf``. Raises UserError for an unknown option."""
         try:
             return JointNetwork(self.vocab_size, self.output_size, self.decoder.dunits, **conf)
         except TypeError as error:
@@ -99,11 +99,11 @@ class TodmModel(ESPnetASRModel):
 
     @property
     def output_size(self) -> int:
-        """Width D of what output layers and decoders get."""
+        """Input dimension D of the output layers and decoders."""
         return int((self.postencoder or self.encoder).output_size())
 
     def join(self, joint: nn.Module) -> None:
-        """Take a joiner, and make what else of a transducer depends on it. Raises UserError where it does not fit."""
+        """Set the joiner, and build the modules that depend on it. Raises UserError if its input size does not match."""
         if joint.lin_enc.in_features != self.output_size:  # type: ignore[union-attr]  # ESPnet forgets the post-encoder
             raise UserError(
                 f"postencoder: makes {self.output_size} channels of {self.encoder.output_size()}, which ESPnet's joiner does"
@@ -117,10 +117,10 @@ class TodmModel(ESPnetASRModel):
     def forward(
         self, speech: Tensor, speech_lengths: Tensor, text: Tensor, text_lengths: Tensor, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """speech (B, T, F) or (B, samples), text (B, U), lengths (B,) -> loss, statistics, weight, as ESPnet wants them.
+        """speech (B, T, F) or (B, samples), text (B, U), lengths (B,) -> loss, statistics and weight, as in ESPnet.
 
-        ``kwargs`` may have ``step`` and ``loss_scale``, see :class:`StepContext`. They have no names in the signature, since
-        ESPnet draws its graph for TensorBoard with all that have, which must be tensors.
+        ``kwargs`` may have ``step`` and ``loss_scale``, see :class:`StepContext`. They are not named in the signature:
+        ESPnet passes all named arguments to TensorBoard's graph, which takes only tensors.
         """
         step: Any = kwargs.get("step", 0 if self.training else None)
         context = self.context(step, kwargs.get("loss_scale", 1.0))
@@ -138,17 +138,17 @@ class TodmModel(ESPnetASRModel):
         return gathered
 
     def context(self, step: Optional[int] = None, loss_scale: float = 1.0) -> StepContext:
-        """Of a pass in the mode (training or not) and the precision that the model is in."""
+        """The context of a pass with the model's current mode (training or not) and precision."""
         return StepContext(self.training, step, self.autocast, loss_scale, error_rates=not self.training)
 
     def run_subsampling(self, batch: Batch) -> SubsampledFeatures:
-        """Features, SpecAugment, normalisation and subsampling, once for all subnets of a step.
+        """Compute features, SpecAugment, normalisation and subsampling, once for all subnets of a step.
 
-        An utterance too short for one frame has none, whatever else is in the batch.
+        An utterance that is too short for one output frame has length 0, in any batch.
         """
         with torch.autocast(batch.speech.device.type, enabled=False):
             features, lengths = self._extract_feats(batch.speech, batch.speech_lengths)
-            features, lengths = lengthen(features, 1), lengths.clamp(min=1)  # ESPnet fails on nothing
+            features, lengths = lengthen(features, 1), lengths.clamp(min=1)  # ESPnet fails on zero frames
             if self.specaug is not None and batch.context.training:
                 features, lengths = self.specaug(features, lengths)
             if self.normalize is not None:
@@ -169,9 +169,9 @@ class TodmModel(ESPnetASRModel):
         drop: Optional[Drop] = None,
         teacher: Optional[Posteriors] = None,
     ) -> SubnetOutput:
-        """The task loss of one subnet. With ``gates`` all blocks run softly in its stead; it lends its output layer.
+        """Compute the task loss of one subnet. With ``gates`` the whole supernet runs with soft gates instead.
 
-        A ``teacher`` lends the pruning ranges of its lattice.
+        The output layer is that of the subnet's size. The subnet uses the pruning ranges of the ``teacher``'s lattice.
         """
         between = self.between(subnet.name)
         encoded = self.run_blocks(subsampled, batch, subnet, gates, drop, between=between)
@@ -187,12 +187,12 @@ class TodmModel(ESPnetASRModel):
         exits: Sequence[int] = (),
         between: Optional[Between] = None,
     ) -> Tensor:
-        """:meth:`SupernetEncoder.blocks` in the batch's precision."""
+        """Run :meth:`SupernetEncoder.blocks` in the batch's precision."""
         with batch.context.autocast(subsampled.hidden.device):
             return self.encoder.blocks(subsampled, subnet, gates, drop, exits, between or self.between(subnet.name))
 
     def between(self, size: str) -> Between:
-        """For one pass of a size: what is taken between its blocks, and fed back to them."""
+        """The intermediate outputs of one pass of a size: it collects them and feeds posteriors back to the blocks."""
         return between(self, size)
 
     def task(
@@ -208,13 +208,13 @@ class TodmModel(ESPnetASRModel):
         return run_task(self, encoded, subsampled, batch, size, teacher, taken)
 
     def transducer(self, size: str = FULL) -> TransducerTask:
-        """The transducer with the joiner of a size."""
+        """The transducer task with the joiner of a size."""
         joint = self.size_joints[size] if size in self.size_joints else self.joint_network
         return TransducerTask(self.decoder, joint, self.simple_joint, self.transducer_options)
 
     @property
     def lends_ranges(self) -> bool:
-        """Whether subnets take over the pruning ranges of the max one."""
+        """Whether subnets use the pruning ranges of the max subnet."""
         return self.simple_joint is not None and self.transducer_options.reuse_ranges
 
     def distillation(self, teacher: Posteriors, student: Posteriors, batch: Batch, divergence: Divergence) -> Tensor:
@@ -226,19 +226,19 @@ class TodmModel(ESPnetASRModel):
         return cast(nn.Linear, self.size_outputs[size] if size in self.size_outputs else self.ctc.ctc_lo)
 
     def outer_state(self, subnet: Subnet) -> dict[str, Tensor]:
-        """What a small model has besides its encoder: this model's parts, with the output layer of the subnet's size."""
+        """State of an extracted model without its encoder, with the output layers of the subnet's size."""
         return outer_state(self, subnet)
 
     def trained_parameters(self) -> list[Tensor]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def component_table(self) -> ComponentTable:
-        """The encoder's table with everything else of the model (output layer, joiner, decoder) in its rest."""
+        """The encoder's component table. Its rest includes the other parts (output layer, joiner, decoder)."""
         return component_table(self)
 
 
 def _after_loading(model: TodmModel, _keys: Any) -> None:
-    """A checkpoint may hold sizes that were learned. Stock inference knows one output layer: that of its subnet."""
+    """Restore learned sizes from a checkpoint. Copy the subnet's output layers to where stock inference reads them."""
     if model.subnet_trainer is not None:
         model.subnet_trainer.restore(model)
     name = model.encoder.subnet.name

@@ -1,4 +1,4 @@
-"""The transducer as a task of subnets: loss on the full or the pruned lattice, and greedy search for validation."""
+"""The transducer task of a subnet: loss on the full or the pruned lattice, and greedy search for validation."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class TransducerOptions:
     """``model_conf: transducer_conf``.
 
     Args:
-        backend: of the loss: "auto", "torch", "torchaudio" or "k2".
-        prune_range: labels that each frame's joiner sees (Kuang et al., arXiv 2206.13236); 0 is the full lattice.
-        simple_weight: weight of the simple loss, which finds the ranges, beside the pruned one.
-        am_scale, lm_scale: share of the acoustic side's and of the predictor's own posteriors in the simple loss.
-        warmup_steps: in so many first steps the simple loss falls from weight 1 and the pruned one rises from 0.1.
-        reuse_ranges: subnets take the ranges of the max subnet, and so need no simple loss of their own.
+        backend: backend of the loss: "auto", "torch", "torchaudio" or "k2".
+        prune_range: number of labels per frame in the pruned lattice (Kuang et al., arXiv 2206.13236); 0: full lattice.
+        simple_weight: weight of the simple loss, which determines the pruning ranges. The pruned loss has weight 1.
+        am_scale, lm_scale: share of the encoder-only and of the predictor-only posteriors in the simple loss.
+        warmup_steps: number of first steps, in which the simple loss falls from weight 1 and the pruned rises from 0.1.
+        reuse_ranges: subnets use the pruning ranges of the max subnet and have no simple loss.
         distillation_scale: "path" or "lattice", see :func:`espnet_todm.losses.distillation.lattice_distillation`.
 
     Raises:
@@ -61,7 +61,7 @@ class TransducerOptions:
         check_number(f"{where}warmup_steps", self.warmup_steps, at_least=0, whole=True)
 
     def weights(self, step: Optional[int]) -> tuple[float, float]:
-        """Weights of the simple and of the pruned loss in a step; None: after the warm-up."""
+        """Weights of the simple and of the pruned loss in a step. None means after the warm-up."""
         if step is None or step >= self.warmup_steps:
             return self.simple_weight, 1.0
         done = step / self.warmup_steps
@@ -69,7 +69,7 @@ class TransducerOptions:
 
 
 class SimpleJoint(nn.Module):
-    """Projections to the vocabulary whose sum is the simple joiner, which picks the ranges. Training only."""
+    """The simple joiner, the sum of two projections to the vocabulary. It determines the pruning ranges in training."""
 
     def __init__(self, encoder_size: int, decoder_size: int, vocabulary: int) -> None:
         super().__init__()
@@ -79,9 +79,9 @@ class SimpleJoint(nn.Module):
 
 @dataclass(frozen=True)
 class Lattice:
-    """Logits of a subnet's joiner at the nodes that were looked at.
+    """Logits of a subnet's joiner at the computed nodes of the lattice.
 
-    ``logits``: (B, T, U+1, V), or (B, T, S, V) with ``ranges`` (B, T, S). ``at`` gives those of other ranges.
+    ``logits``: (B, T, U+1, V), or (B, T, S, V) with ``ranges`` (B, T, S). ``at`` computes the logits at other ranges.
     """
 
     logits: Tensor
@@ -92,13 +92,13 @@ class Lattice:
         return Lattice(self.logits.detach(), self.ranges, torch.no_grad()(self.at))
 
     def logits_at(self, ranges: Optional[Tensor]) -> Tensor:
-        """Logits at these nodes; nothing is computed when they are this lattice's own."""
+        """Logits at the nodes of ``ranges``. Its own ranges, and None, give the stored logits."""
         return self.logits if ranges is None or ranges is self.ranges else self.at(ranges)
 
 
 @dataclass(frozen=True)
 class TransducerTask:
-    """What turns an encoder's output into a loss. The modules belong to the model that calls it."""
+    """Computes the transducer loss from an encoder's output. The modules belong to the calling model."""
 
     decoder: Any  # (B, L) labels -> (B, L, D): ESPnet's TransducerDecoder, or a StatelessDecoder
     joint: JointNetwork
@@ -116,10 +116,10 @@ class TransducerTask:
     ) -> tuple[Tensor, Lattice]:
         """encoded (B, T, D), text (B, U) -> loss in nats, averaged over utterances, and the lattice.
 
-        An utterance without a frame has no alignment and adds nothing. ``teacher`` lends its ranges.
+        An utterance without a frame has no alignment and loss 0. ``teacher`` provides the pruning ranges.
         """
         some = lengths > 0
-        sizes = lengths.clamp(min=1), text_lengths * some  # nothing of what adds nothing may widen the ranges of others
+        sizes = lengths.clamp(min=1), text_lengths * some  # an utterance without frames must not widen others' ranges
         labels = text.clamp(min=0)
         self.decoder.set_device(encoded.device)
         predicted = self.decoder(F.pad(labels, (1, 0), value=self.decoder.blank_id))
@@ -146,7 +146,7 @@ class TransducerTask:
         return extra + weight * _mean(losses, some), Lattice(logits, ranges, at)
 
     def greedy(self, encoded: Tensor, lengths: Tensor) -> list[list[int]]:
-        """encoded (B, T, D), any float dtype -> labels of each utterance, at most one a frame, by ESPnet's search."""
+        """encoded (B, T, D), any float dtype -> labels of each utterance by ESPnet's search, at most one per frame."""
         search = BeamSearchTransducer(self.decoder, self.joint, beam_size=1, score_norm=False)
         return search_each(search, encoded.float(), lengths)
 
@@ -157,8 +157,8 @@ def search_each(search: BeamSearchTransducer, encoded: Tensor, lengths: Tensor) 
 
 
 def error_rate(hypotheses: Sequence[Sequence[int]], text: Tensor, text_lengths: Tensor) -> Optional[float]:
-    """Edits between label sequences and text (B, U) over all labels, or None when there are none."""
-    import editdistance  # of ESPnet's own error rates
+    """Edit distance to the text (B, U), divided by the number of labels in the text; None if it has no labels."""
+    import editdistance  # a dependency of ESPnet's error rates
 
     references = [row[:length].tolist() for row, length in zip(text, text_lengths.tolist())]
     total = sum(map(len, references))

@@ -1,4 +1,4 @@
-"""What a learned selection is: it weighs units softly while it learns, and orders them by worth when it has."""
+"""Base class of selections. A selection gives soft weights of units while it learns, and then an order of the units."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from espnet_todm.selection.units import Units
 
 
 class Selection(nn.Module):
-    """Learns which units each size keeps. All it learned is in its parameters and buffers, hence in every checkpoint.
+    """Learns which units each size keeps. Its parameters and buffers hold all of its state, so every checkpoint has it.
 
-    ``learns``: false where the order is known from the start, so that no first stage is needed. ``subnet_weight``: the
-    trainer's default of this option.
+    ``learns``: false if the order is known from the start, so that no first stage is needed. ``subnet_weight``: the
+    trainer's default for this option.
 
     Args:
-        units: what there is to choose.
+        units: the N units to choose from.
         shares: size -> share of the full cost, smallest first.
         steps: length of the first stage, for schedules.
-        seed: of what is random in it, if anything is.
+        seed: seed of the selection's random numbers, if it uses any.
     """
 
     learns: ClassVar[bool] = True
@@ -33,19 +33,19 @@ class Selection(nn.Module):
         self.units, self.shares, self.steps, self.seed = units, dict(shares), steps, seed
 
     def last_for(self, steps: int) -> None:
-        """The first stage has so many steps. A stage that is a share of the training has its length when that begins."""
+        """Set the length of the first stage. If it is a share of the training, it is known only when training begins."""
         self.steps = steps
 
     def weights(self, size: str, step: int) -> Tensor:
-        """Soft weights (N,) in [0, 1] of the units for one size at a step of the first stage, with their graph."""
+        """Soft weights (N,) in [0, 1] of the units for one size at a step of the first stage, with autograd graph."""
         return torch.ones(len(self.units))
 
     @abstractmethod
     def order(self, step: int) -> list[int]:
-        """All units, the most valuable first, as learned so far. The same on every rank."""
+        """Indices of all units, most important first, as learned so far. All ranks get the same order."""
 
     def penalty(self, size: str, step: int) -> Optional[Tensor]:
-        """What is added to the loss of a step in the first stage, weighted already; None: nothing."""
+        """Weighted penalty, a scalar, that a step of the first stage adds to the loss. None means no penalty."""
         return None
 
     def before_step(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""All selections by the names that ``selection:`` calls them by. A new one is a file and a line here."""
+"""All selections, by their names in ``selection:``. A new selection needs one file and one line here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from espnet_todm.selection.base import Selection
 from espnet_todm.util.checks import check_choice
 
-# Name -> module of this package and class.
+# Name -> module in this package, and class.
 SELECTIONS = {
     "ortho_softmax": "ortho_softmax.OrthoSoftmax",
     "top_k": "top_k.TopK",
@@ -19,7 +19,7 @@ SELECTIONS = {
 
 
 def find_selection(name: Any) -> type[Selection]:
-    """The class of this name. Raises UserError for an unknown one."""
+    """The selection class of this name. Raises UserError for an unknown name."""
     check_choice("selection", name, SELECTIONS)
     module, _, cls = SELECTIONS[name].partition(".")
     found: type[Selection] = getattr(importlib.import_module(f"espnet_todm.selection.{module}"), cls)

@@ -1,4 +1,4 @@
-"""Random nested sets: the baseline that shows whether a learned choice earns its keep."""
+"""Random nested sizes: the baseline for learned selections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from espnet_todm.selection.units import Units
 
 
 class RandomNested(Selection):
-    """One random order of the units for all sizes. There is nothing to learn, hence no first stage."""
+    """One random order of the units for all sizes. It learns nothing, so there is no first stage."""
 
     learns = False
 

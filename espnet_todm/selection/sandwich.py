@@ -1,4 +1,4 @@
-"""The sandwich rule: each step trains the max subnet, the min subnet and a few random ones between (TODM; AlphaNet)."""
+"""The sandwich rule: each step trains the max subnet, the min subnet and some random subnets between (TODM, AlphaNet)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Sandwich:
     """Picks the subnets of a step as a pure function of (seed, step): the same on every rank and after a resume.
 
     Without a ``search_space`` the random subnets are named sizes between the smallest and the full one. With one, they are
-    drawn from ranges of shares ``[low, high]``: ``depth``, each kind of component (``ffn``, ``heads``, ``conv``), and
-    ``drop``, which layers depth takes out (see :func:`espnet_todm.sizes.keep_order`); each layer draws its own widths
-    unless ``per_layer: false``. The min subnet is then the low end of all ranges, and named sizes should lie inside them.
+    drawn from ranges ``[low, high]`` of shares: ``depth`` and each kind of component (``ffn``, ``heads``, ``conv``).
+    ``drop`` is the order in which depth removes layers (:func:`espnet_todm.sizes.keep_order`). Each layer draws its own
+    widths unless ``per_layer: false``. The min subnet is the low end of all ranges. Named sizes should lie inside them.
 
-    Raises UserError for unknown keys, ranges outside [0, 1], and fewer sizes than the rule needs.
+    Raises UserError for unknown keys, ranges outside [0, 1], and too few sizes.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Sandwich:
             logging.info("only %d sizes lie between the smallest and the full one", len(self.middle))
 
     def pick(self, step: int) -> list[Subnet]:
-        """The subnets of step ``step`` (0-based): max first, since it teaches, then the random ones, then min."""
+        """The subnets of step ``step`` (0-based): max (the teacher) first, then the random ones, then min."""
         rng = random.Random(f"sandwich {self.seed} {step}")  # seeding by text is stable across platforms and versions
         if self.space:
             drawn = [self._from_ranges(self.space, f"random{n}", rng) for n in range(self.random_subnets)]
@@ -63,7 +63,7 @@ class Sandwich:
         return [self.full, *drawn, self.smallest]
 
     def _from_ranges(self, space: Mapping[str, Any], name: str, rng: Optional[random.Random]) -> Subnet:
-        """A subnet drawn from the ranges, or the low end of all of them when ``rng`` is None."""
+        """A subnet drawn from the ranges, or the low end of all ranges if ``rng`` is None."""
         depth = _draw(space["depth"], self.table.num_layers, rng)
         layers = set(keep_order(self.table.num_layers, space["drop"])[:depth])
         kinds = {(c.key.layer, c.key.module): c.kind for c in self.table.components}

@@ -1,4 +1,4 @@
-"""Simple-Top-k: one score per unit, and a relaxed top k whose k falls until the smallest size is left (arXiv 2407.18930)."""
+"""Simple-Top-k: one score per unit, and a relaxed top k whose k falls to that of the smallest size (arXiv 2407.18930)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Units
 from espnet_todm.util.checks import check_number
 
-_WHOLE = 1e-6  # a weight this close to one is a whole unit
-_TAKEN = -1e4  # added to the score of a unit that is taken
+_WHOLE = 1e-6  # a weight this close to 1 counts as 1
+_TAKEN = -1e4  # added to the score of a unit that is already taken
 
 
 class TopK(Selection):
-    """Keeps the k units of the highest scores, softly: k softmaxes in turn, each masking what the ones before it took.
+    """Softly keeps the k units with the highest scores: k softmaxes in sequence, each masking the units already taken.
 
     Args:
-        decrements: k falls from all units to those of the smallest size in so many equal parts of the first stage.
-        score_start: of every score, so that no unit is preferred at first.
-        temperature: of the softmaxes.
+        decrements: number of equal steps in which k falls from all units to those of the smallest size.
+        score_start: initial value of all scores.
+        temperature: temperature of the softmaxes.
     """
 
     subnet_weight = 0.3  # as in arXiv 2407.18930
@@ -44,7 +44,7 @@ class TopK(Selection):
         self.scores = nn.Parameter(torch.full((len(units),), float(score_start)))
 
     def k(self, step: int) -> int:
-        """Units kept at a step: all at first, in the last part as many as the smallest size has room for."""
+        """Number of units kept at a step: all at first, in the last part as many as the smallest size keeps."""
         done = min(step * (self.decrements + 1) // max(self.steps, 1), self.decrements)
         smallest = self.units.nested(self.order(step), {"": min(self.shares.values())})[""]
         kept = sum(keys[0] in smallest.components for keys in self.units.keys)
@@ -59,12 +59,12 @@ class TopK(Selection):
 
 
 def relaxed_top_k(scores: Tensor, k: int) -> Tensor:
-    """scores (N,) -> weights (N,) in [0, 1] that add up to k, or less where a unit would be taken more than whole."""
+    """scores (N,) -> weights (N,) in [0, 1]. Their sum is k, or less if a weight is clipped at 1."""
     masked, total = scores, torch.zeros_like(scores)
     for _ in range(k):
         taken = torch.softmax(masked, dim=0)
         total = total + taken
-        # Where 1 - taken would round to nothing, its logarithm would be no number to go on with.
+        # The logarithm of 1 - taken is infinite where 1 - taken rounds to 0, hence the clamp.
         rest = torch.log1p(-taken.clamp(max=1 - _WHOLE))
         masked = masked + torch.where(taken < 1 - _WHOLE, rest, _TAKEN)
     return total.clamp(max=1.0)

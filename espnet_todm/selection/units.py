@@ -1,4 +1,4 @@
-"""What a learned selection chooses among, and how an order of worth becomes nested subnets on exact budgets."""
+"""The units of a selection, and the nested subnets that an order of the units gives for the budgets of the sizes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Place = tuple[int, str]
 
 @dataclass(frozen=True)
 class Units:
-    """N units, each a component, or with granularity "layer" all components of one module of one block.
+    """N units. A unit is one component or, with granularity "layer", all components of one module of one block.
 
-    ``costs`` (N,) float64: a unit's own amount of the criterion, with an even share of what its module and its block cost
-    once. ``rest``: what is paid always, so that ``rest + costs.sum()`` is the cost of the full set. ``places``: (layer,
-    module) -> the unit (components,) of each of its components.
+    ``costs`` (N,) float64: cost of each unit in the criterion, with an equal share of the fixed costs of its module and
+    block. ``rest``: cost that all subnets have; ``rest + costs.sum()`` is the cost of the full set. ``places``: (layer,
+    module) -> unit index of each of its components, (components,) int64.
     """
 
     table: ComponentTable
@@ -44,7 +44,7 @@ class Units:
         return self.table.cost(self.table.full()).by(self.criterion)
 
     def gates(self, weights: Tensor) -> dict[Place, Tensor]:
-        """One weight per unit (N,) -> gates (components,) of every module, as ``SupernetEncoder.blocks`` takes them."""
+        """Weights of the units (N,) -> gates (components,) of every module, for ``SupernetEncoder.blocks``."""
         return {place: weights[index.to(weights.device)] for place, index in self.places.items()}
 
     def subnet(self, name: str, units: Sequence[int]) -> Subnet:
@@ -52,10 +52,10 @@ class Units:
         return Subnet(name, frozenset(key for unit in units for key in self.keys[unit]))
 
     def nested(self, order: Sequence[int], shares: Mapping[str, float]) -> dict[str, Subnet]:
-        """The subnets that keep the longest prefix of ``order`` within each share of the full cost.
+        """Subnet of each size: the longest prefix of ``order`` whose cost is within the size's share of the full cost.
 
-        Prefixes of one order are nested, and the next unit of each would pass its budget: every set is within one unit of
-        what it may cost.
+        Prefixes of one order are nested. One more unit would exceed the budget, so each subnet is within one unit of its
+        budget.
         """
         spent = [cost.by(self.criterion) for cost in self.table.running_cost(self.keys[unit] for unit in order)]
         chosen = {}
@@ -66,7 +66,7 @@ class Units:
 
 
 def make_units(table: ComponentTable, granularity: str, criterion: str) -> Units:
-    """Raises UserError for an unknown granularity, and a criterion that is unknown or not measured."""
+    """Build the units. Raises UserError for an unknown granularity, or a criterion that is unknown or not measured."""
     table.check(criterion)
     check_choice("granularity", granularity, GRANULARITIES)
     groups: dict[Any, list[Key]] = {}
@@ -93,9 +93,9 @@ def make_units(table: ComponentTable, granularity: str, criterion: str) -> Units
 
 
 def check_shares(specs: Mapping[str, Any], units: Units) -> dict[str, float]:
-    """The shares that a learned selection has to meet, smallest first, from the sizes of ``encoder_conf``.
+    """The shares of the sizes in ``encoder_conf``, smallest first.
 
-    Raises UserError for a size that is a fixed set or no share, two of one share, and a budget that cannot be met.
+    Raises UserError for a size that is not given as a share, two sizes with one share, and an infeasible share.
     """
     if not specs:
         raise UserError("sizes: none are named; a learned selection needs shares such as {small: 0.35}")
@@ -119,7 +119,7 @@ def check_shares(specs: Mapping[str, Any], units: Units) -> dict[str, float]:
 
 
 def check_distinct(subnets: Mapping[str, Subnet]) -> None:
-    """Raises UserError when two sizes came out as one set: their shares lie closer than one unit."""
+    """Raises UserError if two sizes keep the same components: their shares differ by less than one unit."""
     seen: dict[frozenset[Key], str] = {}
     for name, subnet in subnets.items():
         if subnet.components in seen:
@@ -130,5 +130,5 @@ def check_distinct(subnets: Mapping[str, Subnet]) -> None:
 
 
 def draw(seed: int, step: int, what: str, names: Sequence[str]) -> str:
-    """One of the names, as a pure function of (seed, step): the same on every rank and after a resume."""
+    """Draw one of the names as a pure function of (seed, step): the same on every rank and after a resume."""
     return random.Random(f"{what} {seed} {step}").choice(list(names))

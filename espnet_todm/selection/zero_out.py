@@ -1,4 +1,4 @@
-"""Iterative-Zero-Out: sigmoid gates, of which the lowest are closed in iterations (arXiv 2407.18930)."""
+"""Iterative-Zero-Out: sigmoid gates; each iteration closes the lowest ones (arXiv 2407.18930)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from espnet_todm.util.checks import check_number
 
 
 class ZeroOut(Selection):
-    """Gates sigmoid(g). After each part of the first stage the lowest gates that are still open are set to ``closed``.
+    """Gates sigmoid(g). After each part of the first stage, the lowest open gates are set to ``closed``.
 
     Args:
-        iterations: times that gates are closed, evenly over the first stage; the last one leaves the smallest size.
-        opened, closed: g of an open gate at the start and of one that is closed.
-        sparsity_weight: factor of |sparsity - target|, both as shares of the full cost; the target grows with iterations.
+        iterations: number of times that gates are closed, evenly over the first stage. The last leaves the smallest size.
+        opened, closed: initial g of all gates, and g of a closed gate.
+        sparsity_weight: factor of |sparsity - target|, both as shares of the full cost. Iterations increase the target.
     """
 
     subnet_weight = 0.3  # as in arXiv 2407.18930
@@ -42,7 +42,7 @@ class ZeroOut(Selection):
         check_number("closed", closed, below=opened)
         self.iterations, self.closed, self.sparsity_weight = iterations, closed, sparsity_weight
         self.logits = nn.Parameter(torch.full((len(units),), float(opened)))
-        # The iteration that closed a unit, 0 while it is open. Floating point: ESPnet's averaging adds up whole numbers.
+        # The iteration that closed a unit, 0 while it is open. Floating point, since ESPnet's averaging sums integers.
         self.register_buffer("closed_at", torch.zeros(len(units)))
 
     def weights(self, size: str, step: int) -> Tensor:
@@ -69,14 +69,14 @@ class ZeroOut(Selection):
 
     @torch.no_grad()
     def order(self, step: int) -> list[int]:
-        """Open units by their gates, then the closed ones, the last closed first."""
+        """Open units by their gates, highest first, then the closed units, last closed first."""
         closed, logits = self.closed_at.tolist(), self.logits.tolist()
         return sorted(range(len(self.units)), key=lambda unit: (closed[unit] > 0, -closed[unit], -logits[unit], unit))
 
     def _done(self, step: int) -> int:
-        """Iterations that are due at a step; the last one before the first stage ends."""
+        """Number of iterations due at a step. The last iteration is before the end of the first stage."""
         return min(step * (self.iterations + 1) // max(self.steps, 1), self.iterations)
 
     def _target(self, iterations: int) -> float:
-        """Share of the full cost that so many iterations have removed."""
+        """Share of the full cost that the first ``iterations`` iterations remove."""
         return (1 - min(self.shares.values())) * iterations / self.iterations

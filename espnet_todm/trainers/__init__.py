@@ -1,1 +1,1 @@
-"""What one training step does with the picked subnets."""
+"""Subnet trainers: they choose the subnets of each training step and compute the loss."""

@@ -1,4 +1,4 @@
-"""``subnet_trainer: aux_loss``: one pass with a loss after some blocks; cutting the rest off gives the sizes."""
+"""``subnet_trainer: aux_loss``: one pass with a loss after several blocks. Each size keeps the blocks up to its loss."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class AuxLossTrainer(SubnetTrainer):
     """The auxiliary-loss baseline of OrthoSoftmax (arXiv 2501.18895): sizes are the first blocks of the supernet.
 
-    Sizes say so, as in ``small: {depth: 0.34, drop: last}``. A step costs hardly more than one model's.
+    Sizes are written as ``small: {depth: 0.34, drop: last}``. A step costs little more than a step of one model.
 
     Args:
-        seed: accepted as by every trainer; nothing here is random.
-        exit_weight: of the loss of each size but the full one, which counts 1.
+        seed: every trainer has this argument. This trainer has no randomness and ignores it.
+        exit_weight: weight of each size's loss. The loss of the full size has weight 1.
     """
 
     def __init__(self, model: TodmModel, seed: int = 0, exit_weight: float = 0.3) -> None:
@@ -65,7 +65,7 @@ class AuxLossTrainer(SubnetTrainer):
         return loss, stats
 
     def picked(self, step: int) -> list[Subnet]:
-        """The one pass that a step makes: all blocks, which hold the other sizes."""
+        """The full size alone: one pass through all blocks also computes the smaller sizes."""
         return [self.exits[max(self.exits)]]
 
     def always_trained(self, model: TodmModel) -> list[str]:
@@ -73,7 +73,7 @@ class AuxLossTrainer(SubnetTrainer):
 
 
 def _blocks_of(model: Any, subnet: Subnet) -> int:
-    """How many blocks a size keeps. Raises UserError when they are not the first ones, whole."""
+    """Number of blocks that a size keeps. Raises UserError unless they are the first blocks, each of them complete."""
     table = model.encoder.component_table()
     depth = len(subnet.layers)
     if subnet.components != frozenset(key for key in table.by_key if key.layer < depth):

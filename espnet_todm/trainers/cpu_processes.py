@@ -1,6 +1,6 @@
-"""DistributedDataParallel training on one machine's CPU: one ESPnet process with one thread for each core.
+"""DistributedDataParallel training on the CPU of one machine: several ESPnet processes of one thread each.
 
-The operations of a small model are too short to be split among threads; whole processes on halves of a batch are not.
+The operations of a small model are too short for several threads. Processes that share a batch use the cores better.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ SECONDS_BETWEEN_LOOKS = 0.2
 
 
 def train(arguments: Sequence[str], processes: int) -> None:
-    """Run ``espnet_todm.bin.asr_train`` as so many ranks, which print to where this process prints.
+    """Run ``espnet_todm.bin.asr_train`` as ``processes`` ranks. The ranks inherit the output of this process.
 
-    Raises UserError when a rank fails; the others are ended then.
+    Raises UserError when a rank fails, after terminating the other ranks.
     """
     if processes < 1:
         raise UserError(f"processes: {processes}, but at least 1 is needed")
@@ -50,7 +50,7 @@ def train(arguments: Sequence[str], processes: int) -> None:
 
 
 def _failure(ranks: Sequence[subprocess.Popen[bytes]]) -> Optional[str]:
-    """Why the training ended, if a rank failed: one that was killed takes the others with it, so it is named first."""
+    """Why the training ended, or None. A killed rank makes the other ranks fail, so the message names the killed one."""
     statuses = {number: rank.poll() for number, rank in enumerate(ranks)}
     for number, status in statuses.items():
         if status is not None and status < 0:

@@ -1,10 +1,10 @@
-"""One training step over several subnets, one after another, at the memory of one model.
+"""One training step over several subnets in sequence, with the memory of one model.
 
-The part that all subnets share runs once. Each subnet then runs forward and backward on its own, so that only one
-subnet's activations live at a time. The summed gradient reaches the shared part in a single backward. All of that happens
-inside the model's forward; the returned loss is a node whose backward hands each parameter its finished gradient. Whoever
-calls ``loss.backward()`` therefore sees an ordinary model: one gradient per parameter and step, through the usual hooks, so
-that loss scaling, accumulation, clipping and DistributedDataParallel work unchanged.
+The shared part (features, subsampling) runs once. Each subnet then runs forward and backward separately, so the activations
+of only one subnet are in memory. The shared part runs backward once, with the sum of the gradients. All of this happens
+inside the model's forward. The returned loss is an autograd node whose backward gives each parameter its finished gradient.
+A caller of ``loss.backward()`` therefore sees an ordinary model: one gradient per parameter and step, through the usual
+hooks. Loss scaling, gradient accumulation, clipping and DistributedDataParallel work unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Gradients = list[Optional[Tensor]]
 
 @dataclass(frozen=True)
 class Pass:
-    """One subnet's part of a step: ``loss`` maps the subsampled features to a scalar, which counts ``weight`` times."""
+    """One subnet's part of a step: ``loss`` maps the subsampled features to a scalar loss, which has weight ``weight``."""
 
     loss: Callable[[SubsampledFeatures], Tensor]
     weight: float
@@ -32,14 +32,14 @@ class Pass:
 def sequential_step(
     subsampled: SubsampledFeatures, passes: Sequence[Pass], parameters: Sequence[Tensor], loss_scale: float = 1.0
 ) -> Tensor:
-    """The weighted sum of the passes' losses, as a scalar whose backward delivers the gradients.
+    """Return the weighted sum of the losses of all passes, as a scalar whose backward delivers the gradients.
 
     Args:
-        subsampled: the shared part's output, with its graph.
-        passes: run in this order; a later one may use what an earlier one left (the teacher's posteriors).
-        parameters: all that may receive a gradient. One that no pass reaches gets None, or zeros under
+        subsampled: output of the shared part, with its autograd graph.
+        passes: they run in this order. A later pass may use results of an earlier one (the teacher's posteriors).
+        parameters: all parameters that may receive a gradient. A parameter that no pass uses gets None, or zeros under
             DistributedDataParallel, which waits for every parameter.
-        loss_scale: multiplies losses before the inner backward and divides afterwards, as fp16 needs it.
+        loss_scale: factor on the losses before the inner backward, divided out afterwards. float16 needs it.
     """
     leaf = subsampled.hidden.detach().requires_grad_()
     total = torch.zeros((), device=leaf.device)
@@ -49,7 +49,7 @@ def sequential_step(
         loss = part.loss(subsampled.with_hidden(leaf)).float()
         total += part.weight * loss.detach()
         _add(sums, _grad(loss * (part.weight * loss_scale), wanted))
-        del loss  # its graph must be gone before the next subnet builds its own
+        del loss  # free its graph before the next subnet builds its own
     at_front, gradients = sums[0], sums[1:]
     if subsampled.hidden.requires_grad and at_front is not None:
         _add(gradients, _grad(subsampled.hidden, parameters, at_front.to(subsampled.hidden.dtype)))
@@ -60,13 +60,13 @@ def sequential_step(
 
 
 def _grad(output: Tensor, inputs: Sequence[Tensor], at_output: Optional[Tensor] = None) -> Sequence[Optional[Tensor]]:
-    # autograd.grad, not backward: it returns gradients without touching .grad or the hooks of DistributedDataParallel.
+    # autograd.grad returns gradients; backward would change .grad and call the hooks of DistributedDataParallel.
     with torch.autocast(output.device.type, enabled=False):
         return torch.autograd.grad(output, inputs, at_output, allow_unused=True)
 
 
 def _add(sums: Gradients, gradients: Sequence[Optional[Tensor]]) -> None:
-    # Never in place: autograd may hand out one tensor for two inputs (a + b), or a view without memory of its own (sums).
+    # Not in place: autograd may return one tensor for two inputs (a + b), or an expanded view without own memory (sums).
     for index, gradient in enumerate(gradients):
         if gradient is not None:
             total = sums[index]
@@ -74,7 +74,7 @@ def _add(sums: Gradients, gradients: Sequence[Optional[Tensor]]) -> None:
 
 
 class _Deliver(torch.autograd.Function):
-    """loss -> loss; its backward gives the i-th parameter the i-th finished gradient, times the incoming factor."""
+    """Identity on the loss. Its backward gives the i-th parameter the i-th gradient times the incoming gradient."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, gradients: Gradients, loss_scale: float, *parameters: Tensor) -> Tensor:

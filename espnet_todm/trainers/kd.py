@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 class KDTrainer(SubnetTrainer):
-    """Each step trains max, random and min subnets; all but the max one also learn from the max one's posteriors.
+    """Each step trains the max subnet, random subnets and the min subnet. The max subnet is the teacher of the others.
 
-    loss = mean over subnets of: task (max subnet), (1 - w) * task + w * KD (others), w = ``kd_weight``.
+    loss = mean over subnets of: task (max subnet), (1 - w) * task + w * distillation (others), with w = ``kd_weight``.
 
     Args:
-        seed: of the subnet sequence; by default the run's.
-        random_subnets: how many between max and min each step trains.
-        search_space: where random subnets come from, see :class:`espnet_todm.selection.sandwich.Sandwich`.
-        kd_weight: w in [0, 1]; 0 turns distillation off.
-        warmup_steps: so many first steps train the max subnet alone: cheaper, and there is nothing to distil yet.
+        seed: seed of the subnet sequence. Default: the seed of the training.
+        random_subnets: number of random subnets of each step.
+        search_space: space of the random subnets, see :class:`espnet_todm.selection.sandwich.Sandwich`.
+        kd_weight: w in [0, 1]. 0 turns distillation off.
+        warmup_steps: number of first steps that train only the max subnet. They are cheaper, and the teacher is untrained.
         divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
     """
 
@@ -66,7 +66,7 @@ class KDTrainer(SubnetTrainer):
         def loss_of(subsampled: SubsampledFeatures, subnet: Subnet) -> Tensor:
             output = model.run_subnet(subsampled, batch, subnet, teacher=teacher[0] if teacher else None)
             stats[f"loss_{subnet.name}"] = output.loss.detach()
-            if subnet is subnets[0]:  # the max subnet teaches; what nobody looks at is not kept
+            if subnet is subnets[0]:  # the max subnet, which is the teacher
                 stats.update(output.stats)
                 if self.kd_weight or model.lends_ranges:
                     teacher.append(output.posteriors.detach())

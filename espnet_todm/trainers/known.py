@@ -1,4 +1,4 @@
-"""All subnet trainers by the names that ``subnet_trainer:`` calls them by."""
+"""All subnet trainers, by their names in ``subnet_trainer:``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from espnet_todm.trainers.kd import KDTrainer
 from espnet_todm.trainers.single import SingleTrainer
 from espnet_todm.trainers.two_stage import TwoStageTrainer
 
-# Older names of two_stage with the selection that is called so.
+# Older trainer names: each means two_stage with the selection of the same name.
 ALIASES = ("ortho_softmax", "top_k", "zero_out", "random_nested", "uniform")
 
 
@@ -24,5 +24,5 @@ def trainers() -> dict[str, type[SubnetTrainer]]:
 
 
 def alias(selection: str) -> type[TwoStageTrainer]:
-    """The two-stage trainer under the name of a selection."""
+    """The two-stage trainer with the selection of this name."""
     return type(selection, (TwoStageTrainer,), {"alias_of": selection, "__doc__": TwoStageTrainer.__doc__})

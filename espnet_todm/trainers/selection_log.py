@@ -1,4 +1,4 @@
-"""What a learned selection leaves in the experiment's folder: its history, and the cards of what it chose."""
+"""Files that a learned selection writes into the experiment's folder: its history and the cards of its sizes."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 HISTORY = "selection.jsonl"
 CARDS = "sizes"
-_POINTS = 50  # of the history, over the first stage
+_POINTS = 50  # lines of the history over the first stage
 
 
 class SelectionLog:
-    """Writes below ``folder``; with None, as on all ranks but the first, nothing."""
+    """Writes into ``folder``. With None, as on all ranks but the first, it writes nothing."""
 
     def __init__(self, folder: Optional[Path]) -> None:
         self.folder = folder
 
     @torch.no_grad()
     def record(self, selection: Selection, step: int) -> None:
-        """Every so many steps, one line: the step, and each size's soft weights of all units.
+        """Append one line at regular intervals: the step, and each size's soft weights of all units.
 
-        A resumed run writes steps again; readers take the last line of each.
+        A resumed run may write a step again. Readers take the last line of each step.
         """
         if self.folder is None or step % max(1, selection.steps // _POINTS):
             return
@@ -40,7 +40,7 @@ class SelectionLog:
             history.write(to_json({"step": step, "weights": weights}) + "\n")
 
     def write_cards(self, model: TodmModel, subnets: Mapping[str, Subnet]) -> None:
-        """``sizes/<name>.json`` for every chosen size."""
+        """Write ``sizes/<name>.json`` for every chosen size except the full one."""
         if self.folder is None:
             return
         table = model.component_table()

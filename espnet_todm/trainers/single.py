@@ -1,4 +1,4 @@
-"""``subnet_trainer: single``: plain training of one fixed size, on the same engine: what a supernet is compared with."""
+"""``subnet_trainer: single``: plain training of one fixed size on the same engine, as a baseline for a supernet."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class SingleTrainer(SubnetTrainer):
-    """Trains one subnet and no other.
+    """Trains one subnet only.
 
     Args:
-        size: a size's name or the file of a card.
-        seed: accepted as by every trainer; nothing here is random.
+        size: name of a size, or path of a card.
+        seed: every trainer has this argument. This trainer has no randomness and ignores it.
     """
 
     def __init__(self, model: TodmModel, seed: int = 0, size: str = FULL) -> None:

@@ -1,4 +1,4 @@
-"""The switch between the two stages of a training: whether it was made, and which sets the sizes got."""
+"""The state of the switch between the two stages of a training: the stage, and the components that each size keeps."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ AVERAGED = (
 
 
 class SwitchState(nn.Module):
-    """The chosen sets by size, none in the first stage. In a checkpoint it is three whole-number (int64) tensors:
+    """The components chosen for each size; empty in the first stage. A checkpoint stores it as three int64 tensors:
 
-    - ``stage``: 1 or 2;
-    - ``kept`` (sizes, components): 1 where a size keeps a component, a row per size;
-    - ``models``: 1. ESPnet's average of n models adds whole numbers up: there it is n, and the others n times theirs.
+    - ``stage`` (): 1 or 2;
+    - ``kept`` (sizes, components): 1 where a size keeps a component, else 0;
+    - ``models`` (): 1. ESPnet's average of n models sums integer tensors, so all three are n times as large there.
 
     Args:
-        sizes: names of the sizes to be chosen.
-        keys: all components.
+        sizes: names of the sizes.
+        keys: keys of all components, in the order of the columns of ``kept``.
     """
 
     def __init__(self, sizes: Sequence[str], keys: Sequence[Key]) -> None:
@@ -40,17 +40,17 @@ class SwitchState(nn.Module):
         return SECOND if self.chosen else FIRST
 
     def choose(self, chosen: Mapping[str, Subnet]) -> None:
-        """Make the switch."""
+        """Set the chosen components, which begins the second stage."""
         self.chosen = {name: chosen[name] for name in self.names}
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
+        """The tensors that a checkpoint stores."""
         sets = [self.chosen[name].components if self.chosen else frozenset() for name in self.names]
         kept = [[int(key in components) for key in self.keys] for components in sets]
         return {"stage": torch.tensor(self.stage), "kept": torch.tensor(kept), "models": torch.tensor(1)}
 
     def read(self, stage: Tensor, kept: Tensor, models: Tensor) -> None:
-        """Take over what a checkpoint kept, or an average of such. Raises UserError for one over both stages."""
+        """Restore a checkpoint's state or an average of several. Raises UserError for an average over both stages."""
         count, values = float(models), set(kept.unique().tolist())
         if float(stage) == FIRST * count and values == {0}:
             self.chosen = {}
@@ -87,15 +87,13 @@ class SwitchState(nn.Module):
 
 
 def convert_older(state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """A trainer's state of an older release had one floating-point tensor ``chosen``, all 0 in the first stage."""
+    """Convert the state of an older release: one floating-point tensor ``chosen``, all 0 in the first stage."""
     chosen = state_dict.pop(f"{prefix}chosen", None)
     if chosen is not None:
         kept = chosen.long()
         new = {
             "stage": torch.tensor(SECOND if bool(chosen.any()) else FIRST),
-            "kept": kept
-            if bool((kept == chosen).all())
-            else chosen,  # of an average over both stages: refused when read
+            "kept": kept if bool((kept == chosen).all()) else chosen,  # an average over both stages: read() refuses it
             "models": torch.tensor(1),
         }
         state_dict.update({f"{prefix}switch.{name}": value for name, value in new.items()})

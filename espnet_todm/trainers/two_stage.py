@@ -1,9 +1,9 @@
-"""Two stages: units are weighed softly while a selection learns; then its sizes are cut out and trained as slices.
+"""``subnet_trainer: two_stage``: stage 1 learns which units each size keeps, stage 2 trains the sizes as slices.
 
-Stage 1, each step: the supernet, and one size drawn at random as a full-width pass through soft gates; before it, if wanted,
-the supernet alone.
-Stage 2, each step: the supernet, the smallest size, and one middle size drawn at random, as slices.
-What is selected, and how, is the business of :mod:`espnet_todm.selection` (OrthoSoftmax, arXiv 2501.18895, and others).
+Warm-up (optional): each step trains only the supernet.
+Stage 1: each step trains the supernet and one size drawn at random. The size runs at full width with soft gates.
+Stage 2: each step trains the supernet, the smallest size, and one other size drawn at random. Sizes run as slices.
+:mod:`espnet_todm.selection` has the methods that choose the units (OrthoSoftmax, arXiv 2501.18895, and others).
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ if TYPE_CHECKING:
 
 
 class TwoStageTrainer(SubnetTrainer):
-    """Losses are per output frame: L(supernet) + w L(subnet) for each subnet + what the selection adds.
+    """The loss is L(supernet) + the sum of w L(subnet) + the penalty of the selection. L is the mean per output frame.
 
     Args:
-        seed: of the sizes drawn and of the selection; by default the training's.
-        selection: what orders the units by worth, a name of :mod:`espnet_todm.selection.known`; default ortho_softmax.
-        granularity: what is chosen: "component" or "layer" (whole modules).
-        warmup_steps: so many first steps train the supernet alone: as long as it has learned nothing, there is nothing to
-            choose by and nothing to distil.
-        stage1_steps, stage1_share: step at which the second stage begins, or its share of the training (default 0.6). The
-            default is step 0 for a selection that has nothing to learn.
-        subnet_weight: w, a number, or "focal": 1 - exp(-L), so that what is learned already counts less. By default what
-            the selection's authors have.
-        focal_detached: whether gradients pass through the focal weight (false) or not.
-        kd_weight: share of a subnet's loss that is distillation from the supernet's posteriors; 0 as in the paper.
+        seed: seed of the drawn sizes and of the selection. Default: the seed of the training.
+        selection: the method that orders the units, a name of :mod:`espnet_todm.selection.known`; default ortho_softmax.
+        granularity: unit of the selection: "component" or "layer" (whole modules).
+        warmup_steps: number of first steps that train only the supernet. An untrained supernet gives the selection and the
+            distillation nothing to learn from.
+        stage1_steps, stage1_share: step at which the second stage begins, or that step as a share of the training (default
+            0.6). For a selection without learned parameters the default is step 0.
+        subnet_weight: w, a number, or "focal": 1 - exp(-L), which reduces the weight of small losses. Default: the value
+            of the selection's paper.
+        focal_detached: true: no gradient passes through the focal weight.
+        kd_weight: share of distillation from the supernet's posteriors in a subnet's loss. Default 0, as in the paper.
         divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
-        layer_drop: stage 2, supernet only: probability, for each utterance, of leaving out a module that the smallest size
-            drops whole.
+        layer_drop: probability, for each utterance, that the supernet skips a module in stage 2. Only modules that the
+            smallest size drops completely are skipped.
         learned: options of the selection.
     """
 
-    alias_of: ClassVar[Optional[str]] = None  # the selection, under a name of this trainer that is a selection's
+    alias_of: ClassVar[Optional[str]] = None  # the selection, if subnet_trainer is the name of a selection
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class TwoStageTrainer(SubnetTrainer):
         check_number("layer_drop", self.layer_drop, at_least=0, below=1)
 
     def _kind(self, selection: Optional[str]) -> type[Selection]:
-        """Raises UserError for an unknown selection, and for another one than an alias of this trainer stands for."""
+        """Class of the selection. Raises UserError for an unknown one, and for one that differs from the alias."""
         if self.alias_of is not None and selection not in (None, self.alias_of):
             raise UserError(
                 f"selection: {selection!r} under subnet_trainer: {self.alias_of}; say subnet_trainer: two_stage"
@@ -114,7 +114,7 @@ class TwoStageTrainer(SubnetTrainer):
 
     @property
     def decided(self) -> bool:
-        """Whether the sets are chosen, which begins stage 2."""
+        """Whether the components of the sizes are chosen: true in stage 2."""
         return bool(self.switch.chosen)
 
     # ---- the step ---------------------------------------------------------------------------------------------------
@@ -150,14 +150,14 @@ class TwoStageTrainer(SubnetTrainer):
         return loss, stats
 
     def _subnet_loss(self, loss: Tensor) -> Tensor:
-        """A subnet's loss per frame, weighted."""
+        """Multiply a subnet's loss per frame by its weight."""
         if self.subnet_weight != "focal":
             return float(self.subnet_weight) * loss
         weight = 1 - torch.exp(-loss)
         return (weight.detach() if self.focal_detached else weight) * loss
 
     def _penalty(self, size: str, step: int, stats: Stats) -> list[Pass]:
-        """What the selection adds to the loss, as a pass of its own that needs no speech."""
+        """The selection's penalty as a separate pass, which does not use the speech."""
         penalty = self.selection.penalty(size, step)
         if penalty is None:
             return []
@@ -176,7 +176,7 @@ class TwoStageTrainer(SubnetTrainer):
         return draw(self.seed, step, "size", list(self.shares))
 
     def _droppable(self) -> Drop:
-        """Modules that the smallest size drops whole, with their stochastic depth."""
+        """Modules that the smallest size drops completely, with their probability of layer drop."""
         if not (self.decided and self.layer_drop):
             return {}
         kept = {(key.layer, key.module) for key in self.switch.chosen[next(iter(self.shares))].components}
@@ -198,8 +198,8 @@ class TwoStageTrainer(SubnetTrainer):
             log.record(self.selection, learned)
 
     def _first_stage(self, setup: TrainingSetup) -> int:
-        """The step that begins the second stage. Raises UserError when the training is not longer, the warm-up is not
-        shorter, or no length is known."""
+        """The step that begins the second stage. Raises UserError when it is not before the end of the training, not after
+        the warm-up, or when the length of the training is unknown."""
         end = self._end_of_first_stage(setup)
         if self.warmup_steps and self.warmup_steps >= end:
             raise UserError(f"warmup_steps: {self.warmup_steps} must be below the {end} steps before the second stage")
@@ -220,9 +220,9 @@ class TwoStageTrainer(SubnetTrainer):
         return max(1, int(self.stage1_share * setup.planned_steps))
 
     def decide(self, model: TodmModel, step: int, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
-        """Choose the sets, sort every module's components by the smallest size that keeps them, and begin stage 2.
+        """Choose the components of the sizes, sort the components of every module, and begin stage 2.
 
-        Sorted, each slice has the first components of a module: a view of the weights, not a copy.
+        Components of smaller sizes come first. A slice is then the first part of a module: a view of its weights, no copy.
         """
         chosen = self.selection.units.nested(self.selection.order(step), self.shares)
         check_distinct({FULL: self.full, **chosen})
@@ -251,14 +251,14 @@ class TwoStageTrainer(SubnetTrainer):
         }
 
     def restore(self, model: TodmModel) -> None:
-        """Give the model the chosen sets. Raises UserError where a size is asked for that was not chosen yet."""
+        """Give the model the chosen sizes. Raises UserError if the model uses a size that is not chosen yet."""
         if self.decided:
             model.encoder.choose({FULL: self.full, **self.switch.chosen})
         elif model.encoder.subnet.name != FULL:
             model.encoder.find_subnet(model.encoder.subnet.name)
 
     def walk_through(self, model: TodmModel) -> Iterator[int]:
-        """The second stage is that of the sets which a fresh selection gives."""
+        """The second stage uses the sizes that an untrained selection chooses."""
         if self.stage1_steps != 0 and (self.stage1_steps or self.stage1_share):
             self.selection.last_for(self.selection.steps or 1)
             yield self.warmup_steps
@@ -267,14 +267,14 @@ class TwoStageTrainer(SubnetTrainer):
         yield self.warmup_steps + self.selection.steps
 
     def model_steps(self, table: ComponentTable, updates: int) -> float:
-        """As the base's; stage 1 has two passes at full width, whatever is kept in the end, and its warm-up one."""
+        """As in the base class. A step of stage 1 has two passes at full width, a step of the warm-up has one."""
         first = min(updates, self._first_stage(TrainingSetup(planned_steps=updates)))
         alone = min(self.warmup_steps, first)
         two = (first - alone) * passes_cost(table, [[self.full, self.full]])
         return alone + two + passes_cost(table, map(self.picked, range(first, updates)))
 
     def evaluated(self, model: TodmModel, step: Optional[int]) -> list[Subnet]:
-        """All sizes; in the first stage, as they would be chosen now."""
+        """All sizes. In the first stage, the sizes that the selection would choose now."""
         if self.decided:
             return list(model.encoder.sizes.values())
         now = self.selection.units.nested(self.selection.order(max(0, (step or 0) - self.warmup_steps)), self.shares)
@@ -282,5 +282,5 @@ class TwoStageTrainer(SubnetTrainer):
 
 
 def _per_frame(subsampled: SubsampledFeatures) -> Tensor:
-    """From a sum over frames averaged over utterances to the mean over output frames: a factor, left on its device."""
+    """Factor that turns a sum over frames, averaged over utterances, into the mean over output frames: scalar tensor."""
     return len(subsampled.lengths) / subsampled.lengths.sum().clamp(min=1)
