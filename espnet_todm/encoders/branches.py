@@ -1,4 +1,4 @@
-"""Blocks of two branches side by side, attention and cgMLP: those of the E-Branchformer and of the Branchformer."""
+"""Blocks with two parallel branches, attention and cgMLP, for the E-Branchformer and the Branchformer."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CGMLP = Slot("cgmlp", "cgmlp", "norm_mlp")
 FEED_FORWARD = Slot("feed_forward", "ffn", "norm_ff")
 MACARON = Slot("feed_forward_macaron", "ffn", "norm_ff_macaron")
 ORDER = tuple(slot.name for slot in (MACARON, ATTENTION, CGMLP, FEED_FORWARD))
-# Parameters of the merge -> the axis along which the branches' parts lie.
+# Parameters of the merge -> the axis along which the parts of the branches are concatenated.
 FILTERS = {"depthwise_conv_fusion.weight": 0, "depthwise_conv_fusion.bias": 0}
 COLUMNS = "merge_proj.weight"
 
 
 @dataclass(frozen=True)
 class BlockShape:
-    """Widths of one block and the number of components each is cut into; 0 components: the module is not there."""
+    """Widths and numbers of components of one block's modules; with 0 components the block lacks the module."""
 
     macaron_ffn: int
     macaron_chunks: int
@@ -52,7 +52,7 @@ class BranchOptions(EncoderOptions):
     cgmlp_conv_kernel: int = 31
     use_linear_after_conv: bool = False
     gate_activation: Literal["identity", Activation] = "identity"
-    cgmlp_groups: int = field(default=4, metadata=CUTS)  # components of each cgMLP; 1 takes it as a whole
+    cgmlp_groups: int = field(default=4, metadata=CUTS)  # components of each cgMLP; 1: the whole module
 
     attention: ClassVar[Optional[str]] = "attention_layer_type"
 
@@ -63,7 +63,7 @@ class BranchOptions(EncoderOptions):
         return BlockShape(0, 0, self.attention_heads, self.cgmlp_linear_units, self.cgmlp_groups, 0, 0)
 
     def branches(self, shape: BlockShape) -> dict[Slot, ElasticModule]:
-        """Those modules of a block of this shape that stand side by side."""
+        """The parallel modules of a block with this shape."""
         modules: dict[Slot, ElasticModule] = {}
         if shape.heads:
             modules[ATTENTION] = self.self_attention(shape.heads)
@@ -76,14 +76,14 @@ class BranchOptions(EncoderOptions):
 
 
 class MergedBranches(ElasticBlock):
-    """[Macaron FFN] - attention beside cgMLP, merged - [FFN] - norm, pre-norm; names as in EBranchformerEncoderLayer.
+    """[Macaron FFN] - attention and cgMLP in parallel, merged - [FFN] - norm, pre-norm; names as in
+    EBranchformerEncoderLayer.
 
-    The merge, ``merge_proj(z + depthwise(z))`` of the branches' outputs z side by side, is a sum over branches: each has
-    its channels of the depthwise convolution and its columns of ``merge_proj``, and pays for them. A branch that keeps
-    nothing is not in the sum, and a block without it does not have them. The bias of ``merge_proj`` goes with the cgMLP.
+    The merge is ``merge_proj(z + depthwise(z))``, where z concatenates the branches' outputs. It is a sum over branches:
+    each has its channels of the depthwise convolution and its columns of ``merge_proj``, which count as its costs. The sum
+    omits a branch that keeps no component. The bias of ``merge_proj`` belongs to the cgMLP.
 
-    Args:
-        kernel: of the depthwise convolution, in frames; 0: the merge is ``merge_proj(z)``.
+    kernel: size of the depthwise convolution in frames; with 0 the merge is ``merge_proj(z)``.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class MergedBranches(ElasticBlock):
         return super().run(x, [slot for slot in running if slot == FEED_FORWARD], choice, context)
 
     def _merged(self, x: Tensor, slot: Slot, choice: LayerChoice, context: Context) -> Tensor:
-        """What one branch adds to the merge, (B, T, D) -> (B, T, D)."""
+        """The contribution of one branch to the merge, (B, T, D) -> (B, T, D)."""
         branch = self.dropout(self.branch(x, slot, choice, context))
         opened = any_open(choice.gates[slot.name]) if choice.gates is not None else 1.0
         bias: Optional[Tensor] = self.merge_proj.bias * opened if slot == CGMLP else None
@@ -119,7 +119,7 @@ class MergedBranches(ElasticBlock):
         return self.stochastic_depth(merged, choice.drop.get(slot.name, 0.0))
 
     def _part(self, parameter: str, branch: str) -> Tensor:
-        """What belongs to a branch of one of the merge's parameters."""
+        """A branch's part of one of the merge's parameters."""
         start = self.branches.index(branch) * self.size
         return self.get_parameter(parameter).narrow(self.merge[parameter], start, self.size)
 

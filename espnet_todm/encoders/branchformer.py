@@ -1,7 +1,7 @@
 """``encoder: todm_branchformer``: ESPnet's Branchformer as a supernet (Peng et al., arXiv 2207.02971).
 
-Its blocks are those of the E-Branchformer without feed-forward modules and without a convolution in the merge. With all
-components it is ESPnet's own BranchformerEncoder with ``merge_method: concat``, under the same names.
+Its blocks are E-Branchformer blocks without feed-forward modules and without a convolution in the merge. With all
+components it equals ESPnet's BranchformerEncoder with ``merge_method: concat``, and has the same parameter names.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from espnet_todm.encoders.stack import StackedEncoder
 
 @dataclass(frozen=True)
 class BranchformerOptions(BranchOptions):
-    """Options as in ESPnet's BranchformerEncoder, with the same defaults, and those that say how it is cut."""
+    """Options and defaults of ESPnet's BranchformerEncoder, and options of the supernet."""
 
     stochastic_depth_rate: Union[float, Sequence[float]] = 0.0
 
     fixed: ClassVar[Mapping[str, Any]] = {
         "use_attn": True,
         "use_cgmlp": True,
-        "merge_method": "concat",  # others weigh the branches against each other, so that none could be taken out
+        "merge_method": "concat",  # other methods weight the branches jointly, so a branch could not be removed
         "zero_triu": False,
         "qk_norm": False,
     }
-    # The first two are for the other ways to merge.
+    # The first two belong to other merge methods.
     ignored: ClassVar[Sequence[str]] = ("cgmlp_weight", "attn_branch_drop_rate", "padding_idx", "use_flash_attn")
 
 
 class ElasticBranchformerBlock(MergedBranches):
-    """Attention beside cgMLP, merged - norm."""
+    """Attention and cgMLP in parallel, merged - norm."""
 
     def __init__(self, options: BranchformerOptions, shape: BlockShape) -> None:
         super().__init__(options.output_size, options.branches(shape), options.dropout_rate)
@@ -54,7 +54,7 @@ class TodmBranchformerEncoder(StackedEncoder):
     }
     stock_name: ClassVar[str] = "branchformer"
     stock_class: ClassVar[type[AbsEncoder]] = BranchformerEncoder
-    # ESPnet's without an input layer has no positions.
+    # Without an input layer, ESPnet's encoder has no position encoding.
     stock_inputs: ClassVar[Sequence[Optional[str]]] = tuple(name for name in STOCK_INPUTS if name is not None)
 
     def stock_widths(self, shape: BlockShape) -> Optional[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""Chunks: what an attention frame may see when speech comes in pieces, in training (drawn per step) and when deployed.
+"""Chunk masks of attention for streaming models. Training draws a chunk size in each step; deployment uses a fixed one.
 
-A frame sees its own chunk and so many frames to the left of that chunk, as in WeNet (Zhang et al., arXiv 2012.05481) and
-Zipformer. All amounts are in encoder frames, after subsampling: 40 ms each behind ``conv2d``.
+A frame attends to its own chunk and to a number of frames to the left of that chunk, as in WeNet (Zhang et al., arXiv
+2012.05481) and Zipformer. All numbers are encoder frames, after subsampling: 40 ms each with ``conv2d``.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from espnet_todm.encoders.positions import LEGACY, relative_kind
 from espnet_todm.errors import UserError
 from espnet_todm.util.checks import build, check_number, check_type
 
-Span = Union[int, tuple[int, int]]  # a number, or the lowest and the highest
+Span = Union[int, tuple[int, int]]  # a number, or [lowest, highest]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Chunks of ``frames``, each with ``left`` frames before it."""
+    """Chunks of ``frames`` frames with a left context of ``left`` frames."""
 
     frames: int
     left: int
 
     def visible(self, length: int, device: Optional[torch.device] = None) -> Tensor:
-        """(length, length) bool: whether frame i sees frame j."""
+        """(length, length) bool: entry [i, j] is whether frame i attends to frame j."""
         index = torch.arange(length, device=device)
         start = (torch.div(index, self.frames, rounding_mode="floor") * self.frames).unsqueeze(1)
         return (index >= start - self.left) & (index < start + self.frames)
@@ -39,12 +39,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ChunkOptions:
-    """``encoder_conf: chunk``: the chunks that training draws anew in each step.
+    """``encoder_conf: chunk``: the distribution from which each training step draws its chunk.
 
     Args:
-        frames, left: of a chunk, a number or [lowest, highest], all equally likely.
-        full_share: how often a step has full context instead, in [0, 1].
-        seed: of the draws.
+        frames, left: frames of a chunk and of its left context: a number, or [lowest, highest], uniformly distributed.
+        full_share: probability of full context, in [0, 1].
+        seed: random seed.
 
     Raises:
         UserError: a value is not allowed.
@@ -62,15 +62,15 @@ class ChunkOptions:
         check_type("chunk.seed", self.seed, int)
 
     def draw(self, step: int) -> Optional[Chunk]:
-        """The chunk of training step ``step`` (0-based), None for full context: a pure function of (seed, step), the same on
-        every rank and after a resume."""
+        """The chunk of training step ``step`` (0-based), or None for full context. It is a pure function of (seed, step):
+        the same on every rank and after a resume."""
         source = random.Random(f"chunk {self.seed} {step}")
         full, frames, left = source.random(), _pick(source, self.frames), _pick(source, self.left)
         return None if full < self.full_share else Chunk(frames, left)
 
 
 def parse_chunk_options(value: Any) -> Optional[ChunkOptions]:
-    """The option ``chunk``. Raises UserError when it is neither null nor a mapping of the fields above."""
+    """Parse the option ``chunk``. Raises UserError unless it is null or a mapping of the fields above."""
     if value is None:
         return None
     for key in ("frames", "left") if isinstance(value, Mapping) else ():
@@ -81,7 +81,7 @@ def parse_chunk_options(value: Any) -> Optional[ChunkOptions]:
 
 
 def parse_chunk(value: Any, key: str = "decode_chunk") -> Optional[Chunk]:
-    """The option ``decode_chunk``, [frames, left]. Raises UserError when it is neither null nor two such numbers."""
+    """Parse the option ``decode_chunk``, [frames, left]. Raises UserError unless it is null or two such numbers."""
     if value is None:
         return None
     if not isinstance(value, (list, tuple)) or len(value) != 2:
@@ -92,7 +92,7 @@ def parse_chunk(value: Any, key: str = "decode_chunk") -> Optional[Chunk]:
 
 
 def check_streaming(key: str, options: Any) -> None:
-    """Raises UserError where an encoder with these options, which ``key`` asks to work in chunks, cannot."""
+    """Raises UserError when an encoder with these options cannot run in chunks. ``key``: the option that asks for it."""
     if getattr(options, CONDITIONING, False):
         raise UserError(f"{key}: {CONDITIONING}: true is not possible in chunks; leave it out")
     if not getattr(options, "causal", False):
@@ -115,7 +115,7 @@ def _pick(source: random.Random, span: Span) -> int:
 
 
 def _check_span(key: str, value: Any, least: int) -> None:
-    """Raises UserError unless it is a whole number from ``least``, or a list of two that do not fall."""
+    """Raises UserError unless ``value`` is a whole number from ``least`` on, or a list of two in ascending order."""
     listed = key.startswith("chunk.") and isinstance(value, (list, tuple))
     bounds = list(value) if listed else [value]
     whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in bounds)

@@ -1,6 +1,6 @@
 """``encoder: todm_conformer``: ESPnet's Conformer as a supernet.
 
-With all components it is ESPnet's own ConformerEncoder: same options, same parameter names, same outputs. So a checkpoint
+With all components it equals ESPnet's ConformerEncoder: same options, same parameter names, same outputs. So a checkpoint
 of ``encoder: conformer`` loads into it with ``--init_param``.
 """
 
@@ -33,7 +33,7 @@ CONVOLUTION_FIRST = tuple(slot.name for slot in (MACARON, CONVOLUTION, ATTENTION
 
 @dataclass(frozen=True)
 class BlockShape:
-    """Widths of one block and the number of components each is cut into; 0 components: the module is not there."""
+    """Widths and numbers of components of one block's modules; with 0 components the block lacks the module."""
 
     macaron_ffn: int
     macaron_chunks: int
@@ -46,15 +46,15 @@ class BlockShape:
 
 @dataclass(frozen=True)
 class ConformerOptions(InterCtcOptions, ConvolutionOptions):
-    """Options as in ESPnet's ConformerEncoder, with the same defaults, and those that say how it is cut."""
+    """Options and defaults of ESPnet's ConformerEncoder, and options of the supernet."""
 
     num_blocks: int = 6
     rel_pos_type: Relative = LEGACY
     max_pos_emb_len: int = LONGEST
     stochastic_depth_rate: Union[float, Sequence[float]] = 0.0
-    convolution_first: bool = False  # the convolution before the attention, as in OrthoSoftmax; ESPnet has it after
+    convolution_first: bool = False  # convolution before attention, as in OrthoSoftmax; ESPnet's order is the reverse
     causal: bool = False  # the convolution sees no frame to the right; needed for streaming
-    chunk: Optional[Mapping[str, Any]] = None  # chunks of speech that training draws, see ChunkOptions
+    chunk: Optional[Mapping[str, Any]] = None  # distribution of chunks in training, see ChunkOptions
     # [frames of a chunk, frames of left context] in validation and in extracted models; default full context.
     decode_chunk: Optional[Sequence[int]] = None
 
@@ -85,7 +85,7 @@ class ConformerOptions(InterCtcOptions, ConvolutionOptions):
 class ElasticConformerBlock(ElasticBlock):
     """Macaron FFN - attention - convolution - FFN - norm, pre-norm, names as in ESPnet's conformer EncoderLayer.
 
-    With ``convolution_first`` attention and convolution change places.
+    With ``convolution_first`` the convolution comes before the attention.
     """
 
     def __init__(self, options: ConformerOptions, shape: BlockShape) -> None:

@@ -1,10 +1,10 @@
-"""Stochastic depth: whole layers that a training step goes without, as ESPnet's encoders have it.
+"""Stochastic depth and layer drop: a training step skips whole layers, as in ESPnet's encoders.
 
-``layer_drop_rate`` leaves out a layer and changes nothing else (Fan et al., arXiv 1909.11556). ``stochastic_depth_rate``
-also multiplies what a layer adds by 1 / (1 - rate) where it runs (Huang et al., arXiv 1603.09382). All subnets of a step go
-without the same layers: so each is still a part of the largest one, which teaches it. The draw depends on the number of
-the step alone, so it is the same on every rank and after a resume. What a trainer leaves out of single utterances (``drop``
-of a pass) comes on top, in the layers that run.
+``layer_drop_rate`` skips a layer and changes nothing else (Fan et al., arXiv 1909.11556). ``stochastic_depth_rate`` also
+multiplies the residual branches of the layers that run by 1 / (1 - rate) (Huang et al., arXiv 1603.09382). All subnets of
+a step skip the same layers, so each remains a part of the largest subnet, its teacher. The draw depends only on the step
+number, so it is the same on every rank and after a resume. In the layers that run, a trainer can also drop modules for
+single utterances (argument ``drop`` of a pass).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAYER_DROP, STOCHASTIC_DEPTH = "layer_drop_rate", "stochastic_depth_rate"
 
 @dataclass(frozen=True)
 class Depth:
-    """What a pass does with layers, by number: those it goes ``without``, and what others' branches are multiplied by."""
+    """Layers that a pass skips (``without``), and factors for the residual branches of the others, by layer number."""
 
     without: frozenset[int] = frozenset()
     scales: Mapping[int, float] = field(default_factory=dict)
@@ -35,13 +35,13 @@ WHOLE = Depth()
 
 @dataclass(frozen=True)
 class DepthOptions:
-    """A probability of being dropped for all layers, and one of stochastic depth for each."""
+    """Layer drop probability of all layers, and stochastic depth probability of each layer."""
 
     layer_drop: float
     stochastic: tuple[float, ...]
 
     def draw(self, step: Optional[int]) -> Depth:
-        """For training step ``step`` (0-based). Where no step is told, as in ESPnet's own training, by torch's generator."""
+        """Draw for training step ``step`` (0-based). None uses torch's generator, as in ESPnet's own training."""
         if not (self.layer_drop or any(self.stochastic)):
             return WHOLE
         source = random.Random(f"depth {step}" if step is not None else int(torch.randint(2**31, (1,))))
@@ -51,8 +51,8 @@ class DepthOptions:
 
 
 def depth_options(options: Any, layers: int) -> DepthOptions:
-    """What an encoder's options say; some encoders have neither. Raises UserError for what is no probability, and for a list
-    of another length."""
+    """Parse an encoder's options, 0 for those that it lacks. Raises UserError for a value that is not a probability, and for
+    a list of another length than ``layers``."""
     drop, rates = getattr(options, LAYER_DROP, 0.0), getattr(options, STOCHASTIC_DEPTH, 0.0)
     check_number(LAYER_DROP, drop, at_least=0, below=1)
     listed = list(rates) if isinstance(rates, (list, tuple)) else [rates] * layers
@@ -66,7 +66,7 @@ def depth_options(options: Any, layers: int) -> DepthOptions:
 
 
 def kept_rates(options: Mapping[str, Any], layers: Sequence[int]) -> dict[str, Any]:
-    """The option of a small model that has these layers, as ESPnet takes it: a list, or a number with a point."""
+    """The option of a small model with these layers, in a type that ESPnet accepts: a list of floats, or a float."""
     if STOCHASTIC_DEPTH not in options:
         return {}
     rates = options[STOCHASTIC_DEPTH]

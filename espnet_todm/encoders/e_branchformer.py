@@ -1,6 +1,6 @@
 """``encoder: todm_e_branchformer``: ESPnet's E-Branchformer as a supernet (Kim et al., arXiv 2210.00077).
 
-With all components it is ESPnet's own EBranchformerEncoder: same options, same parameter names, same outputs. So a
+With all components it equals ESPnet's EBranchformerEncoder: same options, same parameter names, same outputs. So a
 checkpoint of ``encoder: e_branchformer`` loads into it with ``--init_param``.
 """
 
@@ -32,7 +32,7 @@ from espnet_todm.encoders.stack import StackedEncoder
 
 @dataclass(frozen=True)
 class EBranchformerOptions(BranchOptions, InterCtcOptions):
-    """Options as in ESPnet's EBranchformerEncoder, with the same defaults, and those that say how it is cut."""
+    """Options and defaults of ESPnet's EBranchformerEncoder, and options of the supernet."""
 
     use_ffn: bool = False
     macaron_ffn: bool = False  # as in ESPnet, only with use_ffn
@@ -70,7 +70,7 @@ class EBranchformerOptions(BranchOptions, InterCtcOptions):
 
 
 class ElasticEBranchformerBlock(MergedBranches):
-    """Macaron FFN - attention beside cgMLP, merged with a convolution - FFN - norm."""
+    """Macaron FFN - attention and cgMLP in parallel, merged with a convolution - FFN - norm."""
 
     def __init__(self, options: EBranchformerOptions, shape: BlockShape) -> None:
         size, modules = options.output_size, options.branches(shape)

@@ -1,8 +1,8 @@
-"""Input layers of supernets: what turns features into the frames that all subnets share, and its cost.
+"""Input layers of supernets and their costs. They turn features into the subsampled features that all subnets share.
 
-The ``conv2d`` and ``conv1d`` families, ``linear`` and null, for features that are the encoder's width already, are ESPnet's.
-``vgg4`` is the front end of OrthoSoftmax
-(arXiv 2501.18895); ``dw_conv2d`` is ``conv2d`` at a fraction of its cost (FastConformer, arXiv 2305.05084).
+The ``conv2d`` and ``conv1d`` families, ``linear`` and null (features that already have the encoder's width) are ESPnet's.
+``vgg4`` is the front end of OrthoSoftmax (arXiv 2501.18895). ``dw_conv2d`` is a ``conv2d`` with a depthwise second
+convolution, at a fraction of the cost (FastConformer, arXiv 2305.05084).
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from espnet_todm.errors import UserError
 
 @dataclass(frozen=True)
 class InputLayer:
-    """How an input layer is built, and (kernel, stride) of what shortens its input, in order.
+    """The constructor of an input layer, and (kernel, stride) along time of its convolutions and poolings in order.
 
-    ``build(input_size, output_size, dropout, position encoding)`` gives a module with its convolutions and poolings, if any,
-    in ``conv``; called with features (B, T, F) and mask (B, 1, T). The position encoding is its last part.
+    ``build(input_size, output_size, dropout, position encoding)`` returns a module that takes features (B, T, F) and mask
+    (B, 1, T). Its attribute ``conv`` has the convolutions and poolings, if any. Its last part is the position encoding.
     """
 
     build: Callable[[int, int, float, nn.Module], nn.Module]
     steps: tuple[tuple[int, int], ...]
-    slim: bool = True  # whether its convolutions can have another width than the encoder
-    windowed: bool = True  # whether frame t comes from ``shortest`` input frames alone, those from t * stride on
+    slim: bool = True  # whether the width of its convolutions can differ from the encoder's
+    windowed: bool = True  # whether frame t depends only on the ``shortest`` input frames from t * stride on
 
     @property
     def stride(self) -> int:
@@ -48,23 +48,23 @@ class InputLayer:
         return prod(stride for _, stride in self.steps)
 
     def subsampled(self, frames: int) -> int:
-        """Frames that it makes of so many."""
+        """Number of output frames for a number of input frames."""
         for kernel, stride in self.steps:
             frames = max((frames - kernel) // stride + 1, 0)
         return frames
 
     def lengths(self, lengths: Tensor) -> Tensor:
-        """lengths (B,) before -> after.
+        """lengths (B,) of the input -> lengths (B,) of the output.
 
-        They follow the convolutions themselves. ESPnet strides its mask instead, and then a padded utterance may count
-        one frame, half made of padding, more than the same utterance alone.
+        They are computed from kernels and strides. ESPnet strides its mask instead, so that a padded utterance can have
+        one frame more, computed partly from padding, than the same utterance alone.
         """
         for kernel, stride in self.steps:
-            lengths = (lengths - kernel + stride).clamp_min(0) // stride  # never below 0 divided: ONNX rounds to 0
+            lengths = (lengths - kernel + stride).clamp_min(0) // stride  # clamped first: ONNX rounds toward 0
         return lengths
 
     def shortest(self) -> int:
-        """Frames that it needs to make one."""
+        """Input frames that are needed for one output frame."""
         frames = 1
         for kernel, stride in reversed(self.steps):
             frames = (frames - 1) * stride + kernel
@@ -73,16 +73,16 @@ class InputLayer:
     def make(
         self, input_size: int, size: int, dropout: float, positions: nn.Module, channels: Optional[int] = None
     ) -> nn.Module:
-        """The module; its convolutions have ``channels`` channels, default ``size`` as in ESPnet's.
+        """Build the module. Its convolutions have ``channels`` channels, by default ``size`` as in ESPnet.
 
-        Raises UserError where the channels are fixed.
+        Raises UserError when ``channels`` is given and this input layer has fixed channels.
         """
         if channels is not None and not self.slim:
             raise UserError(
                 f"input_channels: {channels} is not possible with this input layer, whose channels are fixed"
             )
         embed: Any = self.build(input_size, channels or size, dropout, positions)
-        out = getattr(embed, "out", None)  # ESPnet's projection has as many outputs as channels
+        out = getattr(embed, "out", None)  # ESPnet's projection has as many outputs as the convolutions have channels
         if isinstance(out, nn.Linear):
             embed.out = nn.Linear(out.in_features, size)
         elif out is not None:
@@ -90,7 +90,7 @@ class InputLayer:
         return cast(nn.Module, embed)
 
     def check_length(self, frames: int) -> None:
-        """Raises ESPnet's TooShortUttError below ``shortest``; ESPnet skips such utterances when it decodes."""
+        """Raises ESPnet's TooShortUttError below ``shortest``; ESPnet skips such utterances in decoding."""
         shortest = self.shortest()
         if frames < shortest:
             raise TooShortUttError(
@@ -99,10 +99,10 @@ class InputLayer:
 
 
 class UnshortenedInput(nn.Sequential):
-    """Frames as they are. Parts have the names of ESPnet's, which has them in a plain nn.Sequential."""
+    """An input layer without subsampling. Its parts have the same names as in ESPnet's nn.Sequential."""
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Any, None]:  # type: ignore[override]
-        """x (B, T, F), mask (B, 1, T) unused -> (B, T, D), with its positions if the encoding has any."""
+        """x (B, T, F), mask (B, 1, T) unused -> (B, T, D), or a pair with relative positions."""
         return super().forward(x), None
 
 
@@ -112,7 +112,7 @@ def linear_input(input_size: int, size: int, dropout: float, positions: nn.Modul
 
 
 def no_input(input_size: int, size: int, dropout: float, positions: nn.Module) -> nn.Module:
-    """``input_layer: null``: positions alone. Raises UserError where features have another width than the encoder."""
+    """``input_layer: null``: only a position encoding. Raises UserError unless features have the encoder's width."""
     if input_size != size:
         raise UserError(
             f"input_layer: null takes features of output_size: {size}, but these have {input_size}; say linear"
@@ -121,9 +121,9 @@ def no_input(input_size: int, size: int, dropout: float, positions: nn.Module) -
 
 
 class DepthwiseSubsampling(nn.Module):
-    """ESPnet's conv2d with its second convolution split into a 3x3 depthwise and a 1x1 one, as in FastConformer.
+    """ESPnet's conv2d with the second convolution split into 3x3 depthwise and 1x1 convolutions, as in FastConformer.
 
-    At 80 mel bands that takes away 8/9 of the multiplications of what is nearly half of a small model.
+    At 80 mel bands this saves 8/9 of the multiplications of a layer that is nearly half of a small model.
     """
 
     def __init__(self, input_size: int, size: int, dropout: float, positions: nn.Module) -> None:
@@ -138,7 +138,7 @@ class DepthwiseSubsampling(nn.Module):
         self.out = nn.Sequential(nn.Linear(size * (((input_size - 1) // 2 - 1) // 2), size), positions)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Any, None]:
-        """x (B, T, F), mask (B, 1, T) unused -> (B, ((T-1)//2-1)//2, D), with its positions if the encoding has any."""
+        """x (B, T, F), mask (B, 1, T) unused -> (B, ((T-1)//2-1)//2, D), or a pair with relative positions."""
         with _no_autocast_on_cpu(x):
             x = self.conv(x.unsqueeze(1))  # (B, D, T', F')
         return self.out(x.transpose(1, 2).flatten(2)), None
@@ -147,8 +147,8 @@ class DepthwiseSubsampling(nn.Module):
 class VggSubsampling(nn.Module):
     """conv 32 - conv 64 - ReLU - pool - conv 64 - conv 32 - ReLU - pool - linear, as in RWTH's VGG4LayerActFrontendV1.
 
-    Convolutions are 3x3 and keep both lengths, pools take the larger of two frames; 10 ms frames become 40 ms ones.
-    Before each convolution padded frames are set to zero, which is what lies beyond an utterance's end when it is alone.
+    Convolutions are 3x3 and keep the shape. Each pool takes the maximum of two frames, so 10 ms frames become 40 ms frames.
+    Padded frames are set to zero before each convolution, so the result equals that of the utterance alone.
     """
 
     def __init__(self, input_size: int, size: int, dropout: float, positions: nn.Module) -> None:
@@ -160,19 +160,19 @@ class VggSubsampling(nn.Module):
         self.out = nn.Sequential(nn.Linear(channels[-1] * input_size, size), positions)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Any, None]:
-        """x (B, T, F), mask (B, 1, T) true at valid frames -> (B, T//4, D), with its positions if there are any."""
+        """x (B, T, F), mask (B, 1, T) true at valid frames -> (B, T//4, D), or a pair with relative positions."""
         x, mask = x.unsqueeze(1), mask.unsqueeze(-1)  # (B, 1, T, F), (B, 1, T, 1)
         for layer in self.conv:
             if isinstance(layer, nn.Conv2d):
                 x = x.masked_fill(~mask, 0.0)
             elif isinstance(layer, nn.MaxPool2d):
-                mask = mask[:, :, 1::2]  # a pooled frame is valid when both of its frames are
+                mask = mask[:, :, 1::2]  # a pooled frame is valid if both its input frames are
             x = layer(x)
         return self.out(x.transpose(1, 2).flatten(2)), None
 
 
 def _of_one_dimension(name: str) -> Callable[[int, int, float, nn.Module], nn.Module]:
-    """A Conv1dSubsampling of ESPnet's, looked up when it is built: old versions have fewer."""
+    """Constructor of an ESPnet Conv1dSubsampling. The class is looked up late, because old versions have fewer."""
     return lambda *arguments: getattr(subsampling, name)(*arguments)
 
 
@@ -190,24 +190,24 @@ INPUT_LAYERS: dict[Optional[str], InputLayer] = {
     "dw_conv2d": InputLayer(DepthwiseSubsampling, ((3, 2), (3, 2))),
     "vgg4": InputLayer(VggSubsampling, ((2, 2), (2, 2)), slim=False, windowed=False),
 }
-# Those that ESPnet's encoders have in common, and those of its encoders for features of all kinds.
+# Input layers that all of ESPnet's encoders have, and one-dimensional ones that some have.
 STOCK_INPUTS = ("conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8", "linear", None)
 STOCK_INPUTS_1D = ("conv1d1", "conv1d2", "conv1d3")
 
 
 def input_names(layers: Iterable[Optional[str]]) -> str:
-    """Names of input layers as a configuration says them."""
+    """Names of input layers as in a configuration, for error messages."""
     return ", ".join(name or "null" for name in layers)
 
 
 def encoding_of(embed: nn.Module) -> nn.Module:
-    """The position encoding of an input layer: ESPnet 202511 keeps that of conv2d8 apart, all others end with it."""
+    """The position encoding of an input layer: its last part, or ``pos_enc`` of conv2d8 in ESPnet 202511."""
     part: Any = getattr(embed, "pos_enc", None) or getattr(embed, "out", embed)
     return cast(nn.Module, part[-1] if isinstance(part, nn.Sequential) else part)
 
 
 def subsampling_cost(embed: nn.Module, frames: int, features: int) -> Cost:
-    """Parameters, and FLOPs in all, of an input layer on one utterance (frames, features)."""
+    """Parameters of an input layer, and its total FLOPs for one utterance of shape (frames, features)."""
     shape, macs = (frames, features), 0
     for module in getattr(embed, "conv", ()):
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.MaxPool2d)):
@@ -221,7 +221,7 @@ def subsampling_cost(embed: nn.Module, frames: int, features: int) -> Cost:
 
 
 def _output_shape(module: Any, shape: tuple[int, int]) -> tuple[int, int]:
-    """(time, width) after a convolution or pooling, which may be over time alone."""
+    """(time, width) after a convolution or pooling in one or two dimensions."""
     kernel, stride, padding = (
         value if isinstance(value, tuple) else (value, value)
         for value in (module.kernel_size, module.stride, module.padding)
@@ -231,5 +231,5 @@ def _output_shape(module: Any, shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def _no_autocast_on_cpu(x: Tensor) -> AbstractContextManager[Any]:
-    """A depthwise convolution in bfloat16 is several times slower than in float32 on CPUs."""
+    """Disable autocast on CPUs, where a depthwise convolution in bfloat16 is several times slower than in float32."""
     return torch.autocast("cpu", enabled=False) if x.device.type == "cpu" else nullcontext()

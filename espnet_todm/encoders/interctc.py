@@ -1,9 +1,9 @@
-"""Intermediate CTC: outputs taken between blocks (Lee and Watanabe, arXiv 2102.03216) and, with self-conditioning, fed back
-as posteriors (Nozaki and Komatsu, arXiv 2104.02724).
+"""Intermediate CTC on outputs between blocks (Lee and Watanabe, arXiv 2102.03216), with optional self-conditioning on the
+posteriors (Nozaki and Komatsu, arXiv 2104.02724).
 
-A place is how many blocks of the supernet lie before it, as ESPnet's ``interctc_layer_idx`` counts. It stays there in every
-subnet: what is taken is the output of the last kept block before it. A subnet without a block between a place and the one
-before it, or without a block after it, does not have that place: there is nothing new to take, or the end is as near.
+A place is the number of supernet blocks before an intermediate output, as in ESPnet's ``interctc_layer_idx``. All subnets
+use the same places: the intermediate output is that of the last kept block before the place. A subnet has a place only if
+it keeps a block between the previous place and this one, and a block after it; otherwise the output would not be new.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Weight = Union[float, Tensor]
 
 
 class Taken(NamedTuple):
-    """An output between blocks: its place, (B, T, D), and in a pass through soft gates how much of it there is."""
+    """An intermediate output (B, T, D), its place, and its weight in [0, 1], which is below 1 only with soft gates."""
 
     place: int
     output: Tensor
@@ -30,21 +30,21 @@ class Taken(NamedTuple):
 
 
 class Between:
-    """What one pass takes between blocks, and how it makes posteriors (B, T, V) of such an output to feed them back."""
+    """Collects the intermediate outputs of one pass. ``posteriors``: output (B, T, D) -> (B, T, V), for conditioning."""
 
     def __init__(self, posteriors: Optional[Callable[[Tensor], Tensor]] = None) -> None:
         self.posteriors = posteriors
         self.taken: list[Taken] = []
 
     def fed_back(self, output: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
-        """What is added to the blocks' input. Raises UserError where there are no posteriors."""
+        """The term that self-conditioning adds to the next block's input. Raises UserError without ``posteriors``."""
         if self.posteriors is None:
             raise UserError(f"{CONDITIONING}: true needs the model's CTC output, but this pass has none")
         return layer(self.posteriors(output))
 
 
 def parse_places(given: Any, blocks: int) -> tuple[int, ...]:
-    """The option ``interctc_layer_idx``, ascending. Raises UserError for a place that is not between blocks."""
+    """Parse the option ``interctc_layer_idx``, sorted. Raises UserError for a place that is not between blocks."""
     places = given or ()
     whole = isinstance(places, (list, tuple)) and all(isinstance(n, int) and not isinstance(n, bool) for n in places)
     if not whole or any(not 0 < place < blocks for place in places):
@@ -55,7 +55,7 @@ def parse_places(given: Any, blocks: int) -> tuple[int, ...]:
 
 
 def kept_places(places: Sequence[int], layers: Collection[int]) -> list[int]:
-    """Those places that a subnet with these layers has."""
+    """The places of a subnet that keeps these layers."""
     starts = (0, *places)
     return [
         place
@@ -65,12 +65,12 @@ def kept_places(places: Sequence[int], layers: Collection[int]) -> list[int]:
 
 
 def renumbered(place: int, layers: Collection[int]) -> int:
-    """The place in the small model that has only these layers."""
+    """The number of a place in the small model that has only these layers."""
     return sum(layer < place for layer in layers)
 
 
 def soft_places(places: Sequence[int], gates: Mapping[tuple[int, str], Tensor]) -> dict[int, Tensor]:
-    """How much there is of each place; with gates of 0 and 1 what :func:`kept_places` says."""
+    """Place -> weight in [0, 1]. With gates of 0 and 1, the places of weight 1 are those of :func:`kept_places`."""
 
     def some(first: int, end: float) -> Tensor:
         return any_open(torch.cat([values for (layer, _), values in gates.items() if first <= layer < end]))

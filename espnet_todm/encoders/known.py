@@ -1,4 +1,4 @@
-"""All encoders of this package by the names that configurations call them by. A new one is a file and a line here."""
+"""All encoders of this package by their names in configurations. A new encoder needs a file and one line here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 
 from espnet_todm.encoders.supernet import SupernetEncoder
 
-# Module of this package and class.
+# module.class
 CLASSES = (
     "conformer.TodmConformerEncoder",
     "e_branchformer.TodmEBranchformerEncoder",
@@ -17,7 +17,7 @@ CLASSES = (
 
 
 def encoders() -> dict[str, type[SupernetEncoder]]:
-    """Name in lower case, as ESPnet's parsers want it -> class. Imported on call: each pulls in a part of ESPnet."""
+    """Name in lower case, as ESPnet's parsers need it -> class. Imports are local: each encoder imports parts of ESPnet."""
     known: dict[str, type[SupernetEncoder]] = {}
     for path in CLASSES:
         module, _, name = path.partition(".")

@@ -1,7 +1,7 @@
-"""Measured latency of an encoder's components: what a measurement says, as a file, and the costs that it gives.
+"""Measured latency of an encoder's components: the table, its JSON file, and the component costs that follow from it.
 
-A module of k components takes ``fixed + per_component * k`` seconds of compute per second of speech on the machine that it
-was measured on. :mod:`espnet_todm.bench.components.measure` measures it.
+On the measured machine, a module with k components takes ``fixed + per_component * k`` seconds of compute per second of
+speech. :mod:`espnet_todm.bench.components.measure` does the measurement.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FORMAT = "espnet_todm.encoders.latency/2"
 
 @dataclass(frozen=True)
 class Line:
-    """Seconds per second of speech of a module: ``fixed`` as soon as it runs, ``per_component`` for each it keeps."""
+    """Latency of a module in seconds per second of speech: ``fixed``, and ``per_component`` for each kept component."""
 
     fixed: float
     per_component: float
@@ -32,10 +32,10 @@ class Line:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """A measurement of one encoder on one machine, all in seconds of compute per second of speech.
+    """Measured latencies of one encoder on one machine, in seconds of compute per second of speech.
 
-    ``layers``: the final norm of each block; ``rest``: the front and what follows the last block. ``machine`` and ``report``
-    (utterance length, rounds, measured points, the fit's errors) are for readers; nothing is computed from them.
+    ``layers``: the final norm of each block. ``rest``: input layer and output norm. ``machine`` and ``report`` (utterance
+    length, rounds, measured points, errors of the fit) are only for readers.
     """
 
     fingerprint: str
@@ -46,7 +46,7 @@ class LatencyTable:
     report: Mapping[str, Any]
 
     def apply(self, table: ComponentTable) -> ComponentTable:
-        """The table of this encoder with latencies in place of those it has."""
+        """A copy of the encoder's component table with these latencies."""
         components = (
             replace(c, cost=replace(c.cost, latency=self.modules[c.key.layer, c.key.module].per_component))
             for c in table.components
@@ -57,9 +57,9 @@ class LatencyTable:
 
 
 def fingerprint(encoder: nn.Module, table: ComponentTable) -> str:
-    """SHA-256 of what an encoder's speed depends on: its components and their costs, parameters' shapes, kinds of layers.
+    """SHA-256 of the properties that determine an encoder's speed: component costs, parameter shapes, types of layers.
 
-    Neither weights nor sizes nor dropout count: one measurement serves every training of the same encoder.
+    It does not depend on weights, sizes or dropout, so one measurement serves every training of the same encoder.
     """
     costs = [[c.key.layer, c.key.module, c.key.index, *_counts(c.cost)] for c in table.components]
     shapes = [[name, list(parameter.shape)] for name, parameter in encoder.named_parameters()]
@@ -77,7 +77,7 @@ def _counts(cost: Cost) -> list[int]:
 
 
 def save_latency(path: PathLike, table: LatencyTable) -> None:
-    """Write as JSON, atomically; modules are grouped by layer."""
+    """Write the table as JSON, atomically, with modules grouped by layer."""
     modules: dict[str, dict[str, dict[str, float]]] = {}
     for (layer, name), line in table.modules.items():
         entry = {"fixed": line.fixed, "per_component": line.per_component}
@@ -96,9 +96,9 @@ def save_latency(path: PathLike, table: LatencyTable) -> None:
 
 
 def load_latency(path: PathLike, encoder: nn.Module, table: ComponentTable) -> LatencyTable:
-    """The measurement in ``path``, which must be of this encoder.
+    """Read the latency table of this encoder from ``path``.
 
-    Raises UserError when the file is missing, of another format or damaged, or was measured on another encoder.
+    Raises UserError when the file is missing or damaged, has another format, or was measured on another encoder.
     """
     stored = read_json(path)
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:

@@ -33,7 +33,7 @@ FEED_FORWARD = Slot("feed_forward", "ffn", "norm_ff")
 
 @dataclass(frozen=True)
 class BlockShape:
-    """Widths of one block and the number of components each is cut into; 0: the module is not there."""
+    """Widths and numbers of components of one block's modules; with 0 heads or chunks the block lacks the module."""
 
     macaron_ffn: int
     macaron_chunks: int
@@ -47,21 +47,21 @@ class BlockShape:
 
 @dataclass(frozen=True)
 class MhSsmOptions(ConvolutionOptions):
-    """Options of the state space layer, and those of attention, convolution and feed-forward modules as in todm_conformer.
+    """Options of the state space layer, and options of the other modules as in todm_conformer.
 
-    By default there is no attention and no convolution.
+    By default, blocks have no attention and no convolution.
     """
 
-    ssm_heads: int = 8  # even with head_gating: a component is a pair of heads, without it a head
-    ssm_head_dim: Optional[int] = None  # channels of such a head, default output_size / ssm_heads
-    # N of each channel's state space. S4D takes 64; 16 make kernels four times as cheap, and every channel has a time scale
-    # of its own.
+    ssm_heads: int = 8  # even with head_gating; a component is a head, or with head_gating a pair of heads
+    ssm_head_dim: Optional[int] = None  # channels of a state space head, default output_size / ssm_heads
+    # State size N of each channel. S4D uses 64. 16 makes kernels four times as cheap, and suffices because every channel
+    # has its own time scale.
     ssm_state: int = 16
-    ssm_init: str = "lin"  # or "inv", S4D's starts
-    ssm_stack: int = 1  # state spaces in series inside a head
-    head_gating: bool = True  # half of the heads, after the activation, multiply the other half
-    bidirectional: bool = True  # false is causal: then ``step`` streams, frame by frame
-    attention_heads: int = 0  # above 0, self-attention follows the state space layer (Stateformer)
+    ssm_init: str = "lin"  # S4D's initialisation, "lin" or "inv"
+    ssm_stack: int = 1  # number of state spaces in series inside a head
+    head_gating: bool = True  # half of the heads, after an activation, gates the other half
+    bidirectional: bool = True  # false: causal, and ``step`` runs frame by frame
+    attention_heads: int = 0  # above 0: self-attention after the state space layer (Stateformer)
     pos_enc_layer_type: str = "none"
     selfattention_layer_type: str = "selfattn"
     use_cnn_module: bool = False
@@ -91,7 +91,7 @@ class MhSsmOptions(ConvolutionOptions):
 
 
 class ElasticMhSsmBlock(ElasticBlock):
-    """Macaron FFN - state space - attention - convolution - FFN, pre-norm; a norm at the end with a convolution only."""
+    """Macaron FFN - state space - attention - convolution - FFN, pre-norm; a final norm only with a convolution."""
 
     def __init__(self, options: MhSsmOptions, shape: BlockShape) -> None:
         size, activation = options.output_size, ACTIVATIONS[options.activation_type]()
@@ -113,7 +113,7 @@ class ElasticMhSsmBlock(ElasticBlock):
         super().__init__(size, modules, options.dropout_rate, ff_scale, final_norm=options.use_cnn_module)
 
     def step(self, x: Tensor, state: Optional[Tensor], choice: LayerChoice) -> tuple[Tensor, Optional[Tensor]]:
-        """One frame x (B, D) with the block's state, see :meth:`ElasticStateSpace.step` -> output (B, D), state."""
+        """Run one frame x (B, D) with the block's state (:meth:`ElasticStateSpace.step`) -> output (B, D), new state."""
         context = Context(None, torch.ones(len(x), 1, 1, dtype=torch.bool, device=x.device), choice.size)
         for slot in (slot for slot in self.order if choice.keeps(slot.name)):
             if slot == STATE_SPACE:
@@ -145,8 +145,8 @@ class TodmMhSsmEncoder(StackedEncoder):
         return {**super().extracted_conf(subnet), "ssm_head_dim": self.options.ssm_width()}
 
     def initial_state(self, batch: int, subnet: Optional[Subnet] = None) -> list[Optional[Tensor]]:
-        """States of all blocks before the first frame of so many utterances, for :meth:`step`. Raises UserError where the
-        encoder is not causal, and where it has modules that look at other frames without remembering them."""
+        """Initial states of all blocks for :meth:`step` on ``batch`` utterances. Raises UserError when the encoder is not
+        causal, or when the subnet has attention or convolution, which have no state here."""
         if self.options.bidirectional:
             raise UserError("bidirectional: True cannot run frame by frame; train with bidirectional: false")
         layers = (subnet or self.subnet).layers
@@ -162,8 +162,8 @@ class TodmMhSsmEncoder(StackedEncoder):
     def step(
         self, hidden: Tensor, states: Sequence[Optional[Tensor]], subnet: Optional[Subnet] = None
     ) -> tuple[Tensor, list[Optional[Tensor]]]:
-        """One frame of ``subsample``'s output, (B, D), and states -> output (B, D), states: ``blocks`` frame by frame,
-        without dropout. Start with :meth:`initial_state`."""
+        """One subsampled frame (B, D), states -> output (B, D), new states. Frame by frame, this equals ``blocks`` without
+        dropout. The first states are those of :meth:`initial_state`."""
         chosen, after = subnet or self.subnet, []
         for layer, (block, state) in enumerate(zip(self.encoders, states)):
             choice = LayerChoice(kept=chosen.layers.get(layer, {}), size=chosen.name)

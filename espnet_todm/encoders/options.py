@@ -1,7 +1,7 @@
-"""What ``encoder_conf`` may say: a frozen dataclass for each encoder, whose fields are the encoder's options.
+"""Options of ``encoder_conf``: each encoder has a frozen dataclass, whose fields are the options.
 
-An option is a field: its annotation says what a value may be, its default is what ``--print_config`` shows. What annotations
-cannot say, ``checks`` does. Options that several encoders have are here, those of one encoder are in its own file.
+The annotation of a field gives the allowed type, and its default is what ``--print_config`` shows. ``checks`` has all other
+conditions. Options of several encoders are here. Options of one encoder are in that encoder's module.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ Options = TypeVar("Options", bound="EncoderOptions")
 Shape = TypeVar("Shape")
 Checks = list[Callable[[], Any]]
 
-CUTS = {"cuts": True}  # metadata of options for the number of components; small models have it in ``blocks``
+CUTS = {"cuts": True}  # metadata of options for numbers of components; small models have these in ``blocks``
 
 
 @dataclass(frozen=True)
 class SubnetOptions:
-    """What the subnets of an encoder are, not what the encoder is: no small model has these options."""
+    """Options that define the subnets of a supernet. Extracted models do not have them."""
 
     sizes: Optional[Mapping[str, SizeSpec]] = None  # named sizes, see espnet_todm.sizes.resolve_sizes
-    criterion: str = "params"  # what a size given as a plain share is a share of: params, flops or latency
+    criterion: str = "params"  # the cost of which a size is a share: params, flops or latency
     latency_table: Optional[str] = None  # file of measured latencies
-    subnet: Optional[str] = None  # what ``forward`` runs: a size's name or the file of a card; default all
+    subnet: Optional[str] = None  # subnet of ``forward``: name of a size or card file; default: full
 
 
 SUPERNET_OPTIONS = tuple(option.name for option in fields(SubnetOptions))
@@ -51,8 +51,8 @@ class EncoderOptions(SubnetOptions, PositionOptions):
     """Options of every encoder.
 
     Class attributes:
-        inputs: the input layers that there are.
-        fixed, ignored: options of ESPnet's encoder that have one value only here, and those that mean nothing here.
+        inputs: allowed input layers.
+        fixed, ignored: options of ESPnet's encoder with only one allowed value here, and options without effect here.
     """
 
     output_size: int = 256
@@ -62,12 +62,12 @@ class EncoderOptions(SubnetOptions, PositionOptions):
     positional_dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.0
     input_layer: Optional[str] = "conv2d"
-    # Channels of the input layer's convolutions, default output_size as in ESPnet's. That part runs in every subnet and at a
-    # high frame rate: 48 instead of 144 channels make a 6-block Conformer's whole step 1.8 times as fast.
+    # Channels of the input layer's convolutions, default output_size as in ESPnet. All subnets run them, at a high frame
+    # rate: 48 instead of 144 channels make a training step of a 6-block Conformer 1.8 times as fast.
     input_channels: Optional[int] = None
     head_dim: Optional[int] = None  # width of an attention head, default output_size / attention_heads
-    adaptive_dropout: bool = True  # dropout inside of modules shrinks with their kept width
-    blocks: Optional[Sequence[Mapping[str, int]]] = None  # widths of each block, as extracted models have them
+    adaptive_dropout: bool = True  # dropout rates inside modules shrink with their kept width
+    blocks: Optional[Sequence[Mapping[str, int]]] = None  # widths of each block, in extracted models
 
     inputs: ClassVar[Sequence[Optional[str]]] = tuple(INPUT_LAYERS)
     fixed: ClassVar[Mapping[str, Any]] = {}
@@ -75,14 +75,14 @@ class EncoderOptions(SubnetOptions, PositionOptions):
 
     @classmethod
     def parse(cls: type[Options], encoder: str, given: Mapping[str, Any]) -> Options:
-        """Options of the encoder of this name out of its ``encoder_conf``.
+        """Parse the ``encoder_conf`` of the encoder with this name.
 
-        Raises one UserError for all that is not allowed: unknown options, values of another type, and what ``checks`` says.
+        Raises one UserError for all faults: unknown options, values of a wrong type, and failed ``checks``.
         """
         kinds, names = typing.get_type_hints(cls), [option.name for option in fields(cls)]
         own = {key: value for key, value in given.items() if key in names}
         wrong = {key: refusal(partial(check_type, f"encoder_conf.{key}", own[key], kinds[key])) for key in own}
-        # A wrong value gives way to the default, so that what else is wrong is told as well.
+        # Defaults replace wrong values, so that the error message also names all other faults.
         options = cls(**{key: value for key, value in own.items() if not wrong[key]})
         told = [*cls._foreign(encoder, given), *(line for lines in wrong.values() for line in lines)]
         told += [line for check in options.checks() for line in refusal(check)]
@@ -92,7 +92,7 @@ class EncoderOptions(SubnetOptions, PositionOptions):
 
     @classmethod
     def _foreign(cls, encoder: str, given: Mapping[str, Any]) -> Iterator[str]:
-        """What is wrong with options that are no fields: ESPnet's are fine at the one value that a supernet has."""
+        """Faults of options that are not fields. ESPnet's ``fixed`` options are allowed with their one value."""
         names, unclear = [option.name for option in fields(cls)], False
         for key, value in given.items():
             if key in cls.fixed and value != cls.fixed[key]:
@@ -106,7 +106,7 @@ class EncoderOptions(SubnetOptions, PositionOptions):
             yield f"allowed: {', '.join(names)}"
 
     def checks(self) -> Checks:
-        """Each raises UserError for values that have no meaning, alone or together. Subclasses add theirs."""
+        """Functions that raise UserError for invalid values or combinations of values. Subclasses add theirs."""
         return [
             lambda: check_positive(self, "output_size"),
             self._check_input,
@@ -122,16 +122,16 @@ class EncoderOptions(SubnetOptions, PositionOptions):
             check_positive(self, "input_channels")
 
     def shape(self) -> Any:
-        """Widths of a block where all are alike, as a dataclass of whole numbers."""
+        """Widths of a block without the option ``blocks``, as a dataclass of integers."""
         raise NotImplementedError
 
     def shapes(self) -> list[Any]:
-        """Widths of all blocks. Raises UserError where an entry of ``blocks`` has other keys than a shape has fields."""
+        """Widths of all blocks. Raises UserError when the keys of an entry of ``blocks`` are not the fields of a shape."""
         uniform = self.shape()
         return [uniform] * self.num_blocks if self.blocks is None else parse_blocks(self.blocks, type(uniform))
 
     def head_width(self, width: str = "head_dim", heads: str = "attention_heads") -> int:
-        """Width of a head, as option ``width`` says or as an even share. Raises UserError where there is no even share."""
+        """Option ``width``, or output_size divided by the number of heads. Raises UserError when that is not an integer."""
         given, count = getattr(self, width), getattr(self, heads)
         if given is not None:
             check_positive(self, width)
@@ -141,27 +141,27 @@ class EncoderOptions(SubnetOptions, PositionOptions):
         return int(self.output_size // count)
 
     def self_attention(self, heads: int) -> ElasticAttention:
-        """The attention of a block with so many heads."""
+        """The attention module of a block, with this number of heads."""
         width, rate = self.head_width(), self.attention_dropout_rate
         return ElasticAttention(self.output_size, heads, width, rate, relative_kind(self))
 
 
 @dataclass(frozen=True)
 class FeedForwardOptions(EncoderOptions):
-    """Options of blocks with feed-forward modules."""
+    """Options of encoders with feed-forward modules."""
 
     linear_units: int = 2048
     ffn_chunks: int = field(default=4, metadata=CUTS)  # components of a feed-forward module
 
     def feed_forward(self, units: int, chunks: int, activation: nn.Module) -> ElasticFeedForward:
-        """A feed-forward module of so many hidden units, whose dropout is for ``linear_units`` of them."""
+        """A feed-forward module with ``units`` hidden dimensions. The dropout rate holds for ``linear_units`` of them."""
         rest = self.dropout_rate, activation, self.adaptive_dropout, self.linear_units
         return ElasticFeedForward(self.output_size, units, chunks, *rest)
 
 
 @dataclass(frozen=True)
 class InterCtcOptions(FeedForwardOptions):
-    """Options of ESPnet's encoders that drop layers, and whose outputs between blocks CTC may see."""
+    """Options of encoders with layer drop and intermediate CTC, as in ESPnet."""
 
     layer_drop_rate: float = 0.0
     interctc_layer_idx: Optional[Sequence[int]] = None
@@ -170,7 +170,7 @@ class InterCtcOptions(FeedForwardOptions):
 
 @dataclass(frozen=True)
 class ConvolutionOptions(FeedForwardOptions):
-    """Options of blocks like the Conformer's: a macaron feed-forward module, attention, and a convolution module."""
+    """Options of encoders with Conformer-like blocks: macaron feed-forward module, attention and convolution module."""
 
     macaron_style: bool = False
     macaron_ffn_chunks: Optional[int] = field(default=None, metadata=CUTS)  # default: as ffn_chunks
@@ -179,18 +179,18 @@ class ConvolutionOptions(FeedForwardOptions):
     activation_type: Activation = "swish"
     use_cnn_module: bool = True
     cnn_module_kernel: int = 31
-    conv_groups: int = field(default=1, metadata=CUTS)  # components of a convolution module; 1 takes it as a whole
-    conv_norm: Norm = "batch_norm"  # ESPnet's; layer_norm has the same statistics for every subnet and is recommended
+    conv_groups: int = field(default=1, metadata=CUTS)  # components of a convolution module; 1: the whole module
+    conv_norm: Norm = "batch_norm"  # as in ESPnet; layer_norm is recommended: it needs no statistics per subnet
 
     attention: ClassVar[Optional[str]] = "selfattention_layer_type"
 
     @property
     def size_names(self) -> tuple[str, ...]:
-        """Sizes that own statistics of batch norm."""
+        """Names of the sizes, which have their own batch norm statistics."""
         return tuple(map(str, self.sizes)) if isinstance(self.sizes, Mapping) else ()
 
     def shape_of_modules(self) -> dict[str, int]:
-        """The part of a block's shape for the modules that these options are of."""
+        """The fields of a block's shape for the modules that these options define."""
         units, chunks = self.linear_units, self.ffn_chunks
         return {
             "macaron_ffn": units if self.macaron_style else 0,
@@ -204,7 +204,7 @@ class ConvolutionOptions(FeedForwardOptions):
 
 
 def signature(options: type[EncoderOptions]) -> inspect.Signature:
-    """Of an encoder with these options, as ESPnet reads it for its defaults. Other options are the encoder's to refuse."""
+    """Signature of an encoder with these options. ESPnet reads defaults from it; the encoder refuses unknown options."""
     kinds, Parameter = typing.get_type_hints(options), inspect.Parameter
     own = [
         Parameter(option.name, Parameter.KEYWORD_ONLY, default=option.default, annotation=kinds[option.name])
@@ -215,14 +215,14 @@ def signature(options: type[EncoderOptions]) -> inspect.Signature:
 
 
 def check_positive(options: Any, *names: str) -> None:
-    """Raises UserError where one of these options is not above 0."""
+    """Raises UserError when one of these options is not above 0."""
     for name in names:
         if getattr(options, name) < 1:
             raise UserError(f"{name}: {getattr(options, name)!r} must be a whole number above 0")
 
 
 def parse_blocks(blocks: Any, shape: type[Shape]) -> list[Shape]:
-    """The option ``blocks`` as shapes. Raises UserError where an entry has other keys than a shape has fields."""
+    """Parse the option ``blocks``. Raises UserError when the keys of an entry are not the fields of a shape."""
     names = [option.name for option in fields(shape)]  # type: ignore[arg-type]
     if not isinstance(blocks, Iterable):
         raise UserError(f"blocks: {blocks!r} must be a list of mappings with the keys {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""Where frames stand: the position encodings that options name, each with the attention that reads it."""
+"""Position encodings by option name, each with the type of attention that uses it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Encoding = Callable[[int, float], nn.Module]  # (size, dropout) -> module
 
 Relative = Literal["latest", "legacy"]
 LEGACY: Relative = "legacy"
-LONGEST = 5000  # frames of ESPnet's tables, as long as no option says otherwise
+LONGEST = 5000  # frames in ESPnet's tables by default
 
 
 @dataclass(frozen=True)
 class PositionOptions:
-    """Options of an encoder for where frames stand. ``attention`` is the option with the type of attention; None: there is
-    one type, which sees no positions."""
+    """Options of position encodings. ``attention``: name of the option for the type of attention; None if the encoder only
+    has ``selfattn``, without relative positions."""
 
     pos_enc_layer_type: str = "rel_pos"
 
@@ -34,7 +34,7 @@ class PositionOptions:
 
 
 class NoPositions(nn.Module):
-    """Stands in for a position encoding where there is none."""
+    """Replaces a position encoding if there is none; only applies dropout."""
 
     def __init__(self, size: int, dropout: float, max_len: int = LONGEST) -> None:
         super().__init__()
@@ -45,9 +45,9 @@ class NoPositions(nn.Module):
 
 
 class _SameEachTime(nn.Module):
-    """A position encoding of ESPnet's whose results do not depend on what ran before.
+    """ESPnet's position encoding with results that do not depend on earlier passes.
 
-    ESPnet casts its table to the type of each input, so that a pass in bfloat16 leaves a rounded one.
+    ESPnet casts its table to the dtype of each input, so that a bfloat16 pass leaves a rounded table.
     """
 
     pe: Tensor
@@ -60,7 +60,7 @@ class _SameEachTime(nn.Module):
         return encoded
 
     def may_keep(self, table: Tensor) -> bool:
-        """Whether what took the place of ``table`` serves as well."""
+        """Whether the new table ``self.pe`` can replace ``table``."""
         return self.pe.dtype == table.dtype
 
 
@@ -73,14 +73,14 @@ class ScaledPositions(_SameEachTime, ScaledPositionalEncoding):
 
 
 class RelativePositions(_SameEachTime, RelPositionalEncoding):
-    """ESPnet's, (B, T, D) -> (B, T, D), (1, 2T-1, D) for the distances T-1 .. -(T-1)."""
+    """ESPnet's, (B, T, D) -> (B, T, D), and (1, 2T-1, D) for the distances T-1 .. -(T-1)."""
 
 
 class LegacyPositions(_SameEachTime, LegacyRelPositionalEncoding):
-    """ESPnet's, (B, T, D) -> (B, T, D), (1, T, D) for the places longest-1, longest-2, ...: from the end of its table.
+    """ESPnet's, (B, T, D) -> (B, T, D), and (1, T, D) for the positions longest-1, longest-2, ... from the table's end.
 
-    An input longer than the table gets one of its own length. ESPnet keeps that, and encodes every later utterance from
-    its end.
+    An input longer than the table gets a table of its own length. ESPnet keeps that table and encodes all later utterances
+    from its end; this class restores the first table.
     """
 
     def __init__(self, size: int, dropout: float, max_len: int = LONGEST) -> None:
@@ -102,7 +102,7 @@ POSITIONS: dict[tuple[str, str], Any] = {
 
 
 def position_encoding(options: PositionOptions) -> Encoding:
-    """The class of a position encoding. Raises UserError for a pair that has no meaning together."""
+    """The constructor of the position encoding. Raises UserError for an invalid pair of encoding and attention."""
     attention, kind = options.attention, getattr(options, "rel_pos_type", None)
     given = options.pos_enc_layer_type, getattr(options, attention) if attention else "selfattn"
     pair = _legacy(given) if kind == LEGACY else given
@@ -119,12 +119,12 @@ def position_encoding(options: PositionOptions) -> Encoding:
 
 
 def relative_kind(options: PositionOptions) -> Optional[Relative]:
-    """The kind of relative positions that attention sees, None without."""
+    """The kind of relative positions of the attention; None without relative positions."""
     relative = options.pos_enc_layer_type in ("rel_pos", "legacy_rel_pos")
     return getattr(options, "rel_pos_type", None) if relative else None
 
 
 def _legacy(pair: tuple[str, str]) -> tuple[str, str]:
-    """What ESPnet takes a pair of names for where it says rel_pos_type: legacy."""
+    """The pair of names that ESPnet uses instead with rel_pos_type: legacy."""
     meant = {"rel_pos": "legacy_rel_pos", "rel_selfattn": "legacy_rel_selfattn"}
     return meant.get(pair[0], pair[0]), meant.get(pair[1], pair[1])

@@ -1,7 +1,7 @@
-"""What the supernet encoders have in common: an input layer, blocks one after another, a final norm, and options of both.
+"""Base class of the supernet encoders: an input layer, a sequence of blocks, and an output norm, built from options.
 
-An encoder is a subclass of :class:`StackedEncoder` with a dataclass of its options, a dataclass of one block's widths, and
-the block itself.
+An encoder is a subclass of :class:`StackedEncoder` with a dataclass of options, a dataclass of one block's widths, and a
+block class.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from espnet_todm.util.acoustics import FRAMES_PER_SECOND
 
 
 class StackedEncoder(SupernetEncoder):
-    """Input layer - blocks - norm.
+    """Input layer - blocks - output norm.
 
     Class attributes of a subclass:
-        options_type: the dataclass of its options.
-        block_type: makes a block of the options and of one block's widths.
-        widths: module -> the fields of a block's widths that hold its width and its number of components, None where the
-            width says both.
-        stock_class, stock_inputs: ESPnet's own encoder, if there is one, and the input layers that it has, too.
+        options_type: dataclass of the options.
+        block_type: class of a block, constructed from the options and one block's widths.
+        widths: module -> names of the fields for its width and its number of components; the second is None if the width
+            is the number of components.
+        stock_class, stock_inputs: ESPnet's encoder, if there is one, and the input layers that both have.
 
     Raises:
         UserError: an option is unknown, or a value is not allowed.
@@ -51,14 +51,14 @@ class StackedEncoder(SupernetEncoder):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.__signature__ = signature(cls.options_type)  # for ESPnet, which inspects it
+        cls.__signature__ = signature(cls.options_type)  # ESPnet inspects it
 
     def __init__(self, input_size: int, **options: Any) -> None:
         parsed = self.options_type.parse(self.name, options)
         super().__init__(input_size, parsed.output_size)
         self.options = parsed
         self.shapes = tuple(parsed.shapes())
-        self.input_layer: InputLayer = INPUT_LAYERS[parsed.input_layer]  # what shortens the input
+        self.input_layer: InputLayer = INPUT_LAYERS[parsed.input_layer]  # kernels and strides of the subsampling
         size = parsed.output_size
         positions = position_encoding(parsed)(size, self.positional_dropout())
         self.embed = self.input_layer.make(input_size, size, parsed.dropout_rate, positions, parsed.input_channels)
@@ -71,11 +71,11 @@ class StackedEncoder(SupernetEncoder):
         self.finish(parsed)
 
     def positional_dropout(self) -> float:
-        """The dropout of positions, and of the frames that they are added to."""
+        """Dropout rate of the position encoding, for positions and frames."""
         return float(self.options.positional_dropout_rate)
 
     def decode_in(self, chunk: Optional[Chunk]) -> None:
-        """Outside of training attention sees such chunks from now on, as with ``decode_chunk``; None: full context."""
+        """Set ``decode_chunk``, the chunks of attention outside of training; None: full context."""
         self.decode_chunk = chunk
 
     def subsample(self, features: Tensor, lengths: Tensor, step: Optional[int] = None) -> SubsampledFeatures:
@@ -89,7 +89,7 @@ class StackedEncoder(SupernetEncoder):
         return SubsampledFeatures(hidden, positions, lengths, mask, visible, depth)
 
     def _chunk(self, step: Optional[int]) -> Optional[Chunk]:
-        """What limits attention: drawn in training, as options say outside of it."""
+        """The chunk mask of a pass: drawn in training, ``decode_chunk`` outside of training."""
         if step is None:
             return self.decode_chunk
         return self.chunk_options.draw(step) if self.chunk_options is not None else None
@@ -119,7 +119,7 @@ class StackedEncoder(SupernetEncoder):
         return {**conf, **kept_rates(conf, layers), "num_blocks": len(small), "blocks": small}
 
     def _kept_shape(self, layer: int, modules: Mapping[str, tuple[int, ...]]) -> Any:
-        """The shape of a block that keeps these components of its modules."""
+        """The shape of a block that keeps these components in its modules."""
         full, block = self.shapes[layer], cast(ElasticBlock, self.encoders[layer])
         totals = {name: module.components for name, _, module in block.elastic_modules()}
         changes = {}
@@ -144,12 +144,12 @@ class StackedEncoder(SupernetEncoder):
         return {**small, "attention_heads": first["heads"], **widths}
 
     def stock_widths(self, shape: Any) -> Optional[dict[str, Any]]:
-        """Options of ESPnet's own encoder, but ``attention_heads``, whose blocks all have this shape; None where there is no
-        such encoder."""
+        """Options of ESPnet's encoder for blocks of this shape, without ``attention_heads``; None if ESPnet's encoder cannot
+        have such blocks."""
         raise NotImplementedError
 
     def _has_stock_front(self) -> bool:
-        """Whether ESPnet's own encoders have this input layer and these positions."""
+        """Whether ESPnet's encoder has this input layer and this position encoding."""
         return (
             self.options.input_layer in self.stock_inputs
             and self.options.input_channels in (None, self.options.output_size)

@@ -1,7 +1,7 @@
-"""An encoder chunk by chunk: what chunk-masked training made possible, with everything that is remembered in three tensors.
+"""Streaming encoder: runs a model trained with chunk masks chunk by chunk. Three tensors hold its caches.
 
-A chunk of C frames is computed from a window of input frames, which overlaps the next one's by what the input layer needs
-beyond its stride, and from the caches. The result is what the encoder gives for the whole utterance under the mask of the
+A chunk of C frames is computed from the caches and a window of input frames. Successive windows overlap by the context that
+the input layer needs beyond its stride. The output equals that of the encoder on the whole utterance under the mask of the
 same chunks (:mod:`espnet_todm.encoders.chunks`).
 """
 
@@ -25,11 +25,11 @@ from espnet_todm.encoders.stack import StackedEncoder
 
 
 class Caches(NamedTuple):
-    """What is left of earlier chunks. Layers stand side by side, each as wide as the subnet has it there.
+    """Caches of earlier chunks. The last axis concatenates the layers, each with its width in the subnet.
 
     ``attention`` (B, L, A): keys and values of the left context's frames, A = sum over layers of 2 heads * head_dim.
     ``convolution`` (B, K-1, W): inputs of the filters, W = sum over layers of channels; zero before the first frame.
-    ``frames`` (B,) int64: how many of the L frames there are; the last ones.
+    ``frames`` (B,) int64: number of valid frames among the L; the last ones are valid.
     """
 
     attention: Tensor
@@ -38,9 +38,9 @@ class Caches(NamedTuple):
 
 
 class StreamingEncoder(nn.Module):
-    """One subnet of a chunk-trained Conformer, or an extracted one, in streaming form. The weights stay the encoder's.
+    """Streaming encoder for one subnet of a chunk-trained Conformer, or for an extracted one. It shares their weights.
 
-    Raises UserError where the encoder was not built for that (``causal``, relative or no positions).
+    Raises UserError when the encoder cannot stream: it must be ``causal``, with relative positions or none.
     """
 
     def __init__(self, encoder: StackedEncoder, chunk: Chunk, subnet: Optional[Subnet] = None) -> None:
@@ -50,7 +50,7 @@ class StreamingEncoder(nn.Module):
         self.subnet = subnet or encoder.subnet
         layers = self.subnet.layers
         self.kept = [layers.get(layer, {}) for layer in range(len(encoder.encoders))]
-        # At least 1: runtimes have no empty tensors.
+        # At least 1: runtimes do not support empty tensors.
         self.attention_width = max(sum(2 * w for w in self._widths(ElasticAttention)), 1)
         self.convolution_width = max(sum(self._widths(ElasticConvolution)), 1)
         encoding = encoding_of(encoder.embed)
@@ -66,16 +66,16 @@ class StreamingEncoder(nn.Module):
 
     @property
     def window(self) -> int:
-        """Input frames that a chunk is computed from."""
+        """Number of input frames from which a chunk is computed."""
         return (self.chunk.frames - 1) * self.encoder.input_layer.stride + self.encoder.input_layer.shortest()
 
     @property
     def memory(self) -> int:
-        """Frames that a convolution remembers, K-1."""
+        """Frames in a convolution's cache, K-1."""
         return int(self.encoder.options.cnn_module_kernel) - 1
 
     def initial(self, batch: int) -> Caches:
-        """Caches before the first frame of so many utterances."""
+        """Caches before the first frame, for ``batch`` utterances."""
         parameter = next(self.encoder.parameters())
         return Caches(
             parameter.new_zeros(batch, self.chunk.left, self.attention_width),
@@ -84,16 +84,16 @@ class StreamingEncoder(nn.Module):
         )
 
     def forward(self, features: Tensor, caches: Caches) -> tuple[Tensor, Caches]:
-        """A window of normalised features (B, ``window``, F) -> the chunk's output (B, C, D), the next chunk's caches.
+        """A window of normalised features (B, ``window``, F), caches -> the chunk's output (B, C, D), new caches.
 
-        A shorter window, at the end of an utterance, gives fewer frames.
+        A shorter window at the end of an utterance gives fewer output frames.
         """
         embedded, _ = self.encoder.embed(features, features.new_ones(1, 1, features.size(1), dtype=torch.bool))
         hidden = embedded[0] if isinstance(embedded, tuple) else embedded
         frames, left = (
             int(hidden.size(1)),
             self.chunk.left,
-        )  # an int also where torch traces: the graph's chunk is fixed
+        )  # an int also in tracing: the graph's chunk is fixed
         positions = self._positions(frames)
         place = torch.arange(left + frames, device=hidden.device)
         mask = (place >= left - caches.frames.unsqueeze(1)).unsqueeze(1)  # (B, 1, L+C)
@@ -105,7 +105,7 @@ class StreamingEncoder(nn.Module):
         return self.encoder.output_norm(hidden), Caches(past[0].joined(), past[1].joined(), seen)
 
     def utterance(self, features: Tensor) -> Iterator[Tensor]:
-        """Whole utterances of one length (B, T, F) -> outputs (B, C, D) one after another, the last may be shorter."""
+        """Whole utterances of equal length (B, T, F) -> outputs (B, C, D) of successive chunks; the last may be shorter."""
         caches, start = self.initial(len(features)), 0
         while start + self.encoder.input_layer.shortest() <= features.size(1):
             output, caches = self(features[:, start : start + self.window], caches)
@@ -113,7 +113,7 @@ class StreamingEncoder(nn.Module):
             start += self.shift
 
     def _positions(self, frames: int) -> Optional[Tensor]:
-        """(1, L+2n-1, D) for the offsets L+n-1 .. -(n-1) of a chunk of n frames, at most C, or None."""
+        """(1, L+2n-1, D) for the offsets L+n-1 .. -(n-1) of a chunk of n <= C frames; None without relative positions."""
         if not self.relative:
             return None
         positions, spare = self.get_buffer("positions"), self.chunk.frames - frames
@@ -128,11 +128,11 @@ class StreamingEncoder(nn.Module):
         kept: dict[str, tuple[int, ...]],
         past: tuple[_Parts, _Parts],
     ) -> Tensor:
-        """One block: x (B, C, D) -> (B, C, D); takes its layer's part of each cache and leaves the next chunk's."""
+        """Run one block, x (B, C, D) -> (B, C, D). It takes its part of each cache and appends that of the next chunk."""
         choice = LayerChoice(kept=kept, size=self.subnet.name)
         for slot in (slot for slot in block.order if choice.keeps(slot.name)):
             module, norm, components = getattr(block, slot.name), getattr(block, slot.norm), kept[slot.name]
-            running = None if len(components) == module.components else components  # all: weights as they are
+            running = None if len(components) == module.components else components  # all kept: no slicing
             if isinstance(module, ElasticAttention):
                 cache = past[0].take(2 * _width(module, components))
                 branch, cache = module.stream(norm(x), cache, positions, mask, running)
@@ -147,7 +147,7 @@ class StreamingEncoder(nn.Module):
         return block.norm_final(x) if hasattr(block, "norm_final") else x
 
     def _widths(self, kind: type) -> list[int]:
-        """Kept channels of each module of a kind."""
+        """Kept channels of each module of this type."""
         return [
             _width(module, kept[name])  # type: ignore[arg-type]
             for block, kept in zip(self.encoder.encoders, self.kept)
@@ -157,7 +157,7 @@ class StreamingEncoder(nn.Module):
 
 
 class _Parts:
-    """A cache (B, frames, width) that layers take their parts of in order, and the next one, put together alike."""
+    """A cache (B, frames, width) from which layers take their parts in order, and the parts of the next chunk's cache."""
 
     def __init__(self, cache: Tensor) -> None:
         self.cache, self.taken = cache, 0
@@ -172,18 +172,18 @@ class _Parts:
         self.left.append(part)
 
     def joined(self) -> Tensor:
-        """(B, frames, width); a subnet without such a module keeps the cache as it was."""
+        """The next chunk's cache (B, frames, width); unchanged for a subnet without such a module."""
         return torch.cat(self.left, dim=-1) if self.left else self.cache
 
 
 def relative_positions(encoding: RelPositionalEncoding, keys: int, queries: int) -> Tensor:
-    """(1, keys + queries - 1, D) of ESPnet's table, for the offsets keys-1 .. -(queries-1) from a query back to a key."""
+    """(1, keys + queries - 1, D) from ESPnet's table, for the offsets keys-1 .. -(queries-1) from a query back to a key."""
     encoding.extend_pe(torch.zeros(1, keys))
-    middle = encoding.pe.size(1) // 2  # of offset 0
+    middle = encoding.pe.size(1) // 2  # index of offset 0
     return encoding.pe[:, middle - (keys - 1) : middle + queries]
 
 
 def _width(module: nn.Module, kept: tuple[int, ...]) -> int:
-    """Channels of an attention's heads or of a convolution that these components have."""
+    """Number of channels of these components of an attention or convolution module."""
     last: Tensor = getattr(module, "linear_out" if isinstance(module, ElasticAttention) else "pointwise_conv2").weight
     return last.size(1) // int(module.components) * len(kept)  # type: ignore[arg-type]

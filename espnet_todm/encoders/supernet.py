@@ -1,4 +1,4 @@
-"""What every supernet encoder is to the rest of the package, whatever its blocks are made of."""
+"""Base class and interface of all supernet encoders."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ from espnet_todm.sizes import SizeSpec, resolve_sizes
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND
 from espnet_todm.util.files import PathLike, read_json
 
-# Attention costs grow with the square of the length, so FLOPs per second need a length to be measured at.
+# The cost of attention is quadratic in the length, so FLOPs per second depend on the length of the utterance.
 REFERENCE_SECONDS = 10.0
 
 Gates = Mapping[tuple[int, str], Tensor]  # (layer, module) -> weights (components,)
-Drop = Mapping[tuple[int, str], float]  # (layer, module) -> probability of leaving it out
+Drop = Mapping[tuple[int, str], float]  # (layer, module) -> probability of dropping the module
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class SubsampledFeatures:
-    """What all subnets of a step share: the subsampled input."""
+    """The subsampled input, which all subnets of a step share."""
 
     hidden: Tensor  # (B, T, D)
-    positions: Optional[Tensor]  # (1, 2T-1, D), or None; legacy ones (1, T, D)
+    positions: Optional[Tensor]  # relative positions (1, 2T-1, D), legacy ones (1, T, D); else None
     lengths: Tensor  # (B,) int64, frames after subsampling
     mask: Tensor  # (B, 1, T) bool, true at valid frames
-    visible: Optional[Tensor] = None  # (B, T, T) bool, what attention sees in chunks of speech; None: all valid frames
-    depth: Depth = WHOLE  # layers that this step goes without
+    visible: Optional[Tensor] = None  # (B, T, T) bool, chunk mask of attention; None: all valid frames
+    depth: Depth = WHOLE  # layers that this step skips
 
     def with_hidden(self, hidden: Tensor) -> SubsampledFeatures:
         return replace(self, hidden=hidden)
 
 
 class SupernetEncoder(AbsEncoder):
-    """An encoder whose blocks run as any subnet. Subclasses build ``embed``, ``encoders`` and, if any, ``after_norm``.
+    """An encoder that can run as any of its subnets. Subclasses build ``embed``, ``encoders`` and, if any, ``after_norm``.
 
-    ``forward`` runs ``self.subnet``, which the option ``subnet`` picks: stock inference decodes one subnet that way.
+    ``forward`` runs ``self.subnet``, which the option ``subnet`` selects, so ESPnet's inference can decode with a subnet.
 
-    Class attributes of a subclass: ``name``, which a config calls it by, and ``stock_name``, that of ESPnet's own encoder
-    which :meth:`stock_conf` is for, None where ESPnet has none.
+    Class attributes of a subclass: ``name``, its name in configs, and ``stock_name``, the name of ESPnet's encoder for
+    :meth:`stock_conf`, None if ESPnet has no such encoder.
     """
 
     name: ClassVar[str]
     stock_name: ClassVar[Optional[str]] = None
 
     encoders: nn.ModuleList
-    norm_between: ClassVar[bool] = True  # whether what is taken between blocks goes through the last norm
+    norm_between: ClassVar[bool] = True  # whether intermediate outputs pass through the output norm
 
     def __init__(self, input_size: int, output_size: int) -> None:
         super().__init__()
@@ -67,18 +67,18 @@ class SupernetEncoder(AbsEncoder):
         self._output_size = output_size
         self.size_specs: dict[str, SizeSpec] = {}
         self.sizes: dict[str, Subnet] = {}
-        self.pending = ""  # why the sizes are no models yet, while a trainer has still to choose them
+        self.pending = ""  # why sizes cannot be used yet; empty once a trainer has chosen them
         self.subnet = Subnet(FULL, frozenset())
         self.criterion = "params"
         self.latency: Optional[LatencyTable] = None
-        self.places: tuple[int, ...] = ()  # between blocks, of intermediate CTC
+        self.places: tuple[int, ...] = ()  # of intermediate CTC, see interctc
         self.interctc_use_conditioning = False
-        self.conditioning_layer: Optional[nn.Linear] = None  # (V, D); ESPnet's model makes it where it is used
+        self.conditioning_layer: Optional[nn.Linear] = None  # V -> D; ESPnet's model creates it for self-conditioning
 
     def finish(self, options: SubnetOptions) -> None:
-        """Call at the end of ``__init__``: resolves the named sizes and the subnet that ``forward`` runs.
+        """Resolve the named sizes and the subnet of ``forward``. To be called at the end of ``__init__``.
 
-        Raises UserError for a criterion that is unknown or has no measurements, and as :meth:`measured_in`.
+        Raises UserError for a criterion that is unknown or not measured, and as :meth:`measured_in`.
         """
         if options.latency_table is not None:
             self.measured_in(options.latency_table)
@@ -93,17 +93,17 @@ class SupernetEncoder(AbsEncoder):
         return self._output_size
 
     def measured_in(self, path: PathLike) -> None:
-        """Costs have the latencies of this file from now on. Raises UserError when it is of another encoder."""
+        """Use the latencies of this file in all costs. Raises UserError when it was measured on another encoder."""
         self.latency = None
         self.latency = load_latency(path, self, self.component_table())
 
     def select(self, name: str) -> Subnet:
-        """``forward`` runs this subnet from now on: a name as :meth:`find_subnet` takes it."""
+        """Set the subnet of ``forward``, by a name or file as in :meth:`find_subnet`."""
         self.subnet = self.find_subnet(name)
         return self.subnet
 
     def find_subnet(self, name: str) -> Subnet:
-        """A named size, or the subnet of a card file. Raises UserError when it is neither or does not fit."""
+        """A named size, or the subnet of a card file. Raises UserError when it is neither or does not fit this encoder."""
         if name in self.sizes:
             if self.pending and name != FULL:
                 raise UserError(f"subnet: {name!r} is not there yet: {self.pending}")
@@ -120,12 +120,12 @@ class SupernetEncoder(AbsEncoder):
         return subnet
 
     def subsample(self, features: Tensor, lengths: Tensor, step: Optional[int] = None) -> SubsampledFeatures:
-        """features (B, T, F) float, lengths (B,) -> subsampled features. ``step`` is that of training, for what is drawn
-        by it; None outside of training. Raises ESPnet's TooShortUttError below one frame."""
+        """features (B, T, F) float, lengths (B,) -> subsampled features. ``step``: number of the training step, which seeds
+        random draws; None outside of training. Raises ESPnet's TooShortUttError below one output frame."""
         raise NotImplementedError
 
     def output_norm(self, hidden: Tensor) -> Tensor:
-        """After the last block, (B, T, D) -> (B, T, D)."""
+        """The norm after the last block, (B, T, D) -> (B, T, D)."""
         raise NotImplementedError
 
     def front_cost(self) -> Cost:
@@ -133,33 +133,33 @@ class SupernetEncoder(AbsEncoder):
         raise NotImplementedError
 
     def subsampled(self, frames: int) -> int:
-        """Frames that ``subsample`` makes of so many input frames."""
+        """Number of output frames of ``subsample`` for a number of input frames."""
         raise NotImplementedError
 
     def shortest(self) -> int:
-        """Input frames that ``subsample`` needs to make one."""
+        """Input frames that ``subsample`` needs for one output frame."""
         raise NotImplementedError
 
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
-        """``encoder_conf`` of the small model that the subnet is."""
+        """``encoder_conf`` of the extracted model of this subnet."""
         raise NotImplementedError
 
     def stock_conf(self, subnet: Subnet) -> Optional[dict[str, Any]]:
-        """``encoder_conf`` of ESPnet's own encoder of the same function, or None when it has no such form."""
+        """``encoder_conf`` of ESPnet's encoder that computes the same as the subnet, or None if there is none."""
         return None
 
     def postpone_sizes(self, why: str) -> None:
-        """Named sizes other than the full one are no models until :meth:`choose`; who asks for one is told why."""
+        """Make all sizes but the full one unusable until :meth:`choose`. ``why``: reason for the error message."""
         self.pending = why
 
     def choose(self, sizes: Mapping[str, Subnet]) -> None:
-        """Named sizes mean these sets from now on; those that are not given stay."""
+        """Define named sizes as these subnets. Sizes that are not given stay as they are."""
         self.pending = ""
         self.sizes.update(sizes)
         self.subnet = self.sizes.get(self.subnet.name, self.subnet)
 
     def reorder(self, orders: Mapping[tuple[int, str], tuple[int, ...]], states: Mapping[Tensor, Any]) -> None:
-        """Give the components of modules another order, see :meth:`ElasticModule.reorder`; the function stays."""
+        """Reorder the components of modules, see :meth:`ElasticModule.reorder`. The full encoder's output is unchanged."""
         for layer, block in enumerate(self.encoders):
             for name, _, module in block.elastic_modules():  # type: ignore[operator]
                 if (layer, name) in orders:
@@ -174,11 +174,11 @@ class SupernetEncoder(AbsEncoder):
         exits: Sequence[int] = (),
         between: Optional[Between] = None,
     ) -> Tensor:
-        """All blocks on slices (``subnet``, default ``self.subnet``), or on soft ``gates``: (B, T, D) -> (B, T, D).
+        """Run all blocks on slices (``subnet``, default ``self.subnet``) or with ``gates``: (B, T, D) -> (B, T, D).
 
-        ``drop`` has the stochastic depth of modules. With ``exits``, numbers of blocks after which an output is wanted, the
-        outputs are stacked, each finalised by itself: (exits, B, T, D). ``between`` gets what intermediate CTC takes, and
-        is needed where posteriors are fed back.
+        ``drop``: stochastic depth of modules. ``exits``: numbers of blocks after which to return an output. These outputs
+        are stacked, each after the output norm: (exits, B, T, D). ``between``: collects the intermediate outputs for CTC;
+        required with self-conditioning.
         """
         hidden, outputs = subsampled.hidden, []
         chosen = subnet or self.subnet
@@ -198,13 +198,13 @@ class SupernetEncoder(AbsEncoder):
         return torch.stack(outputs) if exits else self.output_norm(hidden)
 
     def _places(self, subnet: Subnet, gates: Optional[Gates]) -> Mapping[int, Weight]:
-        """Where this pass takes intermediate outputs, and how much there is of them."""
+        """Places of this pass's intermediate outputs, and their weights."""
         if not self.places or gates is not None:
             return soft_places(self.places, gates or {})
         return dict.fromkeys(kept_places(self.places, subnet.layers.keys()), 1.0)
 
     def _take(self, hidden: Tensor, place: int, weight: Weight, between: Optional[Between]) -> Tensor:
-        """Hand the blocks' output (B, T, D) at a place to ``between``, and add what is fed back."""
+        """Append the output (B, T, D) at a place to ``between``, and add the self-conditioning term, if any."""
         if between is None and self.conditioning_layer is None:
             return hidden
         between = between or Between()
@@ -218,10 +218,10 @@ class SupernetEncoder(AbsEncoder):
     def forward(
         self, xs_pad: Tensor, ilens: Tensor, prev_states: Optional[Tensor] = None, ctc: Optional[Any] = None
     ) -> tuple[Any, Tensor, Optional[Tensor]]:
-        """xs_pad (B, T, F), ilens (B,) -> output (B, T', D), lengths (B,), None, of ``self.subnet``.
+        """Run ``self.subnet``: xs_pad (B, T, F), ilens (B,) -> output (B, T', D), lengths (B,), None.
 
-        With intermediate CTC, as ESPnet's encoders do, a pair in place of the output: it and a list of pairs, how many
-        blocks lie before an intermediate output, and that. ``ctc``: ESPnet's module, where posteriors are fed back.
+        With intermediate CTC, the output becomes a pair, as in ESPnet: the output, and a list of (number of blocks before
+        the intermediate output, intermediate output). ``ctc``: ESPnet's module, for self-conditioning.
         """
         subsampled, between = self.subsample(xs_pad, ilens), Between(ctc.softmax if ctc is not None else None)
         output = self.blocks(subsampled, between=between)
@@ -230,7 +230,7 @@ class SupernetEncoder(AbsEncoder):
         return (output, taken) if taken else output, subsampled.lengths, None
 
     def component_table(self) -> ComponentTable:
-        """Components and costs of this encoder alone, FLOPs on utterances of REFERENCE_SECONDS, latencies as measured."""
+        """Components and costs of the encoder only: FLOPs for utterances of REFERENCE_SECONDS, latencies if measured."""
         frames = self.subsampled(int(REFERENCE_SECONDS * FRAMES_PER_SECOND))
         components: list[Component] = []
         modules: dict[tuple[int, str], Cost] = {}
@@ -244,7 +244,7 @@ class SupernetEncoder(AbsEncoder):
         return self.latency.apply(table) if self.latency is not None else table
 
     def extracted_state(self, subnet: Subnet) -> dict[str, Tensor]:
-        """State dict of the small model: kept blocks renumbered, kept components cut out."""
+        """State dict of the small model: kept blocks, renumbered, with the weights of kept components."""
         state = {k: v.detach().clone() for k, v in self.state_dict().items() if not k.startswith("encoders.")}
         for new, (layer, modules) in enumerate(sorted(subnet.layers.items())):
             for name, value in self.encoders[layer].extracted_state(modules, subnet.name).items():  # type: ignore[operator]
@@ -252,13 +252,13 @@ class SupernetEncoder(AbsEncoder):
         return state
 
     def condition_like(self, state: Mapping[str, Tensor]) -> None:
-        """Make the layer that feeds posteriors back, if the state dict has one."""
+        """Create the self-conditioning layer if the state dict has one."""
         weight = state.get("conditioning_layer.weight")
         if weight is not None:
             self.conditioning_layer = nn.Linear(weight.size(1), weight.size(0))
 
     def extract(self, subnet: Subnet) -> SupernetEncoder:
-        """The small encoder that computes what this one computes with ``subnet``, in its types and on its device."""
+        """A small encoder that computes the same as this one with ``subnet``, with the same dtypes and device."""
         small = type(self)(**self.extracted_conf(subnet))
         state = self.extracted_state(subnet)
         small.condition_like(state)
@@ -268,13 +268,13 @@ class SupernetEncoder(AbsEncoder):
         return small.train(self.training)
 
     def needs_calibration(self, subnet: Subnet) -> bool:
-        """Whether its batch norms have no statistics of this subnet: named sizes gathered their own during training."""
+        """Whether the batch norms lack statistics of this subnet. Named sizes gather their own during training."""
         return bool(self._batch_norms()) and self.sizes.get(subnet.name) != subnet
 
     @torch.no_grad()
     def calibrate(self, utterances: Iterable[SubsampledFeatures], between: Callable[[], Between] = Between) -> None:
-        """Estimate the statistics of all batch norms anew, as the mean over utterances. ``between`` makes what a pass needs
-        that feeds posteriors back. The encoder is in evaluation mode afterwards."""
+        """Estimate the statistics of all batch norms again, as the mean over utterances. ``between`` returns the argument of
+        ``blocks`` for self-conditioning. The encoder is in evaluation mode afterwards."""
         for count, utterance in enumerate(utterances, 1):
             for module in self._batch_norms():
                 module.average_over(count)

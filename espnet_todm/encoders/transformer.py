@@ -1,6 +1,6 @@
 """``encoder: todm_transformer``: ESPnet's Transformer as a supernet.
 
-With all components it is ESPnet's own TransformerEncoder: same options, same parameter names, same outputs. So a checkpoint
+With all components it equals ESPnet's TransformerEncoder: same options, same parameter names, same outputs. So a checkpoint
 of ``encoder: transformer`` loads into it with ``--init_param``.
 """
 
@@ -26,7 +26,7 @@ FEED_FORWARD = Slot("feed_forward", "ffn", "norm2")
 
 @dataclass(frozen=True)
 class BlockShape:
-    """Widths of one block and the number of components each is cut into; 0 components: the module is not there."""
+    """Widths and numbers of components of one block's modules; with 0 components the block lacks the module."""
 
     heads: int
     ffn: int
@@ -35,12 +35,12 @@ class BlockShape:
 
 @dataclass(frozen=True)
 class TransformerOptions(InterCtcOptions):
-    """Options as in ESPnet's TransformerEncoder, with the same defaults, and those that say how it is cut."""
+    """Options and defaults of ESPnet's TransformerEncoder, and options of the supernet."""
 
     num_blocks: int = 6
     pos_enc_layer_type: str = "abs_pos"
 
-    # ESPnet's linear has another function here than in its Conformer, at the same names.
+    # No linear: ESPnet's Transformer computes it differently from its Conformer, with the same parameter names.
     inputs: ClassVar[Sequence[Optional[str]]] = ("conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8", "conv1d2")
     fixed: ClassVar[Mapping[str, Any]] = {
         "normalize_before": True,
@@ -85,7 +85,7 @@ class TodmTransformerEncoder(StackedEncoder):
     stock_inputs: ClassVar[Sequence[Optional[str]]] = TransformerOptions.inputs
 
     def positional_dropout(self) -> float:
-        """ESPnet gives its two-dimensional input layers no rate of their own."""
+        """ESPnet uses ``dropout_rate`` in the two-dimensional input layers."""
         one_dimension = self.options.input_layer == "conv1d2"
         return float(self.options.positional_dropout_rate if one_dimension else self.options.dropout_rate)
 

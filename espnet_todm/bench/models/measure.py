@@ -229,4 +229,4 @@ def _check(runtimes: Sequence[str], precisions: Sequence[str], threads: Sequence
     for option, values, allowed in (("runtimes", runtimes, RUNTIMES), ("precisions", precisions, PRECISIONS)):
         for value in values:
             check_choice(option, value, allowed)
-    check_number("threads", min(threads, default=None), at_least=1, whole=True)
+    check_number("threads", min(threads, default=0), at_least=1, whole=True)
