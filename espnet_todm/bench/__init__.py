@@ -1,1 +1,1 @@
-"""What things cost on a machine: components, whole models, real-time factor, training steps."""
+"""Benchmarks on the local machine: components, whole models, real-time factor, training steps."""

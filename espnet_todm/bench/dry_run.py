@@ -1,4 +1,4 @@
-"""Training steps of a configuration on random speech: whether it can be trained at all, and what its sizes cost."""
+"""Dry run: training steps of a configuration on random speech. It finds errors and reports the costs of the sizes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from espnet_todm.util.vocabulary import BLANK, SOS_EOS, UNKNOWN
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a dry run found: costs by size, the full one first, and of the last step its loss, learning rates before and
-    after it, and seconds."""
+    """Result of a dry run: the cost of each size (full size first), and the loss, the learning rates before and after, and
+    the seconds of the last step."""
 
     costs: dict[str, Cost]
     loss: float
@@ -34,17 +34,17 @@ class DryRun:
 
 
 def dry_run(options: argparse.Namespace, vocabulary: int, utterances: int = 2, seconds: float = 5.0) -> DryRun:
-    """Build model, optimizer and schedule as ESPnet does and run one step of each kind that training has on the CPU.
+    """Build model, optimizer and scheduler as ESPnet does, and run one step of each phase of the training on the CPU.
 
     Args:
-        options: as :func:`espnet_todm.espnet.options.parse_training` gives them; the token list is replaced by a stand-in,
-            and normalisation, which may need statistics, is left out.
-        vocabulary: tokens in all, the special ones included.
-        utterances, seconds: the batch: how many, and how long each is.
+        options: output of :func:`espnet_todm.espnet.options.parse_training`. The token list is replaced by a generated one.
+            Normalisation is left out, since it may need statistics.
+        vocabulary: number of tokens, with the special ones.
+        utterances, seconds: number of utterances in the batch, and the length of each in seconds.
 
     Raises:
-        UserError: the configuration is no supernet's, an argument or an option of the training is out of range, a criterion
-            names what is not reported, or loss or gradient is not finite.
+        UserError: the configuration has no supernet, an argument or a training option is out of range, a criterion names
+            a statistic that is not reported, or the loss or the gradient is not finite.
     """
     check_training(options)
     check_number("vocabulary", vocabulary, at_least=4, whole=True)
@@ -71,7 +71,7 @@ def dry_run(options: argparse.Namespace, vocabulary: int, utterances: int = 2, s
 def _step(
     model: TodmModel, batch: Batch, step: int, optimizer: torch.optim.Optimizer, options: argparse.Namespace
 ) -> float:
-    """One update; returns its loss. Raises UserError when loss or gradient is not finite."""
+    """Run one update and return its loss. Raises UserError if the loss or the gradient is not finite."""
     optimizer.zero_grad()
     loss = model(batch.speech, batch.speech_lengths, batch.text, batch.text_lengths, step=step)[0].sum()
     loss.backward()
@@ -84,7 +84,7 @@ def _step(
 
 
 def build(options: argparse.Namespace, vocabulary: int) -> tuple[TodmModel, torch.optim.Optimizer, Optional[Any]]:
-    """Model, optimizer and what steps the learning rate after each update, which is None where there is none."""
+    """Build the model, the optimizer, and the scheduler that runs after each update (None if there is none)."""
     from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
     from espnet2.tasks.abs_task import scheduler_classes
     from espnet2.tasks.asr import ASRTask

@@ -1,4 +1,4 @@
-"""Real-time factor of extracted models on this machine's CPU, measured side by side."""
+"""Real-time factor of extracted models on this machine's CPU, measured in alternation."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from espnet_todm.util.threads import torch_threads
 def measure_rtf(
     decoders: Mapping[str, Decoder], utterances: Sequence[Tensor], threads: int = 1
 ) -> dict[str, dict[str, Any]]:
-    """Seconds of computing per second of speech, for each model: encoder and search, one utterance at a time.
+    """Measure each model's real-time factor (encoder and search), one utterance at a time.
 
-    The models take turns on every utterance, so that a slow moment of the machine hits all alike. The first utterance is
-    run once before, uncounted. Computing features is not included: it is the same for all sizes.
+    All models decode an utterance before the next one, so that other load on the machine affects them equally. Each model
+    first decodes one utterance without timing. Feature extraction is not included, since it is the same for all sizes.
 
     Args:
         utterances: model inputs (T, F) or (samples,).

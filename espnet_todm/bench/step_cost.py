@@ -1,11 +1,11 @@
-"""What a supernet's training step costs: time and peak memory against training one model of the full size.
+"""Time and peak memory of a supernet's training step, relative to a training step of one full model.
 
-With F the time of the part that all subnets share (front end, subsampling) and E_i what subnet i adds, measured on the
-extracted models' own training steps (F + E_i each), no step over these subnets can take less than F + sum E_i. Training the
-full model takes F + E_max. The bound of the cost factor is therefore (F + sum E_i) / (F + E_max).
+F is the time of the part that all subnets share (features, subsampling). E_i is the additional time of subnet i. A training
+step of an extracted model takes F + E_i. A step over several subnets takes at least F + sum E_i, a step of the full model
+F + E_max. The lower bound of the cost factor is therefore (F + sum E_i) / (F + E_max).
 
-A step here is forward and backward. The optimizer's step is left out: it is the same for both and would only bring the
-factor nearer to one.
+A step here is forward and backward. The optimizer's step is left out: it is the same for both, and would only move the
+factor towards 1.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
     from espnet_todm.models.batch import Batch
     from espnet_todm.models.todm import TodmModel
 
-TOKENS_PER_SECOND = 3  # of English in BPE units, roughly
+TOKENS_PER_SECOND = 3  # approximate rate of BPE units in English
 SINGLE, SUPERNET = "single", "supernet"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A model and the batch that it is measured on. ``Workload`` builders are handed to child processes.
+    """A model and the batch on which it is measured. Subprocesses receive functions that build a ``Workload``.
 
-    ``step``: the first training step to measure; None takes the kind that most of the training is made of.
+    ``step``: the first training step to measure. None means a step of the longest phase of the training.
     """
 
     model: TodmModel
@@ -51,7 +51,7 @@ class Workload:
     step: Optional[int] = None
 
     def first_step(self) -> int:
-        """Its number; the model is ready for it."""
+        """Number of the first step to measure. Prepares the model for this step."""
         if self.step is not None or self.model.subnet_trainer is None:
             return self.step or 0
         return list(self.model.subnet_trainer.walk_through(self.model))[-1]
@@ -62,7 +62,7 @@ Build = Callable[[], Workload]
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds of one interleaved round; ``extracted`` has the step of each picked subnet, the full one first."""
+    """Seconds of one round: the shared part, a step of each extracted subnet (full one first), and a supernet step."""
 
     front: float
     extracted: tuple[float, ...]
@@ -81,7 +81,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident MiB of a whole process (on CUDA: allocated by tensors): before its first step, and the peak over steps."""
+    """Memory in MiB before the first step, and the peak over steps: resident set size, or allocated tensors on CUDA."""
 
     before: float
     peak: float
@@ -90,7 +90,7 @@ class Memory:
 def random_batch(
     vocabulary: int, input_size: Optional[int], utterances: int, seconds: float, device: str = "cpu"
 ) -> Batch:
-    """Random speech and text of one length: features (B, T, input_size), or samples (B, N) where ``input_size`` is None."""
+    """Random speech and text of equal lengths: features (B, T, input_size), or samples (B, N) if ``input_size`` is None."""
     from espnet_todm.models.batch import Batch
 
     generator = torch.Generator().manual_seed(0)
@@ -103,35 +103,35 @@ def random_batch(
 
 
 def extracted_model(model: TodmModel, subnet: Subnet) -> TodmModel:
-    """The small model that this subnet is, with parameters of its own."""
+    """The subnet as an extracted model with its own copy of the parameters."""
     small = copy.deepcopy(model)
     small.encoder = model.encoder.extract(subnet).to(next(model.parameters()).device)
     return small
 
 
 def plain_step(model: TodmModel, batch: Batch, step: int) -> None:
-    """Forward and backward of one ordinary model in one autograd graph: what ESPnet does."""
+    """Forward and backward of one ordinary model in one autograd graph, as in ESPnet."""
     batch = replace(batch, context=model.context(step))
     model.run_subnet(model.run_subsampling(batch), batch, model.encoder.subnet).loss.backward()
 
 
 def front_step(model: TodmModel, batch: Batch, step: int) -> None:
-    """Forward and backward of the shared part alone."""
+    """Forward and backward of the shared part only."""
     hidden = model.run_subsampling(replace(batch, context=model.context(step))).hidden
     if hidden.requires_grad:
         hidden.backward(torch.ones_like(hidden))
 
 
 def supernet_step(model: TodmModel, batch: Batch, step: int) -> None:
-    """Forward and backward of training step ``step``, with all that its subnet trainer does."""
+    """Forward and backward of training step ``step`` with the subnet trainer."""
     model(batch.speech, batch.speech_lengths, batch.text, batch.text_lengths, step=step)[0].sum().backward()
 
 
 def measure_rounds(workload: Workload, rounds: int) -> list[Round]:
-    """Time ``rounds`` supernet steps after the warm-up and, beside each, the extracted models of the subnets it trains.
+    """Time ``rounds`` supernet steps and, in the same round, a step of each extracted model of the subnets it trains.
 
-    All take turns within a round, so that whatever else the machine does slows all of them; a round before the first one is
-    thrown away. Raises UserError where the model has no subnet trainer or does not train the full size.
+    Each round runs all of them, so that other load on the machine affects them equally. One more round at the start is
+    discarded. Raises UserError if the model has no subnet trainer or does not train the full size.
     """
     model, batch = workload.model.train(), workload.batch
     if model.subnet_trainer is None:
@@ -153,20 +153,20 @@ def measure_rounds(workload: Workload, rounds: int) -> list[Round]:
 
 
 def peak_memory(build: Build, mode: str, steps: int = 3) -> Memory:
-    """Peak memory of ``steps`` steps in a process of their own; ``build`` is pickled, ``mode`` is single or supernet."""
+    """Peak memory of ``steps`` steps in a subprocess. ``build`` is pickled. ``mode`` is SINGLE or SUPERNET."""
     return in_own_process(_steps_in_child, build, mode, steps, torch.get_num_threads())
 
 
 def in_own_process(function: Callable[..., Memory], *arguments: Any) -> Memory:
-    """``function(*arguments)`` in a fresh process, which can say what memory it took; all of it is pickled."""
-    # By default glibc keeps a varying part of what is freed, so that equal runs differ by a tenth.
+    """Run ``function(*arguments)`` in a new subprocess, so that its memory can be measured. Both are pickled."""
+    # By default glibc keeps a varying part of the freed memory, and equal runs differ by 10%.
     steady = mock.patch.dict(os.environ, {"MALLOC_MMAP_THRESHOLD_": str(2**18)})
     with steady, multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
 def summary(rounds: Sequence[Round], memory: Optional[dict[str, Memory]] = None) -> dict[str, Any]:
-    """What cost.json holds: medians over rounds; factor and bound are medians of each round's own ratio."""
+    """The content of cost.json: medians over rounds. ``factor`` and ``bound`` are medians of the ratios of the rounds."""
     result: dict[str, Any] = {
         "factor": statistics.median(r.supernet / r.single for r in rounds),
         "bound": statistics.median(r.lower / r.single for r in rounds),
@@ -181,9 +181,9 @@ def summary(rounds: Sequence[Round], memory: Optional[dict[str, Memory]] = None)
 
 
 def workload_of_config(config: str, utterances: int, seconds: float, device: str = "cpu") -> Workload:
-    """The model that a training's config.yaml describes, with fresh weights, on random speech of a typical length.
+    """The model of a training's config.yaml with random weights, and ``utterances`` utterances of random speech.
 
-    Raises UserError when the file is missing or describes no supernet.
+    Raises UserError if the file is missing or describes no supernet.
     """
     from espnet2.tasks.asr import ASRTask
 
@@ -198,7 +198,7 @@ def workload_of_config(config: str, utterances: int, seconds: float, device: str
 
 
 def _seconds(model: TodmModel, step: Callable[[], None]) -> float:
-    """Wall time of one step; gradients start as None, as after ``zero_grad``."""
+    """Wall-clock seconds of one step. Gradients are None before the step, as after ``zero_grad``."""
     model.zero_grad(set_to_none=True)
     _wait(model)
     start = time.perf_counter()
@@ -228,7 +228,7 @@ def _steps_in_child(build: Build, mode: str, steps: int, threads: int) -> Memory
 
 
 def memory_mib(on_gpu: bool) -> float:
-    """Peak so far: of the process, or of what tensors were given on the GPU."""
+    """Peak memory so far in MiB: of the process, or of the tensors allocated on the GPU."""
     if on_gpu:
         return torch.cuda.max_memory_allocated() / MIB
     return peak_of_process()

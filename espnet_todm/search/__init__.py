@@ -1,1 +1,1 @@
-"""Search for good subnets of a trained supernet."""
+"""Search for the best subnets of a trained supernet."""

@@ -1,6 +1,6 @@
-"""Score subnets of a trained supernet on one set without extracting them: all of them share its weights.
+"""Score subnets of a trained supernet on one set. Subnets are not extracted, since they share the supernet's weights.
 
-What no subnet changes, normalisation and subsampling, runs once when the set is read; its output stays in memory.
+Normalisation and subsampling are the same for all subnets. They run once, and the subsampled features stay in memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _UNITS = {"wer": "words", "cer": "characters"}
 
 
 class _Prepared(NamedTuple):
-    """A batch as the blocks get it, and its transcripts as labels."""
+    """The subsampled features of a batch, and its transcripts as labels."""
 
     names: tuple[str, ...]
     subsampled: SubsampledFeatures
@@ -42,15 +42,15 @@ class _Prepared(NamedTuple):
 
 
 class Evaluator:
-    """Scores of subnets on a set, in float32 and greedily decoded as extracted models are.
+    """Scores subnets on a set, in float32 and with greedy search, as for extracted models.
 
     Args:
-        supernet: the trained one.
+        supernet: the trained supernet.
         utterances: names and inputs, (T, F) or (samples,).
-        references: transcripts, words separated by spaces; utterances without one are left out.
-        split: the set's name.
-        calibration: feature tensors (T, F) on which a subnet's batch norm statistics are estimated. Needed when the
-            convolutions have batch norm, unless only named sizes are scored.
+        references: transcripts, words separated by spaces. Utterances without a transcript are left out.
+        split: name of the set.
+        calibration: feature tensors (T, F) for estimating a subnet's batch norm statistics. Needed if the convolutions
+            have batch norm, unless only named sizes are scored.
 
     Raises:
         UserError: no utterance has a transcript, or calibration is needed and not given.
@@ -83,11 +83,11 @@ class Evaluator:
 
     @property
     def utterances(self) -> tuple[str, ...]:
-        """Names of the utterances that are scored."""
+        """Names of the scored utterances."""
         return tuple(self.references)
 
     def scores(self, subnet: Subnet, score: str) -> dict[str, float]:
-        """The score of this name, and what is known with it: WER and CER in percent, or the loss in nats per token.
+        """The score ``score`` and those computed with it: WER and CER in percent, or the loss in nats per token.
 
         Raises UserError for an unknown score.
         """
@@ -103,7 +103,7 @@ class Evaluator:
 
     @torch.no_grad()
     def transcribe(self, subnet: Subnet) -> dict[str, str]:
-        """What a subnet hears, by utterance; an utterance too short for one frame gives an empty text."""
+        """Transcripts of a subnet by utterance name. An utterance that is too short for one frame gives an empty text."""
         texts = dict.fromkeys(self.references, "")
         named = self.named(subnet)
         for part, encoded in self._encode(named):
@@ -114,10 +114,10 @@ class Evaluator:
 
     @torch.no_grad()
     def loss(self, subnet: Subnet) -> float:
-        """The training's task loss (CTC, attention, transducer, as the config weighs them), in nats per reference token.
+        """The task loss of the training (CTC, attention, transducer, with their weights), in nats per reference token.
 
-        Without the losses of an intermediate CTC, which say nothing of what the subnet writes. Infinite where it is no
-        number.
+        It excludes the loss of intermediate CTC, which does not depend on the subnet's final output. A loss that is not
+        finite gives infinity.
         """
         total, tokens, named = 0.0, 0, self.named(subnet)
         for part, encoded in self._encode(named):
@@ -127,12 +127,12 @@ class Evaluator:
         return total / tokens if math.isfinite(total) else math.inf
 
     def named(self, subnet: Subnet) -> Subnet:
-        """The named size of the same set, whose own output layer and statistics count, or else the subnet itself."""
+        """The named size with the same components, with its own output layer and statistics, or the subnet itself."""
         sizes = {size.components: size for size in self.supernet.encoder.sizes.values()}
         return sizes.get(subnet.components, subnet)
 
     def _encode(self, subnet: Subnet) -> Iterator[tuple[_Prepared, Tensor]]:
-        """Batches and a subnet's output (B, T, D) on them."""
+        """Yield the batches, each with the subnet's output (B, T, D)."""
         encoder, chosen = self.supernet.encoder, subnet
         if encoder.needs_calibration(subnet):
             if not self._calibration:
@@ -153,7 +153,7 @@ class Evaluator:
 
     @torch.no_grad()
     def _prepare(self, group: Sequence[Utterance]) -> list[_Prepared]:
-        """The batch, or nothing where all its utterances are too short."""
+        """Run subsampling on a batch. Returns an empty list if all its utterances are too short."""
         names = tuple(name for name, _ in group)
         converter = TokenIDConverter(self.decoder.tokens)
         text = [
@@ -171,12 +171,12 @@ class Evaluator:
         if not subsampled.lengths.any():
             logging.warning("%s: %d utterances are too short for a frame", self.split or "the set", len(names))
             return []
-        unused = batch.speech.new_empty(0)  # nobody asks for the features again
+        unused = batch.speech.new_empty(0)  # the features are not needed again
         return [_Prepared(names, subsampled, replace(batch, speech=unused))]
 
 
 class Cached:
-    """Calls ``evaluate`` once for each set of components, however often and under whatever name it is asked for."""
+    """A cache of scores: ``evaluate`` runs once for each set of components, whatever the names of the subnets are."""
 
     def __init__(self, evaluate: Evaluator, score: str) -> None:
         self.evaluator, self.score = evaluate, score

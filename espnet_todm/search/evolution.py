@@ -1,7 +1,7 @@
-"""Search for subnets by evolution: who is proposed next, what is worth keeping, and how much of the ideal a search found.
+"""Evolutionary search for subnets: proposals, Pareto sets, and the hypervolume of what a search found.
 
-Nothing here scores or stores: :mod:`espnet_todm.search.evaluate` and :mod:`espnet_todm.search.study` do.
-The best of each generation are picked by NSGA-II (Deb et al., IEEE Trans. Evol. Comput. 6(2), 2002).
+:mod:`espnet_todm.search.evaluate` scores the subnets and :mod:`espnet_todm.search.study` stores the trials.
+NSGA-II selects the parents of each generation (Deb et al., IEEE Trans. Evol. Comput. 6(2), 2002).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from espnet_todm.components import ComponentTable, Key, Subnet
 from espnet_todm.search.space import Budgets, Genes, SearchSpace
 from espnet_todm.sizes import ROUNDING, uniform
 
-TRIES = 50  # for a subnet that is new, before one is proposed again
+TRIES = 50  # attempts to propose a new subnet before a known one is accepted
 Known = Collection[frozenset[Key]]
-Values = Sequence[float]  # of each objective; less is better
+Values = Sequence[float]  # one value for each objective; lower is better
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A subnet that was scored. ``by``: who proposed it; ``scores`` and ``costs`` by name, less being better."""
+    """A scored subnet. ``by``: origin of the proposal. ``scores`` and ``costs``: by name, lower is better."""
 
     number: int
     by: str
@@ -32,20 +32,20 @@ class Trial:
     seconds: float = 0.0
 
     def values(self, objectives: Iterable[str]) -> tuple[float, ...]:
-        """The amounts of these scores and costs."""
+        """The values of these scores and costs."""
         amounts = {**self.costs, **self.scores}
         return tuple(amounts[name] for name in objectives)
 
 
 class Proposal(NamedTuple):
-    """Genes to try and who proposed them."""
+    """Genes to try, and the origin of the proposal."""
 
     genes: Genes
     by: str
 
 
 class Parent(NamedTuple):
-    """A scored subnet that may have children."""
+    """A scored subnet that children can be bred from."""
 
     number: int
     genes: Mapping[str, int]
@@ -53,10 +53,10 @@ class Parent(NamedTuple):
 
 
 class Proposer:
-    """Proposes subnets of a space within budgets, as a pure function of (seed, index, what is known, parents).
+    """Proposes subnets of a space within budgets, as a pure function of (seed, index, known subnets, parents).
 
     Args:
-        starts: subnets to begin with, by name; those that the space does not hold or a budget forbids are left out.
+        starts: initial subnets by name. Subnets outside the space or above a budget are left out.
     """
 
     def __init__(self, space: SearchSpace, budgets: Budgets, seed: int, starts: Mapping[str, Subnet]) -> None:
@@ -70,13 +70,13 @@ class Proposer:
                 self.starts.append(Proposal(genes, name))
 
     def first(self, index: int, known: Known) -> Proposal:
-        """Number ``index`` of the first generation: the starting points, then random subnets."""
+        """Proposal ``index`` of the first generation: first the starting points, then random subnets."""
         if index < len(self.starts):
             return self.starts[index]
         return self._new(random.Random(f"draw {self.seed} {index}"), known, self._draw)
 
     def child(self, index: int, known: Known, parents: Sequence[Parent]) -> Proposal:
-        """A subnet bred from two parents and changed in a few genes."""
+        """A subnet from the crossover of two parents, with a few mutated genes."""
 
         def breed(rng: random.Random) -> Proposal:
             one, other = _better_of_two(parents, rng), _better_of_two(parents, rng)
@@ -104,7 +104,7 @@ def _better_of_two(parents: Sequence[Parent], rng: random.Random) -> Parent:
 
 
 def _crossed(one: Mapping[str, int], other: Mapping[str, int], rng: random.Random) -> Genes:
-    """Each gene of either parent. Half of the time the genes of a layer stay together."""
+    """Crossover: each gene comes from a random parent. With probability 0.5 the genes of a layer stay together."""
     together = rng.random() < 0.5
     first: dict[str, bool] = {}
     for name in one:
@@ -114,7 +114,7 @@ def _crossed(one: Mapping[str, int], other: Mapping[str, int], rng: random.Rando
 
 
 def _mutated(genes: Mapping[str, int], bounds: Mapping[str, tuple[int, int]], rng: random.Random) -> Genes:
-    """A few genes with other values: half of the time one step away, otherwise any. At least one is changed."""
+    """Mutation of one or more genes. A new value is one step away with probability 0.5, otherwise any other value."""
     changed = dict(genes)
     names = [name for name, (low, high) in bounds.items() if high > low]
     count = 1
@@ -129,7 +129,7 @@ def _mutated(genes: Mapping[str, int], bounds: Mapping[str, tuple[int, int]], rn
 
 
 def starting_points(table: ComponentTable, sizes: Mapping[str, Subnet]) -> dict[str, Subnet]:
-    """The named sizes, and depth with all widths but the convolutions' scaled alike to tenths."""
+    """The named sizes, and uniform scalings (1.0, 0.9, ..., 0.1) of depth and of all widths except the convolutions'."""
     kinds = [kind for kind in table.kinds if kind != "conv"]
     scaled = (uniform(f"uniform_{step / 10:g}", table, step / 10, kinds) for step in range(10, 0, -1))
     named = {f"size {name}": subnet for name, subnet in sizes.items()}
@@ -137,14 +137,14 @@ def starting_points(table: ComponentTable, sizes: Mapping[str, Subnet]) -> dict[
 
 
 def dominates(one: Values, other: Values) -> bool:
-    """Whether ``one`` is no worse anywhere and better somewhere."""
+    """Whether ``one`` is not worse in any objective and better in at least one."""
     return all(a <= b for a, b in zip(one, other)) and any(a < b for a, b in zip(one, other))
 
 
 def pareto_front(trials: Iterable[Trial], objectives: Sequence[str]) -> list[Trial]:
-    """The trials that no other dominates, one for each set of components and for each point, the best score first."""
+    """The trials that no other trial dominates, best score first. Of trials with equal values only the first is kept."""
     front: list[Trial] = []
-    # In this order nothing dominates what came before it.
+    # In this order no trial dominates an earlier one.
     for trial in sorted(trials, key=lambda trial: (trial.values(objectives), trial.number)):
         values = trial.values(objectives)
         if not any(kept.values(objectives) == values or dominates(kept.values(objectives), values) for kept in front):
@@ -153,13 +153,13 @@ def pareto_front(trials: Iterable[Trial], objectives: Sequence[str]) -> list[Tri
 
 
 def hypervolume(points: Iterable[Values], reference: Values) -> float:
-    """The share of the box between 0 and ``reference`` that the points dominate, in [0, 1]; all values are above 0."""
+    """Share of the box between 0 and ``reference`` that the points dominate, in [0, 1]. All values must be above 0."""
     scaled = [tuple(v / r for v, r in zip(point, reference)) for point in points]
     return _volume([point for point in scaled if all(value < 1 for value in point)])
 
 
 def _volume(points: list[tuple[float, ...]]) -> float:
-    """By slices along the first axis: between one point and the next, those before it count in the other axes."""
+    """Sum over slices along the first axis. A slice ends at the next point; all earlier points dominate parts of it."""
     if not points:
         return 0.0
     if len(points[0]) == 1:
@@ -174,6 +174,6 @@ def _volume(points: list[tuple[float, ...]]) -> float:
 
 
 def best_under(trials: Iterable[Trial], score: str, criterion: str, budget: float) -> Optional[Trial]:
-    """The trial with the best score that costs no more than a budget; of equals the cheapest."""
+    """The trial with the best score within a budget, or None. Of equal scores, the cheapest trial."""
     within = [trial for trial in trials if trial.costs[criterion] <= budget * (1 + ROUNDING)]
     return min(within, key=lambda trial: (trial.scores[score], trial.costs[criterion], trial.number), default=None)

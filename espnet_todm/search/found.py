@@ -1,4 +1,4 @@
-"""Write what a search found: a card for each subnet of its Pareto set, from which it can be extracted."""
+"""Write a card for each subnet of a search's Pareto set. The subnets can be extracted from their cards."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from espnet_todm.util.files import PathLike, atomic_directory, write_json
 
 
 def write_cards(supernet: Supernet, trials: Iterable[Trial], split: str, folder: PathLike) -> list[str]:
-    """Make ``folder`` anew with <name>.json for each trial; returns the names of the files.
+    """Replace ``folder`` by a new one with <name>.json for each trial. Returns the names of the files.
 
-    bin.extract --sizes and the option ``subnet`` of encoders take these files. The card's ``search`` has the scores on the
-    set ``split``, by which it was picked.
+    bin.extract --sizes and the option ``subnet`` of encoders take these files. The card's ``search`` has the subnet's scores
+    on the set ``split`` of the search.
     """
     table, alone, names = supernet.model.component_table(), supernet.encoder.component_table(), []
     with atomic_directory(folder) as new:

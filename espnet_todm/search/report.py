@@ -1,4 +1,4 @@
-"""What a search found, as tables, a picture and JSON: beside random search and uniform scaling, whoever is better."""
+"""Report of a search as tables, pictures and JSON, in comparison with random search and uniform scaling."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ UNITS = {
     "latency": (1e3, "ms per s of speech in the encoder"),
 }
 SCORE_NAMES = {"wer": "WER (%)", "cer": "CER (%)", "loss": "loss (nats per token)"}
-_WORST_SHOWN = 6  # times the best score: what hears nothing would press all that matters into the bottom of the picture
+_WORST_SHOWN = 6  # limit of the score axis as a multiple of the best score; very bad subnets would compress the rest
 
 
 @dataclass(frozen=True)
 class SearchReport:
-    """All that is told of a search.
+    """The content of a search's report.
 
-    ``methods``: name -> trials, the search itself first; ``best``: budget -> method -> trial with the best score, by the
-    first criterion; ``tests``: (set, budget, method) -> errors of that trial. ``reference``: objective -> the worst corner
-    of the hypervolume's box.
+    ``methods``: name -> trials, the search itself first. ``best``: budget (in the first criterion) -> method -> trial with
+    the best score. ``tests``: (set, budget, method) -> errors of that trial. ``reference``: objective -> worst corner of
+    the hypervolume's box.
     """
 
     settings: Mapping[str, Any]
@@ -52,18 +52,18 @@ class SearchReport:
 
     @property
     def front(self) -> list[Trial]:
-        """The search's Pareto set, the cheapest by the first criterion first."""
+        """The Pareto set of the search, in ascending order of the first criterion."""
         trials = pareto_front(next(iter(self.methods.values())), [self.score, *self.criteria])
         return sorted(trials, key=lambda trial: trial.costs[self.criteria[0]])
 
     def volume(self, method: str) -> float:
-        """The hypervolume that a method found, as a share of the box."""
+        """The hypervolume of a method's trials, as a share of the box."""
         reference = [self.reference[name] for name in self.objectives]
         return hypervolume((trial.values(self.objectives) for trial in self.methods[method]), reference)
 
 
 def write_report(report: SearchReport, folder: PathLike) -> str:
-    """Write search.json, SEARCH.md and its pictures into ``folder``; returns the text of SEARCH.md."""
+    """Write search.json, SEARCH.md and its pictures into ``folder``. Returns the text of SEARCH.md."""
     home = Path(folder)
     write_text(home / "search.json", _json(report))
     pictures = []
@@ -81,7 +81,7 @@ def write_report(report: SearchReport, folder: PathLike) -> str:
 
 
 def method_table(report: SearchReport) -> str:
-    """Methods by hypervolume and by their best score under each budget."""
+    """Table of the methods: hypervolume, and best score under each budget."""
     criterion = report.criteria[0]
     header = ["method", "subnets scored", "hypervolume"]
     header += [f"{report.score} {report.split}, {_amount(criterion, budget)}" for budget in report.best]
@@ -97,7 +97,7 @@ def method_table(report: SearchReport) -> str:
 
 
 def verdict(report: SearchReport) -> str:
-    """By how much the search is better or worse than each other method, as a list."""
+    """List of the differences between the search and each other method, as Markdown."""
     first, *others = report.methods
     lines = []
     for other in others:
@@ -116,7 +116,7 @@ def verdict(report: SearchReport) -> str:
 
 
 def front_table(report: SearchReport) -> str:
-    """The Pareto set of the search, with the card of each."""
+    """Table of the search's Pareto set, with links to the cards."""
     criteria = list(report.front[0].costs) if report.front else []
     scores = list(report.front[0].scores) if report.front else []
     header = ["subnet", *(UNITS[name][1] for name in criteria), *(f"{name} {report.split}" for name in scores)]
@@ -133,7 +133,7 @@ def front_table(report: SearchReport) -> str:
 
 
 def test_table(report: SearchReport) -> str:
-    """WER of each method's best subnet on other sets, and the paired difference to the search's."""
+    """Table of the WER of each method's best subnet on other sets, and the paired difference from the search's WER."""
     first, criterion = next(iter(report.methods)), report.criteria[0]
     header = ["set", "budget", "method", "subnet", UNITS[criterion][1], "WER [95%]"]
     header += ["WER of search minus this (points) [95%]", "p"]
@@ -150,7 +150,7 @@ def test_table(report: SearchReport) -> str:
 
 
 def draw(report: SearchReport, criterion: str) -> Figure:
-    """Score against a cost: every scored subnet as a dot, and the steps along what each method found."""
+    """Plot the score against a cost: each scored subnet as a dot, and the Pareto set of each method as a step line."""
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
     factor, label = UNITS[criterion]
@@ -178,7 +178,7 @@ def _draw_method(
     trials: Sequence[Trial],
     style: tuple[str, str, str],
 ) -> None:
-    """Draw one method."""
+    """Plot the subnets and the Pareto set of one method."""
     color, marker, line = style
     front = sorted(pareto_front(trials, [score, criterion]), key=lambda trial: trial.costs[criterion])
     costs, scores = ([t.costs[criterion] * factor for t in trials], [t.scores[score] for t in trials])
@@ -193,7 +193,7 @@ def _settings(report: SearchReport) -> str:
 
 
 def _json(report: SearchReport) -> str:
-    """One line for each trial, so that differences between files can be read."""
+    """The report as JSON with one line per trial, so that diffs between files are readable."""
     head = {
         "format": FORMAT,
         "settings": dict(report.settings),
@@ -223,7 +223,7 @@ def _row(trial: Trial) -> dict[str, Any]:
 
 
 def _amount(criterion: str, budget: float) -> str:
-    """A budget as a reader says it."""
+    """A budget as text with its unit."""
     factor, label = UNITS[criterion]
     return f"{label} ≤ {budget * factor:.3g}"
 

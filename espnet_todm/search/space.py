@@ -1,4 +1,4 @@
-"""The space that a search looks through: subnets as a few whole numbers (genes), and how they are brought within budgets."""
+"""Search spaces: subnets are encoded as integers (genes), and can be repaired to fit budgets."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from espnet_todm.util.units import format_amount
 
 GRANULARITIES = ("uniform", "layer", "component")
 Genes = dict[str, int]
-Budgets = Mapping[str, float]  # criterion -> the most that a subnet may cost
+Budgets = Mapping[str, float]  # criterion -> maximum cost of a subnet
 
 
 class SearchSpace(ABC):
-    """Which subnets there are to choose from. More of a gene never means fewer components.
+    """A set of subnets, each encoded by genes. A larger value of a gene never keeps fewer components.
 
-    ``bounds``: gene -> its least and its greatest value.
+    ``bounds``: gene -> its minimum and maximum.
     """
 
     def __init__(self, table: ComponentTable, granularity: str, bounds: Mapping[str, tuple[int, int]]) -> None:
@@ -29,36 +29,36 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def subnet(self, genes: Mapping[str, int], name: str = "") -> Subnet:
-        """The subnet that the genes stand for."""
+        """The subnet that the genes encode."""
 
     @abstractmethod
     def genes(self, subnet: Subnet) -> Optional[Genes]:
-        """The genes of a subnet, None where the space does not hold it."""
+        """The genes of a subnet, or None if it is outside the space."""
 
     @abstractmethod
     def draw(self, rng: random.Random) -> Genes:
-        """Random genes, costs of all sizes being likely."""
+        """Random genes. Small and large costs are both likely."""
 
     def least(self) -> list[Genes]:
-        """The genes of the subnets that hold no other but the empty one: the cheapest of any criterion is among them."""
+        """Genes of the minimal nonempty subnets. They include the cheapest subnet by every criterion."""
         lowest = {name: low for name, (low, _) in self.bounds.items()}
         raised = [{**lowest, name: low + 1} for name, (low, high) in self.bounds.items() if high > low]
         return [genes for genes in raised if self.subnet(genes).components]
 
     def costs(self, genes: Mapping[str, int]) -> dict[str, float]:
-        """Amounts of every criterion that the table knows."""
+        """Cost of the subnet in every criterion of the table."""
         cost = self.table.cost(self.subnet(genes))
         return {criterion: cost.by(criterion) for criterion in self.table.criteria}
 
     def fits(self, genes: Mapping[str, int], budgets: Budgets) -> bool:
-        """Whether the subnet keeps anything and costs no more than the budgets."""
+        """Whether the subnet is not empty and within the budgets."""
         subnet = self.subnet(genes)
         return bool(subnet.components) and fits(self.table, subnet, budgets)
 
     def repair(self, genes: Mapping[str, int], budgets: Budgets, rng: random.Random) -> Genes:
-        """Take away one after another, at random and from large genes most often, until the budgets are met.
+        """Decrease random genes by 1, larger genes more often, until the subnet is within the budgets.
 
-        Where nothing is left before, the cheapest subnet that meets them stands in.
+        If all genes reach their minimum first, return the first minimal subnet that is within the budgets.
         """
         repaired = dict(genes)
         while not self.fits(repaired, budgets):
@@ -70,7 +70,7 @@ class SearchSpace(ABC):
 
 
 class GroupSpace(SearchSpace):
-    """Each gene says how many of a group of components are kept: the first ones."""
+    """Each gene is the number of kept components in a group. The first components of the group are kept."""
 
     def __init__(self, table: ComponentTable, granularity: str, groups: Mapping[str, tuple[Key, ...]]) -> None:
         super().__init__(table, granularity, {name: (0, len(keys)) for name, keys in groups.items()})
@@ -89,7 +89,7 @@ class GroupSpace(SearchSpace):
 
 
 class UniformSpace(SearchSpace):
-    """Depth, and for each kind of component one share for all layers, as sizes in a configuration have them."""
+    """Genes are the depth and, for each kind of component, one share for all layers, as in sizes of a configuration."""
 
     def __init__(self, table: ComponentTable) -> None:
         self._kinds = {(c.key.layer, c.key.module): c.kind for c in table.components}
@@ -137,11 +137,11 @@ class UniformSpace(SearchSpace):
 
 
 def make_space(table: ComponentTable, granularity: str) -> SearchSpace:
-    """The space of a granularity. Raises UserError for another than
+    """Build the space of a granularity. Raises UserError for an unknown granularity. Allowed are
 
-    - ``uniform``: depth, and one share for each kind of component,
-    - ``layer``: how many of the first components each module of each block keeps,
-    - ``component``: any set at all.
+    - ``uniform``: the depth, and one share for each kind of component,
+    - ``layer``: for each module of each block, the number of its first components to keep,
+    - ``component``: any set of components.
     """
     if granularity == "uniform":
         return UniformSpace(table)
@@ -155,13 +155,13 @@ def make_space(table: ComponentTable, granularity: str) -> SearchSpace:
 
 
 def fits(table: ComponentTable, subnet: Subnet, budgets: Budgets) -> bool:
-    """Whether a subnet costs no more than the budgets."""
+    """Whether a subnet is within the budgets."""
     cost = table.cost(subnet)
     return all(cost.by(criterion) <= budget * (1 + ROUNDING) for criterion, budget in budgets.items())
 
 
 def check_budgets(space: SearchSpace, budgets: Budgets) -> None:
-    """Raises UserError, with the feasible range, when no subnet of the space meets a budget, or none meets all."""
+    """Raises UserError, with the feasible range, if no subnet of the space is within a budget, or none is within all."""
     least = [space.costs(genes) for genes in space.least()]
     full = space.table.full()
     for criterion, budget in budgets.items():

@@ -1,6 +1,6 @@
-"""Run a search with optuna: it stores the trials, shares them among machines, and picks the parents (NSGA-II).
+"""Run a search with optuna. Optuna stores the trials, shares them between machines, and selects the parents (NSGA-II).
 
-Import this inside a function: optuna is in the extra ``search``.
+Import this module inside a function, since optuna is in the extra ``search``.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from espnet_todm.errors import UserError, one_line
 from espnet_todm.search.evolution import Parent, Proposal, Proposer, Trial
 from espnet_todm.util.units import format_amount
 
-RECORD = "espnet_todm.search/1"  # attribute of a study: what its trials depend on
-# Attributes of a trial. Genes are one attribute and no parameters of optuna's, each of which would be a transaction.
+RECORD = "espnet_todm.search/1"  # attribute of a study: the settings that its trials depend on
+# Attributes of a trial. All genes are in one attribute, since each optuna parameter would need its own transaction.
 PROPOSAL, RESULT = "proposal", "result"
-Evaluate = Callable[[Subnet], Mapping[str, float]]  # the scores of a subnet, by name
+Evaluate = Callable[[Subnet], Mapping[str, float]]  # subnet -> its scores by name
 
 
 class SubnetSampler(NSGAIISampler):
-    """optuna's NSGA-II picks each generation's parents; the first generation and all children are the proposer's.
+    """Optuna's NSGA-II selects the parents of each generation. The proposer makes the first generation and all children.
 
-    ``population``: subnets of a generation; None draws at random for ever.
+    ``population``: number of subnets in a generation. None means random search.
     """
 
     def __init__(self, proposer: Proposer, population: Optional[int]) -> None:
         super().__init__(population_size=population or 2)
         self.proposer, self.evolves = proposer, population is not None
-        self.proposal = Proposal({}, "")  # for the trial that was begun last
+        self.proposal = Proposal({}, "")  # proposal of the latest trial
         self._sets: dict[int, frozenset[Key]] = {}
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Called when a trial is begun: makes its proposal."""
+        """Called by optuna at the start of a trial. It makes the trial's proposal."""
         super().before_trial(study, trial)
         states = (TrialState.COMPLETE, TrialState.RUNNING)
         before = [
@@ -52,7 +52,7 @@ class SubnetSampler(NSGAIISampler):
         if not self.evolves:
             return self.proposer.first(index, known)
         generation = self.get_trial_generation(study, trial)
-        parents = sorted(  # optuna has them in one order when it picks them, and in another ever after
+        parents = sorted(  # optuna's order differs between the first call and later ones
             (
                 Parent(parent.number, parent.user_attrs[PROPOSAL]["genes"], tuple(parent.values))
                 for parent in self.get_parent_population(study, generation)
@@ -68,15 +68,15 @@ class SubnetSampler(NSGAIISampler):
 
 
 class Study:
-    """A search that is stored, so that it goes on where it was stopped and several machines can work on it.
+    """A stored search. It can be resumed, and several machines can share it.
 
     Args:
-        storage: an optuna storage's URL, such as sqlite:///search/study.db.
-        name: of the study in it.
-        label: its subnets are named <label>_<number of the trial>.
-        record: what the trials depend on, JSON-ready; a study made with another is not gone on with.
-        objectives: names of scores and costs, all the less the better.
-        population: as :class:`SubnetSampler` takes it.
+        storage: URL of an optuna storage, such as sqlite:///search/study.db.
+        name: name of the study in the storage.
+        label: prefix of subnet names, which are <label>_<number of the trial>.
+        record: settings that the trials depend on, JSON-serialisable. A study with another record is not resumed.
+        objectives: names of scores and costs, all minimised.
+        population: see :class:`SubnetSampler`.
 
     Raises:
         UserError: the storage cannot be opened, or has a study of this name with another record.
@@ -103,7 +103,7 @@ class Study:
                 directions=["minimize"] * len(self.objectives),
                 load_if_exists=True,
             )
-        except Exception as error:  # each kind of storage has errors of its own
+        except Exception as error:  # each kind of storage has its own exceptions
             raise UserError(f"storage: {storage} cannot be opened ({one_line(error)})") from None
         stored = self.study.user_attrs.get(RECORD)
         if stored is None:
@@ -116,13 +116,13 @@ class Study:
             )
 
     def trials(self) -> list[Trial]:
-        """All that are complete, in the order of their numbers."""
+        """All complete trials, in the order of their numbers."""
         return [self._trial(trial) for trial in self._complete()]
 
     def score_trials(self, trials: int, evaluate: Evaluate) -> None:
-        """Go on until there are so many complete trials in all. Each further machine may add one to that.
+        """Run until the study has ``trials`` complete trials. Each additional machine may add one more.
 
-        What stops it, Ctrl-C too, leaves all complete trials stored and the one in progress out.
+        After an error or Ctrl-C, all complete trials stay stored. The trial in progress is marked as failed.
         """
         done = len(self._complete())
         if done:

@@ -1,4 +1,4 @@
-"""Search for good subnets of a trained supernet, with random search and uniform scaling beside it at equal cost."""
+"""Search for the best subnets of a trained supernet, and compare with random search and uniform scaling at equal cost."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 SEARCH, RANDOM, STARTED = "search", "random search", "random search with the same starts"
 UNIFORM, NAMED = "uniform scaling", "named sizes"
-SHARES = (0.4, 0.5, 0.6, 0.8)  # of the full cost: budgets to compare at, where none are given
+SHARES = (0.4, 0.5, 0.6, 0.8)  # default budgets for comparisons, as shares of the full cost
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What to search for.
+    """Options of a search.
 
     Args:
-        objectives: a score ("wer", "cer", "loss") and criteria ("params", "flops", "latency"), all to be small.
-        budgets: criterion -> the most that a subnet may cost.
-        compare_at: budgets by the first criterion at which methods are compared; default SHARES and the budget.
-        trials: scored subnets in all, however often the search is stopped and gone on with.
-        baseline: scored subnets of a random search; None as many as trials, 0 none.
+        objectives: one score ("wer", "cer", "loss") and criteria ("params", "flops", "latency"), all minimised.
+        budgets: criterion -> maximum cost of a subnet.
+        compare_at: budgets in the first criterion at which methods are compared. Default: SHARES and the budget.
+        trials: total number of scored subnets, including those before a search was resumed.
+        baseline: number of scored subnets of the random search. None means as many as trials, 0 means no random search.
         granularity: see :func:`espnet_todm.search.space.make_space`.
-        population: subnets of a generation.
+        population: number of subnets in a generation.
         storage: URL of optuna's storage.
-        name: of the study in the storage.
+        name: name of the study in the storage.
 
     Raises:
         UserError: a value is not allowed.
@@ -84,7 +84,7 @@ class SearchPlan:
 
 
 def parse_budgets(texts: Iterable[str]) -> dict[str, float]:
-    """["params=1.2M", "latency=0.02"] -> amounts by criterion. Raises UserError."""
+    """["params=1.2M", "latency=0.02"] -> {"params": 1.2e6, "latency": 0.02}. Raises UserError for malformed text."""
     budgets: dict[str, float] = {}
     for text in texts:
         criterion, equals, amount = text.partition("=")
@@ -95,10 +95,10 @@ def parse_budgets(texts: Iterable[str]) -> dict[str, float]:
 
 
 class SubnetSearch:
-    """A search on a supernet and what it is compared with. All share one memory of scores.
+    """A search on a supernet, and the methods for comparison. All of them share one cache of scores.
 
-    Call :meth:`open`, then :meth:`score_trials`. Raises UserError when an objective is unknown or not measured, a budget
-    cannot be met, or optuna is not installed.
+    Call :meth:`open`, then :meth:`score_trials`. Raises UserError if an objective is unknown or not measured, a budget is
+    infeasible, or optuna is not installed.
     """
 
     def __init__(self, evaluator: Evaluator, plan: SearchPlan) -> None:
@@ -112,11 +112,11 @@ class SubnetSearch:
         encoder = evaluator.supernet.encoder
         self.sizes: Mapping[str, Subnet] = {FULL: encoder.sizes[FULL]} if encoder.pending else encoder.sizes
         self.starts = starting_points(self.table, self.sizes)
-        self.compare_at()  # what cannot be met is refused before anything is scored
+        self.compare_at()  # raises errors for infeasible budgets before anything is scored
         needed("optuna", "search")
 
     def open(self) -> None:
-        """Open the stored search, or make it. Raises UserError when the storage cannot be used, or has another search."""
+        """Open or create the stored search. Raises UserError if the storage is unusable or has another search."""
         plan = self.plan
         self.search = self._study(plan.name, "trial", self.starts, plan.population)
         self.random = self._study(f"{plan.name}-random", "random", {}, None) if plan.baselines else None
@@ -124,7 +124,7 @@ class SubnetSearch:
             self.evaluate.known[trial.subnet.components] = trial.scores
 
     def score_trials(self) -> None:
-        """Go on until all trials are there. Raises KeyboardInterrupt on Ctrl-C; what is complete stays."""
+        """Run until all trials are complete. Raises KeyboardInterrupt on Ctrl-C; complete trials stay stored."""
         self.search.score_trials(self.plan.trials, self.evaluate)
         if self.random:
             self.random.score_trials(self.plan.baselines, self.evaluate)
@@ -133,7 +133,7 @@ class SubnetSearch:
                 self.evaluate(subnet)
 
     def methods(self) -> dict[str, list[Trial]]:
-        """What each method has scored so far, by its name."""
+        """Name of each method -> its scored trials so far."""
         found = {SEARCH: self.search.trials()}
         if self.random:
             drawn = self.random.trials()
@@ -146,7 +146,7 @@ class SubnetSearch:
         return {method: [self._named(trial) for trial in trials] for method, trials in found.items()}
 
     def compare_at(self) -> list[float]:
-        """Budgets by the first criterion, ascending. Raises UserError where none of the space's subnets meets one."""
+        """Budgets in the first criterion, ascending. Raises UserError if no subnet of the space is within one of them."""
         criterion = self.plan.criteria[0]
         full = self.table.amount(self.table.full(), criterion)
         limit = self.plan.budgets.get(criterion, full)
@@ -156,8 +156,8 @@ class SubnetSearch:
         return sorted(set(given))
 
     def reference(self) -> dict[str, float]:
-        """The worst corner of the hypervolume's box: a score of 100% (of the loss: as of guessing tokens, log V), and 110%
-        of the full supernet's costs."""
+        """The worst corner of the hypervolume's box: WER or CER of 100% (loss: log V, that of uniform guessing), and 110% of
+        the full supernet's costs."""
         worst = math.log(len(self.evaluator.decoder.tokens)) if self.plan.score == "loss" else 100.0
         full = self.table.full()
         return {
@@ -166,7 +166,7 @@ class SubnetSearch:
         }
 
     def best(self) -> dict[float, dict[str, Trial]]:
-        """The best-scored subnet of each method under each budget of the comparison."""
+        """Budget -> method -> the trial with the best score within the budget."""
         criterion, methods = self.plan.criteria[0], self.methods()
         found = {
             budget: {name: best_under(trials, self.plan.score, criterion, budget) for name, trials in methods.items()}
@@ -177,7 +177,7 @@ class SubnetSearch:
         }
 
     def report(self, settings: Mapping[str, Any], others: Mapping[str, Evaluator]) -> SearchReport:
-        """What was found so far. The best of each method are scored on the sets of ``others``, by name."""
+        """Report of the results so far. ``others``: name of a further set -> evaluator that scores each method's best."""
         plan, best = self.plan, self.best()
         tests = {
             (split, budget, method): evaluator.errors(trial.subnet)
@@ -214,7 +214,7 @@ class SubnetSearch:
         return Study(plan.storage, name, label, record, plan.objectives, proposer, population)
 
     def _fitted(self) -> list[Subnet]:
-        """Uniform scalings filled up to the budgets that methods are compared at, as far as there are any."""
+        """Uniform scalings that fill the budgets of the comparison. Budgets without one are left out."""
         criterion, fitted = self.plan.criteria[0], []
         full = self.table.amount(self.table.full(), criterion)
         for budget in self.compare_at():
@@ -225,7 +225,7 @@ class SubnetSearch:
         return fitted
 
     def _scored(self, by: str, subnets: Sequence[Subnet]) -> list[Trial]:
-        """Those that are within the budgets and scored, each once."""
+        """Trials of the subnets that are scored and within the budgets, without duplicates."""
         trials: dict[Any, Trial] = {}
         for subnet in subnets:
             scores = self.evaluate.known.get(subnet.components)
@@ -236,5 +236,5 @@ class SubnetSearch:
         return list(trials.values())
 
     def _named(self, trial: Trial) -> Trial:
-        """With the name of the size that it is, if it is one."""
+        """The trial with the name of the size that has the same components, if there is one."""
         return replace(trial, subnet=self.evaluator.named(trial.subnet))

@@ -1,1 +1,1 @@
-"""Latency of an encoder's components, measured and fitted."""
+"""Latency of an encoder's components: measurement and fit."""

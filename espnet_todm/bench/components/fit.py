@@ -1,8 +1,8 @@
-"""How well the sum of an encoder's parts predicts whole models, and corrections that make it predict them better.
+"""Correct the latencies of parts so that their sum predicts the latency of whole encoders, and measure the error.
 
-Parts are timed one by one, in a loop of their own and out of a warm cache; in a whole model the same part may take longer.
-So whole random subnets are timed too. On some of them a factor is fitted to each kind of part, within bounds and by least
-squares of relative errors; others are held out, and the error that is told is theirs alone.
+Each part is timed alone in a loop with a warm cache. It may take longer inside a whole model. Therefore whole random
+subnets are timed too. Some of them give a correction factor for each kind of part, by bounded least squares of the relative
+errors. The other subnets are held out, and the reported error is theirs.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from espnet_todm.components import ComponentTable, Subnet
 from espnet_todm.encoders.latency import LatencyTable, Line
 
 FITTED, HELD_OUT = "fitted", "held_out"
-COUNT = 12  # random subnets of each
+COUNT = 12  # random subnets for the fit, and as many held out
 SHARES = (0.15, 1.0)  # of each kind's components that a random subnet keeps
-BOUNDS = (0.1, 10.0)  # of factors
-STIFFNESS = 0.01  # how much a factor's distance from 1 counts beside a subnet's relative error, both squared
+BOUNDS = (0.1, 10.0)  # bounds of the correction factors
+STIFFNESS = 0.01  # weight of (factor - 1) squared, relative to a subnet's squared relative error
 REST, NORMS = "rest", "norms"
 
 
 def checked_subnets(table: ComponentTable) -> dict[str, list[Subnet]]:
-    """The full set and random ones to fit on, others to hold out, always the same for one encoder."""
+    """The full set and random subnets for the fit, and random held-out subnets. They are the same in every call."""
     chance = random.Random(0)
     drawn = [_random_subnet(table, chance, f"random_{number}") for number in range(2 * COUNT)]
     return {FITTED: [table.full(), *drawn[0::2]], HELD_OUT: drawn[1::2]}
 
 
 def _random_subnet(table: ComponentTable, chance: random.Random, name: str) -> Subnet:
-    """Layers, and of those left each kind's components, are kept with shares of their own: so kinds can be told apart."""
+    """A subnet with random layers. Each kind of component has its own random share, so a fit can separate the kinds."""
     depth, shares = chance.uniform(0.4, 1.0), {kind: chance.uniform(*SHARES) for kind in table.kinds}
     layers = {layer for layer in sorted(table.layer_costs) if chance.random() < depth} or {0}
     inside = [component for component in table.components if component.key.layer in layers]
@@ -46,10 +46,10 @@ def _random_subnet(table: ComponentTable, chance: random.Random, name: str) -> S
 def correct(
     latency: LatencyTable, plain: ComponentTable, measured: Mapping[Subnet, float]
 ) -> tuple[LatencyTable, dict[str, float]]:
-    """The table with a factor on each kind of part, and these factors.
+    """Fit a factor for each kind of part. Returns the corrected table and the factors by kind.
 
     Args:
-        measured: seconds per second of speech of whole subnets.
+        measured: latency of whole subnets in seconds per second of speech.
     """
     groups = [*plain.kinds, NORMS, REST]
     kinds = {(component.key.layer, component.key.module): component.kind for component in plain.components}
@@ -63,7 +63,7 @@ def correct(
 
 
 def errors(table: ComponentTable, measured: Mapping[Subnet, float]) -> dict[str, dict[str, float]]:
-    """By name of subnet: seconds predicted and measured, and the relative error."""
+    """Name of subnet -> predicted and measured seconds per second of speech, and the relative error."""
     found = {}
     for subnet, seconds in measured.items():
         predicted = table.cost(subnet).latency
@@ -72,9 +72,9 @@ def errors(table: ComponentTable, measured: Mapping[Subnet, float]) -> dict[str,
 
 
 def summarise(entries: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """Mean absolute percentage error, as a share, Spearman's rank correlation, and the largest error, of :func:`errors`.
+    """Mean absolute relative error, Spearman's rank correlation and largest relative error of :func:`errors`.
 
-    Where all are alike there is no order, and the correlation is None.
+    The correlation is None if all predicted or all measured values are equal.
     """
     found = list(entries.values())
     predicted, measured = ([entry[key] for entry in found] for key in ("predicted", "measured"))
@@ -88,7 +88,7 @@ def summarise(entries: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
 
 
 def _only(latency: LatencyTable, kinds: Mapping[tuple[int, str], str], group: str) -> LatencyTable:
-    """The part of a table that belongs to one group."""
+    """The table with all latencies 0 except those of one group."""
     every = [*set(kinds.values()), NORMS, REST]
     return _scaled(latency, kinds, {name: float(name == group) for name in every})
 

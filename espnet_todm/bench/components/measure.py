@@ -1,8 +1,8 @@
-"""Measure the latency of an encoder's components on the machine at hand, weights or none: only shapes matter.
+"""Measure the latency of an encoder's components on the local machine. Only shapes matter, so weights may be random.
 
-A module is timed as the small model that keeps nothing else, at several numbers of kept components, and its time is fitted
-as fixed + per_component * kept. Whole models are timed beside them: their sums are corrected by some and checked on others
-(:mod:`espnet_todm.bench.components.fit`). Everything runs in PyTorch or as ONNX graphs in onnxruntime.
+Each module is timed as an extracted block that keeps only this module, with several numbers of kept components. A line
+fixed + per_component * kept is fitted to the times. Whole models are timed too, to correct and to check the sums
+(:mod:`espnet_todm.bench.components.fit`). Everything runs in PyTorch, or as ONNX graphs in onnxruntime.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ Timer = Callable[[Calls, int], Mapping[Probe, float]]
 def time_in_turns(
     calls: Mapping[K, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[K, float]:
-    """Median seconds of each call. All take turns in every round, so that a slow moment of the machine hits all alike.
+    """Median seconds of each call. Each round runs all calls, so that other load on the machine affects them equally.
 
-    One round goes before, uncounted.
+    One more round at the start is discarded.
     """
     seconds: dict[K, list[float]] = {key: [] for key in calls}
     for number in tqdm(range(rounds + 1), desc="latency", unit="round", disable=None):
@@ -61,7 +61,7 @@ def time_in_turns(
 
 
 def build_encoder(config: Mapping[str, Any], input_size: Optional[int] = None) -> SupernetEncoder:
-    """The encoder of a training config with fresh weights and no sizes. Raises UserError when it is no supernet."""
+    """Build the encoder of a training config with random weights and no sizes. Raises UserError if it is no supernet."""
     from espnet2.tasks.asr import encoder_choices
 
     name, conf = config.get("encoder"), config.get("encoder_conf") or {}
@@ -85,13 +85,13 @@ def measure_latency(
     timer: Optional[Timer] = None,
     runtime: str = TORCH,
 ) -> LatencyTable:
-    """Time the parts of an encoder on one utterance of noise, and fit. The encoder is left in eval mode.
+    """Time the parts of an encoder on one utterance of noise, and fit the table. The encoder is left in eval mode.
 
-    ``timer``, by default :func:`time_in_turns`: by the processor's time with one thread, which other work on the machine
-    hardly changes, else by the wall clock.
+    ``timer``: default :func:`time_in_turns`. With one thread it uses CPU time, which other load on the machine hardly
+    changes, otherwise the wall clock.
 
-    Raises UserError for an utterance that is too short, for no threads or rounds at all, and for a runtime that is unknown
-    or not installed.
+    Raises UserError for an utterance that is too short, for fewer than one thread or round, and for a runtime that is
+    unknown or not installed.
     """
     check_number("seconds", seconds)
     frames = int(seconds * FRAMES_PER_SECOND)
@@ -112,9 +112,9 @@ def measure_latency(
 
 
 def fit_line(points: Mapping[int, float]) -> Line:
-    """The least-squares line through {kept: seconds} with neither a negative offset nor a negative slope.
+    """Least-squares line through {kept: seconds} with offset and slope of at least 0.
 
-    With a single point all of it goes to the components.
+    With a single point the offset is 0.
     """
     kept, seconds = np.array(list(points), dtype=float), np.array(list(points.values()))
     columns = np.stack([np.full(len(kept), float(len(kept) > 1)), kept], axis=1)
@@ -124,7 +124,7 @@ def fit_line(points: Mapping[int, float]) -> Line:
 def _calls_in(
     runtime: str, encoder: SupernetEncoder, features: Tensor, subnets: Sequence[Subnet], threads: int
 ) -> Calls:
-    """What is timed, as calls of a runtime."""
+    """The timed parts as calls of a runtime."""
     if runtime == TORCH:
         return torch_calls(parts(encoder, features, subnets))
     from espnet_todm.bench.components.onnx import converted, onnx_calls
@@ -140,7 +140,7 @@ def _fit(
     machine: Mapping[str, Any],
     report: Mapping[str, Any],
 ) -> LatencyTable:
-    """From medians, in seconds per second of speech, to the table."""
+    """Build the table from median times in seconds per second of speech."""
     norm = times.get(Probe("norm"), 0.0)
     modules: dict[tuple[int, str], Line] = {}
     points = []
@@ -169,7 +169,7 @@ def _fit(
 
 
 def summary(table: LatencyTable) -> str:
-    """One line on a measurement."""
+    """Describe a measurement in one line."""
     full, machine, error = table.report["fit"][FITTED][FULL], table.machine, table.report[HELD_OUT]
     order = error["rank_correlation"]
     return (
@@ -181,7 +181,7 @@ def summary(table: LatencyTable) -> str:
 
 
 def _versions(runtime: str) -> dict[str, str]:
-    """Of what computes."""
+    """Versions of PyTorch and of the runtime."""
     return {TORCH: torch.__version__, **({runtime: version(runtime)} if runtime != TORCH else {})}
 
 

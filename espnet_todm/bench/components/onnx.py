@@ -1,4 +1,4 @@
-"""The parts of an encoder in onnxruntime, as an exported model has them."""
+"""The parts of an encoder as ONNX graphs in onnxruntime, in the same form as in an exported model."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from espnet_todm.util.optional import needed
 
 
 def converted(encoder: SupernetEncoder) -> SupernetEncoder:
-    """A copy of an encoder in the form that export gives it."""
+    """A copy of an encoder in its form for export."""
     return exportable(encoder, encoder.name, {})
 
 
 def onnx_calls(timed: Mapping[Probe, Part], threads: int) -> dict[Probe, Callable[[], object]]:
-    """The parts as calls of onnxruntime, with so many threads. Raises UserError where a package is missing."""
+    """The parts as calls of onnxruntime with ``threads`` threads. Raises UserError if a package is missing."""
     onnx = needed("onnx")
     calls: dict[Probe, Callable[[], object]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -32,7 +32,7 @@ def onnx_calls(timed: Mapping[Probe, Part], threads: int) -> dict[Probe, Callabl
         for probe, part in tqdm(timed.items(), desc="export", unit="graph", disable=None):
             write_graph(_graph(part), path, OPSET, {}, onnx)
             session, values = Session(path, threads), dict(zip(_names(part), part.inputs))
-            # Only what the session asks for: the exporter leaves out inputs that have no effect.
+            # Only the session's inputs: the exporter removes inputs without effect.
             inputs = [values[entry.name].numpy() for entry in session.inputs]
             calls[probe] = lambda session=session, inputs=inputs: session(*inputs)  # type: ignore[misc]
     return calls

@@ -1,5 +1,5 @@
-"""The parts of an encoder that are timed one by one, as modules with inputs: what PyTorch calls, and what ONNX graphs are
-recorded from."""
+"""The parts of an encoder that are timed separately, as modules with inputs. PyTorch calls these modules; ONNX graphs are
+exported from them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from espnet_todm.components import Key, Subnet
 from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.encoders.supernet import SupernetEncoder
 
-COUNTS = 5  # numbers of kept components at which a module is timed, at most
+COUNTS = 5  # maximum number of counts of kept components at which a module is timed
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What is timed: the "front", what comes after the last block ("finalise"), a block's final "norm", a "block" that is
-    a subnet of one module, or a "whole" extracted subnet."""
+    """Identifies a timed part: "front" (before the first block), "finalise" (after the last block), "norm" (the norm at the
+    end of a block), "block" (a block with one module), or "whole" (an extracted subnet)."""
 
     part: str
     subnet: Optional[Subnet] = None
 
 
 class Part(NamedTuple):
-    """A module, its inputs, and the numbers of their dimensions that vary with utterances."""
+    """A module, its inputs, and for each input the dimensions whose size depends on the utterance."""
 
     module: nn.Module
     inputs: tuple[Tensor, ...]
@@ -37,23 +37,23 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Shape:
-    """Modules of one name and one shape: ``layers`` that have it, and into how many components it is cut."""
+    """Modules with the same name and shape: the ``layers`` that have one, and its number of ``components``."""
 
     module: str
     layers: tuple[int, ...]
     components: int
 
     def kept(self, count: int) -> Subnet:
-        """The first ``count`` components of the first of these modules, and nothing else."""
+        """The subnet of the first ``count`` components of the first of these modules."""
         return Subnet("probe", frozenset(Key(self.layers[0], self.module, index) for index in range(count)))
 
     def counts(self) -> list[int]:
-        """Numbers of components to time it at, evenly from one to all."""
+        """Numbers of kept components at which to time it, evenly spaced from one to all."""
         return sorted({round(n) for n in np.linspace(1, self.components, min(COUNTS, self.components))})
 
 
 def distinct_shapes(encoder: SupernetEncoder) -> list[Shape]:
-    """Every distinct shape of module, in the order of their first layers."""
+    """All distinct shapes of modules, in the order of their first layers."""
     layers: dict[tuple[Any, ...], list[int]] = {}
     for layer, block in enumerate(encoder.encoders):
         for name, _, module in block.elastic_modules():  # type: ignore[operator]
@@ -68,8 +68,8 @@ def parts(
     subnets: Sequence[Subnet],
     convert: Callable[[SupernetEncoder], SupernetEncoder] = lambda encoder: encoder,
 ) -> dict[Probe, Part]:
-    """Everything that is timed on features (1, T, F), with the whole ``subnets``. ``convert`` gives an encoder the form in
-    which it runs. Blocks are those of extracted models: a slice's weights may lie apart in memory."""
+    """All timed parts for features (1, T, F), including the whole ``subnets``. ``convert`` turns an encoder into the form in
+    which it runs. Blocks are extracted, since the weights of a slice may not be contiguous in memory."""
     lengths = torch.tensor([features.size(1)])
     itself = convert(encoder)
     hidden, *between = _front(itself, features, lengths)
@@ -97,13 +97,13 @@ def torch_calls(timed: Mapping[Probe, Part]) -> dict[Probe, Callable[[], object]
 
 
 def _final_norm(encoder: SupernetEncoder) -> Optional[nn.Module]:
-    """The norm that blocks end with, if they do; it has the same width in all of them."""
+    """The norm at the end of a block, or None. It has the same dimension in all blocks."""
     norms = (getattr(block, "norm_final", None) for block in encoder.encoders)
     return next((norm for norm in norms if isinstance(norm, nn.Module)), None)
 
 
 class _Call(nn.Module):
-    """A function of an encoder or a block and of tensors, as a module of tensors alone."""
+    """Wraps a function of (encoder or block, tensors) as a module whose inputs are only the tensors."""
 
     def __init__(self, run: Callable[..., Any], module: nn.Module) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ def _front(encoder: SupernetEncoder, features: Tensor, lengths: Tensor) -> tuple
 
 
 def _block(block: nn.Module, hidden: Tensor, *between: Tensor) -> Any:
-    """What :func:`_front` gives -> (B, T', D)."""
+    """Outputs of :func:`_front` -> (B, T', D)."""
     return block(hidden, between[0] if len(between) == 2 else None, between[-1], LayerChoice())
 
 

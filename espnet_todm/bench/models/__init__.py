@@ -1,1 +1,1 @@
-"""Latency and memory of whole models, measured in processes of their own."""
+"""Latency and memory of whole models, each measured in its own subprocess."""

@@ -1,4 +1,4 @@
-"""The speech that models are timed on: as samples for runtimes that compute features, as Kaldi's fbank for the others."""
+"""The speech on which models are timed: samples for runtimes that compute features, Kaldi's fbank for the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from espnet_todm.util.files import PathLike
 
 @dataclass(frozen=True)
 class Utterances:
-    """features: (T, 80) float32 each; audio: (S,) float32 in [-1, 1] each, or nothing; seconds: their lengths."""
+    """For each utterance: features (T, 80) float32, audio (S,) float32 in [-1, 1] (may be empty), length in seconds."""
 
     features: list[np.ndarray]
     audio: list[np.ndarray]
@@ -25,7 +25,7 @@ class Utterances:
 
 
 def read_utterances(scp: PathLike, limit: int, audio: bool) -> Utterances:
-    """The first utterances of a wav.scp of 16 kHz, or of a feats.scp where no ``audio`` is needed. Raises UserError."""
+    """Read the first ``limit`` utterances of a wav.scp (16 kHz), or of a feats.scp if not ``audio``. Raises UserError."""
     check_number("utterances", limit, at_least=1, whole=True)
     values = [value for _, value in read_features(scp, limit, SAMPLING_RATE, 1)]
     seconds = [seconds_of(value) for value in values]
@@ -40,7 +40,7 @@ def read_utterances(scp: PathLike, limit: int, audio: bool) -> Utterances:
 
 
 def write_inputs(folder: Path, utterances: Utterances) -> dict[str, Path]:
-    """A file for each kind of input with all utterances, for workers to read."""
+    """Write one file for each kind of input with all utterances, for the workers. Returns kind -> path."""
     paths = {}
     for kind in ("features", "audio"):
         paths[kind] = folder / f"{kind}.npz"

@@ -1,8 +1,8 @@
-"""Measure exported models as a device runs them: real-time factor, latency, memory and file size of each size, side by side.
+"""Measure exported models in the runtimes of a device: real-time factor, latency, memory and file size of each size.
 
-Every model has a process of its own. All sizes of one runtime, precision and number of threads take turns in every round,
-each time in another order, so that a slow moment of the machine hits all alike; what is told of two sizes is the median
-over rounds of the ratio within a round.
+Every model runs in its own subprocess. Each round runs all sizes of one runtime, precision and number of threads, in a new
+random order, so that other load on the machine affects them equally. Two sizes are compared by the median over rounds of
+the ratio within a round.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from espnet_todm.util.files import PathLike
 
 @dataclass(frozen=True)
 class Target:
-    """One model in one runtime: files of ``folder`` in a precision, with so many threads."""
+    """One model in one runtime: the files of ``folder`` in one precision, run with ``threads`` threads."""
 
     size: str
     runtime: str
@@ -44,20 +44,20 @@ class Target:
 
     @property
     def input(self) -> str:
-        """What its model takes: "audio", or "features"."""
+        """Kind of the model's input: "audio" or "features"."""
         return "audio" if self.runtime == SHERPA else "features"
 
     @property
     def setting(self) -> tuple[str, str, int]:
-        """What targets that are compared have in common."""
+        """Runtime, precision and threads. Targets with the same setting are compared."""
         return self.runtime, self.precision, self.threads
 
 
 @dataclass(frozen=True)
 class Times:
-    """What was measured of one target: seconds (rounds, utterances, 2), before the model and in the model, by the wall clock
-    and of the processor; and memory in MiB, of the runtime alone and the most of all. Of a streaming model also the seconds
-    of each chunk (rounds, chunks) by the wall clock, and the seconds of speech in one."""
+    """Measurements of one target. elapsed, cpu: wall-clock and CPU seconds (rounds, utterances, 2), the last axis being
+    [before the model, in the model]. runtime_mib, peak_mib: memory of the runtime without a model, and the peak. For a
+    streaming model also chunks: wall-clock seconds (rounds, chunks), and chunk_seconds: speech in one chunk."""
 
     elapsed: np.ndarray
     cpu: np.ndarray
@@ -68,7 +68,7 @@ class Times:
 
 
 class Worker(Protocol):
-    """A loaded model. ``ready`` is its first answer, ``round`` times all utterances once, ``close`` ends it."""
+    """A loaded model. ``ready`` is its first answer. ``round`` times all utterances once. ``close`` stops the worker."""
 
     ready: Mapping[str, Any]
 
@@ -78,7 +78,7 @@ class Worker(Protocol):
 
 
 class Process:
-    """A worker in a process of its own (:mod:`espnet_todm.bench.models.worker`). Raises UserError when its model fails."""
+    """A worker in a subprocess (:mod:`espnet_todm.bench.models.worker`). Raises UserError when its model fails."""
 
     def __init__(self, target: Target, inputs: Path) -> None:
         self.target = target
@@ -102,7 +102,7 @@ class Process:
         return self._ask("round")
 
     def close(self) -> None:
-        """End the process; it ends by itself when nothing more is asked."""
+        """Close the pipes, which stops the process. A process that does not stop within 10 seconds is killed."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -119,7 +119,7 @@ class Process:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # what it said last is told below
+            pass  # the error message below has the process's last output
         line = self.process.stdout.readline()
         answer: dict[str, Any] = json.loads(line) if line.endswith("\n") else {"error": self._last_words()}
         if "error" in answer:
@@ -137,9 +137,9 @@ Opener = Callable[[Target], Worker]
 
 
 def make_job(target: Target) -> dict[str, Any]:
-    """What a worker has to know of a target. Raises UserError where sherpa-onnx would not survive the model."""
+    """The job that describes a target to a worker. Raises UserError if sherpa-onnx would crash on the model."""
     job: dict[str, Any] = {"runtime": target.runtime, "precision": target.precision, "threads": target.threads}
-    if target.runtime == SHERPA:  # looked at here: what that takes is not the model's memory
+    if target.runtime == SHERPA:  # checked in this process: the check's memory is not the model's
         from espnet_todm.deploy.runtime.sherpa_subprocess import make_order
 
         job["order"] = make_order(target.folder, target.precision, target.threads)
@@ -154,11 +154,11 @@ def find_targets(
     threads: Sequence[int] = (1,),
     graphs: str = FOLDER,
 ) -> list[Target]:
-    """What can be measured of an experiment, largest size first within each setting; PyTorch runs in fp32 alone.
+    """The targets of an experiment, largest size first within each setting. PyTorch runs only in fp32.
 
-    graphs: their folder, of FORMATS. PyTorch is not measured beside forms in chunks.
+    graphs: the export format, a name of FORMATS. PyTorch cannot be measured with formats that run in chunks.
 
-    Raises UserError for a size or a graph that is not there, for an unknown name, and for less than one thread.
+    Raises UserError for a missing size or graph, for an unknown name, and for fewer than one thread.
     """
     _check(runtimes, precisions, threads)
     if TORCH in runtimes and any(form.in_chunks for form in of_format(graphs)):
@@ -187,12 +187,12 @@ def _target(folder: Path, card: Mapping[str, Any], runtime: str, precision: str,
             raise UserError(f"{place}: holds no {graphs} model; make it with bin.export --format {graphs}")
     flops = card["cost"]["flops_per_second"]
     found = Target(folder.name, runtime, precision, threads, place, tuple(files), flops)
-    make_job(found)  # faults are told before anything is measured
+    make_job(found)  # raises errors before anything is measured
     return found
 
 
 def measure(targets: Sequence[Target], open_worker: Opener, rounds: int) -> dict[Target, Times]:
-    """Time all targets, setting by setting. Raises UserError for no rounds and when a model fails."""
+    """Time all targets, one setting after another. Raises UserError for fewer than one round and when a model fails."""
     check_number("rounds", rounds, at_least=1, whole=True)
     settings = list(dict.fromkeys(target.setting for target in targets))
     times: dict[Target, Times] = {}
@@ -229,4 +229,4 @@ def _check(runtimes: Sequence[str], precisions: Sequence[str], threads: Sequence
     for option, values, allowed in (("runtimes", runtimes, RUNTIMES), ("precisions", precisions, PRECISIONS)):
         for value in values:
             check_choice(option, value, allowed)
-    check_number("threads", min(threads, default=None), at_least=1, whole=True)
+    check_number("threads", min(threads, default=0), at_least=1, whole=True)

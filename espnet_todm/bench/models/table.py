@@ -1,4 +1,4 @@
-"""What measured times say: figures of each size, its speed-up against the largest beside the ideal one, and a table."""
+"""Evaluate measured times: figures of each size, its measured and ideal speed-up over the largest size, and a table."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from espnet_todm.util.optional import package_version
 from espnet_todm.util.processor import cpu_model
 
 FORMAT = "espnet_todm.device/1"
-SAMPLES = 2000  # draws
+SAMPLES = 2000  # bootstrap resamples
 HEADER = [
     *("runtime", "precision", "threads", "size", "file (MiB)", "peak memory (MiB)", "above runtime (MiB)"),
     *("RTF", "CPU s per s", "p50 (ms)", "p95 (ms)", "speed-up [95%]", "ideal (FLOPs)", "of ideal"),
     "of ideal without features",
 ]
-CHUNK = {  # of streaming models
+CHUNK = {  # columns of streaming models
     "chunk_seconds": "chunk (s)",
     "chunk_p50_ms": "chunk p50 (ms)",
     "chunk_p95_ms": "chunk p95 (ms)",
@@ -31,14 +31,14 @@ CHUNK = {  # of streaming models
 
 
 def results(times: Mapping[Target, Times], seconds: Sequence[float]) -> list[dict[str, Any]]:
-    """Figures of every target; ``seconds`` are the lengths of the utterances.
+    """Figures of every target. ``seconds`` are the lengths of the utterances.
 
-    ``rtf``: seconds of computing per second of speech, median over rounds; latencies are percentiles over utterances of
-    each one's median over rounds. ``clock`` is the one that speed-ups are of: the processor's for one thread, which other
-    work on the machine hardly changes, else the wall's. ``ideal`` is the ratio of FLOPs, which holds no features.
+    ``rtf`` is the median over rounds. Latencies are percentiles over utterances of the median over rounds. ``clock`` is
+    the clock of the speed-ups: CPU time for one thread, which other load on the machine hardly changes, otherwise the wall
+    clock. ``ideal`` is the ratio of FLOPs, which do not include feature extraction.
 
-    Of streaming models the seconds of speech are those of their chunks, and ``chunk_p50_ms`` and ``chunk_p95_ms`` are
-    percentiles over chunks of ``chunk_seconds``, each one's median over rounds.
+    For streaming models the seconds of speech are those of all chunks. ``chunk_p50_ms`` and ``chunk_p95_ms`` are percentiles
+    over chunks (each of ``chunk_seconds``) of the median over rounds.
     """
     largest: dict[tuple[str, str, int], Target] = {}
     for target in times:
@@ -79,7 +79,7 @@ def _figures(target: Target, measured: Times, seconds: float) -> dict[str, Any]:
 
 
 def _against(target: Target, largest: Target, times: Mapping[Target, Times]) -> dict[str, Any]:
-    """Speed-up against the largest size, of all and of the model alone."""
+    """Speed-up over the largest size, with and without feature extraction."""
     clock = "cpu" if target.threads == 1 else "elapsed"
     ideal = largest.flops_per_second / target.flops_per_second
     own, other = (getattr(times[each], clock) for each in (target, largest))
@@ -108,7 +108,7 @@ def paired_ratio(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0) 
 
 
 def describe_machine(load_before: Sequence[float]) -> dict[str, Any]:
-    """Where it was measured. ``load_before`` and after: the system's load averages of 1, 5 and 15 minutes."""
+    """Describe the machine. ``load_before`` and ``load_after`` are its load averages over 1, 5 and 15 minutes."""
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
@@ -120,12 +120,12 @@ def describe_machine(load_before: Sequence[float]) -> dict[str, Any]:
 
 
 def load_average() -> list[float]:
-    """Load averages where the system has them, else nothing."""
+    """Load averages over 1, 5 and 15 minutes, or an empty list if the system has none."""
     return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else []
 
 
 def table(measured: Sequence[Mapping[str, Any]]) -> str:
-    """One Markdown table of :func:`results`, a row for each target."""
+    """Markdown table of :func:`results`, one row per target."""
     rows = []
     for entry in measured:
         low, high = entry["speedup_interval"]

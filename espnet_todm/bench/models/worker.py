@@ -1,9 +1,9 @@
-"""The process in which one model is timed: it holds that model and nothing else, so that its memory is the model's.
+"""The subprocess in which one model is timed. It loads only this model, so its memory is that of the model.
 
-Started by :mod:`espnet_todm.bench.models.measure`. The job comes as one line of JSON on standard input. The first answer,
-when the model is loaded and has run once, is ``{"runtime": MiB, "chunk_seconds": S}``: what the runtime alone takes, and the
-seconds of speech in a chunk of a streaming model, else 0. Then each line "round" times all utterances once. Answers are
-lines of JSON on standard output, an error that a user can cause is ``{"error": words}``.
+:mod:`espnet_todm.bench.models.measure` starts it. The job is one line of JSON on standard input. The worker loads the model,
+runs it once, and answers ``{"runtime": MiB, "chunk_seconds": S}``: the memory of the runtime without the model, and the
+seconds of speech in a chunk of a streaming model, otherwise 0. Then each line "round" times all utterances once. Answers
+are lines of JSON on standard output. An error that a user can cause is ``{"error": message}``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.util.memory import peak_memory, reset_peak, resident_memory
 from espnet_todm.util.optional import needed
 
-# What is imported before a model is loaded, and so counts as the runtime's.
+# Modules imported before a model is loaded. Their memory counts as the runtime's.
 MODULES = {
     ONNXRUNTIME: ("onnxruntime", "espnet_todm.deploy.runtime.onnx"),
     SHERPA: ("sherpa_onnx", "espnet_todm.deploy.runtime.sherpa_subprocess"),
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def serve(job: dict[str, Any], requests: TextIO) -> Iterator[dict[str, Any]]:
-    """Answers to a job and the rounds after it. Raises UserError for a model that cannot be loaded."""
+    """Yield the answers to a job and to the rounds after it. Raises UserError for a model that cannot be loaded."""
     import_runtime(job["runtime"])
     with np.load(job["inputs"]) as stored:
         inputs = [stored[name] for name in stored.files]
@@ -57,13 +57,13 @@ def serve(job: dict[str, Any], requests: TextIO) -> Iterator[dict[str, Any]]:
 
 
 def import_runtime(runtime: str) -> None:
-    """Import a runtime and what runs models in it. Raises UserError where it is not installed."""
+    """Import a runtime and this package's module for it. Raises UserError if the runtime is not installed."""
     for module in MODULES[runtime]:
         needed(module)
 
 
 def load_model(job: Mapping[str, Any]) -> Timed:
-    """The model of a job (:func:`~espnet_todm.bench.models.measure.make_job`). Raises UserError when it cannot run."""
+    """Load the model of a job (:func:`~espnet_todm.bench.models.measure.make_job`). Raises UserError if it cannot run."""
     if job["runtime"] == SHERPA:
         from espnet_todm.deploy.runtime.sherpa_subprocess import make_recognizer
 
@@ -72,8 +72,8 @@ def load_model(job: Mapping[str, Any]) -> Timed:
 
 
 def time_round(model: Timed, inputs: Sequence[np.ndarray]) -> dict[str, list[Any]]:
-    """Seconds of each utterance, [before the model, in the model]: of the wall clock ("elapsed") and of the processor, all
-    threads together ("cpu"). Of a streaming model also the seconds of each chunk ("chunks")."""
+    """Time each utterance: [before the model, in the model], in wall-clock seconds ("elapsed") and in CPU seconds summed
+    over threads ("cpu"). For a streaming model also the wall-clock seconds of each chunk ("chunks")."""
     elapsed, cpu = [], []
     chunks: list[float] = []
     for utterance in inputs:
@@ -89,7 +89,7 @@ def time_round(model: Timed, inputs: Sequence[np.ndarray]) -> dict[str, list[Any
 
 
 def _private_output() -> TextIO:
-    """Standard output for answers alone: what a runtime prints goes to standard error from now on."""
+    """Reserve standard output for answers. Output of the runtime goes to standard error from now on."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers
