@@ -1,1 +1,1 @@
-"""Extracted models as ONNX graphs, in the forms that sherpa-onnx reads."""
+"""Extracted models as ONNX graphs for sherpa-onnx."""

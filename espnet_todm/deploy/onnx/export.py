@@ -1,4 +1,4 @@
-"""Write small models as ONNX, in the forms of :mod:`espnet_todm.deploy.forms`."""
+"""Write extracted models as ONNX, in the export formats of :mod:`espnet_todm.deploy.forms`."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from espnet_todm.espnet.load import load_extracted
 from espnet_todm.util.files import PathLike, atomic_directory, hash_file, write_json, write_text
 from espnet_todm.util.optional import needed
 
-OPSET, OPSETS = 17, (14, 20)  # 17 has layer norm as one operator; what torch's exporter can write
-# Newer torch has a second exporter, by default, that needs more packages.
+OPSET, OPSETS = 17, (14, 20)  # 17 has layer norm as one operator; range of torch's exporter
+# Newer torch uses another exporter by default, which needs more packages.
 _TRACING: dict[str, Any] = {"dynamo": False} if "dynamo" in signature(torch.onnx.export).parameters else {}
-# The file computes what the model computes, in other orders of sums.
+# The file and the model compute the same function; only the order of sums differs.
 TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to write.
+    """Options of an export.
 
     Args:
-        precisions: of PRECISIONS; fp32 is always written, since the others are made from it.
+        precisions: keys of PRECISIONS; fp32 is always written, because the others are made from it.
         int8: "dynamic" or "static".
-        calibrate: feats.scp that static int8 measures activations on.
-        opset: version of ONNX's operators.
-        format: which forms, see :class:`espnet_todm.deploy.forms.base.Form`.
-        chunk: encoder frames of a chunk and of its left context, for forms in chunks; default: as the model says.
+        calibrate: feats.scp on which static int8 measures activations.
+        opset: version of ONNX's operator set.
+        format: export format, see :class:`espnet_todm.deploy.forms.base.Form`.
+        chunk: encoder frames of a chunk and of its left context, for streaming formats; default: the model's decode_chunk.
 
     Raises:
         UserError: a value is not allowed.
@@ -74,19 +74,19 @@ def export(
     options: Optional[ExportOptions] = None,
     gate: Optional[Callable[[Path], Any]] = None,
 ) -> Path:
-    """Write the model of an extracted subnet's folder to ``output``, by default its subfolder ``options.format``.
+    """Export the model of an extracted subnet's folder to ``output``, by default its subfolder ``options.format``.
 
-    Each graph of the form that fits the model becomes a file, ``model.onnx`` for one; other precisions stand beside it as
-    ``*.int8.onnx`` and ``*.fp16.onnx``, with ``tokens.txt`` and the subnet's ``card.json``.
+    Each graph becomes one file, such as ``model.onnx``. Other precisions are ``*.int8.onnx`` and ``*.fp16.onnx`` in the same
+    folder, which also holds ``tokens.txt`` and the subnet's ``card.json``.
 
     Args:
-        gate: called with the complete folder before it is moved to its place; what it raises leaves nothing behind. See
-            :func:`espnet_todm.deploy.parity.gate.check_parity`.
+        gate: called with the complete folder before it is moved to ``output``. If it raises an error, nothing is written.
+            See :func:`espnet_todm.deploy.parity.gate.check_parity`.
 
     Raises:
-        UserError: the folder is none of ours, the model has a part without an ONNX form, a package is missing, the runtime
-            lacks the opset, or ``output`` is there and was not written by this function.
-        RuntimeError: the file does not compute what the model computes (a defect of this package).
+        UserError: the folder is not an extracted size, a part of the model cannot be exported, a package is missing, the
+            runtime lacks the opset, or ``output`` exists and is not an earlier export.
+        RuntimeError: the outputs of the file and of the model differ (a defect of this package).
     """
     options = options or ExportOptions()
     onnx, _ = needed("onnx"), needed("onnxruntime")
@@ -107,7 +107,7 @@ def export(
 
 
 def _origin(source: Path, card: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata that say which subnet a file is of."""
+    """Metadata that identify the subnet of a file."""
     return {
         "todm_subnet": card["name"],
         "todm_encoder": card["encoder"],
@@ -117,7 +117,7 @@ def _origin(source: Path, card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pass(gate: Callable[[Path], Any], place: Path, target: Path) -> None:
-    """Call the gate; its complaint names the folder as it would have been."""
+    """Call the gate. Its error message names the final folder ``target`` instead of ``place``."""
     try:
         gate(place)
     except UserError as error:
@@ -147,9 +147,9 @@ def _write(
 
 
 def write_graph(graph: Graph, path: Path, opset: int, about: Mapping[str, Any], onnx: Any) -> None:
-    """Record a graph and write it in float32, with its metadata."""
+    """Trace a graph and write it in float32, with its metadata."""
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the tracer's, of shapes that checks of options look at
+        warnings.simplefilter("ignore")  # the tracer warns of shapes in checks of arguments
         torch.onnx.export(
             graph.module,
             graph.example,
@@ -171,8 +171,8 @@ def write_graph(graph: Graph, path: Path, opset: int, about: Mapping[str, Any], 
 
 @torch.no_grad()
 def _check_graph(graph: Graph, path: Path, opset: int) -> None:
-    """Run a file on other lengths than it was recorded on. Raises UserError where the installed runtime cannot load it, and
-    RuntimeError where it computes something else."""
+    """Compare a file with its module on other lengths than those of tracing. Raises UserError when the installed runtime
+    cannot load the file, and RuntimeError when outputs differ."""
     import onnxruntime
 
     try:
@@ -190,8 +190,8 @@ def _check_graph(graph: Graph, path: Path, opset: int) -> None:
 
 
 def _read_calibration(options: ExportOptions, graphs: Sequence[Graph]) -> Optional[list[Tensor]]:
-    """Features (T, F) for static int8, else None. Raises UserError when the table has something else, and when no graph
-    takes features alone."""
+    """Features (T, F) for static int8, else None. Raises UserError when the table does not hold features, and when no graph
+    takes only features."""
     if options.int8 != STATIC or options.calibrate is None:
         return None
     if not any(graph.features for graph in graphs):
@@ -205,13 +205,13 @@ def _read_calibration(options: ExportOptions, graphs: Sequence[Graph]) -> Option
 
 
 def _check_replaceable(target: Path) -> None:
-    """Raises UserError when ``target`` is there and is no former export."""
+    """Raises UserError when ``target`` exists and is not an earlier export."""
     if target.exists() and not (target.is_dir() and (target / TOKENS).is_file() and any(target.glob("*.onnx"))):
         raise UserError(f"output: {target} exists and is no former export; name another folder or remove it")
 
 
 def _other_lengths(graph: Graph) -> list[Tensor]:
-    """Inputs like those that a graph was recorded on: three instead of two utterances, and speech of other lengths."""
+    """Inputs for a test of a graph: three utterances instead of the two of tracing, and features of other lengths."""
     longer = []
     for value, axes in zip(graph.example, graph.inputs.values()):
         for axis, name in axes.items():

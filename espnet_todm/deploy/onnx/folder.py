@@ -1,4 +1,4 @@
-"""The folder of an exported model as runtimes read it: names of its files, and its tokens.txt."""
+"""The folder of an exported model: names of its files, and its tokens.txt."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from espnet_todm.util.vocabulary import WORD_MARK
 
 PRECISIONS = {"fp32": ".onnx", "int8": ".int8.onnx", "fp16": ".fp16.onnx"}
 TOKENS = "tokens.txt"
-FOLDER = "onnx"  # where an export goes, inside the folder of its size
-STREAMING_FOLDER = "streaming-onnx"  # and that of a streaming model
-BLANKS = ("<blk>", "<eps>", "<blank>")  # names by which sherpa-onnx knows a blank
+FOLDER = "onnx"  # subfolder of a size for its export
+STREAMING_FOLDER = "streaming-onnx"  # subfolder for the streaming export
+BLANKS = ("<blk>", "<eps>", "<blank>")  # names that sherpa-onnx recognises as blank
 
 
 def read_tokens(path: PathLike) -> list[str]:
-    """Symbols of a tokens.txt (``symbol id`` in each line) by their ids. A line with an id only stands for a space.
+    """Symbols of a tokens.txt (lines ``symbol id``) in the order of ids. A line with only an id means a space.
 
-    Raises UserError when there is no such file, a line is something else, or the ids are not 0, 1, 2, ... once each.
+    Raises UserError when the file does not exist, a line has another format, or the ids are not 0, 1, 2, ... once each.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
@@ -40,11 +40,11 @@ def read_tokens(path: PathLike) -> list[str]:
 
 
 def split_line(line: str) -> list[str]:
-    """A line's words as sherpa-onnx has them: other spaces than ASCII's, such as the no-break space, are characters."""
+    """Split a line at ASCII white space, as sherpa-onnx does. Other spaces, such as the no-break space, do not split."""
     return re.findall(r"[^ \t\n\v\f\r]+", line)
 
 
 def join_tokens(symbols: Sequence[str]) -> str:
-    """Text of symbols, as sherpa-onnx puts it together (:mod:`espnet_todm.deploy.onnx.tokens`); single spaces between
+    """Join symbols to text, as sherpa-onnx does (:mod:`espnet_todm.deploy.onnx.tokens`), with single spaces between
     words."""
     return " ".join("".join(" " + one[1:] if one.startswith(WORD_MARK) else one for one in symbols).split())

@@ -1,9 +1,8 @@
-"""What goes into an ONNX graph, as torch modules: an encoder between raw features and posteriors, free of Python decisions.
+"""Torch modules that are traced to ONNX graphs: an encoder, and a CTC model, on unnormalised features.
 
-The exporter records one run (``torch.onnx`` by tracing), so everything that depends on an utterance's length must be an
-operation on tensors. Encoders are traced as they are, with two parts in another form: position encodings are computed for
-the length at hand instead of being cut from a table, and state space layers run without Fourier transforms
-(:mod:`espnet_todm.deploy.onnx.state_space`).
+``torch.onnx`` traces one run, so everything that depends on an utterance's length must be an operation on tensors. Encoders
+are traced with two replacements. Position encodings are computed for the length of the input, not sliced from a table.
+State space layers run without Fourier transforms (:mod:`espnet_todm.deploy.onnx.state_space`).
 """
 
 from __future__ import annotations
@@ -33,19 +32,19 @@ from espnet_todm.encoders.positions import LegacyPositions
 from espnet_todm.encoders.supernet import SupernetEncoder, length_mask
 from espnet_todm.errors import UserError
 
-TRACED_FRAMES = (96, 77)  # of the utterances that a graph is recorded on
-RUNTIME_FACTOR = 4  # sherpa-onnx's time stamps presume it
+TRACED_FRAMES = (96, 77)  # lengths of the two utterances for tracing
+RUNTIME_FACTOR = 4  # subsampling factor that sherpa-onnx's time stamps assume
 
 
 class EncoderGraph(nn.Module):
-    """Features as the runtime computes them -> encoded frames: global mean and variance normalisation, and the encoder.
+    """Global mean and variance normalisation, and the encoder: features from the runtime -> encoded frames.
 
     Args:
-        model: in eval mode; it stays as it is.
-        encoder, conf: its name and its options, ``input_size`` among them.
+        model: in eval mode; it is not changed.
+        encoder, conf: name and options of the encoder, including ``input_size``.
 
     Raises:
-        UserError: a part has no form in ONNX.
+        UserError: a part cannot be exported to ONNX.
     """
 
     def __init__(self, model: ESPnetASRModel, encoder: str, conf: Mapping[str, Any]) -> None:
@@ -64,19 +63,19 @@ class EncoderGraph(nn.Module):
         """x (N, T, F) float32, lengths (N,) int64 -> encoded (N, T', D), lengths (N,) int64."""
         normalised = (x - self.get_buffer("shift")) * self.get_buffer("scale")
         normalised = normalised.masked_fill(~length_mask(lengths, x.size(1)).transpose(1, 2), 0.0)
-        # What is too short for one frame becomes one, of length 0.
+        # An input that is too short for one frame is padded to one frame, with length 0.
         frames = torch._shape_as_tensor(x)[1].clamp(min=self.shortest)
         normalised = nn.functional.pad(normalised, (0, 0, 0, self.shortest))[:, :frames]
         subsampled = self.encoder.subsample(normalised, lengths)
         return self.encoder.blocks(subsampled, between=Between(self._posteriors)), subsampled.lengths
 
     def _posteriors(self, output: Tensor) -> Tensor:
-        """An intermediate output (N, T', D) -> (N, T', V), as the encoder was trained on them."""
+        """An intermediate output (N, T', D) -> posteriors (N, T', V), as in training."""
         return torch.softmax(cast(nn.Linear, self.fed_back)(output), dim=-1)
 
 
 class CtcGraph(nn.Module):
-    """A whole CTC model, from features to log probabilities; tokens that are no text are never the likeliest."""
+    """A whole CTC model, from features to log probabilities. ``forbidden``: tokens that are never output."""
 
     def __init__(self, encoder: EncoderGraph, output: nn.Linear, forbidden: Sequence[int]) -> None:
         super().__init__()
@@ -90,7 +89,7 @@ class CtcGraph(nn.Module):
 
 
 class ComputedPositions(nn.Module):
-    """ESPnet's (Rel)PositionalEncoding for any length: sines are computed, so no table limits it or fills the file."""
+    """ESPnet's (Rel)PositionalEncoding for any length. It computes the sines, so the file needs no table."""
 
     def __init__(self, table: Union[PositionalEncoding, RelPositionalEncoding]) -> None:
         super().__init__()
@@ -104,8 +103,8 @@ class ComputedPositions(nn.Module):
         self.register_buffer("rates", torch.exp(steps))
 
     def forward(self, x: Tensor) -> Union[Tensor, tuple[Tensor, Tensor]]:
-        """x (B, T, D) -> x with absolute positions added, or x and relative ones, (1, 2T-1, D) for T-1 .. -(T-1), or the
-        (1, T, D) of ``rel_pos_type: legacy``."""
+        """x (B, T, D) -> x with absolute positions added, or a pair of x and relative positions: (1, 2T-1, D) for the
+        distances T-1 .. -(T-1), or (1, T, D) with ``rel_pos_type: legacy``."""
         frames = x.size(1)
         if self.longest is not None:
             last = torch._shape_as_tensor(x)[1].clamp(min=self.longest) - 1
@@ -116,13 +115,13 @@ class ComputedPositions(nn.Module):
         return x * self.root + self.weight * self._waves(torch.arange(frames, device=x.device))
 
     def _waves(self, places: Tensor) -> Tensor:
-        """Places (P,) -> (1, P, D): sine and cosine of each rate, one beside the other."""
+        """Positions (P,) -> (1, P, D): sine and cosine of each rate, interleaved."""
         angles = places.to(torch.float32).unsqueeze(1) * self.get_buffer("rates")
         return torch.stack([torch.sin(angles), torch.cos(angles)], dim=-1).flatten(1).unsqueeze(0)
 
 
 def exportable(encoder: nn.Module, name: str, conf: Mapping[str, Any]) -> SupernetEncoder:
-    """A copy of an encoder whose every operation ONNX has. Raises UserError for one that is neither ours nor can be."""
+    """A copy of an encoder with ONNX operations only. Raises UserError unless it is a supernet encoder or a stock one."""
     if isinstance(encoder, SupernetEncoder):
         ours = copy.deepcopy(encoder)
     elif name in STOCK:
@@ -139,19 +138,19 @@ def exportable(encoder: nn.Module, name: str, conf: Mapping[str, Any]) -> Supern
 
 
 def encoder_graph(model: Any, config: Mapping[str, Any]) -> EncoderGraph:
-    """A model's encoder. Raises UserError as :class:`EncoderGraph`."""
+    """The :class:`EncoderGraph` of a model with this config. Raises UserError as that class."""
     conf = {"input_size": config["input_size"], **(config.get("encoder_conf") or {})}
     return EncoderGraph(model, config["encoder"], conf).eval()
 
 
 def example_features(size: int) -> tuple[Tensor, Tensor]:
-    """Noise (2, T, F) and lengths (2,) int64."""
+    """Noise (2, T, F) float32 and lengths (2,) int64 for tracing."""
     noise = torch.randn(2, TRACED_FRAMES[0], size, generator=torch.Generator().manual_seed(0))
     return noise, torch.tensor(TRACED_FRAMES)
 
 
 def subsampling_factor(encoder: SupernetEncoder) -> int:
-    """How many input frames make one, for the metadata."""
+    """Number of input frames per encoder frame, for the metadata."""
     frames = 2520
     factor = round(frames / encoder.subsampled(frames))
     if factor != RUNTIME_FACTOR:
@@ -162,7 +161,7 @@ def subsampling_factor(encoder: SupernetEncoder) -> int:
 
 
 def check_parts(model: ESPnetASRModel) -> None:
-    """Raises UserError for a part between features and posteriors that ONNX graphs here do not have."""
+    """Raises UserError when the model has a part before or after the encoder that cannot be exported."""
     if model.frontend is not None:
         name = type(model.frontend).__name__
         raise UserError(
@@ -178,7 +177,7 @@ def check_parts(model: ESPnetASRModel) -> None:
 
 
 def mean_and_scale(normalize: nn.Module) -> tuple[Tensor, Tensor]:
-    """What ESPnet's GlobalMVN subtracts from features, and what it multiplies them with, (F,) float32 each."""
+    """Mean that ESPnet's GlobalMVN subtracts from features, and scale that it multiplies by, (F,) float32 each."""
     mean, deviation = normalize.get_buffer("mean").float(), normalize.get_buffer("std").float()
     shift = mean if normalize.norm_means else torch.zeros_like(mean)
     scale = 1 / deviation if normalize.norm_vars else torch.ones_like(deviation)
@@ -186,7 +185,7 @@ def mean_and_scale(normalize: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def without(layer: nn.Linear, forbidden: Sequence[int]) -> nn.Linear:
-    """A copy of an output layer (D, V) whose logits of some tokens are NEVER, at no cost when it runs."""
+    """A copy of an output layer, D -> V, whose weights set the logits of forbidden tokens to NEVER."""
     masked = copy.deepcopy(layer)
     if masked.bias is None:
         masked.bias = nn.Parameter(torch.zeros(masked.out_features))
@@ -197,7 +196,7 @@ def without(layer: nn.Linear, forbidden: Sequence[int]) -> nn.Linear:
 
 
 def _as_ours(encoder: nn.Module, name: str, conf: Mapping[str, Any]) -> SupernetEncoder:
-    """ESPnet's encoder as ours. Raises UserError where its options mean another function than ours can be."""
+    """ESPnet's encoder as a supernet encoder. Raises UserError when its options are not possible in a supernet."""
     try:
         ours = STOCK[name](**conf)
     except UserError as error:

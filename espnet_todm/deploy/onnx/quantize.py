@@ -1,4 +1,4 @@
-"""Smaller numbers: int8 weights (and activations) by onnxruntime's quantizer, or float16."""
+"""Quantisation of ONNX graphs: int8 weights and activations with onnxruntime's quantizer, or float16."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def to_int8(
     calibration: Optional[Iterable[Tensor]] = None,
     operators: Optional[Sequence[str]] = None,
 ) -> None:
-    """Write a float32 graph with int8 weights.
+    """Quantize a float32 graph to int8.
 
-    Without ``calibration`` activations are quantized by the range that each utterance shows (dynamic); with features, laid
-    out as the graph takes them but one utterance each, by the ranges that those showed (static).
+    Without ``calibration``, each run determines the ranges of activations (dynamic). With ``calibration``, they are fixed to
+    the ranges on these features, one utterance (T, F) each (static).
     """
     from onnxruntime import quantization
 
@@ -60,7 +60,7 @@ def to_int8(
 
 
 def to_fp16(source: Path, target: Path, onnx: Any) -> None:
-    """Write a float32 graph in float16; inputs and outputs stay float32, and so does what float16 is too coarse for."""
+    """Convert a float32 graph to float16. Inputs, outputs and operations that need the precision stay in float32."""
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     model = onnx.load(str(source))
@@ -72,7 +72,7 @@ def to_fp16(source: Path, target: Path, onnx: Any) -> None:
 
 
 def _precise(model: Any) -> list[str]:
-    """Names of nodes that float16 is too coarse for: angles of sines, and state spaces as a whole."""
+    """Names of nodes that need float32: those that compute angles of sines, and all of state spaces."""
     makers = {output: node for node in model.graph.node for output in node.output}
     names = {node.name for node in model.graph.node if FILTERS in node.name}
     waiting = [node for node in model.graph.node if node.op_type in ("Sin", "Cos")]
@@ -85,7 +85,7 @@ def _precise(model: Any) -> list[str]:
 
 
 def _reader(quantization: Any, source: Path, features: Iterable[Tensor]) -> Any:
-    """onnxruntime's reader of calibration data, an utterance at a time."""
+    """An onnxruntime reader of calibration data, with one utterance per batch."""
     import onnxruntime
 
     inputs = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"]).get_inputs()
@@ -106,7 +106,7 @@ def _reader(quantization: Any, source: Path, features: Iterable[Tensor]) -> Any:
 
 
 def check_method(method: str, calibration: Optional[Any]) -> None:
-    """Raises UserError for an unknown one, or one without the data that it needs."""
+    """Raises UserError for an unknown method, or for static without calibration data."""
     if method not in METHODS:
         raise UserError(f"int8: {method!r} is unknown; allowed: {', '.join(METHODS)}")
     if method == STATIC and calibration is None:
@@ -115,7 +115,7 @@ def check_method(method: str, calibration: Optional[Any]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantizer warns on the root logger of steps that are not for these graphs."""
+    """Silence the quantizer's warnings on the root logger, which do not apply to these graphs."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR)

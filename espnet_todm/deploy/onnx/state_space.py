@@ -1,10 +1,10 @@
-"""State space layers without Fourier transforms, which few runtimes have: in chunks, each handing a state to the next.
+"""State space layers without Fourier transforms, which few runtimes have. They run in chunks and pass a state between them.
 
-Inside a chunk of J frames the convolution with a kernel is a product with its J x J Toeplitz matrix. What came before the
-chunk reaches it through the state at its start alone: N numbers for each channel. So the work grows with the length of an
-utterance, not with its square, no length is too long, and the result is the Fourier form's to float32's precision.
+Inside a chunk of J frames, the convolution with the kernel is a product with its J x J Toeplitz matrix. Earlier chunks only
+contribute through the state at the start of the chunk: N numbers per channel. So the cost is linear in the length of an
+utterance, the length is not limited, and the result equals that of the Fourier transform to float32 precision.
 
-Matrices are computed in the graph from the layer's few parameters. A runtime does that once, when it loads the file.
+The graph computes the matrices from the layer's few parameters. A runtime does this once, when it loads the file.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from espnet_todm.elastic.base import KeepIndices
 from espnet_todm.elastic.state_space import ElasticStateSpace
 
 CHUNK = 32  # J
-DOMAIN, CARRY = "todm", "Carry"  # stands for a Scan in what torch writes
-FILTERS = "/filters."  # in the name of every node of a ChunkedFilter
+DOMAIN, CARRY = "todm", "Carry"  # custom operator in torch's export, later replaced by a Scan
+FILTERS = "/filters."  # part of the name of every node of a ChunkedFilter
 
 
 class OnnxStateSpace(ElasticStateSpace):
-    """The layer ``source``, whose parameters it takes over, run in chunks; always as a whole."""
+    """The layer ``source`` with its parameters, run in chunks, always with all components."""
 
     def __init__(self, source: ElasticStateSpace) -> None:
         nn.Module.__init__(self)
@@ -43,7 +43,7 @@ class ChunkedFilter(nn.Module):
     """State spaces of C channels in R directions.
 
     Args:
-        log_transition: dt A, (C, M) complex, of M = N / 2 pairs.
+        log_transition: dt A, (C, M) complex, for M = N / 2 conjugate pairs.
         output: C Bbar, (C, R, M) complex.
         skip: D, (C, R).
     """
@@ -56,13 +56,13 @@ class ChunkedFilter(nn.Module):
         steps = torch.arange(CHUNK)
         behind = steps - steps.unsqueeze(1)  # [j', j]: frames from j' to j
         both = torch.stack([behind, -behind][: skip.size(1)], dim=1)  # (J, R, J)
-        # Where in (R, J + 1), whose last column is zero, the entry of each direction's Toeplitz matrix stands.
+        # Index of each entry of the Toeplitz matrices in the flattened taps (R, J + 1), whose last column is zero.
         places = torch.where(both < 0, torch.full_like(both, CHUNK), both)
         places = places + (CHUNK + 1) * torch.arange(skip.size(1)).unsqueeze(-1)
         self.register_buffer("places", places.flatten(1))  # (J, R J)
 
     def forward(self, signal: Tensor) -> Tensor:
-        """signal (B, C, T) -> (B, C, R, T), as :func:`espnet_todm.elastic.state_space.convolve` with the layer's kernels."""
+        """signal (B, C, T) -> (B, C, R, T), equal to :func:`espnet_todm.elastic.state_space.convolve` with the kernels."""
         batch, channels, frames = signal.size(0), signal.size(1), signal.size(2)
         chunks = (frames + (CHUNK - 1)) // CHUNK
         padded = nn.functional.pad(signal, (0, CHUNK - 1))[..., : chunks * CHUNK]
@@ -75,14 +75,14 @@ class ChunkedFilter(nn.Module):
 
     def _powers(self) -> tuple[Tensor, Tensor]:
         """exp(j dt A) for j = 0 .. J, real and imaginary parts (C, M, J + 1)."""
-        # A product of matrices, since the exporter would work an elementwise one out and fill the file with it.
+        # A matrix product, because the exporter would fold an elementwise product into a large constant.
         steps = torch.arange(CHUNK + 1, dtype=torch.float32).unsqueeze(0)
         growth, angle = self.get_buffer("decay").unsqueeze(-1) @ steps
         size = torch.exp(growth)
         return size * torch.cos(angle), size * torch.sin(angle)
 
     def _toeplitz(self, real: Tensor, imaginary: Tensor) -> Tensor:
-        """(C, J, R J): what each frame of a chunk adds to each frame's outputs."""
+        """Toeplitz matrices (C, J, R J): the contribution of each frame of a chunk to the outputs of each frame."""
         output = self.get_buffer("output")
         taps = output[0] @ real[..., :CHUNK] - output[1] @ imaginary[..., :CHUNK]  # (C, R, J)
         first = taps[..., :1] + self.get_buffer("skip").unsqueeze(-1)
@@ -90,7 +90,7 @@ class ChunkedFilter(nn.Module):
         return taps[:, self.get_buffer("places")]
 
     def _carried(self, pieces: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:
-        """Chunks (B, C, n, J) -> what other chunks add to theirs, (B, C, n, R, J)."""
+        """Chunks (B, C, n, J) -> contributions of all other chunks to their outputs, (B, C, n, R, J)."""
         powers = torch.cat([real, imaginary], dim=1)  # (C, 2 M, J + 1)
         ahead, back = powers[..., :CHUNK], powers.flip(-1)[..., :CHUNK]  # exponents 0 .. J - 1 and J .. 1
         output, outputs = self.get_buffer("output"), []
@@ -106,8 +106,8 @@ class ChunkedFilter(nn.Module):
 
 
 def carry(*entering: Tensor, decay: Tensor) -> tuple[Tensor, ...]:
-    """States at the start of chunks: of what each chunk adds to the next one's, (B, C, n, 2 M), real before imaginary parts,
-    and the decay (C, 2 M) over a chunk. A second direction runs backward: there, states at the end of chunks."""
+    """States at the start of chunks, (B, C, n, 2 M). ``entering`` (B, C, n, 2 M): the contribution of each chunk to the next
+    state, real parts first. ``decay`` (C, 2 M): over one chunk. The second direction runs backward: states at the end."""
     half = decay.size(-1) // 2
     real, imaginary = decay[:, :half], decay[:, half:]
     same = torch.cat([real, real], dim=-1)
@@ -117,7 +117,7 @@ def carry(*entering: Tensor, decay: Tensor) -> tuple[Tensor, ...]:
 
 
 class Carry(torch.autograd.Function):
-    """The recurrence of :func:`carry`: a loop here, one operator in a graph, which :func:`as_scans` makes a Scan."""
+    """The recurrence of :func:`carry`: a loop in torch, one operator in a graph. :func:`as_scans` turns it into a Scan."""
 
     @staticmethod
     def forward(ctx: Any, same: Tensor, crossed: Tensor, *entering: Tensor) -> Any:
@@ -143,10 +143,10 @@ def _recurrence(same: Tensor, crossed: Tensor, entering: Tensor, backward: bool)
 
 
 def as_scans(model: Any, onnx: Any) -> None:
-    """Replace every Carry of an ONNX model by operators that all runtimes have, in place."""
+    """Replace every Carry of an ONNX model by standard operators, in place."""
     nodes = []
     opset = next(opset.version for opset in model.opset_import if not opset.domain)
-    halves = {"num_outputs": 2} if opset >= 18 else {}  # what a Split in two is told
+    halves = {"num_outputs": 2} if opset >= 18 else {}  # attributes of a Split into two
     for node in model.graph.node:
         nodes += _scan(node, halves, onnx.helper, onnx.TensorProto) if node.domain == DOMAIN else [node]
     nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
@@ -159,7 +159,7 @@ def as_scans(model: Any, onnx: Any) -> None:
 
 
 def _scan(node: Any, halves: dict[str, int], helper: Any, types: Any) -> list[Any]:
-    """The nodes that stand for one Carry."""
+    """The nodes that replace one Carry."""
     *decay, first = node.input[:3]
     entering, prefix, make = node.input[2:], f"{node.output[0]}/", helper.make_node
     zero = helper.make_tensor(f"{prefix}zero", types.FLOAT, [], [0.0])
@@ -186,9 +186,9 @@ def _scan(node: Any, halves: dict[str, int], helper: Any, types: Any) -> list[An
 
 
 def _body(directions: int, halves: dict[str, int], helper: Any, types: Any) -> Any:
-    """One chunk: decay, states and what enters -> decay, next states, and the states as they were.
+    """The Scan's body for one chunk: decay, states, entering -> decay, next states, previous states.
 
-    The decay is handed through, not taken from outside: tools that change numbers' types do not look there.
+    The decay is passed through as a state, because tools that convert dtypes do not convert values of the outer graph.
     """
     nodes, make = [], helper.make_node
     nodes += [make("Identity", [name], [f"{name}_on"]) for name in ("same", "crossed")]
@@ -213,7 +213,7 @@ def _body(directions: int, halves: dict[str, int], helper: Any, types: Any) -> A
 
 
 def replace(module: nn.Module) -> None:
-    """Let every state space layer inside a module run in chunks."""
+    """Replace every state space layer in a module by one that runs in chunks."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, ElasticStateSpace):

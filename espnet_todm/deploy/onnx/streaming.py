@@ -1,10 +1,10 @@
 """The graph of a streaming CTC model, as a torch module: one chunk per run, with the caches of sherpa-onnx's ``zipformer2``.
 
-Of the online CTC types this one gets the features that the models were trained on: Kaldi's, of samples in [-1, 1]. NeMo's
-type gets other features, WeNet's samples of another scale. It asks for the caches of Zipformer layers, whose sizes its
-metadata say. All layers of the model share those of one such layer: what attention remembers lies in the cache for keys,
-what the convolutions remember in the two for convolutions, end to end. So a subnet with other widths in each layer needs
-no room that it does not fill, and the caches without a use are one number wide.
+Of sherpa-onnx's online CTC types, only this one computes the features of training: Kaldi's, of samples in [-1, 1]. NeMo's
+type computes other features, and WeNet's scales samples differently. The type needs the caches of Zipformer layers, with
+sizes from the metadata. All layers of the model share the caches of one such layer: attention uses the key cache, and the
+convolutions use the two convolution caches, concatenated. So a subnet with different widths per layer wastes no space.
+Unused caches have width 1.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from espnet_todm.encoders.stack import StackedEncoder
 from espnet_todm.encoders.streaming import Caches, StreamingEncoder
 from espnet_todm.errors import UserError
 
-EMBED_CACHE = (128, 3, 19)  # of Zipformer's input layer; the runtime makes it of this size always
-ROWS = 2  # of the caches for convolutions: the fewest that leave one column to the cache of Zipformer's nonlinear attention
+EMBED_CACHE = (128, 3, 19)  # of Zipformer's input layer; the runtime always uses this size
+ROWS = 2  # of the convolution caches: the fewest for which Zipformer's nonlinear attention cache has one column
 CACHES = ("key", "nonlin_attn", "val1", "val2", "conv1", "conv2", "embed_states", "processed_lens")
 
 
 class StreamingCtc(nn.Module):
-    """A chunk's features and the runtime's caches -> log probabilities, the caches for the next chunk."""
+    """Features of a chunk and the runtime's caches -> log probabilities, caches for the next chunk."""
 
     def __init__(self, encoder: StreamingEncoder, normalize: nn.Module, output: nn.Linear) -> None:
         super().__init__()
@@ -41,14 +41,14 @@ class StreamingCtc(nn.Module):
 
     def initial(self, batch: int) -> tuple[Tensor, ...]:
         """The runtime's caches before the first chunk, all zero: (L, N, A), (1, N, L, 1), (L, N, 1) twice, (N, ROWS,
-        columns) twice, (N, 128, 3, 19) in float32, and how many frames there were, at most L, (N,) int64."""
+        columns) twice, (N, 128, 3, 19) in float32, and the number of earlier frames, at most L, (N,) int64."""
         left = self.encoder.chunk.left
         sizes = [(left, batch, self.encoder.attention_width), (1, batch, left, 1), *2 * [(left, batch, 1)]]
         sizes += [*2 * [(batch, ROWS, self.columns)], (batch, *EMBED_CACHE)]
         return (*map(torch.zeros, sizes), torch.zeros(batch, dtype=torch.int64))
 
     def metadata(self) -> dict[str, Any]:
-        """What makes sherpa-onnx build the caches of :meth:`initial`, and cut speech as the chunks ask for it."""
+        """Metadata from which sherpa-onnx derives the caches of :meth:`initial` and the feature frames of each chunk."""
         return {
             "model_type": "zipformer2",
             "T": self.encoder.window,
@@ -63,7 +63,7 @@ class StreamingCtc(nn.Module):
         }
 
     def forward(self, x: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
-        """x (N, window, F) float32 of Kaldi's features, caches as :meth:`initial` -> log_probs (N, C, V), caches."""
+        """Kaldi features x (N, window, F) float32, caches as in :meth:`initial` -> log_probs (N, C, V), new caches."""
         key, nonlinear, first_values, second_values, first, second, embedding, frames = caches
         together = torch.cat([first.flatten(1), second.flatten(1)], dim=1)[:, : self.remembered]
         filtered = together.view(-1, self.encoder.memory, self.encoder.convolution_width)
@@ -76,11 +76,11 @@ class StreamingCtc(nn.Module):
 
 
 def streaming_ctc(model: Any, chunk: Optional[Sequence[int]] = None) -> StreamingCtc:
-    """What goes into the graph, as a torch module.
+    """The torch module of the graph, in eval mode.
 
-    ``chunk``: frames of a chunk and of its left context, by default as the model's ``decode_chunk`` says.
+    ``chunk``: encoder frames of a chunk and of its left context, by default the model's ``decode_chunk``.
 
-    Raises UserError when the model is no CTC model, cannot stream, or names no chunk.
+    Raises UserError when the model is not a CTC model, cannot stream, or has no ``decode_chunk`` and none is given.
     """
     if model.use_transducer_decoder or model.ctc is None:
         raise UserError("format: streaming-onnx is for CTC models; needed: ctc_weight above 0 and no transducer")
@@ -101,7 +101,7 @@ def streaming_ctc(model: Any, chunk: Optional[Sequence[int]] = None) -> Streamin
 
 
 def example_inputs(module: StreamingCtc) -> tuple[Tensor, ...]:
-    """Noise for two streams, of which one has seen no frame yet."""
+    """Noise and caches for two streams. The first one has no earlier frames."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, module.encoder.window, module.encoder.encoder.input_size, generator=generator)
     *caches, _ = module.initial(2)

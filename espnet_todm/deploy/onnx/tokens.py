@@ -1,7 +1,7 @@
-"""tokens.txt as sherpa-onnx reads it: ``symbol id`` per line, split at ASCII's white space.
+"""tokens.txt as sherpa-onnx reads it: lines ``symbol id``, split at ASCII white space.
 
-Its texts are the symbols one after the other, where ``▁`` at the beginning of a symbol is a space. ``▁`` anywhere else it
-writes as it stands.
+sherpa-onnx joins symbols to text and replaces ``▁`` at the beginning of a symbol by a space. It does not replace ``▁``
+elsewhere.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from espnet_todm.deploy.onnx.folder import split_line
 from espnet_todm.errors import UserError
 from espnet_todm.util.vocabulary import SOS_EOS, SPACE, UNKNOWN, WORD_MARK, check_marks
 
-BLANK = "<blk>"  # without a token of this name sherpa-onnx ends the whole process
-TOKEN_TYPES = ("bpe", "char", *WORD_TYPES)  # whose texts the runtime can put together
+BLANK = "<blk>"  # sherpa-onnx ends the whole process without a token of this name
+TOKEN_TYPES = ("bpe", "char", *WORD_TYPES)  # types whose tokens the runtime can join to text
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a piece of sentencepiece's byte_fallback
 
 
 def runtime_tokens(tokens: Sequence[str], blank: int, token_type: str) -> list[str]:
-    """The model's tokens under the runtime's names: the blank is ``<blk>``, ESPnet's ``<space>`` the mark of a word's start,
-    for a space itself cannot stand on a line of the file; that mark also stands before every token that is a word.
+    """The runtime's names of the model's tokens. The blank becomes ``<blk>``. ESPnet's ``<space>`` becomes ``▁``, because a
+    line of the file cannot hold a space. With tokens that are words, each gets ``▁`` in front.
 
-    Raises UserError for a token that no line can hold or that the runtime would write in another way than training did.
+    Raises UserError for a token that the file cannot hold, or whose text in the runtime would differ from training.
     """
     if token_type not in TOKEN_TYPES:
         raise UserError(f"token_type: {token_type!r} cannot be exported; allowed: {', '.join(TOKEN_TYPES)}")
@@ -53,13 +53,13 @@ def runtime_tokens(tokens: Sequence[str], blank: int, token_type: str) -> list[s
 
 
 def tokens_text(names: Sequence[str]) -> str:
-    """What the file holds."""
+    """The content of tokens.txt."""
     return "".join(f"{name} {number}\n" for number, name in enumerate(names))
 
 
 def _name(token: str, token_type: str) -> str:
-    """Of a token that is no blank. ``<unk>`` and ``<sos/eos>``, which are never written, keep their names: sherpa-onnx
-    knows the first by it."""
+    """The runtime's name of a token other than the blank. ``<unk>`` and ``<sos/eos>``, which are never output, keep their
+    names, because sherpa-onnx looks for ``<unk>``."""
     if token_type in WORD_TYPES:
         return token if token in (UNKNOWN, SOS_EOS) else WORD_MARK + token
     return WORD_MARK if token == SPACE else token

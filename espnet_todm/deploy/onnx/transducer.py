@@ -1,6 +1,6 @@
-"""A transducer's three graphs: encoder, decoder (the prediction network) and joiner.
+"""A transducer's three graphs: encoder, decoder (the predictor) and joiner.
 
-The projections into the joiner's space belong to encoder and decoder, so that they run once for a frame and once for a
+Encoder and decoder include the projections to the joiner's dimension J, so these run only once per frame and once per
 label.
 """
 
@@ -17,7 +17,7 @@ from espnet_todm.deploy.onnx.graph import EncoderGraph, without
 
 
 class ProjectedEncoder(nn.Module):
-    """From features to the joiner's space."""
+    """Encoder and its projection to the joiner's dimension."""
 
     def __init__(self, encoder: EncoderGraph, projection: nn.Linear) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class ProjectedEncoder(nn.Module):
 
 
 class LastLabels(nn.Module):
-    """A stateless decoder on the last labels."""
+    """A stateless predictor on the last labels, and its projection."""
 
     def __init__(self, decoder: StatelessDecoder, projection: nn.Linear) -> None:
         super().__init__()
@@ -38,15 +38,15 @@ class LastLabels(nn.Module):
         self.conv = decoder.conv if decoder.context_size > 1 else None
 
     def forward(self, labels: Tensor) -> Tensor:
-        """labels (N, context) int64, -1 where there is none yet -> (N, J)."""
-        embedded = self.embed(labels.clamp(min=0))  # none and the blank are alike
+        """labels (N, context) int64, -1 for missing labels -> (N, J)."""
+        embedded = self.embed(labels.clamp(min=0))  # a missing label counts as the blank
         if self.conv is None:
             return cast(Tensor, self.projection(embedded[:, -1]))
         return cast(Tensor, self.projection(F.relu(self.conv(embedded.transpose(1, 2))).squeeze(-1)))
 
 
 class Joiner(nn.Module):
-    """Logits of one frame after some labels; what is no text is never the likeliest."""
+    """Logits from a frame and a predictor output. ``forbidden``: tokens that are never output."""
 
     def __init__(self, joint: Any, forbidden: Sequence[int]) -> None:
         super().__init__()

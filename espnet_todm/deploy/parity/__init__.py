@@ -1,1 +1,1 @@
-"""The gate: that every runtime computes what the supernet's slice computes."""
+"""The parity gate: checks that every runtime gives the same results as the supernet's slice."""

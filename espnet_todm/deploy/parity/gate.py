@@ -1,8 +1,8 @@
-"""The parity gate: an exported model must hear in its runtime what it heard in training.
+"""The parity gate: an exported model must give the same results in its runtime as in training.
 
-Real utterances go through the supernet's slice, the extracted model, onnxruntime and sherpa-onnx itself. Features, encoder
-outputs, posteriors, transcripts and word error rates are compared between neighbours in that row, so that the first step
-that is further apart than allowed says where to look.
+The gate runs real utterances through the supernet's slice, the extracted model, onnxruntime and sherpa-onnx. It compares
+features, encoder outputs, posteriors, transcripts and word error rates between neighbours in this sequence. The first step
+above its limit shows where an error begins.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from espnet_todm.util.optional import needed
 from espnet_todm.util.processor import cpu_model
 
 SLICE = "supernet slice"
-PROBED, PROBED_SECONDS = 5, 10.0  # the features of so many utterances are compared, and at most so much of each
+PROBED, PROBED_SECONDS = 5, 10.0  # number of utterances for the comparison of features, and the longest part of each
 
 
 class ParityError(UserError):
-    """A step parted. The message is one line: which step, for which utterance, by how much. ``report`` has all."""
+    """A step exceeds its limit. The message names step, utterance and difference on one line; ``report`` has all steps."""
 
     def __init__(self, report: ParityReport, fault: Step) -> None:
         super().__init__(f"{report.model}: {fault.complaint()}")
@@ -45,7 +45,7 @@ class ParityError(UserError):
 
 @dataclass(frozen=True)
 class Origin:
-    """The trained supernet that a subnet was taken from: its config, its checkpoint, and the subnet's card."""
+    """Config and checkpoint of the supernet from which a subnet was extracted, and the subnet's card."""
 
     config: Path
     checkpoint: Path
@@ -61,16 +61,16 @@ def check_parity(
     limits: Optional[Limits] = None,
     threads: int = 1,
 ) -> ParityReport:
-    """Compare all runtimes of one model on real utterances; writes parity.json and parity.md into ``exported``.
+    """Compare all runtimes of one model on real utterances, and write parity.json and parity.md into ``exported``.
 
     Args:
-        subnet: folder of the extracted model. exported: of its ONNX files.
-        precisions: of these files. fp32 must not differ beyond ``limits``; how far others do is told.
-        origin: where the supernet's slice can be run; None leaves its steps out.
+        subnet: folder of the extracted model. exported: folder of its ONNX files.
+        precisions: of these files. fp32 must stay within ``limits``; differences of the others are only reported.
+        origin: the supernet, to run its slice; None skips the comparison with the slice.
 
     Raises:
-        ParityError: a step is further apart than its limit; the table is written all the same.
-        UserError: a file is missing or wrong, sherpa-onnx does not survive the model, or a package is missing.
+        ParityError: a step exceeds its limit; both files are written anyway.
+        UserError: a file is missing or wrong, sherpa-onnx crashes on the model, or a package is missing.
     """
     needed("onnxruntime")
     if not speech:
@@ -99,10 +99,10 @@ def _report(model: str, speech: Sequence[Speech], gate: Gate) -> ParityReport:
 
 
 def find_origin(subnet: PathLike, experiment: Optional[PathLike] = None) -> Optional[Origin]:
-    """Where a subnet's card says it came from, or the same files in the folder ``experiment``. None when the slice is not
-    what the subnet computes: its statistics were recalibrated.
+    """The supernet that a subnet's card names, or the files of the same names in the folder ``experiment``. None when the
+    subnet differs from the slice, because its statistics were recalibrated.
 
-    Raises UserError when the files are not there, or the checkpoint is not the one that the subnet was taken from.
+    Raises UserError when a file is missing, or the checkpoint is not the one from which the subnet was extracted.
     """
     card = Path(subnet) / CARD
     source = read_card(card)["supernet"]
@@ -118,7 +118,7 @@ def find_origin(subnet: PathLike, experiment: Optional[PathLike] = None) -> Opti
 
 
 def origin_at_hand(subnet: PathLike) -> Optional[Origin]:
-    """As :func:`find_origin`, but None, with a warning, where the supernet is not on this machine."""
+    """As :func:`find_origin`, but return None with a warning when the supernet is not on this machine."""
     source = read_card(Path(subnet) / CARD)["supernet"]
     away = [source[key] for key in ("config", "checkpoint") if not Path(source[key]).is_file()]
     if away:
@@ -136,7 +136,7 @@ def _compare(
     origin: Optional[Origin],
     threads: int,
 ) -> None:
-    """All steps, in the order of the computation and from the supernet to the device. ``extracted``: model and config."""
+    """Compare all steps in the order of computation, from the supernet to the device. ``extracted``: model and config."""
     form, first = open_exported(exported, precisions[0], threads)
     runtimes = {precisions[0]: first, **{other: open_onnx(exported, other, threads) for other in precisions[1:]}}
     runtime = form.trained(*extracted, first, threads)
@@ -163,14 +163,14 @@ def _compare(
 
 
 def _compare_features(gate: Gate, mel_bins: int, waves: Arrays) -> None:
-    """What sherpa-onnx computes against what training had, on the first utterances."""
+    """Compare sherpa-onnx's features with those of training on the first utterances."""
     begins = [samples[: round(PROBED_SECONDS * SAMPLING_RATE)] for samples in waves[:PROBED]]
     theirs, ours = ([compute(samples, mel_bins) for samples in begins] for compute in (device_fbank, fbank))
     gate.arrays("features", "sherpa-onnx", "training", theirs, ours, gate.limits.features)
 
 
 def _compare_padded(gate: Gate, heard: Heard, onnx: OnnxRuntime, features: Arrays) -> None:
-    """The first graph's output of the shortest utterance, alone and beside the longest."""
+    """Compare the first graph's output for the shortest utterance alone and in a batch with the longest."""
     lengths = [len(one) for one in features]
     shortest, longest = lengths.index(min(lengths)), lengths.index(max(lengths))
     gate.padded(heard, shortest, onnx.encode_batch([features[shortest], features[longest]])[0])

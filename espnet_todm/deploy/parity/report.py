@@ -1,4 +1,4 @@
-"""What the parity gate found, as one table: which steps were compared, how far they are apart, and what is allowed."""
+"""The report of the parity gate: one table of the compared steps with their differences and limits."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ JSON, PAGE = "parity.json", "parity.md"
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest difference that each step may have.
+    """The largest allowed absolute difference of each step.
 
     Args:
-        features: of log energies. What is measured is 5e-4 or less; another window or scale makes 0.1 and more.
+        features: of log energies. Usual differences are 5e-4 or less; a wrong window or scale gives 0.1 or more.
         encoder: of the encoder's outputs.
         posteriors: of probabilities.
-        wer_points: by which int8's and fp16's word error rate may be above PyTorch's, in percentage points; None is no
+        wer_points: allowed increase of the word error rate of int8 and fp16 over PyTorch's, in percentage points; None: no
             limit. (With fp32, transcripts must be identical.)
     """
 
@@ -41,9 +41,9 @@ class Limits:
 class Step:
     """One comparison.
 
-    name: features, encoder, posteriors, transcripts or WER. of, against: what was compared. difference: the largest one,
-    or the number of different transcripts, or points of WER; infinite where shapes differ. limit: None where the
-    difference is only told. utterance: where it is largest. detail: what more there is to say of that.
+    name: features, encoder, posteriors, transcripts or WER. of, against: the compared runtimes. difference: the largest one,
+    or the number of different transcripts, or points of WER; infinite if shapes differ. limit: None if the difference is
+    only reported. utterance: that of the largest difference. detail: more about that utterance.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Step:
         return self.limit is None or self.difference <= self.limit
 
     def complaint(self) -> str:
-        """What is wrong, on one line."""
+        """The error message, on one line."""
         where = f" at utterance {self.utterance}" if self.utterance else ""
         detail = f" ({self.detail})" if self.detail else ""
         return (
@@ -70,7 +70,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Rate:
-    """Word error rate in percent of what ran the model, and how many transcripts are not PyTorch's."""
+    """Word error rate of a runtime in percent, and the number of transcripts that differ from PyTorch's."""
 
     of: str
     wer: float
@@ -79,7 +79,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """All steps of one model in the order of the computation, and the word error rates that come of them."""
+    """All steps of one model in the order of computation, and the word error rates of the runtimes."""
 
     model: str
     utterances: int
@@ -92,18 +92,18 @@ class ParityReport:
 
     @property
     def first_fault(self) -> Optional[Step]:
-        """The first step that is further apart than allowed."""
+        """The first step above its limit, if any."""
         return next((step for step in self.steps if not step.holds), None)
 
     def to_json(self) -> dict[str, Any]:
-        """For parity.json; an infinite difference is null there."""
+        """The content of parity.json. An infinite difference becomes null."""
         steps: list[dict[str, Any]] = [{**asdict(step), "holds": step.holds} for step in self.steps]
         for step in steps:
             step["difference"] = step["difference"] if math.isfinite(step["difference"]) else None
         return {"format": FORMAT, **asdict(self), "steps": steps, "holds": self.first_fault is None}
 
     def markdown(self) -> str:
-        """The two tables, with a heading and a verdict."""
+        """The content of parity.md: heading, verdict, and two tables."""
         fault = self.first_fault
         verdict = "All steps hold." if fault is None else f"**Parted**: {fault.complaint()}."
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())

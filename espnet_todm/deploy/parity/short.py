@@ -1,4 +1,4 @@
-"""The parity gate on very short speech, of which runtimes must neither die nor make something else."""
+"""The parity gate on very short speech: runtimes must not crash, and must give the same transcripts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from espnet_todm.errors import UserError
 from espnet_todm.util.acoustics import SAMPLING_RATE
 from espnet_todm.util.files import PathLike
 
-SECONDS = (0.01, 0.05, 0.1)  # one frame of an encoder that makes one of four takes 0.07 s
+SECONDS = (0.01, 0.05, 0.1)  # an encoder with subsampling by 4 needs 0.07 s for one frame
 
 
 def compare_short(
     gate: Gate, exported: PathLike, against: str, runtime: StepRuntime, samples: np.ndarray, threads: int
 ) -> None:
-    """Beginnings of an utterance in sherpa-onnx and in the runtime ``against``: some are too short for one frame of the
-    encoder, or for one chunk of speech."""
+    """Compare transcripts of sherpa-onnx and the runtime ``against`` on the first SECONDS of an utterance. Some are too
+    short for one encoder frame or one chunk."""
     begins = [samples[: round(seconds * SAMPLING_RATE)] for seconds in SECONDS]
     try:
         texts = transcribe_in_subprocess(exported, FP32, threads, begins)

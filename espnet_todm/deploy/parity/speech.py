@@ -1,4 +1,4 @@
-"""Real utterances with their text, for what must be tried on speech: from a data folder's wav.scp and text."""
+"""Real utterances with their transcripts for tests on speech, from wav.scp and text of a data folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from espnet_todm.util.files import PathLike, read_table
 
 @dataclass(frozen=True)
 class Speech:
-    """samples (N,) float32 in [-1, 1] at 16 kHz, and what is said."""
+    """An utterance: samples (N,) float32 in [-1, 1] at 16 kHz, and the reference transcript."""
 
     name: str
     samples: np.ndarray
@@ -33,11 +33,11 @@ class Speech:
 
 
 def read_speech(scp: PathLike, text: PathLike, utterances: Optional[int] = None) -> list[Speech]:
-    """So many utterances (all, if None), evenly spread over ``text``.
+    """Read ``utterances`` utterances (None: all), evenly spread over ``text``.
 
-    Where Kaldi's ``segments`` lies beside wav.scp, utterances are parts of its recordings.
+    If the folder of wav.scp has Kaldi's ``segments``, utterances are parts of recordings.
 
-    Raises UserError when a file is missing or wrong, or the audio is not mono of 16 kHz.
+    Raises UserError when a file is missing or wrong, or the audio is not mono at 16 kHz.
     """
     if utterances is not None and utterances < 1:
         raise UserError(f"utterances: {utterances}, but at least 1 is needed")
@@ -64,5 +64,5 @@ def _samples(name: str, audio: Mapping[str, str], parts: Mapping[str, str], scp:
             file.seek(round(start * SAMPLING_RATE))
             frames = -1 if end is None else round((end - start) * SAMPLING_RATE)
             return np.asarray(file.read(frames, dtype="float32"))
-    except (OSError, RuntimeError) as error:  # soundfile's own are of RuntimeError
+    except (OSError, RuntimeError) as error:  # soundfile raises subclasses of RuntimeError
         raise UserError(f"{scp}: {recording} cannot be read from {place} ({one_line(error)})") from None

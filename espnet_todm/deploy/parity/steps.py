@@ -19,10 +19,10 @@ FP32 = "fp32"
 
 @dataclass(frozen=True)
 class Heard:
-    """What a runtime made of all utterances.
+    """The results of a runtime for all utterances.
 
-    encoded: what :meth:`StepRuntime.encode` gave, with ``shows_encoder`` the encoder's outputs. posteriors: probabilities
-    (T', V), of transducers along ``paths``.
+    encoded: outputs of :meth:`StepRuntime.encode`; with ``shows_encoder``, encoder outputs. posteriors: probabilities
+    (T', V), for transducers along ``paths``. texts: transcripts.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Heard:
 
 
 def hear(name: str, runtime: StepRuntime, features: Arrays, paths: Optional[Sequence[Sequence[int]]] = None) -> Heard:
-    """Run every step on features (T, F) of each utterance, the encoder once.
+    """Run every step on features (T, F) of each utterance. The encoder runs once per utterance.
 
-    ``paths``: another runtime's, to compare posteriors on; texts are of the runtime's own.
+    ``paths``: another runtime's paths for the posteriors, to make them comparable. Texts use the runtime's own paths.
     """
     encoded = [runtime.encode(one) for one in features]
     own = [runtime.path(one) for one in encoded]
@@ -47,7 +47,7 @@ def hear(name: str, runtime: StepRuntime, features: Arrays, paths: Optional[Sequ
 
 
 class Gate:
-    """Gathers steps, in the order in which they are compared, and word error rates."""
+    """Collects steps, in the order of comparison, and word error rates."""
 
     def __init__(self, speech: Sequence[Speech], limits: Limits) -> None:
         self.names = [one.name for one in speech]
@@ -57,7 +57,7 @@ class Gate:
         self.rates: list[Rate] = []
 
     def everything(self, heard: Heard, reference: Heard, exact: bool) -> None:
-        """Encoder, posteriors and transcripts. Not ``exact``: differences are only told."""
+        """Compare encoder outputs, posteriors and transcripts. Without ``exact``, differences are only reported."""
         limits = (self.limits.encoder, self.limits.posteriors) if exact else (None, None)
         pair = heard.name, reference.name
         if heard.shows_encoder and reference.shows_encoder:
@@ -66,9 +66,9 @@ class Gate:
         self.texts(*pair, heard.texts, reference.texts, exact)
 
     def exported(self, precision: str, heard: Heard, reference: Heard, texts: Sequence[str]) -> None:
-        """An exported model in one precision: onnxruntime against PyTorch, and sherpa-onnx's texts against onnxruntime's.
+        """Compare one precision of an exported model: onnxruntime with PyTorch, and sherpa-onnx's texts with onnxruntime's.
 
-        fp32 must not differ beyond the limits; how far others do is told.
+        fp32 must stay within the limits. Differences of other precisions are only reported.
         """
         exact, sherpa = precision == FP32, f"sherpa-onnx {precision}"
         self.everything(heard, reference, exact)
@@ -85,7 +85,7 @@ class Gate:
         theirs: Arrays,
         limit: Optional[float],
     ) -> None:
-        """The utterance with the largest absolute difference; infinite where shapes differ or a value is no number."""
+        """Add the largest absolute difference over utterances; infinite if shapes differ or a value is not finite."""
         found = [_difference(one, other) for one, other in zip(ours, theirs)]
         worst = int(np.argmax([difference for difference, _ in found]))
         difference, detail = found[worst]
@@ -93,7 +93,7 @@ class Gate:
         self.steps.append(Step(step, of, against, difference, limit, where, detail))
 
     def padded(self, heard: Heard, utterance: int, together: np.ndarray) -> None:
-        """An utterance as a runtime encoded it in a padded batch, and as it heard it alone: padding must not matter."""
+        """Compare a runtime's output for an utterance in a padded batch with that for the utterance alone."""
         step, limit, alone = "encoder", self.limits.encoder, heard.encoded[utterance]
         if not heard.shows_encoder:
             step, limit, together, alone = "posteriors", self.limits.posteriors, np.exp(together), np.exp(alone)
@@ -110,7 +110,7 @@ class Gate:
         exact: bool,
         names: Optional[Sequence[str]] = None,
     ) -> None:
-        """How many transcripts differ, and the first of them. ``names``: of the utterances, if not the gate's own."""
+        """Add the number of transcripts that differ, and the first one. ``names``: of the utterances, default the gate's."""
         apart = [i for i, (one, other) in enumerate(zip(ours, theirs)) if one != other]
         first = apart[0] if apart else None
         name = (names or self.names)[first] if first is not None else ""
@@ -121,7 +121,7 @@ class Gate:
     def rate(
         self, of: str, texts: Sequence[str], reference: Optional[Sequence[str]] = None, exact: bool = True
     ) -> None:
-        """The word error rate. With the ``reference``'s texts, also how far it is above theirs, unless ``exact``."""
+        """Add a word error rate. With ``reference`` texts and without ``exact``, also add its difference to theirs."""
         changed = sum(one != other for one, other in zip(texts, reference or texts))
         rate = self._wer(texts)
         self.rates.append(Rate(of, rate, changed))
@@ -134,7 +134,7 @@ class Gate:
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> tuple[float, str]:
-    """Largest absolute difference, and what is to be said of it."""
+    """Largest absolute difference, and a remark about it."""
     if one.shape != other.shape:
         return np.inf, f"shape {list(one.shape)} against {list(other.shape)}"
     difference = float(np.abs(one - other).max(initial=0.0))

@@ -1,1 +1,1 @@
-"""What runs a model: PyTorch, onnxruntime and sherpa-onnx, behind one interface."""
+"""Runtimes for models behind one interface: PyTorch, onnxruntime and sherpa-onnx."""

@@ -1,8 +1,8 @@
-"""What runs a model: PyTorch, onnxruntime or sherpa-onnx, behind one interface, one utterance at a time and greedily.
+"""The interface of the runtimes PyTorch, onnxruntime and sherpa-onnx: one utterance at a time, with greedy search.
 
 ``open_runtime("torch", subnet_folder)``, ``open_runtime("onnxruntime", onnx_folder, "int8", threads=2)`` and
-``open_runtime("sherpa-onnx", onnx_folder)`` of :mod:`espnet_todm.deploy.runtime.opening` give a :class:`Runtime`. The first
-two also show each step between speech and text (:class:`StepRuntime`), so that a difference can be traced to its beginning.
+``open_runtime("sherpa-onnx", onnx_folder)`` of :mod:`espnet_todm.deploy.runtime.opening` return a :class:`Runtime`. The
+first two also give access to each step between speech and text (:class:`StepRuntime`), to find where a difference begins.
 """
 
 from __future__ import annotations
@@ -18,48 +18,48 @@ from espnet_todm.deploy.runtime.fbank import fbank
 
 TORCH, ONNXRUNTIME, SHERPA = "torch", "onnxruntime", "sherpa-onnx"
 RUNTIMES = (TORCH, ONNXRUNTIME, SHERPA)
-# Labels in one frame at most: sherpa-onnx's limit for stateless predictors, and one for recurrent ones.
+# Maximum number of labels per frame: sherpa-onnx's for stateless predictors, and ours for recurrent ones.
 STATELESS_SYMBOLS, RECURRENT_SYMBOLS = 1, 10
 
 
 class Runtime(ABC):
-    """A model that writes down speech of 16 kHz.
+    """A loaded model that transcribes speech at 16 kHz.
 
-    Attributes: ``kind``, one of RUNTIMES; ``mel_bins`` of its features.
+    Attributes: ``kind``, one of RUNTIMES; ``mel_bins``, dimension of the features.
     """
 
     kind: ClassVar[str]
     mel_bins: int
 
     def features(self, samples: np.ndarray) -> np.ndarray:
-        """samples (N,) float32 in [-1, 1] -> what the model is given, (T, mel_bins) float32, without normalisation."""
+        """samples (N,) float32 in [-1, 1] -> features (T, mel_bins) float32 for the model, without normalisation."""
         return fbank(samples, self.mel_bins)
 
     @abstractmethod
     def transcribe(self, samples: np.ndarray) -> str:
-        """samples (N,) float32 in [-1, 1] -> text, the whole way: features, model, greedy search."""
+        """samples (N,) float32 in [-1, 1] -> text, by features, model and greedy search."""
 
 
 class Timed(Protocol):
-    """A model as the benchmark times it: what is done to an utterance before the model runs apart from the model.
+    """The interface for benchmarks, which time the preparation of an utterance and the model separately.
 
-    ``chunk_seconds``: of speech that a streaming model takes at a time; 0 for whole utterances.
+    ``chunk_seconds``: seconds of speech per chunk of a streaming model; 0 for whole utterances.
     """
 
     chunk_seconds: float
 
     def prepare(self, utterance: np.ndarray) -> Any:
-        """Features (T, F), or samples (N,) where the runtime computes features -> what the model is given."""
+        """Features (T, F), or samples (N,) if the runtime computes features -> input of :meth:`infer`."""
 
     def infer(self, prepared: Any, chunks: list[float]) -> object:
-        """From there to labels or text. ``chunks`` gets the seconds that each chunk took, of a streaming model."""
+        """Output of :meth:`prepare` -> labels or text. A streaming model appends the seconds of each chunk to ``chunks``."""
 
 
 class StepRuntime(Runtime):
-    """A runtime whose steps can be looked at, each from what the step before gave; the encoder runs in the first.
+    """A runtime with separate steps. Each takes the output of the step before; the first, ``encode``, runs the encoder.
 
-    ``tokens`` are by their ids; ``blank`` is one of these. ``shows_encoder``: False where the encoder's output cannot be
-    seen, because one graph goes from features to log posteriors.
+    ``tokens``: in the order of ids. ``blank``: an id. ``shows_encoder``: False if the encoder's output is not available,
+    because one graph goes from features to log posteriors.
     """
 
     tokens: Sequence[str]
@@ -69,19 +69,19 @@ class StepRuntime(Runtime):
 
     @abstractmethod
     def encode(self, features: np.ndarray) -> np.ndarray:
-        """Features (T, mel_bins) -> the encoder's output (T', D) float32, of transducers projected for the joiner; log
-        posteriors (T', V) where it is not shown."""
+        """Features (T, mel_bins) -> encoder output (T', D) float32, for transducers after the joiner's projection. Without
+        ``shows_encoder``: log posteriors (T', V)."""
 
     @abstractmethod
     def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
-        """Log posteriors (T', V), float32. Tokens that are no text are next to impossible.
+        """Log posteriors (T', V), float32. Tokens that are not text have almost no probability.
 
-        Of a transducer the rows are the joiner's outputs along ``path``, by default what :meth:`path` finds.
+        The rows of a transducer are the joiner's outputs along ``path``, by default the result of :meth:`path`.
         """
 
     @abstractmethod
     def path(self, encoded: np.ndarray) -> list[int]:
-        """What greedy search takes: the best label, or the blank, of each row of the posteriors."""
+        """The path of greedy search: the best label or the blank for each row of the posteriors."""
 
     @abstractmethod
     def labels(self, path: Sequence[int]) -> list[int]:
@@ -89,10 +89,10 @@ class StepRuntime(Runtime):
 
     @abstractmethod
     def spell(self, labels: Sequence[int]) -> str:
-        """What labels say, with single spaces between words."""
+        """The text of labels, with single spaces between words."""
 
     def text(self, features: np.ndarray) -> str:
-        """What greedy search finds on features (T, mel_bins)."""
+        """The text that greedy search finds for features (T, mel_bins)."""
         return self.spell(self.labels(self.path(self.encode(features))))
 
     def transcribe(self, samples: np.ndarray) -> str:
@@ -106,7 +106,7 @@ class StepRuntime(Runtime):
 
 
 class CtcRuntime(StepRuntime):
-    """The best path of CTC: repeats count once, blanks are left out."""
+    """Greedy search of CTC: the best path without repetitions and blanks."""
 
     def path(self, encoded: np.ndarray) -> list[int]:
         return [int(label) for label in self.posteriors(encoded).argmax(axis=-1)]
@@ -116,23 +116,23 @@ class CtcRuntime(StepRuntime):
 
 
 class TransducerRuntime(StepRuntime):
-    """Greedy search of a transducer: in each frame the best label, up to ``max_symbols`` times, until it is the blank.
+    """Greedy search of a transducer: at most ``max_symbols`` labels per frame, until the best one is the blank.
 
-    States are whatever the predictor carries from label to label.
+    The type of the predictor's state depends on the runtime.
     """
 
     max_symbols: int = STATELESS_SYMBOLS
 
     @abstractmethod
     def predict(self, label: int, state: Any = None) -> tuple[Any, Any]:
-        """A label (at first the blank, without a state) -> the predictor's output and state after it."""
+        """A label and the state before it -> predictor output, new state. The first label is the blank, without a state."""
 
     @abstractmethod
     def join(self, frame: np.ndarray, predicted: Any) -> np.ndarray:
-        """A frame of the encoder (D,) and the predictor's output -> logits (V,) float32."""
+        """An encoder frame (D,) and a predictor output -> logits (V,) float32."""
 
     def posteriors(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> np.ndarray:
-        # Imported here, since no search needs it, and its memory would count as that of a model that is measured.
+        # Local import: searches do not need it, and measurements of a model's memory would include it.
         from scipy.special import log_softmax
 
         rows = [logits for logits, _ in self._walk(encoded, path)]
@@ -145,7 +145,7 @@ class TransducerRuntime(StepRuntime):
         return [label for label in path if label != self.blank]
 
     def _walk(self, encoded: np.ndarray, path: Optional[Sequence[int]] = None) -> Iterator[tuple[np.ndarray, int]]:
-        """Logits (V,) and the label taken: the best one, or the next of ``path``, until that ends."""
+        """Yield logits (V,) and the chosen label: the best one, or the next one of ``path`` until its end."""
         given = None if path is None else iter(path)
         predicted, state = self.predict(self.blank)
         for frame in encoded:

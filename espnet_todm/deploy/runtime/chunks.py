@@ -1,4 +1,4 @@
-"""Speech in chunks, as sherpa-onnx's online recognizers take it: what makes a chunk, and the silence behind the end."""
+"""Speech in chunks as in sherpa-onnx's online recognizers: the frames of a chunk, and the tail of silence at the end."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ ChunkStep = Callable[[np.ndarray, Sequence[Any]], tuple[np.ndarray, Sequence[Any
 
 
 def whole_chunks(frames: int, window: int, shift: int) -> int:
-    """How many of so many feature frames sherpa-onnx takes: it starts on a chunk when there is one frame more than the chunk
-    needs, and leaves at the end what makes no whole chunk."""
+    """Number of feature frames that sherpa-onnx uses of ``frames``. It starts a chunk when there is one frame more than the
+    chunk needs, and ignores an incomplete chunk at the end."""
     chunks = max((frames - 1 - window) // shift + 1, 0)
     return (chunks - 1) * shift + window if chunks else 0
 
 
 def tail_seconds(window: int) -> float:
-    """Silence that brings the last sample of any utterance into a whole chunk of so many feature frames."""
+    """Seconds of silence after which the last sample of any utterance is in a whole chunk of ``window`` feature frames."""
     return (window + 2) / FRAMES_PER_SECOND
 
 
 def with_tail(samples: np.ndarray, seconds: float) -> np.ndarray:
-    """samples (N,) float32 with so much digital silence behind."""
+    """Append ``seconds`` of digital silence to samples (N,) float32."""
     return np.concatenate([samples, np.zeros(round(seconds * SAMPLING_RATE), dtype=np.float32)])
 
 
 def stream_features(samples: np.ndarray, mel_bins: int, window: int, shift: int) -> np.ndarray:
-    """samples (N,) float32 -> features (T, mel_bins) of the whole chunks that they make with their tail."""
+    """samples (N,) float32 -> features (T, mel_bins) of the whole chunks of samples and tail."""
     features = fbank(with_tail(samples, tail_seconds(window)), mel_bins)
     return features[: whole_chunks(len(features), window, shift)]
 
 
 def run_chunks(step: ChunkStep, caches: Sequence[Any], features: np.ndarray, window: int, shift: int) -> np.ndarray:
-    """Features (T, F) -> log posteriors (T', V) chunk by chunk. What is left at the end, or too short for one chunk, gets
-    features of silence behind it."""
+    """Features (T, F) -> log posteriors (T', V), computed chunk by chunk. An incomplete chunk at the end is padded with
+    features of silence."""
     chunks = max(-(-(len(features) - window) // shift) + 1, 1)
     missing = (chunks - 1) * shift + window - len(features)
     padded = np.pad(features, ((0, missing), (0, 0)), constant_values=SILENCE)

@@ -1,4 +1,4 @@
-"""Kaldi's filterbank features of one utterance, as stage 3 computes them and as sherpa-onnx does: exported models' input."""
+"""Kaldi's filterbank features of one utterance, as stage 3 and as sherpa-onnx compute them: the input of exported models."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from lhotse import Fbank
 
 
-SILENCE = math.log(np.finfo(np.float32).eps)  # the least log energy, which digital silence has in every bin
+SILENCE = math.log(np.finfo(np.float32).eps)  # the lowest log energy; digital silence has it in every bin
 
 
 def fbank(samples: np.ndarray, mel_bins: int = MEL_BINS) -> np.ndarray:
     """samples (N,) float in [-1, 1] at 16 kHz -> log energies (T, mel_bins), float32, in frames of 10 ms.
 
-    lhotse's Fbank with its default options: no dither, snip_edges false. Nothing (0, mel_bins) below one window.
-    Raises UserError for other samples.
+    lhotse's Fbank with default options: no dither, snip_edges false. Samples shorter than one window give (0, mel_bins).
+    Raises UserError for samples of another shape or dtype.
     """
     check_samples(samples)
     if len(samples) < SAMPLING_RATE // 40:
@@ -32,9 +32,9 @@ def fbank(samples: np.ndarray, mel_bins: int = MEL_BINS) -> np.ndarray:
 
 
 def device_fbank(samples: np.ndarray, mel_bins: int = MEL_BINS) -> np.ndarray:
-    """As :func:`fbank`, but what sherpa-onnx computes: with its library, kaldi-native-fbank, and its options.
+    """As :func:`fbank`, but computed as in sherpa-onnx: with its library, kaldi-native-fbank, and its options.
 
-    Raises UserError for other samples, and where the library is not installed.
+    Raises UserError for samples of another shape or dtype, and when the library is not installed.
     """
     check_samples(samples)
     native = needed("kaldi_native_fbank")
@@ -49,7 +49,7 @@ def device_fbank(samples: np.ndarray, mel_bins: int = MEL_BINS) -> np.ndarray:
 
 
 def check_samples(samples: np.ndarray) -> None:
-    """Raises UserError for what no runtime takes: several channels, or integers, which would be much too loud."""
+    """Raises UserError for several channels, and for integers, whose scale is too large."""
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise UserError(
             f"speech: samples of shape {list(samples.shape)} and type {samples.dtype}; needed: one channel of floats in"

@@ -1,4 +1,4 @@
-"""onnxruntime as a runtime: the graphs of an exported folder, and greedy search on numpy."""
+"""onnxruntime as a runtime: runs the graphs of an exported folder, with greedy search in numpy."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _INTEGERS = {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
 
 
 class Session:
-    """One ONNX file in an onnxruntime session. Inputs and outputs go by position, as sherpa-onnx has it.
+    """One ONNX file in an onnxruntime session. Inputs and outputs are positional, as in sherpa-onnx.
 
-    Raises UserError when the file cannot be loaded, such as for an operator set that the runtime lacks.
+    Raises UserError when the file cannot be loaded, for example because the runtime lacks its operator set.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -30,16 +30,16 @@ class Session:
         options.log_severity_level = 3
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a class for each status, all of them below Exception only
+        except Exception as error:  # onnxruntime's error classes have no other common base
             raise UserError(f"{path}: onnxruntime cannot load it ({one_line(error)})") from None
         self.path = path
         self.inputs, self.outputs = self._session.get_inputs(), self._session.get_outputs()
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
 
     def __call__(self, *values: np.ndarray) -> list[np.ndarray]:
-        """Outputs for these inputs; integers are given in the width that the graph asks for.
+        """Outputs for these inputs. Integers are converted to the graph's integer dtype.
 
-        Raises UserError where the graph refuses them.
+        Raises UserError when the graph does not accept them.
         """
         feed = {i.name: v.astype(_INTEGERS.get(i.type, v.dtype), copy=False) for i, v in zip(self.inputs, values)}
         try:
@@ -50,12 +50,12 @@ class Session:
 
 
 class OnnxRuntime(StepRuntime):
-    """What all kinds of folder share: graphs by the names of their parts, of which the first takes features (N, T, F) and
-    lengths (N,), and tokens by their ids.
+    """Base class for all export formats: graphs by part, of which the first takes features (N, T, F) and lengths (N,), and
+    tokens in the order of ids.
 
     Attributes:
-        pads: whether utterances of a batch are padded to the longest.
-        details: what a recognizer of sherpa-onnx has to know of the model beside sherpa-onnx's own arguments.
+        pads: whether utterances of a batch are padded to the longest one.
+        details: arguments of the :class:`Recognizer` in addition to those of sherpa-onnx.
     """
 
     kind = ONNXRUNTIME
@@ -69,12 +69,12 @@ class OnnxRuntime(StepRuntime):
         self.details: dict[str, Any] = {}
 
     def check_outputs(self, graph: Session) -> None:
-        """Raises UserError when a graph's first output has another width than there are tokens; sherpa-onnx would not."""
+        """Raises UserError when a graph's output width is not the number of tokens. sherpa-onnx does not check this."""
         width = graph.outputs[0].shape[-1]
         self.check_vocabulary(width if isinstance(width, int) else None, f"{graph.path.name} has as outputs:")
 
     def check_vocabulary(self, size: Any, source: str) -> None:
-        """Raises UserError when a number of tokens, if it is stated, is another than that of tokens.txt."""
+        """Raises UserError when ``size``, unless None, is not the number of tokens in tokens.txt."""
         if size is not None and str(size) != str(len(self.tokens)):
             place = self._first.path.parent / TOKENS
             raise UserError(f"{place}: has {len(self.tokens)} tokens, but {source} {size}")
@@ -86,13 +86,13 @@ class OnnxRuntime(StepRuntime):
         return self.encode_batch([features])[0]
 
     def encode_batch(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Features (T, F) each -> the first graph's output of each, (T', D), run as one padded batch."""
+        """Features (T, F) of each utterance -> the first graph's outputs (T', D), computed in one padded batch."""
         outputs, frames = self._first(*_padded(batch))[:2]
         return [output[:count] for output, count in zip(outputs, frames.tolist())]
 
 
 def _padded(batch: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Features (T, F) each -> (N, T, F) float32 with zeros behind, and lengths (N,)."""
+    """Features (T, F) of each utterance -> zero-padded (N, T, F) float32, and lengths (N,)."""
     lengths = np.array([len(features) for features in batch])
     padded = np.zeros((len(batch), lengths.max(), batch[0].shape[-1]), dtype=np.float32)
     for row, features in zip(padded, batch):

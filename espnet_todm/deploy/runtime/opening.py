@@ -1,4 +1,4 @@
-"""Which runtime opens a folder. PyTorch is imported only where it is asked for: an exported model needs none of it."""
+"""Opens a folder in a runtime. PyTorch is imported only for the runtime "torch"; exported models do not need it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from espnet_todm.util.files import PathLike
 
 
 def open_runtime(kind: str, folder: PathLike, precision: str = "fp32", threads: int = 1) -> Runtime:
-    """A runtime with a model in it.
+    """Load a model into a runtime.
 
     Args:
         kind: "torch" (an extracted subnet's folder), "onnxruntime" or "sherpa-onnx" (an exported one's).
         precision: "fp32", "fp16" or "int8"; torch has fp32 only.
-        threads: that compute one utterance.
+        threads: number of threads for one utterance.
 
     Raises:
-        UserError: an argument is not allowed, a package is missing, or the folder's model cannot run there.
+        UserError: an argument is not allowed, a package is missing, or the runtime cannot run the folder's model.
     """
     if threads < 1:
         raise UserError(f"threads: {threads}, but at least 1 is needed")

@@ -1,4 +1,4 @@
-"""sherpa-onnx's recognizers behind one interface, which the benchmark times, too."""
+"""sherpa-onnx's recognizers behind one interface, also for benchmarks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from espnet_todm.util.acoustics import SAMPLING_RATE
 
 
 class Recognizer(ABC):
-    """A recognizer of sherpa-onnx, ``stock``, with a model in it.
+    """Wraps ``stock``, a recognizer of sherpa-onnx with a loaded model.
 
-    ``chunk_seconds``: of speech that a streaming model takes at a time; 0 for whole utterances.
+    ``chunk_seconds``: seconds of speech per chunk of a streaming model; 0 for whole utterances.
     """
 
     chunk_seconds: float = 0.0
@@ -27,15 +27,15 @@ class Recognizer(ABC):
 
     @abstractmethod
     def prepare(self, samples: np.ndarray) -> Any:
-        """What is done to an utterance before the model runs."""
+        """samples (N,) -> input of :meth:`infer`; all work before the model runs."""
 
     @abstractmethod
     def infer(self, prepared: Any, chunks: list[float]) -> str:
-        """From there to text. ``chunks`` gets the seconds that each chunk took, of a streaming model."""
+        """Output of :meth:`prepare` -> text. A streaming model appends the seconds of each chunk to ``chunks``."""
 
 
 class OfflineRecognizer(Recognizer):
-    """``sherpa_onnx.OfflineRecognizer``. Features are computed as it accepts samples."""
+    """``sherpa_onnx.OfflineRecognizer``. :meth:`prepare` computes the features."""
 
     def prepare(self, samples: np.ndarray) -> Any:
         stream = self.stock.create_stream()

@@ -1,4 +1,4 @@
-"""sherpa-onnx itself as a runtime, in this process, once it has shown in another that it survives the model."""
+"""sherpa-onnx as a runtime in this process. The model first runs in a subprocess, because sherpa-onnx may crash on it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from espnet_todm.util.files import PathLike
 
 
 class SherpaRuntime(Runtime):
-    """The recognizer of an exported folder's form. A streaming one gets the model's tail of silence behind each utterance.
+    """The recognizer for an exported folder. A streaming one gets the model's tail of silence after each utterance.
 
     Raises:
-        UserError: the folder has a fault that sherpa-onnx does not survive, or it is not installed.
+        UserError: sherpa-onnx crashes on the folder's model, or is not installed.
     """
 
     kind = SHERPA

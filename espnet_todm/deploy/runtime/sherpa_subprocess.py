@@ -1,7 +1,7 @@
-"""sherpa-onnx in a process of its own: a model that it cannot load ends that process, not ours.
+"""sherpa-onnx in a subprocess: a model that it cannot load ends the subprocess, not this process.
 
-``python -m espnet_todm.deploy.runtime.sherpa_subprocess FOLDER`` is the other process; it does what the folder's
-order.json says.
+The subprocess is ``python -m espnet_todm.deploy.runtime.sherpa_subprocess FOLDER``. It reads order.json and waves.npz from
+the folder and writes answer.json.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ Order = dict[str, Any]
 def transcribe_in_subprocess(
     folder: PathLike, precision: str, threads: int, waves: Sequence[np.ndarray], seconds: float = _LIMIT
 ) -> list[str]:
-    """Texts of waves (N,), with single spaces between words. An online recognizer gets each with the model's tail.
+    """Transcripts of waves (N,), with single spaces between words. An online recognizer gets the model's tail after each.
 
-    Raises UserError, with sherpa-onnx's last words, when its process ends early or takes longer than ``seconds``.
+    Raises UserError when the subprocess crashes (with its last line of output) or takes longer than ``seconds``.
     """
     return transcribe_order(make_order(folder, precision, threads), waves, seconds)
 
 
 def make_order(folder: PathLike, precision: str, threads: int) -> Order:
-    """What :func:`make_recognizer` has to know of a folder, as JSON can hold it.
+    """Arguments of :func:`make_recognizer` for a folder, as JSON.
 
-    Raises UserError for what sherpa-onnx would not tell by itself: a file that is not there, tokens that are none or not
-    as many as the model has outputs, another blank.
+    Raises UserError for faults without a clear message from sherpa-onnx: a missing file, an invalid tokens.txt, a number of
+    tokens that is not that of the model's outputs, or another blank.
     """
     form, model = open_exported(folder, precision)
     files = {part: str(graph.path) for part, graph in model.graphs.items()}
@@ -52,12 +52,12 @@ def make_order(folder: PathLike, precision: str, threads: int) -> Order:
 
 
 def make_recognizer(order: Order) -> Recognizer:
-    """A fault of the model may end this process."""
+    """Create the recognizer. sherpa-onnx may end this process when the model has a fault."""
     return named(order["form"]).recognizer(order["arguments"], **order["details"])
 
 
 def transcribe_order(order: Order, waves: Sequence[np.ndarray], seconds: float = _LIMIT) -> list[str]:
-    """As :func:`transcribe_in_subprocess`, of what :func:`make_order` gave."""
+    """As :func:`transcribe_in_subprocess`, for an order of :func:`make_order`."""
     needed("sherpa_onnx")
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
@@ -70,7 +70,7 @@ def transcribe_order(order: Order, waves: Sequence[np.ndarray], seconds: float =
 
 
 def _run(place: Path, seconds: float) -> str:
-    """How the other process ended, in words for a sentence that begins with its name."""
+    """Run the subprocess, and return how it ended as the predicate of a sentence."""
     command = python_module("espnet_todm.deploy.runtime.sherpa_subprocess", str(place))
     try:
         done = subprocess.run(
@@ -83,7 +83,7 @@ def _run(place: Path, seconds: float) -> str:
 
 
 def _main(place: Path) -> None:
-    """The other process: texts of waves.npz as order.json says, into answer.json."""
+    """The subprocess: transcribe waves.npz as order.json specifies, and write answer.json."""
     order = json.loads((place / "order.json").read_text(encoding="utf-8"))
     recognizer = make_recognizer(order)
     with np.load(place / "waves.npz") as waves:

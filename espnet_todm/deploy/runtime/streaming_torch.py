@@ -1,4 +1,4 @@
-"""A streaming model chunk by chunk in PyTorch."""
+"""Streaming models in PyTorch: chunk by chunk, and on whole utterances under the chunk mask."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from espnet_todm.util.threads import torch_threads
 
 
 class MaskedTorch(TorchCtc):
-    """An extracted model on whole utterances under the mask of its ``decode_chunk``, with the tail that chunks need.
+    """An extracted model on whole utterances under the mask of its ``decode_chunk``, with the tail of streaming.
 
-    window, shift: feature frames of a chunk, and from chunk to chunk.
+    window, shift: feature frames of a chunk, and from one chunk to the next.
     """
 
     def __init__(self, model: ESPnetASRModel, config: Mapping[str, Any], threads: int, window: int, shift: int) -> None:
@@ -30,7 +30,7 @@ class MaskedTorch(TorchCtc):
 
 
 class StreamingTorch(TorchCtc):
-    """An extracted model in its streaming form. ``chunk``: frames and left context, default the model's ``decode_chunk``."""
+    """An extracted model run chunk by chunk. ``chunk``: frames and left context, default the model's ``decode_chunk``."""
 
     shows_encoder = False
 

@@ -33,7 +33,7 @@ from espnet_todm.util.threads import torch_threads
 
 
 class TorchRuntime(StepRuntime):
-    """What both kinds of model share."""
+    """Base class for CTC models and transducers. Raises UserError when the model has a frontend."""
 
     kind = TORCH
 
@@ -53,16 +53,16 @@ class TorchRuntime(StepRuntime):
         return " ".join(self._decoder.text(labels).split())
 
     def _encoded(self, features: np.ndarray) -> Tensor:
-        """Features (T, F) -> (T', D); nothing where they are too short for one frame."""
+        """Features (T, F) -> (T', D), or (0, D) if they are too short for one frame."""
         speech = torch.tensor(features).unsqueeze(0)  # a copy: GlobalMVN works in place
-        if speech.size(1):  # ESPnet fails on nothing before it finds it too short
+        if speech.size(1):  # ESPnet fails on empty input before its check of the length
             with suppress(TooShortUttError):
                 return encode(self.model, speech, torch.tensor([speech.size(1)]))[0][0]
         return torch.zeros(0, (self.model.postencoder or self.model.encoder).output_size())
 
 
 class TorchCtc(TorchRuntime, CtcRuntime):
-    """The encoder, and CTC's output layer."""
+    """Encoder and output layer of CTC."""
 
     @torch.no_grad()
     def encode(self, features: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ class TorchCtc(TorchRuntime, CtcRuntime):
 
 
 class TorchTransducer(TorchRuntime, TransducerRuntime):
-    """ESPnet's predictor and joiner, with the joiner's two projections taken once for each frame and label."""
+    """ESPnet's predictor and joiner. The joiner's two projections run once per frame and once per label."""
 
     def __init__(self, model: ESPnetASRModel, config: Mapping[str, Any], threads: int = 1) -> None:
         super().__init__(model, config, threads)
@@ -91,7 +91,7 @@ class TorchTransducer(TorchRuntime, TransducerRuntime):
 
     @torch.no_grad()
     def predict(self, label: int, state: Any = None) -> tuple[Tensor, Any]:
-        """The state: labels so far and what the predictor carries; ESPnet's ``score`` wants both."""
+        """The state is a pair of the labels so far and the predictor's state; ESPnet's ``score`` needs both."""
         decoder = self.model.decoder
         labels, carried = state or ([], decoder.init_state(1))
         labels = [*labels, label]
@@ -107,14 +107,14 @@ class TorchTransducer(TorchRuntime, TransducerRuntime):
 
 
 def open_torch(folder: PathLike, threads: int = 1) -> TorchRuntime:
-    """The model of an extracted subnet's folder."""
+    """Load the model of an extracted subnet's folder."""
     return torch_runtime(*load_extracted(folder), threads)
 
 
 def load_slice(config: PathLike, checkpoint: PathLike, subnet: str) -> tuple[ESPnetASRModel, Mapping[str, Any]]:
-    """A supernet that runs one subnet, a size's name or the file of a card, and its config.
+    """Load a supernet that runs one subnet, and its config. ``subnet``: name of a size or card file.
 
-    Raises UserError when it has none such.
+    Raises UserError when the supernet has no such subnet.
     """
     supernet = load_supernet(config, checkpoint)
     model, encoder = supernet.model, supernet.encoder
@@ -123,7 +123,7 @@ def load_slice(config: PathLike, checkpoint: PathLike, subnet: str) -> tuple[ESP
 
 
 def torch_runtime(model: ESPnetASRModel, config: Mapping[str, Any], threads: int = 1) -> TorchRuntime:
-    """The runtime for a kind of model. Raises UserError for one without a greedy search over frames."""
+    """The runtime for a CTC model or a transducer. Raises UserError for a model with only an attention decoder."""
     if model.use_transducer_decoder:
         return TorchTransducer(model, config, threads)
     if model.ctc is None:
