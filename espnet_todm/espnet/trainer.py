@@ -60,8 +60,8 @@ class TodmTrainer(Trainer):
     @classmethod
     def resume(cls, **kwargs: Any) -> None:
         """As in ESPnet, which passes all arguments by name. A run killed right after it wrote checkpoint.pth may lack the
-        file of that epoch's model, which ESPnet needs at the end, or the links to the best models, which ESPnet would not make
-        again. This method restores both from checkpoint.pth, which has the model and the reporter."""
+        file of that epoch's model, which ESPnet needs at the end, or the links to the best models, which ESPnet would not
+        make again. This method restores both from checkpoint.pth, which has the model and the reporter."""
         with configuration_holds(**kwargs):
             Trainer.resume(**kwargs)
         if cls.criteria is None:
