@@ -1,1 +1,1 @@
-"""From a supernet to files that a device loads."""
+"""Extraction, fine-tuning, export and packing of subnets, and the runtimes for exported models."""

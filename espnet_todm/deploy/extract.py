@@ -1,4 +1,4 @@
-"""Write subnets of a trained supernet out as small ordinary models."""
+"""Extract subnets of a trained supernet as small ordinary models."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _without_input_size(conf: Mapping[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def _largest_difference(supernet: Supernet, subnet: Subnet, model: torch.nn.Module) -> float:
-    """Largest absolute difference between the outputs of the small model's encoder and of the slice, on fixed noise."""
+    """Largest absolute difference between outputs of the small model's encoder and of the slice, on fixed noise."""
     noise = torch.randn(1, 200, supernet.encoder.input_size, generator=torch.Generator().manual_seed(0))
     lengths = torch.tensor([200])
     between = supernet.model.between(subnet.name)

@@ -26,7 +26,7 @@ from espnet_todm.trainers.cpu_processes import train
 from espnet_todm.util.checks import check_number
 from espnet_todm.util.files import PathLike, atomic_directory, hash_file, make_folder, read_json, write_json, write_text
 
-ENTRY = "fine_tuned"  # of the card
+ENTRY = "fine_tuned"  # entry of the card
 SUFFIX = "_ft"
 # Options of the supernet's own training run. The others, for model and data, are kept.
 RUN_OPTIONS = (
@@ -91,7 +91,7 @@ def fine_tune(subnet: PathLike, output: PathLike, work: PathLike, options: FineT
     home = Path(work)
     make_folder(home)
     write_text(home / "fine_tune.yaml", yaml.safe_dump(conf, sort_keys=False, allow_unicode=True))
-    save_checkpoint(model.state_dict(), home / "start.pth")  # from model.safetensors: only this pickle is loaded
+    save_checkpoint(model.state_dict(), home / "start.pth")  # from model.safetensors: no foreign pickle is loaded
     arguments = ["--config", str(home / "fine_tune.yaml"), "--init_param", str(home / "start.pth")]
     arguments += ["--output_dir", str(home), "--ngpu", str(options.ngpu), "--resume", "false"]
     if options.ngpu:
@@ -124,7 +124,7 @@ def training_config(config: Mapping[str, Any], options: FineTuning) -> dict[str,
 
 
 def check_output(output: PathLike, entry: str) -> None:
-    """Raises UserError when ``output`` exists and is not an earlier result: a folder whose card has this entry."""
+    """Raises UserError when ``output`` exists, unless it is an earlier result: a folder whose card has this entry."""
     path = Path(output)
     card = path / CARD
     if path.exists() and not (card.is_file() and entry in read_json(card)):

@@ -46,7 +46,7 @@ def write_config(conf: Mapping[str, Any], folder: Path, final: Optional[Path] = 
     for section, key in FILE_OPTIONS:
         owner = conf.get(section) if section else conf
         if owner and owner.get(key):
-            CHECKS[key](owner[key])  # the config may be foreign, and the copy may be published
+            CHECKS[key](owner[key])  # the config may come from others, and the copy may be published
             shutil.copyfile(owner[key], folder / Path(owner[key]).name)
             moved = {**owner, key: owner[key] if final is None else str(final / Path(owner[key]).name)}
             written = {**written, section: moved} if section else {**written, key: moved[key]}

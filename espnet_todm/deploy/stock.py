@@ -1,4 +1,4 @@
-"""Stock ESPnet models as supernets. The full supernet encoder computes the same as ESPnet's, with the same names."""
+"""Stock ESPnet models as supernets. A full supernet encoder equals ESPnet's encoder, with the same parameter names."""
 
 from __future__ import annotations
 

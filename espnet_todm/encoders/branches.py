@@ -76,8 +76,7 @@ class BranchOptions(EncoderOptions):
 
 
 class MergedBranches(ElasticBlock):
-    """[Macaron FFN] - attention and cgMLP in parallel, merged - [FFN] - norm, pre-norm; names as in
-    EBranchformerEncoderLayer.
+    """[Macaron FFN] - attention and cgMLP in parallel, merged - [FFN] - norm, pre-norm; named as EBranchformerEncoderLayer.
 
     The merge is ``merge_proj(z + depthwise(z))``, where z concatenates the branches' outputs. It is a sum over branches:
     each has its channels of the depthwise convolution and its columns of ``merge_proj``, which count as its costs. The sum

@@ -123,7 +123,7 @@ def no_input(input_size: int, size: int, dropout: float, positions: nn.Module) -
 class DepthwiseSubsampling(nn.Module):
     """ESPnet's conv2d with the second convolution split into 3x3 depthwise and 1x1 convolutions, as in FastConformer.
 
-    At 80 mel bands this saves 8/9 of the multiplications of a layer that is nearly half of a small model.
+    At 80 mel bands this saves 8/9 of the multiplications of a layer with nearly half of a small model's cost.
     """
 
     def __init__(self, input_size: int, size: int, dropout: float, positions: nn.Module) -> None:

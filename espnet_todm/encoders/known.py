@@ -17,7 +17,7 @@ CLASSES = (
 
 
 def encoders() -> dict[str, type[SupernetEncoder]]:
-    """Name in lower case, as ESPnet's parsers need it -> class. Imports are local: each encoder imports parts of ESPnet."""
+    """All encoder classes by name, in lower case for ESPnet's parsers. Imports are local: they load parts of ESPnet."""
     known: dict[str, type[SupernetEncoder]] = {}
     for path in CLASSES:
         module, _, name = path.partition(".")

@@ -1,7 +1,7 @@
 """``encoder: todm_mh_ssm``: the multi-head state space encoder of TODM as a supernet (arXiv 2305.12498; 2309.01947).
 
-A Transformer encoder whose self-attention is a multi-head state space layer. Options add attention after it (Stateformer),
-the Conformer's convolution module and a second feed-forward module. ESPnet has no such encoder.
+It is a Transformer encoder with multi-head state space layers in place of self-attention. Options add attention after them
+(Stateformer), the Conformer's convolution module and a second feed-forward module. ESPnet has no such encoder.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class MhSsmOptions(ConvolutionOptions):
 
     ssm_heads: int = 8  # even with head_gating; a component is a head, or with head_gating a pair of heads
     ssm_head_dim: Optional[int] = None  # channels of a state space head, default output_size / ssm_heads
-    # State size N of each channel. S4D uses 64. 16 makes kernels four times as cheap, and suffices because every channel
-    # has its own time scale.
+    # State size N of each channel. S4D uses 64. 16 makes kernels four times as cheap, and every channel has its own time
+    # scale.
     ssm_state: int = 16
     ssm_init: str = "lin"  # S4D's initialisation, "lin" or "inv"
     ssm_stack: int = 1  # number of state spaces in series inside a head

@@ -45,8 +45,8 @@ class StackedEncoder(SupernetEncoder):
     widths: ClassVar[Mapping[str, tuple[str, Optional[str]]]]
     stock_class: ClassVar[Optional[type[AbsEncoder]]] = None
     stock_inputs: ClassVar[Sequence[Optional[str]]] = ()
-    options: Any  # of options_type
-    chunk_options: Optional[ChunkOptions] = None  # of training
+    options: Any  # an instance of options_type
+    chunk_options: Optional[ChunkOptions] = None  # in training
     decode_chunk: Optional[Chunk] = None  # outside of training; None: full context
 
     def __init_subclass__(cls) -> None:

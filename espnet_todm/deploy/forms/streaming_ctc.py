@@ -1,7 +1,7 @@
 """Streaming CTC models: one graph, one chunk per run, for sherpa-onnx's ``OnlineRecognizer.from_zipformer2_ctc``.
 
 A chunk is computed when all its frames have arrived. So the end of an utterance, or all of an utterance shorter than a
-chunk, is recognised only if silence follows it: the tail. The runtimes here add the tail. Users of sherpa-onnx must add it
+chunk, is recognised only if silence (the tail) follows. The runtimes here add the tail. Users of sherpa-onnx must add it
 before ``input_finished``, see docs/streaming.md.
 """
 

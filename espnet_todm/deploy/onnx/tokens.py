@@ -21,7 +21,7 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a piece of sentencepiece's byte_fallba
 
 def runtime_tokens(tokens: Sequence[str], blank: int, token_type: str) -> list[str]:
     """The runtime's names of the model's tokens. The blank becomes ``<blk>``. ESPnet's ``<space>`` becomes ``▁``, because a
-    line of the file cannot hold a space. With tokens that are words, each gets ``▁`` in front.
+    line of the file cannot hold a space. Tokens that are words get ``▁`` in front.
 
     Raises UserError for a token that the file cannot hold, or whose text in the runtime would differ from training.
     """

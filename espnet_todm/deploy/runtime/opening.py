@@ -1,4 +1,4 @@
-"""Opens a folder in a runtime. PyTorch is imported only for the runtime "torch"; exported models do not need it."""
+"""Open a folder in a runtime. PyTorch is imported only for the runtime "torch"; exported models do not need it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def transcribe_in_subprocess(
 
 
 def make_order(folder: PathLike, precision: str, threads: int) -> Order:
-    """Arguments of :func:`make_recognizer` for a folder, as JSON.
+    """The argument of :func:`make_recognizer` for a folder, a dictionary that JSON can hold.
 
     Raises UserError for faults without a clear message from sherpa-onnx: a missing file, an invalid tokens.txt, a number of
     tokens that is not that of the model's outputs, or another blank.
