@@ -1,1 +1,1 @@
-"""Everything that adapts to ESPnet: registries, options, configurations, trainer, statistics, the building of models."""
+"""The interface to ESPnet: registries, options, configurations, trainer, statistics, and construction of models."""

@@ -1,8 +1,8 @@
-"""Which epochs' models count: as the best, for averages, for early stopping.
+"""Selects the epochs whose models are candidates for the best model, for averages and for early stopping.
 
-While sizes are still being chosen (``encoder.pending``), an epoch's model is a step on the way. When they are chosen, the
-components of every module are sorted: weights from before lie in another order, so that an average over both would be no
-model at all, and what was measured before is of sizes that no longer exist. The contest therefore begins anew.
+When a training chooses its sizes (at the switch; before it, ``encoder.pending`` is set), it sorts the components of every
+module. Weights from before the switch have another order, so an average over both would be invalid. Scores from before the
+switch belong to sizes that no longer exist. Therefore only epochs after the switch are candidates.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from espnet2.train.reporter import Reporter, SubReporter
 
 
 class CandidateReporter(Reporter):
-    """ESPnet's Reporter, for which only epochs that ended with chosen sizes, and whose value is finite, compete.
+    """ESPnet's Reporter. Only epochs that end after the switch, and whose value is finite, are candidates.
 
     Args:
-        pending: whether sizes have still to be chosen. As long as they have, all epochs so far compete with each other.
-        configured: what a later run that resumes this one shall know of its options; it then has it as
+        pending: returns whether sizes are not chosen yet. Until they are, all epochs are candidates.
+        configured: options that are stored in the checkpoint. A run that resumes from it has them as
             ``configured_before``.
     """
 
@@ -33,7 +33,7 @@ class CandidateReporter(Reporter):
         super().__init__()
         self.pending, self.configured = pending, configured or {}
         self.configured_before: dict[str, Any] = {}
-        self.last_pending = 0  # the last epoch that ended while sizes had still to be chosen
+        self.last_pending = 0  # the last epoch that ended before the sizes were chosen
 
     def finish_epoch(self, sub_reporter: SubReporter) -> None:
         super().finish_epoch(sub_reporter)
@@ -42,20 +42,20 @@ class CandidateReporter(Reporter):
 
     @property
     def left_out(self) -> int:
-        """So many first epochs are out of the contest."""
+        """Number of first epochs that are not candidates."""
         return 0 if self.pending() else self.last_pending
 
     def sort_epochs_and_values(self, key: str, key2: str, mode: str) -> list[tuple[int, float]]:
-        """(epoch, value), the best first; those that are not finite only where no other is there."""
+        """(epoch, value) of all candidates, best first. Values that are not finite are included only if all are."""
         competing = {epoch: stats.get(key, {}) for epoch, stats in self.stats.items() if epoch > self.left_out}
         values = [(epoch, stats[key2]) for epoch, stats in competing.items() if key2 in stats]
         if not values or mode not in ("min", "max"):
-            return list(super().sort_epochs_and_values(key, key2, mode))  # which raises what ESPnet raises
+            return list(super().sort_epochs_and_values(key, key2, mode))  # raises ESPnet's errors
         finite = [entry for entry in values if math.isfinite(entry[1])]
         return sorted(finite or values, key=lambda entry: entry[1], reverse=mode == "max")
 
     def check_early_stopping(self, *args: Any, **kwargs: Any) -> bool:
-        """As ESPnet's; patience begins when sizes are chosen."""
+        """As in ESPnet, but patience begins when sizes are chosen."""
         return not self.pending() and bool(super().check_early_stopping(*args, **kwargs))
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class CandidateReporter(Reporter):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.last_pending = state_dict.get("last_pending", 0)  # not there in stock ESPnet's
+        self.last_pending = state_dict.get("last_pending", 0)  # stock ESPnet's checkpoints lack it
         self.configured_before = state_dict.get("configured", {})
 
 
@@ -74,11 +74,11 @@ def average_candidates(
     nbest: Union[Collection[int], int],
     suffix: Optional[str] = None,
 ) -> None:
-    """ESPnet's averages, each made by itself: made in one call, ESPnet's second average of a criterion, and that of a second
-    criterion with the same best epoch, would take the first average for that epoch's model.
+    """ESPnet's averaging, with one call for each average. In one call, ESPnet would take the first average of a criterion
+    for the model of the best epoch, in its second average and for another criterion with the same best epoch.
 
-    Where fewer models compete than shall be averaged because others are out of the contest, those are averaged that are in
-    it; ESPnet, where a run has fewer epochs than that, takes the best one alone.
+    If excluded epochs leave fewer candidates than the requested number, all candidates are averaged. ESPnet itself takes
+    only the best model if a run has fewer epochs than that.
     """
     wanted = [nbest] if isinstance(nbest, int) else list(nbest)
     for phase, key, mode in best_model_criterion:
@@ -99,7 +99,7 @@ def average_candidates(
 
 @contextmanager
 def candidates(model: Any, configured: dict[str, Any]) -> Iterator[None]:
-    """Within this context ESPnet's trainer reports and averages as above; it names both in its own module alone."""
+    """In this context ESPnet's trainer uses the Reporter and the averaging above. Only its module refers to them by name."""
 
     def make() -> CandidateReporter:
         return CandidateReporter(lambda: bool(getattr(model.encoder, "pending", "")), configured)

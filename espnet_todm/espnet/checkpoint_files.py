@@ -1,11 +1,11 @@
-"""Files of checkpoints: written whole, and neither damaged nor able to run code when they are read.
+"""Checkpoint files: atomic writes, and checks for damage and for code before a file is read.
 
-A checkpoint of torch is a zip archive with a CRC-32 of each of its records. torch writes these sums and does not look at
-them when it reads; here they are looked at, so that files of stock ESPnet and of older releases are checked as well, and no
-second file has to be kept, moved or removed beside a checkpoint. A CRC-32 finds every flipped bit.
+A checkpoint of torch is a zip archive with a CRC-32 of each record. torch writes the CRCs, but does not verify them when it
+reads. This module verifies them. It works for files of stock ESPnet and of older releases too, and needs no second file
+beside a checkpoint. A CRC-32 detects every single flipped bit.
 
-ESPnet unpickles without restrictions. What it is about to read is first read here, with an unpickler that builds tensors,
-numbers and containers only: a file that passes holds nothing that ESPnet's own reading could run.
+ESPnet unpickles without restrictions. This module first reads each file with a restricted unpickler, which builds only
+tensors, numbers and containers. A file that passes has nothing that ESPnet's unpickling could execute.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from espnet_todm.errors import UserError, one_line
 from espnet_todm.trainers.switch import convert_older
 from espnet_todm.util.files import PathLike, atomic_path
 
-_DIRECTORY = 0x10  # attribute by which torch takes a record for a folder, and reads nothing
+_DIRECTORY = 0x10  # attribute that makes torch treat a record as a folder, without content
 _NUMBERS = tuple(np.dtype(name) for name in ("bool", "float16", "float32", "float64", "int32", "int64"))
-# What ESPnet's checkpoint.pth holds beyond tensors and containers: numpy's numbers and durations in the reporter's record.
-# numpy 2 has other names for what files of numpy 1 hold.
+# Other types in ESPnet's checkpoint.pth than tensors and containers: the reporter's numpy numbers and durations.
+# numpy 2 has other names for the types in files of numpy 1.
 _SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _ALLOWED: dict[str, Any] = {
     **dict.fromkeys(_SCALARS, np.float64(0).__reduce__()[0]),
@@ -41,8 +41,8 @@ _ALLOWED: dict[str, Any] = {
     "_codecs.encode": importlib.import_module("_codecs").encode,  # pickle's form of bytes
     "datetime.timedelta": datetime.timedelta,
 }
-# torch's restricted unpickler could be led to run code before 2.6, and takes names other than a class's own since then or a
-# little later. Ours, which does the work until 2.7, needs to be told what tensors and containers are made of.
+# Before 2.6, torch's restricted unpickler had a hole that could run code; since about then it accepts names that differ from
+# a class's own. Before 2.7 this module's unpickler is used. It needs the names that tensors and containers consist of.
 _TORCH_RESTRICTS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 7)
 _TENSORS = (
     *("collections.OrderedDict", "collections.Counter", "collections.defaultdict", "torch.Size", "torch.device"),
@@ -51,22 +51,22 @@ _TENSORS = (
 
 
 def read_checkpoint(path: PathLike) -> Any:
-    """What a checkpoint holds, on the CPU.
+    """Read a checkpoint onto the CPU.
 
-    Raises UserError when it is missing, damaged, or holds what is neither tensors nor numbers.
+    Raises UserError if it is missing, damaged, or has other content than tensors, numbers and containers.
     """
     return _read(Path(path), mapped=False)
 
 
 def check_checkpoint(path: PathLike) -> Any:
-    """As :func:`read_checkpoint`, for a file that ESPnet will read next; its tensors are not read into memory."""
+    """As :func:`read_checkpoint`, for a file that ESPnet reads next. Tensors are memory-mapped where torch can."""
     return _read(Path(path), mapped=True)
 
 
 def check_weights_file(path: PathLike) -> None:
-    """As :func:`check_checkpoint`, for weights that ESPnet will load into a model.
+    """As :func:`check_checkpoint`, for weights that ESPnet loads into a model.
 
-    Raises UserError also for checkpoint.pth, of which ESPnet would take nothing and say nothing.
+    Also raises UserError for checkpoint.pth, from which ESPnet would silently load nothing.
     """
     if is_training_state(check_checkpoint(path)):
         raise UserError(
@@ -75,22 +75,22 @@ def check_weights_file(path: PathLike) -> None:
 
 
 def is_training_state(states: Any) -> bool:
-    """Whether this is what ESPnet writes to checkpoint.pth: the model's weights with all that a run goes on from."""
+    """Whether ``states`` is the content of ESPnet's checkpoint.pth: the weights and the state for resuming."""
     return isinstance(states, dict) and "model" in states and "optimizers" in states
 
 
 def save_checkpoint(obj: Any, path: PathLike, *args: Any, **kwargs: Any) -> None:
-    """``torch.save``, but whole or absent, and a full disk is an OSError and not torch's RuntimeError."""
+    """``torch.save`` as an atomic write. A full disk gives an OSError instead of torch's RuntimeError."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         _plain_save(obj, file, *args, **kwargs)
 
 
 @contextmanager
 def guarded_checkpoints() -> Iterator[None]:
-    """Within this context ``torch.save`` to a path is all or nothing, and ``torch.load`` of a path is checked first.
+    """In this context ``torch.save`` to a path is atomic, and ``torch.load`` of a path checks the file first.
 
-    ESPnet writes checkpoint.pth in place, so a run killed at that moment could never be resumed (its issue 5407), and it has
-    no hook around its calls of either, in its loop over epochs, its resuming and its averaging.
+    ESPnet writes checkpoint.pth in place, so a run that is killed meanwhile cannot be resumed (its issue 5407). ESPnet has
+    no hook around its calls of the two functions in its loop over epochs, in resuming and in averaging.
     """
     with mock.patch.object(torch, "save", _guarded_save), mock.patch.object(torch, "load", _guarded_load):
         yield
@@ -104,7 +104,7 @@ def _guarded_load(f: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(f, (str, Path)):
         check_checkpoint(f)
     states = _plain_load(f, *args, **kwargs)
-    if isinstance(states, dict):  # ESPnet's averages may be over models of an older release and of this one
+    if isinstance(states, dict):  # ESPnet may average models of an older release and of this one
         convert_older(states, "subnet_trainer.")
     return states
 
@@ -122,7 +122,7 @@ def _read(path: Path, mapped: bool) -> Any:
             allowed = [(value, name) for name, value in _ALLOWED.items()]
             with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
                 return _plain_load(path, map_location="cpu", weights_only=True, mmap=mapped and zipped)
-        # torch 1.13 takes its own pickle whatever it is given.
+        # torch 1.13 uses its own pickle, whatever pickle_module is.
         with mock.patch.object(torch.serialization, "pickle", _RESTRICTED_PICKLE):
             return _plain_load(path, map_location="cpu", pickle_module=_RESTRICTED_PICKLE)
     except Exception as error:
@@ -130,8 +130,8 @@ def _read(path: Path, mapped: bool) -> Any:
 
 
 def _check_sums(path: Path) -> bool:
-    """Raises UserError when a record of the archive is not what its sum says. Returns whether the file is an archive:
-    torch's format before 1.6 is none and has no sums."""
+    """Raises UserError if a record of the archive does not match its CRC. Returns whether the file is an archive: torch's
+    format before 1.6 is not, and has no CRCs."""
     with path.open("rb") as file:
         if file.read(2) != b"PK":
             return False
@@ -139,7 +139,7 @@ def _check_sums(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
             bad = bad or next((one.filename for one in archive.infolist() if one.external_attr & _DIRECTORY), None)
-    except Exception as error:  # whatever zipfile meets in a damaged file
+    except Exception as error:  # zipfile raises many kinds of errors for damaged files
         raise UserError(f"{path}: not a readable checkpoint ({one_line(error)}); {_ADVICE}") from None
     if bad is not None:
         raise UserError(f"{path}: damaged: {bad} in it is not what was written; {_ADVICE}")
@@ -163,7 +163,7 @@ def _refusal(path: Path, error: Exception) -> UserError:
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Looks up what is allowed, and nothing else."""
+    """Finds only the allowed classes and functions."""
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -174,7 +174,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"class {full} is not allowed")
 
 
-# What torch takes for the module pickle.
+# Passed to torch in place of the module pickle.
 _RESTRICTED_PICKLE: Any = SimpleNamespace(
     __name__="restricted_pickle",
     Unpickler=_RestrictedUnpickler,

@@ -1,4 +1,4 @@
-"""Configuration inheritance: ``base`` names the files that hold what a training configuration does not state itself."""
+"""Configuration inheritance: ``base`` names the files with the options that a training configuration does not set."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from espnet_todm.errors import UserError, one_line
 from espnet_todm.util.files import read_lines
 
 KEY = "base"
-CONFIG = "config.yaml"  # where ESPnet's training writes what it was configured with
-# Where files of an older release are now.
+CONFIG = "config.yaml"  # file to which ESPnet's training writes its options
+# File of an older release -> its present path.
 MOVED = {
     "common/conf/todm.yaml": "conf/train/todm.yaml",
     "common/conf/rnnt.yaml": "conf/train/rnnt.yaml",
@@ -25,9 +25,9 @@ MOVED = {
 
 
 def read_config(path: Union[str, Path], above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A YAML configuration laid over its bases, see :func:`over_bases`. ``above``: the files that led to this one.
+    """Read a YAML configuration with its bases, see :func:`over_bases`. ``above``: the files whose bases led to this one.
 
-    Raises UserError for a file that is missing, no YAML or no mapping, and for bases as :func:`over_bases` does.
+    Raises UserError for a file that is missing, not YAML or not a mapping, and as :func:`over_bases` does.
     """
     path, shown = Path(path), os.path.normpath(path)
     named = f" (named as {KEY} by {above[-1].name})" if above else ""
@@ -43,11 +43,11 @@ def read_config(path: Union[str, Path], above: tuple[Path, ...] = ()) -> dict[st
 
 
 def over_bases(config: Mapping[str, Any], path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """``config`` laid over what its ``base`` names: a file, or a list of files that are laid over one another in order.
+    """Merge ``config`` over its ``base``: one file, or a list of files of which each is merged over the previous one.
 
-    ``path``: the file that ``config`` stands in, which the names of bases are relative to. A base may have bases of its own.
-    Raises UserError for bases that are no files, that go round in a circle, or of which two have different values for a key
-    that ``config`` leaves open.
+    ``path``: the file of ``config``; names of bases are relative to it. A base may have bases of its own.
+    Raises UserError for a base that is not a file, for circular bases, and for two bases with different values for a key
+    that ``config`` does not set.
     """
     changes = {key: value for key, value in config.items() if key != KEY}
     if KEY not in config:
@@ -65,7 +65,7 @@ def over_bases(config: Mapping[str, Any], path: Path, above: tuple[Path, ...] = 
 
 
 def _left_open(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` without what ``changes`` replaces, so that bases are compared in what counts."""
+    """``base`` without the keys that ``changes`` replaces. Bases are compared only in the remaining keys."""
     gone = _exchanged(base, changes) | {key for key, value in changes.items() if not isinstance(value, Mapping)}
     return {key: value for key, value in base.items() if key not in gone}
 
@@ -84,7 +84,7 @@ def _contradictions(
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds. Raises UserError when it is none, or no UTF-8 text."""
+    """Read a YAML file. Raises UserError if it is not valid YAML or not UTF-8 text."""
     try:
         return yaml.safe_load("\n".join(read_lines(path)))
     except yaml.YAMLError as error:
@@ -92,10 +92,10 @@ def read_yaml(path: Path) -> Any:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``changes`` laid over ``base``: mappings key by key, anything else replaced.
+    """Merge ``changes`` over ``base``: mappings key by key, other values replaced.
 
-    Where a part is exchanged (``optim: adam`` over ``optim: scaledadam``), the base's options of it (``optim_conf``) go too,
-    but not where ``encoder: todm_conformer`` stands over ``conformer``: a supernet's options are ESPnet's and more.
+    If ``changes`` replaces a part (``optim: adam`` over ``optim: scaledadam``), the base's options of the part
+    (``optim_conf``) are dropped. They are kept for ``todm_conformer`` over ``conformer``, which accepts ESPnet's options.
     """
     exchanged = _exchanged(base, changes)
     result = {key: value for key, value in base.items() if key not in exchanged}
@@ -106,7 +106,7 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def _exchanged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> set[str]:
-    """The options of ``base`` (``optim_conf``) whose part (``optim``) ``changes`` exchanges."""
+    """The option keys (``optim_conf``) of the parts (``optim``) of ``base`` that ``changes`` replaces."""
     return {
         f"{key}_conf"
         for key, value in changes.items()
@@ -115,7 +115,7 @@ def _exchanged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> set[str]:
 
 
 def best_model(config: Mapping[str, Any]) -> str:
-    """Name of the checkpoint that was best by the configuration's first criterion on the validation set."""
+    """File name of the best checkpoint by the first criterion on the validation set, or else by the first criterion."""
     criteria = config.get("best_model_criterion") or [["valid", "loss", "min"]]
     phase, key = next(((c[0], c[1]) for c in criteria if c[0] == "valid"), criteria[0][:2])
     return f"{phase}.{key}.best.pth"

@@ -1,4 +1,4 @@
-"""Every name of ESPnet that this package uses, so that an ESPnet upgrade fails in one test that says what is gone.
+"""All names of ESPnet that this package uses. If an ESPnet upgrade lacks a name, one test fails and reports the name.
 
 ``tests/espnet/test_contract.py`` compares these tables with the code and with the installed ESPnet.
 """
@@ -11,7 +11,7 @@ _TASK, _ABS_TASK, _TRAINER = "espnet2.tasks.asr", "espnet2.tasks.abs_task", "esp
 _MODEL, _REPORTER = "espnet2.asr.espnet_model", "espnet2.train.reporter"
 _TRANSFORMER = "espnet.nets.pytorch_backend.transformer"
 
-# What registration fills, replaces or derives classes from: looked for before anything is changed.
+# Names that registration fills, replaces or derives classes from. It looks up all of them before it changes anything.
 REGISTRATION = (
     *((_TASK, name) for name in ("ASRTask", "encoder_choices", "decoder_choices", "model_choices", "specaug_choices")),
     *((_ABS_TASK, name) for name in ("optim_classes", "scheduler_classes", "load_pretrained_model")),
@@ -28,7 +28,7 @@ REGISTRATION = (
     *((f"{_TRANSFORMER}.embedding", f"{kind}PositionalEncoding") for kind in ("", "Scaled", "Rel", "LegacyRel")),
 )  # fmt: skip
 
-# Modules -> names that the package imports.
+# Module -> names that the package imports from it.
 IMPORTS = {
     "espnet.nets.pytorch_backend.nets_utils": "th_accuracy",
     _TRANSFORMER: "subsampling",
@@ -69,7 +69,7 @@ IMPORTS = {
     "espnet2.utils.nested_dict_action": "NestedDictAction",
 }
 
-# Methods that the package calls or overrides, private ones too.
+# Methods that the package calls or overrides, including private ones.
 MEMBERS = {
     (_MODEL, "ESPnetASRModel"): "_extract_feats encode",
     (_TASK, "ASRTask"): "build_iter_factory build_model build_model_from_file build_optimizers class_choices_list"
@@ -81,7 +81,7 @@ MEMBERS = {
     ("espnet2.train.class_choices", "ClassChoices"): "choices get_class",
 }
 
-# Attributes that an object of the class has once it is made.
+# Attributes of the instances of a class.
 ATTRIBUTES = {
     (
         _MODEL,

@@ -1,6 +1,6 @@
-"""What ESPnet judges epochs by, checked against what the configuration will report.
+"""Check the criteria of best models, early stopping and schedulers against the statistics that the training reports.
 
-ESPnet passes over a criterion that nothing reports: it keeps no best model by it, averages none, and removes each epoch's.
+ESPnet ignores a criterion that is not reported: it keeps no best model, averages none, and removes each epoch's model.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from espnet_todm.errors import UserError
 from espnet_todm.models.reports import reported
 from espnet_todm.models.todm import TodmModel
 
-# ESPnet's default for all models, some of which have no accuracy: nothing that a user has asked for.
+# ESPnet's default for all models. Not a user's choice, so it may name an accuracy that the model does not report.
 DEFAULT_BEST = (("train", "loss", "min"), ("valid", "loss", "min"), ("train", "acc", "max"), ("valid", "acc", "max"))
 MODES = ("min", "max")
 
 
 def check_criteria(model: TodmModel, options: Any, schedules: Iterable[type]) -> None:
-    """Raises UserError, in one line, where best models, early stopping or a schedule would go by what is not reported.
+    """Raises UserError, in one line, if a criterion of best models, early stopping or a scheduler is not reported.
 
-    options: ESPnet's of training. schedules: classes of those in use.
+    options: ESPnet's training options. schedules: classes of the schedulers in use.
     """
     names, best = reported(model), options.best_model_criterion
     if not isinstance(best, (list, tuple)) or not best:
@@ -42,7 +42,7 @@ def check_criteria(model: TodmModel, options: Any, schedules: Iterable[type]) ->
 
 
 def _in_use(options: Any, schedules: Iterable[type]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Option -> phase, name and, except for schedules, mode."""
+    """Yield (option, [phase, name, mode]) for all criteria in use. Those of schedulers have no mode."""
     for criterion in options.best_model_criterion:
         yield "best_model_criterion", criterion
     if options.patience is not None:
@@ -59,5 +59,5 @@ def _is_reported(option: str, given: Any, names: Mapping[str, Sequence[str]]) ->
 
 
 def _written(given: Any) -> str:
-    """As YAML has it."""
+    """The value in YAML syntax."""
     return f"[{', '.join(map(str, given))}]" if isinstance(given, (list, tuple)) else repr(given)

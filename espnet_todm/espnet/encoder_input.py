@@ -1,4 +1,4 @@
-"""The shortest input that the encoder of a training configuration can use, read without ESPnet's parser (10 s)."""
+"""The shortest input that the encoder of a training configuration can use, without ESPnet's parser (10 s to import)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ _PARTS = ("encoder", "frontend")
 
 
 def shortest_input(training: Sequence[str]) -> Shortest:
-    """For the training command's arguments, among them ``--config``.
+    """Shortest input for the arguments of the training command, which must have ``--config``.
 
-    Encoders and front ends that are not known here count as taking anything. Raises UserError as reading the configuration
-    and building its encoder do.
+    Unknown encoders and front ends count as accepting any length. Raises UserError for an invalid configuration or encoder.
     """
     from espnet2.utils.nested_dict_action import NestedDictAction
 
@@ -42,14 +41,14 @@ def _frames(encoder: str, conf: Mapping[str, Any]) -> int:
     from espnet_todm.encoders.options import SUPERNET_OPTIONS
 
     cls = encoders().get(encoder)
-    if cls is None or conf.get("input_layer", "") is None:  # null takes frames as they are, of the encoder's own width
+    if cls is None or conf.get("input_layer", "") is None:  # null: frames of the encoder's dimension, no subsampling
         return 1
-    own = {key: value for key, value in conf.items() if key not in SUPERNET_OPTIONS}  # sizes may need what comes later
+    own = {key: value for key, value in conf.items() if key not in SUPERNET_OPTIONS}  # sizes may need later files
     return int(build(cls, own, "encoder_conf", input_size=MEL_BINS).shortest())
 
 
 def _samples(frontend: str, conf: Mapping[str, Any], frames: int) -> int:
-    """ESPnet's own front end pads audio on both sides by half of a window, so one sample makes one frame already."""
+    """Number of samples for ``frames`` frames. ESPnet's front end pads both sides by half a window: 1 sample is 1 frame."""
     if frontend != "default":
         return 1
     from espnet2.asr.frontend.default import DefaultFrontend

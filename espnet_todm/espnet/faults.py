@@ -1,6 +1,6 @@
-"""What ends a training from outside, in one line: a process of it that was killed, memory or a disk that is full.
+"""One-line errors for external causes that end a training: a killed process, full memory, a full disk.
 
-The libraries tell of these in pages that begin far from the cause.
+The libraries report these with long tracebacks that hide the cause.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Optional
 from espnet_todm.errors import UserError, last_line, one_line
 
 _LOST = "another process of this training ended or cannot be reached; what it printed says why"
-# What a library's message contains -> the line. Groups of the pattern fill the line.
+# (pattern in a library's message, error line). Groups of the pattern fill the line.
 FAULTS = (
     (r"process (\d+) terminated with signal (\w+)", "process {} of the training was ended by {} (out of memory?)"),
     (
@@ -35,8 +35,8 @@ _IN_WORKER = "Original Traceback (most recent call last)"
 
 @contextmanager
 def faults_told() -> Iterator[None]:
-    """Raises UserError in place of a library's exception for a fault that FAULTS knows, and of a data loader's worker's
-    exception with its traceback in the message. Others pass."""
+    """Replaces two kinds of exceptions by a UserError: faults listed in FAULTS, and OSErrors and UserErrors of a data
+    loader's worker, whose message is a traceback. Other exceptions pass."""
     try:
         yield
     except Exception as error:
@@ -47,8 +47,8 @@ def faults_told() -> Iterator[None]:
 
 
 def words(error: BaseException) -> str:
-    """What an exception says on one line, with its kind where that says more. torch makes the traceback of a data loader's
-    worker the message of what was raised there: its last line has both."""
+    """The message of an exception in one line, with its class where that is informative. For an exception in a data
+    loader's worker, torch's message is the traceback. Its last line has the class and the message."""
     said = last_line(str(error), 1000)
     if _IN_WORKER in str(error) or (isinstance(error, (RuntimeError, ValueError)) and said):
         return said
@@ -74,8 +74,8 @@ def _line(error: Exception) -> Optional[str]:
 
 @contextmanager
 def told_by_rank() -> Iterator[None]:
-    """A rank that multiprocessing started prints a UserError as commands do, and ends with status 1, without
-    multiprocessing's traceback."""
+    """In a rank started by multiprocessing, print a UserError as commands do and exit with status 1. This avoids the
+    traceback of multiprocessing."""
     try:
         yield
     except UserError as error:

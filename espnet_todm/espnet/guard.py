@@ -1,4 +1,4 @@
-"""What is looked at before ESPnet's training begins, in every process of it, and who may write the experiment's folder."""
+"""Checks before ESPnet's training in each of its processes, and the lock of the experiment's folder."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ CHECKPOINT = "checkpoint.pth"
 
 @contextmanager
 def guarded_training(options: argparse.Namespace) -> Iterator[None]:
-    """Around ESPnet's work in one process: its faults are told in one line, it ends with its parent, and what it is to read
-    is looked at first. The process that writes holds the experiment's folder.
+    """Context of ESPnet's work in one process. It checks the input files first, reports faults in one line, and ends the
+    process with its parent. The process that writes files locks the experiment's folder.
 
-    Raises UserError when another training holds the folder, a file is damaged, missing or empty, or the tokens are not those
-    of the training that is to go on.
+    Raises UserError if another training has locked the folder, a file is damaged, missing or empty, or the tokens differ
+    from those of the resumed training.
     """
     with ExitStack() as stack:
         rank = options.distributed and options.multiprocessing_distributed
@@ -64,14 +64,14 @@ def guarded_training(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _writes(options: argparse.Namespace) -> bool:
-    """Whether this process writes the experiment's files: the only one, or the first rank."""
+    """Whether this process writes the experiment's files: the only process, or the first rank."""
     from espnet2.train.distributed_utils import get_rank
 
     return not options.distributed or get_rank(options.dist_rank, options.dist_launcher) in (None, 0)
 
 
 def _check_tokens(options: argparse.Namespace) -> None:
-    """Compare with what the training in the folder used, if this one goes on with it, and note what this one uses."""
+    """If a training is resumed, compare the tokens with those it used. Record the tokens of this training."""
     folder, tokens = Path(options.output_dir), trained_tokens(options.token_list)
     if str(options.model).lower() == "todm":
         check_marks(tokens)
@@ -85,8 +85,8 @@ def _check_tokens(options: argparse.Namespace) -> None:
 
 
 def _tokens_before(config: Path) -> Optional[list[str]]:
-    """The tokens in the config of the training that is to go on. None where that is not whole: a run may have been killed
-    while ESPnet wrote it, and it is written anew; what counts is on record."""
+    """The tokens in the config of the resumed training, or None if the config is incomplete: a run may have been killed
+    while ESPnet wrote it. ESPnet writes it again, and the record has the tokens too."""
     try:
         tokens = read_yaml(config).get("token_list")
     except (UserError, AttributeError):

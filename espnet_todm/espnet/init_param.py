@@ -1,4 +1,4 @@
-"""``--init_param`` where sizes have output layers of their own: what the file has for all sizes, each of them gets."""
+"""``--init_param`` for models with an output layer per size: each size starts from the file's shared output layer."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ State = dict[str, Tensor]
 
 
 def filling_sizes(load: Callable[..., None]) -> Callable[..., None]:
-    """ESPnet's ``load_pretrained_model``, after which a size's own output layer or joiner follows the shared one if the file
-    had that alone: it would be left with random weights, behind an encoder that is trained."""
+    """Wrap ESPnet's ``load_pretrained_model``. If the file has only the shared output layer or joiner, it is copied to each
+    size's own. Otherwise these would keep random weights, behind a trained encoder."""
 
     @wraps(load)
     def load_and_fill(init_param: str, model: nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ def filling_sizes(load: Callable[..., None]) -> Callable[..., None]:
 
 
 def _pairs(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module]]:
-    """(name, shared module, the size's own)."""
+    """Yield (name, shared module, the size's own module)."""
     if not isinstance(model, TodmModel):
         return
     for size, own in model.size_outputs.items():

@@ -1,4 +1,4 @@
-"""What a training reads and reports to, looked at before it begins: tables, statistics, batches, packages."""
+"""Checks of a training's inputs and packages: tables, statistics, batches, and optional packages for its reports."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from espnet_todm.espnet.task_options import is_installed
 from espnet_todm.util.files import PathLike, damage_told, has_mark, read_lines, split_key
 
 SETS = ("train", "valid")
-# ESPnet's data types of files with one utterance a line, its name first.
+# ESPnet's data types whose files have one utterance per line, with its name first.
 _TABLES = (
     *("sound", "multi_columns_sound", "variable_columns_sound", "kaldi_ark", "npy"),
     *("text", "text_int", "text_float", "csv_int", "csv_float"),
 )
-# What training can do without, option -> package and what is then missing.
+# Optional features of training: option -> (package, result that is missing without it).
 _OPTIONAL = {"use_tensorboard": ("tensorboard", "curves"), "use_matplotlib": ("matplotlib", "pictures")}
 _END = object()
 _BROKEN = (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 def check_data(options: argparse.Namespace) -> None:
-    """Raises UserError for tables that are missing, empty or do not fit together, and for less data than processes."""
+    """Raises UserError for tables that are missing, empty or inconsistent, and for fewer utterances than processes."""
     if options.collect_stats or getattr(options, "multiple_iterator", False):
         return
     processes = max(options.dist_world_size or 1, options.ngpu if options.multiprocessing_distributed else 1)
@@ -50,8 +50,8 @@ def check_data(options: argparse.Namespace) -> None:
 
 
 def check_statistics(path: PathLike) -> None:
-    """Raises UserError unless a file holds what global normalisation reads: count, sum and sum of squares, all finite (or
-    Kaldi's matrix of them)."""
+    """Raises UserError unless the file has the statistics for global normalisation: count, sum and sum of squares (or
+    Kaldi's matrix of them), all finite."""
     if not Path(path).is_file():
         raise UserError(f"stats_file: {path}: no such file; stage 10 (--collect_stats) makes it")
     with damage_told(path, "collect the statistics again (stage 10)"):
@@ -62,7 +62,7 @@ def check_statistics(path: PathLike) -> None:
 
 
 def without_missing_packages(options: Any) -> None:
-    """Switch off, with a warning, what ESPnet's trainer would import and is not installed; tensorboard is on by default."""
+    """Switch off, with a warning, options whose package is not installed. ESPnet uses tensorboard by default."""
     for option, (package, lost) in _OPTIONAL.items():
         if getattr(options, option, False) and not is_installed(package):
             logging.warning("%s: %s is not installed, so there will be no %s of the training", option, package, lost)
@@ -71,7 +71,7 @@ def without_missing_packages(options: Any) -> None:
 
 @contextmanager
 def batch_errors(name: str) -> Iterator[None]:
-    """Turns what ESPnet raises while it makes batches of a set, some of it without words, into one line."""
+    """Turns errors that ESPnet raises while it makes the batches of a set into one line. Some have no message."""
     try:
         yield
     except UserError:
@@ -83,9 +83,9 @@ def batch_errors(name: str) -> Iterator[None]:
 
 
 class Batches:
-    """The batches of a set; one that cannot be read is told in one line. It has a length where its source has one.
+    """The batches of a set. An unreadable batch gives a one-line error. ``len`` works if the source has a length.
 
-    hand: what makes of these batches those that are handed on.
+    hand: function from the iterator of batches to the iterator that this object yields.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Batches:
 def _keys(path: PathLike, name: str) -> dict[str, None]:
     keys = dict.fromkeys(split_key(line)[0] for line in read_lines(path))
     keys.pop("", None)
-    if has_mark(path):  # nothing to this package, but ESPnet reads these tables itself
+    if has_mark(path):  # this package accepts it, but ESPnet reads these tables itself
         raise UserError(
             f"{path}: begins with a byte order mark, which ESPnet takes for a part of the first name; save it as UTF-8 "
             f"without BOM: sed -i '1s/^\\xEF\\xBB\\xBF//' {path}"

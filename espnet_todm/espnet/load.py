@@ -1,4 +1,4 @@
-"""Load trained models strictly: what does not fit is named, and what we wrote ourselves is never unpickled."""
+"""Load trained models strictly: errors name mismatches, and files written by this package are never unpickled."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from espnet_todm.espnet.registry import register
 from espnet_todm.util.files import PathLike
 from espnet_todm.util.vocabulary import check_record, check_stated
 
-# Options of a training config that name files. A file of that name beside the config goes before the one that is named:
-# extracted folders have copies, which stay what they were.
+# Options of a training config that name files. A file of the same name beside the config has precedence: extracted folders
+# have their own unchanged copies.
 FILE_OPTIONS = (("normalize_conf", "stats_file"), (None, "bpemodel"), ("encoder_conf", "latency_table"))
 
 
 def read_config(path: PathLike) -> dict[str, Any]:
-    """A config.yaml as ESPnet wrote it. Raises UserError when it is missing, damaged, or something else."""
+    """Read a config.yaml that ESPnet wrote. Raises UserError if it is missing, damaged, or not such a file."""
     source = Path(path)
     if not source.is_file():
         raise UserError(f"{source}: no such config")
     config = read_yaml(source)
     if not isinstance(config, dict) or "encoder" not in config:
         raise UserError(f"{source}: not a training config of ESPnet: it names no encoder")
-    if not isinstance(config.get("token_list", []), list):  # not a path: what lies there may be anything
+    if not isinstance(config.get("token_list", []), list):  # a path is refused: its file may have changed
         raise UserError(f"{source}: token_list: {config['token_list']!r}, but a list of the tokens is expected")
     for key, value in config.items():
         if key.endswith("_conf") and value is not None and not isinstance(value, dict):
@@ -54,7 +54,7 @@ def read_config(path: PathLike) -> dict[str, Any]:
 
 
 def build_model(config: Mapping[str, Any], state: Mapping[str, Tensor], source: PathLike) -> ESPnetASRModel:
-    """The model of a config with these weights, in eval mode. Raises UserError when they do not fit or are not finite."""
+    """Build a model in eval mode from config and weights. Raises UserError if weights do not match or are not finite."""
     register()
     from espnet2.tasks.asr import ASRTask
 
@@ -68,7 +68,7 @@ def build_model(config: Mapping[str, Any], state: Mapping[str, Tensor], source: 
         if lacking is None:
             raise
         raise _incomplete(source, lacking[1]) from None
-    if "token_type" not in config:  # of which a model knows nothing, but whoever decodes with it
+    if "token_type" not in config:  # the model does not need it, but decoding does
         raise _incomplete(source, "token_type")
     expected = model.state_dict()
     missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
@@ -95,25 +95,25 @@ def _incomplete(source: PathLike, key: str) -> UserError:
 
 
 def load_checkpoint(config_path: PathLike, checkpoint: PathLike) -> tuple[ESPnetASRModel, dict[str, Any]]:
-    """A model and its config from an ESPnet experiment. The checkpoint is read with torch's restricted unpickler.
+    """Load a model and its config from an ESPnet experiment. The checkpoint is read with a restricted unpickler.
 
-    Raises UserError when a file is missing or damaged, or the two do not fit each other.
+    Raises UserError if a file is missing or damaged, or if the two do not match.
     """
     config = read_trained_config(config_path)
     return build_model(config, read_weights(checkpoint), checkpoint), config
 
 
 def read_trained_config(path: PathLike) -> dict[str, Any]:
-    """As :func:`read_config`, of a training. Raises UserError also when its tokens are not those it was trained with."""
+    """As :func:`read_config`, for a training. Also raises UserError if the tokens are not those of the training."""
     config = read_config(path)
     check_record(Path(path).parent, config.get("token_list") or (), config.get("bpemodel"), f"{path}: token_list")
     return config
 
 
 def read_weights(checkpoint: PathLike) -> dict[str, Tensor]:
-    """The weights in a checkpoint of ESPnet (``3epoch.pth``, ``checkpoint.pth``), on the CPU.
+    """Read the weights of an ESPnet checkpoint (``3epoch.pth``, ``checkpoint.pth``) onto the CPU.
 
-    Raises UserError when it is missing, damaged or none.
+    Raises UserError if the file is missing, damaged or not a checkpoint.
     """
     states = read_checkpoint(checkpoint)
     if is_training_state(states):
@@ -126,9 +126,9 @@ def read_weights(checkpoint: PathLike) -> dict[str, Tensor]:
 
 
 def load_extracted(directory: PathLike) -> tuple[ESPnetASRModel, dict[str, Any]]:
-    """A model that :mod:`espnet_todm.deploy.extract` wrote, from its safetensors.
+    """Load a model that :mod:`espnet_todm.deploy.extract` wrote, from its safetensors file.
 
-    Raises UserError as above, and when the weights are not those that the folder's card was written for.
+    Raises UserError as :func:`load_checkpoint`, and if the weights or the tokens are not those of the folder's card.
     """
     weights = Path(directory) / WEIGHTS
     config = read_config(Path(directory) / CONFIG)
@@ -144,7 +144,7 @@ def load_extracted(directory: PathLike) -> tuple[ESPnetASRModel, dict[str, Any]]
 
 
 def _check_card(card: Path, config: Mapping[str, Any]) -> None:
-    """Raises UserError when the folder's card, if there is one, was written for another token list than the config has."""
+    """Raises UserError if the folder has a card and the card's token list differs from the config's."""
     if card.is_file():
         check_stated(
             read_card(card)["vocabulary"],

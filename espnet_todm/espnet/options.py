@@ -1,7 +1,7 @@
-"""Options of ESPnet's ASR training, checked before anything is built: a slip in a config ends in one clear line.
+"""Parse the options of ESPnet's ASR training and check them before anything is built. Errors are one line.
 
-ESPnet takes values of a YAML file as they are: it looks neither at its own lists of choices nor at the keys of a part's
-``*_conf``, and fails later, inside the part.
+ESPnet does not check the values of a YAML file: neither its own lists of choices nor the keys of a part's ``*_conf``. It
+fails later, inside the part.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from espnet_todm.espnet.registry import register
 from espnet_todm.util.checks import accepted_keys
 
 ONE_CYCLE = "one_cycle_linear"
-# Parts all of whose numbers are plain numbers; elsewhere text such as "16k" may be meant.
+# Parts in which a number written as text is an error. In other parts text such as "16k" may be intended.
 NUMERIC = ("encoder", "model", "subnet_trainer", "optim", "scheduler")
 
 
 def train(arguments: Sequence[str]) -> None:
-    """ESPnet's training command, with this package's names, checks and error lines. Raises UserError."""
+    """Run ESPnet's training command with this package's classes, checks and one-line errors. Raises UserError."""
     register()
     from espnet2.tasks.asr import ASRTask
 
@@ -39,9 +39,9 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of ``asr_train``; its ``--config`` may name bases (config_inheritance.py).
+    """Parse the options of ``asr_train``. Its ``--config`` may have bases (config_inheritance.py).
 
-    Raises UserError for an unknown option, part or key, and numbers written as text.
+    Raises UserError for an unknown option, part or key, and for numbers written as text.
     """
     from espnet2.tasks.abs_task import optim_classes, scheduler_classes
     from espnet2.tasks.asr import ASRTask
@@ -58,7 +58,7 @@ def parse_training(arguments: Sequence[str]) -> argparse.Namespace:
     for name, classes, optional in (*parts, ("optim", optim_classes, False), ("scheduler", scheduler_classes, True)):
         conf = getattr(options, f"{name}_conf")
         check_part(name, getattr(options, name), conf, classes, optional)
-        setattr(options, f"{name}_conf", conf or {})  # YAML has null for a key with nothing behind it
+        setattr(options, f"{name}_conf", conf or {})  # a key without a value is null in YAML
     return options
 
 
@@ -66,14 +66,14 @@ def print_config(options: argparse.Namespace) -> None:
     """Print a configuration with the defaults of the chosen classes, as ESPnet's ``--print_config`` does."""
     from espnet2.tasks.asr import ASRTask
 
-    # ESPnet parses the command line once more, and knows no ``base``.
+    # ESPnet would parse the command line again, without support for ``base``.
     parsed = mock.Mock(parse_known_args=lambda: (argparse.Namespace(**vars(options)), []))
     with mock.patch.object(ASRTask, "get_parser", lambda: parsed):
         ASRTask.print_config(sys.stdout)
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """As ESPnet's parser, which takes a config's values as defaults, but the config may have a base."""
+    """As in ESPnet, the config's values become the parser's defaults. The config may have bases."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     first.error = refuse  # type: ignore[method-assign]
@@ -87,14 +87,14 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argpars
             raise UserError(f"unrecognized arguments: {key} (from {given.config})")
     parser.set_defaults(**config)
     options = parser.parse_args(others)
-    options.config = given.config  # told afterwards, lest ESPnet read the file as well
+    options.config = given.config  # set after parsing, so that ESPnet does not read the file again
     return options
 
 
 def check_part(
     name: str, value: Optional[str], conf: Any, classes: Mapping[str, Optional[type]], optional: bool = True
 ) -> None:
-    """Check ``name: value`` and ``name_conf: conf``. Raises UserError."""
+    """Check the class ``name: value`` and its options ``name_conf: conf``. Raises UserError."""
     chosen = str(value).lower()
     if optional and (value is None or chosen in ("none", "null", "nil")):
         return
@@ -116,7 +116,7 @@ def check_part(
 
 
 def _instead_of_one_cycle(conf: Mapping[str, Any]) -> str:
-    """The line for the schedule that this package had before ESPnet's own served: what to write now."""
+    """Error line for this package's former scheduler. It gives the equivalent options of ESPnet's scheduler."""
     total, start = conf.get("total_steps") or 100000, conf.get("start", 4e-6)
     up, down = (conf.get(f"{way}_share", 0.45) * total for way in ("up", "down"))
     steps = [1, *(round(at) + 1 for at in (up, up + down, total, 10 * total))]
@@ -129,7 +129,7 @@ def _instead_of_one_cycle(conf: Mapping[str, Any]) -> str:
 
 @contextmanager
 def checkpoint_errors() -> Iterator[None]:
-    """Turns torch's pages on weights that do not fit (``--init_param``, ``--resume``) into one line."""
+    """Turns torch's long message for weights that do not match (``--init_param``, ``--resume``) into one line."""
     try:
         yield
     except RuntimeError as error:
@@ -140,12 +140,12 @@ def checkpoint_errors() -> Iterator[None]:
 
 
 def refuse(message: str) -> NoReturn:
-    """What an argparse parser's ``error`` is here: one line."""
+    """Replaces the method ``error`` of argparse parsers. Raises UserError with the message."""
     raise UserError(message)
 
 
 def _number(text: str) -> Optional[str]:
-    """A number as YAML wants it written, None where ``text`` is no finite number."""
+    """A number in a notation that YAML reads as a number, or None if ``text`` is not a finite number."""
     try:
         number = float(text)
     except ValueError:

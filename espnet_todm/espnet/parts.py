@@ -1,6 +1,6 @@
-"""Parts of a configuration (encoder, decoder, optimizer, ...) whose classes cannot be made of it: told in one line.
+"""One-line errors for parts of a configuration (encoder, decoder, optimizer, ...) that cannot be built.
 
-What ESPnet's and torch's classes raise of a wrong value names neither the part nor the option.
+The errors of ESPnet's and torch's classes for a wrong value name neither the part nor the option.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from espnet_todm.util.checks import check_type
 
 @contextmanager
 def part_errors(options: Any, forward: bool = False) -> Iterator[None]:
-    """Raises UserError, which names the part, for an exception out of the making of a class that ``options`` choose and,
-    where they are tried (``forward``), out of a forward pass of ESPnet's classes among them."""
+    """Turns an exception from the constructor of a class chosen by ``options`` into a UserError that names the part. With
+    ``forward``, also an exception from the forward pass of ESPnet's classes among them."""
     try:
         yield
     except (UserError, OSError):
@@ -32,7 +32,7 @@ def part_errors(options: Any, forward: bool = False) -> Iterator[None]:
 
 
 def check_types(where: str, conf: Mapping[str, Any], cls: type) -> None:
-    """Raises UserError for a value of ``conf`` that is not of the plain number or truth value that ``cls`` declares."""
+    """Raises UserError for a value of ``conf`` whose type is not the int, float or bool that ``cls`` declares."""
     for key, value in conf.items():
         kind, default = _declared(cls).get(key, (Any, None))
         if kind in (int, float, bool) and not (value is None and default is None):
@@ -40,7 +40,7 @@ def check_types(where: str, conf: Mapping[str, Any], cls: type) -> None:
 
 
 def _declared(cls: type) -> dict[str, tuple[Any, Any]]:
-    """Name -> (type, default) of what ``cls(...)`` takes; nothing where annotations name what is not there."""
+    """Name -> (type, default) of the parameters of ``cls(...)``. Empty if the annotations cannot be resolved."""
     try:
         parameters, kinds = inspect.signature(cls).parameters, typing.get_type_hints(cls.__init__)  # type: ignore[misc]
     except (NameError, TypeError, ValueError, AttributeError):
@@ -49,7 +49,7 @@ def _declared(cls: type) -> dict[str, tuple[Any, Any]]:
 
 
 def _part(error: Exception, options: Any, forward: bool) -> Optional[str]:
-    """``decoder: 'transformer'``, when the exception came out of its ``__init__``, or out of its ``forward``."""
+    """The part, such as ``decoder: 'transformer'``, whose ``__init__`` or ``forward`` raised the exception, or None."""
     chosen = _chosen(options)
     for frame, _ in traceback.walk_tb(error.__traceback__):
         cls = type(frame.f_locals.get("self"))
@@ -79,6 +79,6 @@ def _told(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         return f"needs the package {error.name}, which is not installed"
     message = one_line(error)
-    if isinstance(error, AssertionError):  # says what must hold in its source alone
+    if isinstance(error, AssertionError):  # only its source line has the violated condition
         message = f"{traceback.extract_tb(error.__traceback__)[-1].line} {error}".strip()
     return f"does not work with its options: {message}"

@@ -1,4 +1,4 @@
-"""The only place that touches ESPnet's registries, and where differences between its versions live."""
+"""Registers this package's classes in ESPnet. No other module changes ESPnet's registries."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _registered = False
 
 
 def register() -> None:
-    """Make this package's names known to ESPnet, in this process; calling it again does nothing.
+    """Register this package's classes in ESPnet, for this process. Further calls do nothing.
 
-    Raises RuntimeError, naming the symbol, when this version of ESPnet lacks one that registration needs.
+    Raises RuntimeError, which names the symbol, if this version of ESPnet lacks a symbol that registration needs.
     """
     global _registered
     if _registered:
         return
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
-        # ESPnet's imports print of flash attention, of nltk data and of syntax, none of which a user can act on.
+        # ESPnet's imports print messages about flash attention, nltk data and syntax, which do not help a user.
         warnings.simplefilter("ignore")
         symbols = {(module, name): _symbol(module, name) for module, name in REGISTRATION}
-    if _registered:  # by the import hook, while the lines above imported ESPnet
+    if _registered:  # the import hook has registered while the lines above imported ESPnet
         return
     _registered = True
     _register_classes(symbols)
@@ -54,7 +54,7 @@ def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
     from espnet_todm.optim.eden import Eden, Eden2
     from espnet_todm.optim.scaled_adam import ScaledAdam
 
-    # These dicts are shared with parsers by reference: they are filled, never rebound. Keys must be lower case.
+    # Parsers share these dicts by reference, so they are updated and never replaced. Keys must be lower case.
     symbols["espnet2.tasks.asr", "encoder_choices"].classes.update(encoders())
     symbols["espnet2.tasks.asr", "decoder_choices"].classes["todm_stateless"] = StatelessDecoder
     symbols["espnet2.tasks.asr", "model_choices"].classes["todm"] = TodmModel
@@ -64,7 +64,7 @@ def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
 
 
 def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
-    """``subnet_trainer`` and ``subnet_trainer_conf`` become options of the ASR task, which builds them with the model."""
+    """Add the options ``subnet_trainer`` and ``subnet_trainer_conf`` to the ASR task, which builds them with the model."""
     from espnet_todm.espnet.trainer import TodmTrainer
     from espnet_todm.models.subnet_trainer import SubnetTrainer
     from espnet_todm.trainers.known import trainers
@@ -83,7 +83,7 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
 
 
 def _register_building(task: Any, subnet_trainers: Any, encoders: dict[str, Any]) -> None:
-    """``model: todm`` is checked before the task builds it, and gets its joiner and its subnet trainer afterwards."""
+    """Check ``model: todm`` before the task builds it, and add its joiner and its subnet trainer afterwards."""
     from espnet_todm.decoders.stateless import StatelessDecoder
     from espnet_todm.espnet.parts import part_errors
     from espnet_todm.models.options import check_configuration
@@ -95,11 +95,11 @@ def _register_building(task: Any, subnet_trainers: Any, encoders: dict[str, Any]
     def build_model(cls: Any, args: Any) -> Any:
         if str(getattr(args, "model", None)).lower() == "todm":
             check_configuration(args, encoders)
-            args.joint_net_conf = getattr(args, "joint_net_conf", None) or {}  # ESPnet's default is one it cannot take
+            args.joint_net_conf = getattr(args, "joint_net_conf", None) or {}  # ESPnet fails on its own default, None
         with part_errors(args):
             model = build_stock_model(cls, args)
         if isinstance(model, TodmModel):
-            if isinstance(model.decoder, StatelessDecoder):  # ESPnet builds a joiner for its own transducer only
+            if isinstance(model.decoder, StatelessDecoder):  # ESPnet builds a joiner only for its own transducer
                 model.join(model.make_joint(getattr(args, "joint_net_conf", None) or {}))
             trainer = subnet_trainers.get_class(getattr(args, "subnet_trainer", None) or "kd")
             conf = getattr(args, "subnet_trainer_conf", None) or {}
@@ -118,8 +118,8 @@ def _register_init_param(symbols: dict[tuple[str, str], Any]) -> None:
 
 
 def _wrap_methods(task: Any) -> None:
-    """What ESPnet's task reads and writes is looked after in every process of a training, see
-    :mod:`espnet_todm.espnet.guard`, and what goes wrong while batches of a set are made is told in one line."""
+    """Wrap methods of ESPnet's task: :mod:`espnet_todm.espnet.guard` checks files in every process of a training, and
+    errors in the construction of batches become one line."""
     from espnet_todm.espnet.guard import guarded_training
     from espnet_todm.espnet.inputs import batch_errors
 
@@ -129,10 +129,10 @@ def _wrap_methods(task: Any) -> None:
 
 
 def _wrap(task: Any, method: str, around: Callable[..., AbstractContextManager[None]]) -> None:
-    """``around``, which is given the same arguments, goes around a class method of a task of ESPnet."""
+    """Run a class method of an ESPnet task inside the context manager ``around``, which gets the same arguments."""
     stock = getattr(task, method).__func__
 
-    @wraps(stock)  # spawned processes find it by its name
+    @wraps(stock)  # spawned processes look it up by name
     def wrapped(cls: Any, *args: Any, **kwargs: Any) -> Any:
         with around(*args, **kwargs):
             return stock(cls, *args, **kwargs)
@@ -141,7 +141,7 @@ def _wrap(task: Any, method: str, around: Callable[..., AbstractContextManager[N
 
 
 def check_model_files(task: Any) -> None:
-    """The weights that a task of ESPnet loads for decoding are checked first."""
+    """Check the weights file before an ESPnet task loads it for decoding."""
     from espnet_todm.espnet.checkpoint_files import check_weights_file
 
     def check(config_file: Any = None, model_file: Any = None, device: str = "cpu") -> AbstractContextManager[None]:

@@ -1,8 +1,8 @@
-"""A resumed run with another learning rate, or other options of its optimizer or schedule.
+"""Resume a run with another learning rate, or with other options of its optimizer or scheduler.
 
-ESPnet restores the state of both, and with it the options of the run that wrote the checkpoint: a changed configuration is
-silently ignored, or breaks the next step. Here the configuration holds: the optimizer keeps its moments, and the schedule
-stands where it would stand after as many steps. Another kind of optimizer or schedule has no use for the state: refused.
+ESPnet restores the state of both, including the options of the earlier run. It silently ignores a changed configuration, or
+fails in the next step. With this module the new configuration applies: the optimizer keeps its moments, and the scheduler
+is set to the same number of steps. A change of the class of optimizer or scheduler is an error, since the state is invalid.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS = ("optim", "scheduler")
 
 @dataclass
 class TodmTrainerOptions(TrainerOptions):
-    """ESPnet's, and what the optimizer and its schedule are, and which parts are not trained."""
+    """ESPnet's trainer options, and the options of the optimizer, the scheduler and frozen parameters."""
 
     freeze_param: Sequence[str]
     optim: str
@@ -37,7 +37,7 @@ class TodmTrainerOptions(TrainerOptions):
 
 
 def configured(options: Any) -> dict[str, Any]:
-    """What a checkpoint keeps of the options: kinds and options of optimizer and schedule."""
+    """The options that a checkpoint stores: names and options of optimizer and scheduler."""
     names = [name for kind in KINDS for name in (kind, f"{kind}_conf")]
     return {name: copy.deepcopy(getattr(options, name, None)) for name in names}
 
@@ -46,14 +46,14 @@ def configured(options: Any) -> dict[str, Any]:
 def configuration_holds(
     checkpoint: Any, reporter: Any, optimizers: Sequence[Optimizer], schedulers: Sequence[Any], **_: Any
 ) -> Iterator[None]:
-    """Around ESPnet's ``resume``, with its arguments. The reporter knows what is configured now, and, when it is loaded,
-    what was. Tells each change in one line. Raises UserError for what cannot go on from the checkpoint's state."""
+    """Context around ESPnet's ``resume``, with the same arguments. The reporter has the present options and, once loaded,
+    those of the checkpoint. Logs each change in one line. Raises UserError if the checkpoint's state cannot be used."""
     fresh = [_Fresh.of(optimizer, schedule) for optimizer, schedule in zip(optimizers, schedulers)]
     try:
         yield
     except (KeyError, TypeError, ValueError) as error:
-        _check_kinds(reporter, checkpoint)  # says it better
-        if isinstance(error, UserError) or not reporter.get_epoch():  # before ESPnet came to the optimizer
+        _check_kinds(reporter, checkpoint)  # its message is clearer
+        if isinstance(error, UserError) or not reporter.get_epoch():  # raised before ESPnet loaded the optimizer
             raise
         raise UserError(
             f"{checkpoint}: the state of its optimizer or schedule does not fit ({one_line(error)});"
@@ -77,7 +77,7 @@ def _way_out(checkpoint: Any) -> str:
 
 
 def _check_kinds(reporter: Any, checkpoint: Any) -> None:
-    """Raises UserError when the optimizer or the schedule is of another kind than the checkpoint's."""
+    """Raises UserError if the class of the optimizer or the scheduler differs from the checkpoint's."""
     for kind, before, now in _pairs(reporter, KINDS):
         if before != now:
             raise UserError(
@@ -87,7 +87,7 @@ def _check_kinds(reporter: Any, checkpoint: Any) -> None:
 
 
 def _changed(reporter: Any) -> list[tuple[str, Any, Any]]:
-    """(option, value before, value now) of those that differ."""
+    """(option, value before, value now) of all options that differ."""
     return [
         (f"{name}.{key}", (before or {}).get(key, "the default"), (now or {}).get(key, "the default"))
         for name, before, now in _pairs(reporter, [f"{kind}_conf" for kind in KINDS])
@@ -97,14 +97,14 @@ def _changed(reporter: Any) -> list[tuple[str, Any, Any]]:
 
 
 def _pairs(reporter: Any, names: Sequence[str]) -> list[tuple[str, Any, Any]]:
-    """(name, value before, value now); nothing where the checkpoint does not tell, as that of stock ESPnet."""
+    """(name, value before, value now). Empty for a checkpoint without these options, such as stock ESPnet's."""
     before, now = getattr(reporter, "configured_before", {}), getattr(reporter, "configured", {})
     return [(name, before[name], now[name]) for name in names if name in before and name in now]
 
 
 @dataclass(frozen=True)
 class _Fresh:
-    """An optimizer's groups and its schedule as the configuration makes them for a new run."""
+    """Parameter groups of an optimizer, and the scheduler's state, as in a new run with the present configuration."""
 
     groups: list[dict[str, Any]]
     schedule: Optional[Mapping[str, Any]]
@@ -115,7 +115,7 @@ class _Fresh:
         return cls(copy.deepcopy(groups), None if schedule is None else copy.deepcopy(schedule.state_dict()))
 
     def check(self, loaded: Optimizer, checkpoint: Any) -> None:
-        """Raises UserError when the loaded state lacks an option that this kind of optimizer needs."""
+        """Raises UserError if the loaded state lacks an option that this optimizer needs."""
         for group, new in zip(loaded.param_groups, self.groups):
             lacking = sorted((new.keys() & loaded.defaults.keys()) - group.keys())
             if lacking:
@@ -125,22 +125,22 @@ class _Fresh:
                 )
 
     def go_on(self, optimizer: Optimizer, schedule: Any, keys: Collection[str]) -> None:
-        """Give the loaded optimizer its configured values of ``keys`` and its rates, and the schedule its options at the
-        step where it stands."""
+        """Set the configured values of ``keys`` and the learning rates in the loaded optimizer. Set the scheduler's options
+        and move it to its present step."""
         for group, start in zip(optimizer.param_groups, self.groups):
             noted_by_schedule = start.keys() - optimizer.defaults.keys()
             for key in start.keys() & {*keys, "lr", *noted_by_schedule}:
                 group[key] = copy.deepcopy(start[key])
         if schedule is None or self.schedule is None:
             return
-        if isinstance(schedule, AbsValEpochStepScheduler):  # its steps need values; it keeps what it knows of them
+        if isinstance(schedule, AbsValEpochStepScheduler):  # its steps need validation values, so its history is kept
             own = {key: self.schedule[key] for key in ("base_lrs", *_OF_PLATEAU) if key in self.schedule}
             schedule.load_state_dict({**schedule.state_dict(), **copy.deepcopy(own)})
             return
         done = schedule.last_epoch
         schedule.load_state_dict(copy.deepcopy(dict(self.schedule)))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch misses the optimizer's steps in between
+            warnings.simplefilter("ignore")  # torch warns about missing optimizer steps
             try:
                 for _ in range(done):
                     schedule.step()
@@ -150,7 +150,7 @@ class _Fresh:
                 ) from None
 
 
-# Options of schedules by validation values; what they have seen is not among them.
+# Options, without the history, of schedulers that use validation values.
 _OF_PLATEAU = (
     *("warmup_steps", "lr_scale", "factor", "min_lrs", "patience", "cooldown", "mode", "threshold"),
     *("threshold_mode", "mode_worse", "eps"),

@@ -1,7 +1,7 @@
-"""Steps that changed nothing: ESPnet leaves out an update whose gradient is not finite, and goes on.
+"""Skipped steps: ESPnet skips an update whose gradient is not finite, and continues.
 
-A few such steps are told with their count. Many in a row, an epoch without any update, or a validation without any finite
-loss is no training, and ends it. All ranks see the same: gradients and reported losses are means over ranks.
+The number of skipped steps is logged. Many skipped steps in a row, an epoch without an update, or a validation without a
+finite loss end the training. All ranks see the same values, since gradients and reported losses are means over ranks.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ Batch = tuple[list[str], dict[str, Any]]  # names of utterances; tensors, and th
 
 
 class SkippedSteps:
-    """An epoch's batches, handed on; when ESPnet asks for the next one, looks whether the update of the last was made.
+    """Yields the batches of an epoch. Before each next batch, it checks whether ESPnet made the last update.
 
-    A step that loss scaling (fp16) skips because the scaled gradient overflowed is its search for a scale and no fault: the
-    loss is finite and the scale above 1.
+    Loss scaling (float16) skips steps whose scaled gradient overflows, to find its scale. Such a step (finite loss, scale
+    above 1) does not count as skipped.
 
     Args:
-        batches: with a length where their source has one.
-        reporter: of the epoch; ESPnet reports there the loss of each batch and the norm of each update's gradient.
-        accum_grad: batches to an update.
-        scale: of the loss now; None where losses are not scaled.
+        batches: the batches. ``len`` works if they have a length.
+        reporter: reporter of the epoch. ESPnet reports the loss of each batch and the gradient norm of each update to it.
+        accum_grad: number of batches per update.
+        scale: returns the present loss scale. None if losses are not scaled.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class SkippedSteps:
                 gathered = []
 
     def _look(self, gathered: Sequence[Batch], scale: float) -> None:
-        """Count the update of these batches as made or not. Raises UserError when too many in a row were not."""
+        """Count the update of these batches as made or skipped. Raises UserError for too many skipped in a row."""
         if _finite(self.reporter, "grad_norm", 1):
             self.made, self.in_a_row = self.made + 1, 0
         elif scale > 1 and _finite(self.reporter, "loss", self.accum_grad) == self.accum_grad:
@@ -74,7 +74,7 @@ class SkippedSteps:
                 raise UserError(f"training: {self.in_a_row} steps in a row were skipped: {self._why()}")
 
     def finish(self) -> None:
-        """Call at the end of the epoch: tells how many steps were skipped. Raises UserError when no other was made."""
+        """Call at the end of the epoch. Logs the number of skipped steps. Raises UserError if all were skipped."""
         epoch = f"epoch {self.reporter.get_epoch()}"
         if self.seen < self.accum_grad:
             raise UserError(
@@ -87,7 +87,7 @@ class SkippedSteps:
             logging.warning("%s: %d of %d steps were skipped: %s", epoch, self.skipped, steps, self._why())
 
     def _why(self) -> str:
-        """On every rank at once: each knows its own utterances."""
+        """The cause of skipped steps. All ranks must call it together, since each has only its own utterances."""
         found = [self.broken]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             found = [[] for _ in range(torch.distributed.get_world_size())]
@@ -100,14 +100,14 @@ class SkippedSteps:
 
 
 def not_finite(names: Sequence[str], tensors: dict[str, Any]) -> list[str]:
-    """Of a batch, the utterances with NaN or Inf in any of its tensors (B, ...)."""
+    """Names of the utterances of a batch with NaN or Inf in any of its tensors (B, ...)."""
     floats = [t for t in tensors.values() if isinstance(t, Tensor) and t.is_floating_point() and len(t) == len(names)]
     return [name for row, name in enumerate(names) if not all(bool(t[row].isfinite().all()) for t in floats)]
 
 
 def check_validation(reporter: SubReporter) -> None:
-    """Tells how many batches of a validation have a loss that is not finite, which ESPnet leaves out of the mean. Raises
-    UserError when none has a finite one."""
+    """Log the number of validation batches whose loss is not finite. ESPnet leaves them out of the mean. Raises UserError
+    if no batch has a finite loss."""
     batches = len(reporter.stats.get("loss", ()))
     finite, epoch = _finite(reporter, "loss", batches), reporter.get_epoch()
     if batches and not finite:
@@ -121,6 +121,6 @@ def check_validation(reporter: SubReporter) -> None:
 
 
 def _finite(reporter: SubReporter, key: str, last: int) -> int:
-    """How many of the last so many batches have a finite value of this key; of one that reported none it is NaN."""
+    """Number of finite values of ``key`` in the last ``last`` batches. A batch that did not report it counts as NaN."""
     values = reporter.stats.get(key, [])
     return sum(math.isfinite(value.value) for value in values[max(0, len(values) - last) :])

@@ -1,4 +1,4 @@
-"""Stage 10: ESPnet's statistics (lengths and global mean and variance), collected by many jobs without Kaldi."""
+"""Stage 10: collect ESPnet's statistics (lengths, global mean and variance) with several jobs and without Kaldi."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def collect_statistics(
     """Write ``output/{train,valid}/{speech_shape, text_shape, feats_stats.npz, ...}``.
 
     Args:
-        training: the training command's arguments, without those that this function sets.
+        training: arguments of the training command, except those that this function sets.
         train_scp, valid_scp: tables whose keys are the utterances of the two sets.
-        launcher: as :func:`espnet_todm.util.launch.launch` takes it; ``jobs`` parts are collected at a time.
+        launcher: options of :func:`espnet_todm.util.launch.launch`. ``jobs`` parts run at a time.
 
     Raises:
         UserError: a table is missing or empty, or a job fails.
@@ -45,7 +45,7 @@ def collect_statistics(
 
 
 def append_vocabulary(folder: PathLike, vocabulary: int) -> None:
-    """Make ``text_shape`` (utterance length) into ``length,vocabulary``, as ESPnet's batch samplers count elements."""
+    """Change ``text_shape`` from ``length`` to ``length,vocabulary``. ESPnet's batch samplers count elements with it."""
     for split in SPLITS:
         shapes = Path(folder) / split / "text_shape"
         write_table(shapes, {key: f"{length.split(',')[0]},{vocabulary}" for key, length in read_table(shapes).items()})
@@ -55,7 +55,7 @@ def _part(
     folder: Path, number: int, parts: int, tables: dict[str, dict[str, str]], training: Sequence[str]
 ) -> list[str]:
     """Arguments of the job that collects part ``number`` of ``parts``."""
-    # The launcher's workers may not have children, and reading features is quick.
+    # num_workers is 0, since workers of the launcher may not have subprocesses. Reading features is fast.
     arguments = [*training, "--collect_stats", "true", "--num_workers", "0", "--output_dir", str(folder)]
     for split, table in tables.items():
         keys = sorted(table)

@@ -1,4 +1,4 @@
-"""Options of ESPnet's training that would end in a traceback, in no training or in another one than meant."""
+"""Checks of training options with which ESPnet would crash, not train, or train differently than intended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from espnet2.train import trainer
 from espnet_todm.errors import UserError
 from espnet_todm.util.checks import check_number
 
-# Options that cannot be true, and why: for every model that this package's trainer trains, and for a supernet.
+# Option that must not be true -> reason. NEVER is for all models of this package's trainer.
 NEVER = {"use_deepspeed": "ESPnet has it for its own trainer alone; train with DistributedDataParallel"}
 _NO_ADAPTERS = (
     "a supernet's layers run as slices of their weights, and an adapter beside them would never run; extract a size and"
@@ -32,7 +32,7 @@ COUNTS = ("accum_grad", "log_interval", "batch_size", "batch_bins", "valid_batch
 
 
 def check_training(options: Any) -> None:
-    """Called before anything is built. Raises UserError."""
+    """Check ESPnet's training options before anything is built. Raises UserError."""
     supernet = str(getattr(options, "model", None)).lower() == "todm"
     for name, reason in {**NEVER, **(NEVER_WITH_SUPERNETS if supernet else {})}.items():
         if getattr(options, name, False):
@@ -62,7 +62,7 @@ def is_installed(package: str) -> bool:
 
 
 def check_frozen(model: torch.nn.Module, frozen: Sequence[str]) -> None:
-    """Raises UserError when ``freeze_param`` names what is not there, or leaves nothing to train."""
+    """Raises UserError if ``freeze_param`` names an unknown part, or if no parameter is left to train."""
     names = [name for name, _ in model.named_parameters()]
     for part in frozen:
         if not any(name == part or name.startswith(f"{part}.") for name in names):
@@ -74,13 +74,13 @@ def check_frozen(model: torch.nn.Module, frozen: Sequence[str]) -> None:
 
 @contextmanager
 def noise_by_step(seed: int) -> Iterator[None]:
-    """Within this context ``grad_noise`` is drawn by seed and step: the same on all ranks, whose weights ESPnet would let
-    drift apart, and after a resume."""
+    """In this context ``grad_noise`` depends on seed and step, so it is the same on all ranks and after a resume. With
+    ESPnet's own noise the weights of the ranks diverge."""
     add: Callable[..., None] = trainer.add_gradient_noise
 
     def add_by_step(model: torch.nn.Module, iteration: int, *args: Any, **kwargs: Any) -> None:
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed + iteration)  # ESPnet draws on the CPU; GPUs keep their states
+            torch.default_generator.manual_seed(seed + iteration)  # ESPnet draws on the CPU; GPU generators stay as is
             add(model, iteration, *args, **kwargs)
 
     with mock.patch.object(trainer, "add_gradient_noise", add_by_step):

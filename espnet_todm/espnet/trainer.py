@@ -1,4 +1,4 @@
-"""ESPnet's Trainer with more: each batch has its step, schedules know their epoch, a killed run leaves nothing broken."""
+"""ESPnet's Trainer, extended: batches have their step number, schedulers their epoch, and killed runs can be resumed."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from espnet_todm.models.todm import TodmModel
 
 
 class TodmTrainer(Trainer):
-    """Trains any ESPnet ASR model as the stock trainer does; a supernet gets the step's number with each batch."""
+    """Trains any ESPnet ASR model as the stock trainer does. A supernet gets the step number with each batch."""
 
-    # best_model_criterion, in the process that writes files.
+    # best_model_criterion in the process that writes files, None in the others.
     criteria: ClassVar[Optional[Sequence[Sequence[str]]]] = None
-    last_step: ClassVar[int] = 0  # that the training made, for validation
+    last_step: ClassVar[int] = 0  # number of the last training step, for validation
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> TodmTrainerOptions:
-        """From ESPnet's options."""
+        """Build the trainer's options from ESPnet's options."""
         options: TodmTrainerOptions = build_dataclass(TodmTrainerOptions, args)
         return options
 
     @classmethod
     def run(cls, **kwargs: Any) -> None:
-        """As ESPnet's, which passes everything by name."""
+        """As in ESPnet, which passes all arguments by name."""
         options, first = kwargs["trainer_options"], kwargs["distributed_option"].dist_rank in (None, 0)
         if isinstance(kwargs["model"], TodmModel):
             check_criteria(kwargs["model"], options, [type(s) for s in kwargs["schedulers"] if s is not None])
@@ -47,10 +47,10 @@ class TodmTrainer(Trainer):
         cls.criteria = options.best_model_criterion if first else None
         if first:
             for part in Path(options.output_dir).glob(".*.pth.*.part"):
-                part.unlink()  # what a killed run was writing
+                part.unlink()  # incomplete files of a killed run
         without_missing_packages(options)
         if not options.use_matplotlib:
-            kwargs["plot_attention_iter_factory"] = None  # which draws with it too
+            kwargs["plot_attention_iter_factory"] = None  # attention plots need matplotlib too
         try:
             with guarded_checkpoints(), candidates(kwargs["model"], configured(options)), noise_by_step(options.seed):
                 super().run(**kwargs)
@@ -59,9 +59,9 @@ class TodmTrainer(Trainer):
 
     @classmethod
     def resume(cls, **kwargs: Any) -> None:
-        """As ESPnet's, which passes everything by name. A run killed right after it wrote the checkpoint lacks the model of
-        that epoch, for which ESPnet would look in the end, or the links to it, which ESPnet would never make again for the
-        best one: the model is what the checkpoint holds, and the reporter in it knows which is the best."""
+        """As in ESPnet, which passes all arguments by name. A run killed right after it wrote checkpoint.pth may lack the
+        file of that epoch's model, which ESPnet needs at the end, or the links to the best models, which ESPnet would not
+        make again. This method restores both from checkpoint.pth, which has the model and the reporter."""
         with configuration_holds(**kwargs):
             Trainer.resume(**kwargs)
         if cls.criteria is None:
@@ -77,7 +77,7 @@ class TodmTrainer(Trainer):
 
     @classmethod
     def train_one_epoch(cls, **kwargs: Any) -> bool:
-        """As ESPnet's, which passes everything by name."""
+        """As in ESPnet, which passes all arguments by name."""
         model, reporter, scaler = kwargs["model"], kwargs["reporter"], kwargs["scaler"]
         for schedule in kwargs["schedulers"]:
             if hasattr(schedule, "set_epoch"):
@@ -92,11 +92,11 @@ class TodmTrainer(Trainer):
         super().train_one_epoch(**kwargs)
         steps.finish()
         cls.last_step = reporter.get_total_count() - 1
-        return False  # ESPnet would end a run, with status 0, whose loss scaling took an epoch to find its scale
+        return False  # otherwise ESPnet ends the run with status 0 if loss scaling skips all steps of an epoch
 
     @classmethod
     def validate_one_epoch(cls, **kwargs: Any) -> None:
-        """As ESPnet's, which passes everything by name."""
+        """As in ESPnet, which passes all arguments by name."""
         kwargs["iterator"] = Batches(kwargs["iterator"], "valid")
         if isinstance(getattr(kwargs["model"], "module", kwargs["model"]), TodmModel):
             kwargs["iterator"] = ((names, {**tensors, "step": cls.last_step}) for names, tensors in kwargs["iterator"])
@@ -105,7 +105,7 @@ class TodmTrainer(Trainer):
 
 
 def _link(path: Path, target: str) -> None:
-    """Make ``path`` a link to a file beside it, if that is there: the user may have removed it."""
+    """Make ``path`` a link to the file ``target`` beside it, if it exists. The user may have removed it."""
     if (path.parent / target).exists():
         path.unlink(missing_ok=True)
         path.symlink_to(target)
@@ -118,9 +118,9 @@ def _training_steps(
     setup: TrainingSetup,
     scale: Optional[Callable[[], float]],
 ) -> Iterator[Any]:
-    """Batches, each with its step's number and the scale of losses."""
+    """Yield the batches, each with its step number and the loss scale. Calls the subnet trainer's ``prepare`` before."""
     for names, tensors in batches:
-        step = reporter.get_total_count()  # of batches done in all epochs; survives a resume
+        step = reporter.get_total_count()  # number of batches in all epochs so far, also after a resume
         if model.subnet_trainer is not None:
             model.subnet_trainer.prepare(model, step, setup)
         yield names, {**tensors, "step": step, "loss_scale": 1.0 if scale is None else scale()}
@@ -129,7 +129,7 @@ def _training_steps(
 def _training_setup(
     iterator: Any, optimizers: Sequence[torch.optim.Optimizer], options: Any, distributed_option: Any, **_: Any
 ) -> TrainingSetup:
-    """From what ESPnet passes to ``train_one_epoch``."""
+    """Build the setup from the arguments of ``train_one_epoch``."""
     planned = len(iterator) * options.max_epoch if hasattr(iterator, "__len__") else None
     first = distributed_option.dist_rank in (None, 0)
     return TrainingSetup(optimizers, planned, Path(options.output_dir) if first else None)
