@@ -6,6 +6,7 @@ Use ``espnet_todm.load_supernet`` and ``espnet_todm.load_model`` to create them.
 from __future__ import annotations
 
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
@@ -147,6 +148,7 @@ def _read(path: Union[str, Path], rate: int) -> np.ndarray:
     return np.asarray(samples)
 
 
+@cache  # what a task reads is checked once
 def speech2text() -> Any:
     """ESPnet's class, with this package's names registered and its input files checked first."""
     from espnet2.bin.asr_inference import Speech2Text
