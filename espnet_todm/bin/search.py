@@ -116,7 +116,11 @@ def write(search: SubnetSearch, options: argparse.Namespace, others: dict[str, E
     from espnet_todm.search.found import write_cards
     from espnet_todm.search.report import write_report
 
-    settings = {"experiment": options.experiment, "budget": " ".join(options.budget) or "none", "seed": options.seed}
+    settings = {
+        "experiment": str(options.experiment),
+        "budget": " ".join(options.budget) or "none",
+        "seed": options.seed,
+    }
     report = search.report(settings, others)
     write_cards(search.evaluator.supernet, report.front, options.set, options.output / report.cards)
     return write_report(report, options.output)

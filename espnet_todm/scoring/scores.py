@@ -15,7 +15,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.scoring.alignment import align, fold_case
 from espnet_todm.scoring.significance import error_rate_interval
 from espnet_todm.util.checks import check_choice
-from espnet_todm.util.files import PathLike, read_json, read_table, to_json, write_text
+from espnet_todm.util.files import PathLike, json_rows, read_json, read_table, write_text
 
 FORMAT = "espnet_todm.score/1"
 DECODE = "decode"  # folder of the texts; other searches have decode_<search>
@@ -227,13 +227,10 @@ def write_score(path: PathLike, score: Score) -> None:
     for unit in UNITS:
         total = score.total(unit)
         head[unit] = {**asdict(total), "error_rate": total.error_rate, "interval_95": list(score.interval(unit))}
-    lines = [to_json(head, indent=2).removesuffix("\n}") + ","]
-    lines.append('  "utterances": {')
-    rows = [
-        f"    {to_json(name)}: " + to_json({unit: score.edits[unit][index].tolist() for unit in UNITS})
-        for index, name in enumerate(score.utterances)
-    ]
-    write_text(path, "\n".join([*lines, ",\n".join(rows), "  }", "}"]) + "\n")
+    head["utterances"] = {
+        name: {unit: score.edits[unit][index].tolist() for unit in UNITS} for index, name in enumerate(score.utterances)
+    }
+    write_text(path, json_rows(head, depth=2) + "\n")
 
 
 def read_score(path: PathLike) -> Score:

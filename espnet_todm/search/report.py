@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from espnet_todm.scoring.scores import Score, rate_cell
 from espnet_todm.scoring.significance import paired_difference
 from espnet_todm.search.evolution import Trial, hypervolume, pareto_front
-from espnet_todm.util.files import PathLike, to_json, write_text
+from espnet_todm.util.files import PathLike, json_rows, write_text
 from espnet_todm.util.markdown import markdown_table
 from espnet_todm.util.palette import RULE, STYLES, save_png
 
@@ -196,19 +196,15 @@ def _json(report: SearchReport) -> str:
     """The report as JSON with one line per trial, so that diffs between files are readable."""
     head = {
         "format": FORMAT,
-        "settings": dict(report.settings),
+        "settings": report.settings,
         "set": report.split,
         "objectives": list(report.objectives),
         "reference": dict(report.reference),
         "hypervolume": {method: report.volume(method) for method in report.methods},
         "pareto": [trial.subnet.name for trial in report.front],
+        "methods": {method: [_row(trial) for trial in trials] for method, trials in report.methods.items()},
     }
-    lines = [to_json(head, indent=2, default=str).removesuffix("\n}") + ",", '  "methods": {']
-    blocks = []
-    for method, trials in report.methods.items():
-        rows = ",\n".join(f"      {to_json(_row(trial))}" for trial in trials)
-        blocks.append(f"    {to_json(method)}: [\n{rows}\n    ]")
-    return "\n".join([*lines, ",\n".join(blocks), "  }", "}"]) + "\n"
+    return json_rows(head, depth=3) + "\n"
 
 
 def _row(trial: Trial) -> dict[str, Any]:

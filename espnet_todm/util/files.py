@@ -132,6 +132,19 @@ def write_json(path: PathLike, value: Any) -> None:
     write_text(path, to_json(value, indent=2) + "\n")
 
 
+def json_rows(value: Any, depth: int, indent: str = "") -> str:
+    """JSON with its outer ``depth`` levels indented and the rest in rows, so that differences are readable."""
+    if not depth or not value or not isinstance(value, (dict, list)):
+        return to_json(value)
+    inner = indent + "  "
+    if isinstance(value, dict):
+        rows = [f"{to_json(key)}: {json_rows(one, depth - 1, inner)}" for key, one in value.items()]
+    else:
+        rows = [json_rows(one, depth - 1, inner) for one in value]
+    begin, end = "{}" if isinstance(value, dict) else "[]"
+    return begin + ",".join(f"\n{inner}{row}" for row in rows) + f"\n{indent}{end}"
+
+
 def to_json(value: Any, **options: Any) -> str:
     """``value`` as JSON. Numbers that are not finite become null, for JSON has none of them: most readers refuse NaN.
 

@@ -22,6 +22,7 @@ from espnet_todm.util.files import (
     atomic_directory,
     atomic_path,
     damage_told,
+    json_rows,
     read_json,
     read_lines,
     read_table,
@@ -231,3 +232,18 @@ def test_damage_is_told_with_the_file_and_what_to_do(tmp_path: Path) -> None:
         file.read()
     with pytest.raises(FileNotFoundError), damage_told(path, ""):
         (tmp_path / "nowhere").read_text()
+
+
+@given(
+    st.recursive(
+        st.integers() | st.text() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    )
+)
+def test_rows_of_json_say_the_same(value: object) -> None:
+    for depth in range(4):
+        assert json.loads(json_rows(value, depth)) == value
+
+
+def test_rows_of_json_are_lines_below_the_outer_levels() -> None:
+    text = json_rows({"a": {"x": [1, {"b": 2}], "y": []}, "c": 3.5}, depth=2)
+    assert text == '{\n  "a": {\n    "x": [1, {"b": 2}],\n    "y": []\n  },\n  "c": 3.5\n}'
