@@ -43,7 +43,7 @@ demo: venv
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ "$$n" -lt 4 ] && echo "$$n" || echo 4)
 
 test: venv
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-k2:
 	@if [ -n "$(PYTHON39)" ]; then $(MAKE) --no-print-directory run-k2 PYTHON39="$(PYTHON39)"; else \

@@ -25,6 +25,12 @@ torch.set_num_threads(1)
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Recipes first: with several processes, the long tests must not be the last ones."""
+    items.sort(key=lambda item: "recipes" not in item.nodeid and item.get_closest_marker("recipe") is None)
+
+
 E = TypeVar("E", bound=SupernetEncoder)
 
 FLAVOURS: dict[str, dict[str, Any]] = {

@@ -38,8 +38,11 @@ def sources(command: Path) -> str:
     handed_on.update(dict.fromkeys(("asr_train", "asr_train_cpu", "collect_stats", "dry_run", "fine_tune"), training))
     text = command.read_text(encoding="utf-8")
     names = re.findall(r"^ *from (espnet_todm\.[\w.]+) import", text, re.MULTILINE) + handed_on.get(command.stem, [])
-    paths = [Path(str(spec.origin)) for spec in map(find_spec, names) if spec is not None]
-    return "".join([text, *(path.read_text(encoding="utf-8") for path in paths)])
+    paths = {name: Path(str(spec.origin)) for name in names if (spec := find_spec(name)) is not None}
+    commands = [
+        sources(path) for name, path in paths.items() if name.startswith("espnet_todm.bin.") and "_cli" not in name
+    ]
+    return "".join([text, *commands, *(path.read_text(encoding="utf-8") for path in paths.values())])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -141,8 +141,8 @@ def test_threads_are_given_back() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"threads": 0}, ["threads", "0", "1 or more"]),
-        ({"rounds": 0}, ["rounds", "0", "1 or more"]),
+        ({"threads": 0}, ["threads", "0", ">= 1"]),
+        ({"rounds": 0}, ["rounds", "0", ">= 1"]),
         ({"seconds": 0.03}, ["seconds", "0.03", "too short"]),
         ({"seconds": -1.0}, ["seconds", "-1.0", "too short"]),
         ({"seconds": float("nan")}, ["seconds", "nan", "finite"]),
