@@ -30,6 +30,7 @@ def load_supernet(experiment: PathLike, checkpoint: Optional[PathLike] = None) -
     experiment: the folder of the training, or its config.yaml; checkpoint: its weights, by default the best model by
     the configuration's first criterion. Raises UserError if the files do not match or the model is not a supernet.
     """
+    register()  # first, since it silences what ESPnet prints when it is imported
     from espnet_todm.recognizer import Supernet
 
     return Supernet(experiment, checkpoint)
@@ -37,6 +38,7 @@ def load_supernet(experiment: PathLike, checkpoint: Optional[PathLike] = None) -
 
 def load_model(folder: PathLike) -> Model:
     """Load an extracted size. Raises UserError if the folder has none, or its weights are not those of its card."""
+    register()
     from espnet_todm.recognizer import Model
 
     return Model(folder)
@@ -44,6 +46,7 @@ def load_model(folder: PathLike) -> Model:
 
 def __getattr__(name: str) -> Any:
     if name == "Speech2Text":
+        register()
         from espnet_todm.recognizer import speech2text
 
         return speech2text()

@@ -36,7 +36,7 @@ class Size(NamedTuple):
     """The cost of a size: parameters of the whole model, and FLOPs per second of speech."""
 
     params: int
-    flops: float
+    flops: int
 
 
 class Model:
@@ -103,7 +103,7 @@ class Supernet:
         """Name -> cost of each size of the configuration, including the largest, ``full``."""
         table = self._supernet.model.component_table()
         costs = {name: table.cost(subnet) for name, subnet in self._supernet.encoder.sizes.items()}
-        return {name: Size(int(cost.params), float(cost.flops)) for name, cost in costs.items()}
+        return {name: Size(round(cost.params), round(cost.flops)) for name, cost in costs.items()}
 
     def subnet(self, which: str, output: Optional[PathLike] = None, calibrate: Optional[PathLike] = None) -> Model:
         """Extract the smaller model of one subnet.
@@ -154,8 +154,7 @@ def speech2text() -> Any:
     from espnet2.bin.asr_inference import Speech2Text
     from espnet2.tasks.lm import LMTask
 
-    from espnet_todm.espnet.registry import check_model_files, register
+    from espnet_todm.espnet.registry import check_model_files
 
-    register()
     check_model_files(LMTask)
     return Speech2Text
