@@ -25,4 +25,4 @@ def compare_short(
     except UserError as error:
         raise UserError(f"speech of {', '.join(f'{s:g}' for s in SECONDS)} s: {error}") from None
     names = [f"{gate.names[0]}, first {seconds:g} s" for seconds in SECONDS]
-    gate.texts("sherpa-onnx fp32, short", against, texts, [*map(runtime.transcribe, begins)], True, names)
+    gate.sherpa_texts("sherpa-onnx fp32, short", against, texts, [*map(runtime.transcribe, begins)], True, names)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 
 from espnet_todm.util.acoustics import SAMPLING_RATE
+
+_PUNCTUATION = r"!-/:-@\[-`{-~\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+_CJK = r"\u1100-\u11ff\u2e80-\ua4cf\ua840-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff65-\uffdc\U00020000-\U0002ffff"
+_REMOVED = re.compile(f"(?<=[{_CJK}]) (?=[{_CJK}])| (?=[{_PUNCTUATION}])")
+
+
+def as_sherpa_writes(text: str) -> str:
+    """Remove the spaces that sherpa-onnx 2 removes from a transducer's text: before punctuation, an apostrophe included,
+    and between CJK characters (its RemoveSpaceBetweenCjk). A CTC model's text keeps them."""
+    return _REMOVED.sub("", text)
 
 
 class Recognizer(ABC):

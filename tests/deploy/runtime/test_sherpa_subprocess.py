@@ -8,6 +8,7 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 
+from espnet_todm.deploy.runtime.recognizer import as_sherpa_writes
 from espnet_todm.deploy.runtime.sherpa_subprocess import make_order, transcribe_in_subprocess
 from espnet_todm.errors import UserError
 from tests.deploy.toy_onnx import SYMBOLS, write_toy_ctc, write_toy_transducer
@@ -132,3 +133,11 @@ def test_a_vocabulary_that_the_graph_leaves_open_is_none_to_compare(tmp_path: Pa
     write_toy_ctc(tmp_path / "stated")
     texts = [transcribe_in_subprocess(tmp_path / name, "fp32", 1, [WAVE]) for name in ("open", "stated")]
     assert texts[0] == texts[1] != [""]
+
+
+@pytest.mark.parametrize(
+    "text, written",
+    [("SHE 'LL GO", "SHE'LL GO"), ("A - B", "A- B"), ("你 好 MA", "你好 MA"), ("好 。", "好。"), ("A B", "A B")],
+)
+def test_sherpa_onnx_writes_some_spaces_not(text: str, written: str) -> None:
+    assert as_sherpa_writes(text) == written == as_sherpa_writes(written)
