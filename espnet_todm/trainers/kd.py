@@ -14,6 +14,7 @@ from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.batch import Stats
 from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup, passes_cost
 from espnet_todm.selection.sandwich import Sandwich
+from espnet_todm.trainers.agreement import GradientAgreement
 from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.trainers.loss_weights import LossWeights
@@ -40,6 +41,8 @@ class KDTrainer(SubnetTrainer):
             :class:`espnet_todm.trainers.distillation_weight.DistillationWeight`. Default: w = 0.5 in every step.
         warmup_steps: number of first steps that train only the max subnet. They are cheaper, and the teacher is untrained.
         divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
+        agreement_every: steps from one measurement of the gradients' agreement to the next, see
+            :class:`espnet_todm.trainers.agreement.GradientAgreement`. 0: none.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class KDTrainer(SubnetTrainer):
         kd_only_share: float = 0.0,
         warmup_steps: int = 0,
         divergence: Optional[Mapping[str, Any]] = None,
+        agreement_every: int = 0,
     ) -> None:
         super().__init__()
         check_number("warmup_steps", warmup_steps, at_least=0, whole=True)
@@ -69,6 +73,7 @@ class KDTrainer(SubnetTrainer):
         self.distillation = DistillationWeight(kd_weight, kd_start, kd_only_share)
         self.warmup_steps = warmup_steps
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
+        self.agreement = GradientAgreement(agreement_every)
         self.planned: Optional[int] = None  # steps of the run, known once it begins
 
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
@@ -95,8 +100,9 @@ class KDTrainer(SubnetTrainer):
 
         weights = self.weights.of(subnets, step, self.planned)
         passes = [Pass(partial(loss_of, subnet=subnet), weight) for subnet, weight in zip(subnets, weights)]
+        observe = self.agreement.of_step(model, subnets, stats, step)
         loss = sequential_step(
-            model.run_subsampling(batch), passes, model.trained_parameters(), batch.context.loss_scale
+            model.run_subsampling(batch), passes, model.trained_parameters(), batch.context.loss_scale, observe
         )
         return loss, stats
 
