@@ -133,7 +133,7 @@ def chooses_sizes(config: Mapping[str, Any]) -> bool:
     if trainer is None or not issubclass(trainer, TwoStageTrainer):
         return False
     uniform = "uniform" in (name, conf.get("selection")) and conf.get("granularity", "component") == "component"
-    return not uniform
+    return not (uniform and config["encoder_conf"].get("share_shape", "uniform") == "uniform")
 
 
 def learned_config(config: Mapping[str, Any], size: str, card: PathLike, table: ComponentTable) -> dict[str, Any]:

@@ -95,7 +95,8 @@ def test_the_best_model_is_by_errors_with_ctc_alone_and_else_by_the_loss() -> No
 def test_which_trainers_choose_the_components() -> None:
     assert chooses_sizes(ORTHO) and chooses_sizes({**BASE, "subnet_trainer": "two_stage"})
     assert not chooses_sizes(BASE) and not chooses_sizes({**BASE, "subnet_trainer": "aux_loss"})
-    assert not chooses_sizes({**BASE, "subnet_trainer": "uniform"})
+    uniform = {**BASE, "subnet_trainer": "uniform"}
+    assert not chooses_sizes(uniform) and chooses_sizes(with_encoder(uniform, share_shape="ffn_first"))
     assert chooses_sizes({**BASE, "subnet_trainer": "uniform", "subnet_trainer_conf": {"granularity": "layer"}})
 
 
