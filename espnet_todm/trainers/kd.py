@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from torch import Tensor
 
-from espnet_todm.components import ComponentTable, Subnet
+from espnet_todm.components import Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.batch import Stats
-from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup, passes_cost
+from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup
 from espnet_todm.selection.sandwich import Sandwich
 from espnet_todm.trainers.agreement import GradientAgreement
 from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
@@ -118,8 +118,8 @@ class KDTrainer(SubnetTrainer):
     def always_trained(self, model: TodmModel) -> list[str]:
         return [subnet.name for subnet in self.sandwich.in_every_step()][: 1 if self.warmup_steps else None]
 
-    def model_steps(self, table: ComponentTable, updates: int) -> float:
-        return passes_cost(table, (self._picked(step, updates) for step in range(updates)))
+    def picked_in(self, updates: int) -> Iterator[list[Subnet]]:
+        return (self._picked(step, updates) for step in range(updates))
 
     def walk_through(self, model: TodmModel) -> Iterator[int]:
         """One step: all sizes have joined. The length of a run is unknown here, so one that has such a step is assumed."""
