@@ -1,0 +1,154 @@
+"""Views of the kd trainer: every subnet of a step sees its own SpecAugment view of the same speech (CR-CTC in a sandwich).
+
+Pairs of subnets may be pulled together on the CTC posteriors of each frame (CR-CTC, arXiv 2410.05101), see
+:mod:`espnet_todm.losses.consistency`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Optional, Union
+
+import torch
+from torch import Tensor
+
+from espnet_todm.components import ComponentTable, Subnet
+from espnet_todm.encoders.supernet import SubsampledFeatures
+from espnet_todm.errors import UserError
+from espnet_todm.losses.consistency import ctc_consistency
+from espnet_todm.models.batch import Batch, Features, Posteriors
+from espnet_todm.models.tasks import run_ctc
+from espnet_todm.models.views import augmented, masked_frames, seeded, warp_and_masks, warped
+from espnet_todm.util.checks import check_choice, check_number, check_type
+
+if TYPE_CHECKING:
+    from espnet_todm.models.todm import TodmModel
+
+INPUT, SUBSAMPLED = "input", "subsampled"
+FRAMES_PER_MASK, MASK_WIDTH = 25, 10
+
+Shared = Union[Features, SubsampledFeatures]  # what all subnets of a step share
+
+
+@dataclass(frozen=True)
+class Views:
+    """``views`` of :class:`espnet_todm.trainers.kd.KDTrainer`. A view is a function of (seed, step, name of the subnet).
+
+    where: "input": the masks of the configuration's SpecAugment, drawn anew for each subnet. Normalisation and subsampling
+        run once for each. A time warp is the same for all. "subsampled": SpecAugment, normalisation and subsampling run
+        once, and each subnet masks subsampled frames.
+    consistency: alpha, the weight of the mean consistency of all pairs. It is multiplied by ctc_weight. 0: none.
+    both_ways: each subnet of a pair is pulled towards the other. false: only the later one towards the earlier one (the max
+        subnet is the first). true costs a forward pass of each subnet but the max one.
+    frames_per_mask: "subsampled" only: frames of an utterance for each mask it may have, default 25. The least is 1 mask.
+    mask_width: "subsampled" only: maximum width of a mask in frames, default 10.
+    """
+
+    where: str = INPUT
+    consistency: float = 0.2
+    both_ways: bool = True
+    frames_per_mask: Optional[int] = None
+    mask_width: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        check_choice("views.where", self.where, (INPUT, SUBSAMPLED))
+        check_number("views.consistency", self.consistency, at_least=0)
+        check_type("views.both_ways", self.both_ways, bool)
+        for key in ("frames_per_mask", "mask_width"):
+            value = getattr(self, key)
+            if value is not None:
+                check_number(f"views.{key}", value, at_least=1, whole=True)
+                if self.where == INPUT:
+                    raise UserError(f"views.{key}: {value} is for where: {SUBSAMPLED}; set masks in specaug_conf")
+
+    def check(self, model: TodmModel) -> None:
+        """Raises UserError if the model's views would be equal, or if it has no posteriors to compare."""
+        if self.where == INPUT and warp_and_masks(model.specaug)[1] is None:
+            raise UserError(
+                f"views.where: {INPUT!r} needs a SpecAugment with masks, without which all views are equal; set specaug:"
+                f" specaug or specaug: todm_specaug, or say where: {SUBSAMPLED}"
+            )
+        if self.consistency and model.ctc is None:
+            raise UserError(
+                f"views.consistency: {self.consistency} needs a CTC output, but ctc_weight is 0; say consistency: 0"
+            )
+
+    def extra_cost(self, table: ComponentTable, subnets: Sequence[Subnet]) -> float:
+        """Cost of a step beyond that of its subnets on one view, in steps of one full model. A forward pass is a third of a
+        step. Consistency counts in every step, although its passes are left out while it waits."""
+        rest, others = table.rest.flops, subnets[1:]
+        own_front = rest if self.where == INPUT else 0.0
+        extra = len(others) * own_front
+        if self.consistency and self.both_ways:
+            extra += sum(table.cost(subnet).flops - rest + own_front for subnet in others) / 3
+        return extra / table.cost(table.full()).flops
+
+
+class StepViews:
+    """The views of one step, and the consistency of its subnets.
+
+    ``shared``: what runs once for all subnets. The later subnets run once more, first and without gradient, so that earlier
+    ones can be pulled towards them. The memory of a step is that of one subnet's pass, with one set of CTC logits (B, T, V)
+    for each subnet.
+    """
+
+    def __init__(self, options: Views, model: TodmModel, batch: Batch, seed: int, step: int) -> None:
+        self.options, self.model, self.batch = options, model, batch
+        self.name = f"{seed} {step}"
+        self.warp, self.masks = warp_and_masks(model.specaug)
+        self.logits: dict[str, Tensor] = {}  # of each subnet, its own pass or the one ahead
+        self.pairs = 0
+        self.shared = self._run_shared()
+
+    def _run_shared(self) -> Shared:
+        if self.options.where == SUBSAMPLED:
+            return self.model.run_subsampling(self.batch)
+        return warped(self.model.run_features(self.batch), self.warp, f"warp {self.name}")
+
+    def of(self, shared: Shared, subnet: Subnet) -> SubsampledFeatures:
+        """The subsampled features of a subnet's view. ``shared``: the attribute of this name, or a leaf in its place."""
+        view = f"view {self.name} {subnet.name}"
+        if isinstance(shared, Features):
+            masks = None if self.masks is None else partial(augmented, self.masks, view)
+            return self.model.run_view(shared, self.batch, masks)
+        frames, width = self.options.frames_per_mask or FRAMES_PER_MASK, self.options.mask_width or MASK_WIDTH
+        return masked_frames(shared, view, frames, width)
+
+    @torch.no_grad()
+    def compare(self, subnets: Sequence[Subnet]) -> None:
+        """Begin to compare these subnets, which then run in this order."""
+        self.pairs = len(subnets) * (len(subnets) - 1) // (1 if self.options.both_ways else 2)
+        if not self.options.both_ways:
+            return
+        for subnet in subnets[1:]:
+            with (
+                _unchanged_statistics(self.model),
+                seeded(f"ahead {self.name} {subnet.name}", self.batch.speech.device),
+            ):
+                self.logits[subnet.name] = run_ctc(self.model, self.of(self.shared, subnet), self.batch, subnet)
+        torch.clear_autocast_cache()  # weights that were cast without gradient must not be used with one
+
+    def consistency(self, subnet: Subnet, posteriors: Posteriors) -> Optional[Tensor]:
+        """This subnet's terms of the mean consistency over all pairs, in nats per utterance, times ctc_weight: a scalar.
+        None if it is pulled towards no other subnet."""
+        assert posteriors.ctc is not None  # Views.check
+        others = [logits for name, logits in self.logits.items() if name != subnet.name]
+        self.logits[subnet.name] = posteriors.ctc.detach()
+        if not others:
+            return None
+        terms = ctc_consistency(others, posteriors.ctc, posteriors.lengths)
+        return self.model.ctc_weight * terms / self.pairs
+
+
+@contextmanager
+def _unchanged_statistics(model: TodmModel) -> Iterator[None]:
+    """Restores the running statistics of batch norms, which a pass in training mode changes."""
+    names = ("running_mean", "running_var")
+    buffers = [buffer for name, buffer in model.encoder.named_buffers() if name.endswith(names)]
+    kept = [buffer.clone() for buffer in buffers]
+    yield
+    for buffer, value in zip(buffers, kept):
+        buffer.copy_(value)
