@@ -6,22 +6,23 @@ Pairs of subnets may be pulled together on the CTC posteriors of each frame (CR-
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from espnet_todm.components import ComponentTable, Subnet
 from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.errors import UserError
 from espnet_todm.losses.consistency import ctc_consistency
-from espnet_todm.models.batch import Batch, Features, Posteriors
+from espnet_todm.models.batch import Batch, Features, Posteriors, Stats, SubnetOutput
 from espnet_todm.models.tasks import run_ctc
 from espnet_todm.models.views import augmented, masked_frames, seeded, warp_and_masks, warped
+from espnet_todm.trainers.distillation_weight import DistillationWeight
 from espnet_todm.util.checks import check_choice, check_number, check_type
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ Shared = Union[Features, SubsampledFeatures]  # what all subnets of a step share
 
 
 @dataclass(frozen=True)
-class Views:
+class ViewOptions:
     """``views`` of :class:`espnet_todm.trainers.kd.KDTrainer`. A view is a function of (seed, step, name of the subnet).
 
     where: "input": the masks of the configuration's SpecAugment, drawn anew for each subnet. Normalisation and subsampling
@@ -64,53 +65,84 @@ class Views:
                 if self.where == INPUT:
                     raise UserError(f"views.{key}: {value} is for where: {SUBSAMPLED}; set masks in specaug_conf")
 
-    def check(self, model: TodmModel) -> None:
-        """Raises UserError if the model's views would be equal, or if it has no posteriors to compare."""
-        if self.where == INPUT and warp_and_masks(model.specaug)[1] is None:
+
+class Views(nn.Module):
+    """The views of a training, and the weight of their consistency.
+
+    The weight is alpha times the readiness of the max subnet before the step, see
+    :class:`espnet_todm.trainers.distillation_weight.DistillationWeight`. On the plateau of CTC posteriors are nearly all
+    blank; a subnet that is pulled towards them learns only that. The device is waited for until the weight is above 0 for
+    the first time: before that, steps have no passes ahead.
+
+    Raises UserError if the model's views would be equal, or if it has no posteriors to compare.
+    """
+
+    def __init__(
+        self, options: ViewOptions, model: TodmModel, seed: int = 0, start: Optional[Mapping[str, Any]] = None
+    ) -> None:
+        super().__init__()
+        if options.where == INPUT and warp_and_masks(model.specaug)[1] is None:
             raise UserError(
                 f"views.where: {INPUT!r} needs a SpecAugment with masks, without which all views are equal; set specaug:"
                 f" specaug or specaug: todm_specaug, or say where: {SUBSAMPLED}"
             )
-        if self.consistency and model.ctc is None:
+        if options.consistency and model.ctc is None:
             raise UserError(
-                f"views.consistency: {self.consistency} needs a CTC output, but ctc_weight is 0; say consistency: 0"
+                f"views.consistency: {options.consistency} needs a CTC output, but ctc_weight is 0; say consistency: 0"
             )
+        self.options, self.seed = options, seed
+        self.start = DistillationWeight(1.0, start or {}) if options.consistency else None
+        self.begun = False  # only saves time: passes ahead change nothing while the weight is 0
+
+    def of_step(self, model: TodmModel, batch: Batch, step: int, subnets: Sequence[Subnet]) -> StepViews:
+        """The views of a training step that trains these subnets, in this order."""
+        views = StepViews(self.options, model, batch, f"{self.seed} {step}")
+        if self.start is not None and len(subnets) > 1:
+            ready = self.start.readiness()
+            self.begun = self.begun or bool(ready > 0)
+            if self.begun:
+                views.compare(subnets, self.options.consistency * ready)
+        return views
+
+    def note(self, model: TodmModel, output: SubnetOutput, batch: Batch) -> None:
+        """Call with the max subnet's output of each step."""
+        if self.start is not None:
+            self.start.of_step(model, output, batch, 1.0)
 
     def extra_cost(self, table: ComponentTable, subnets: Sequence[Subnet]) -> float:
         """Cost of a step beyond that of its subnets on one view, in steps of one full model. A forward pass is a third of a
         step. Consistency counts in every step, although its passes are left out while it waits."""
         rest, others = table.rest.flops, subnets[1:]
-        own_front = rest if self.where == INPUT else 0.0
+        own_front = rest if self.options.where == INPUT else 0.0
         extra = len(others) * own_front
-        if self.consistency and self.both_ways:
+        if self.options.consistency and self.options.both_ways:
             extra += sum(table.cost(subnet).flops - rest + own_front for subnet in others) / 3
         return extra / table.cost(table.full()).flops
 
 
 class StepViews:
-    """The views of one step, and the consistency of its subnets.
+    """The views of one step, and the consistency of its subnets. ``seed``: text, different in each step.
 
     ``shared``: what runs once for all subnets. The later subnets run once more, first and without gradient, so that earlier
     ones can be pulled towards them. The memory of a step is that of one subnet's pass, with one set of CTC logits (B, T, V)
     for each subnet.
     """
 
-    def __init__(self, options: Views, model: TodmModel, batch: Batch, seed: int, step: int) -> None:
-        self.options, self.model, self.batch = options, model, batch
-        self.name = f"{seed} {step}"
+    def __init__(self, options: ViewOptions, model: TodmModel, batch: Batch, seed: str) -> None:
+        self.options, self.model, self.batch, self.seed = options, model, batch, seed
         self.warp, self.masks = warp_and_masks(model.specaug)
         self.logits: dict[str, Tensor] = {}  # of each subnet, its own pass or the one ahead
-        self.pairs = 0
+        self.weight: Optional[Tensor] = None  # of the sum of the terms; None: nothing is compared
         self.shared = self._run_shared()
 
     def _run_shared(self) -> Shared:
         if self.options.where == SUBSAMPLED:
             return self.model.run_subsampling(self.batch)
-        return warped(self.model.run_features(self.batch), self.warp, f"warp {self.name}")
+        return warped(self.model.run_features(self.batch), self.warp, f"warp {self.seed}")
 
     def of(self, shared: Shared, subnet: Subnet) -> SubsampledFeatures:
         """The subsampled features of a subnet's view. ``shared``: the attribute of this name, or a leaf in its place."""
-        view = f"view {self.name} {subnet.name}"
+        view = f"view {self.seed} {subnet.name}"
         if isinstance(shared, Features):
             masks = None if self.masks is None else partial(augmented, self.masks, view)
             return self.model.run_view(shared, self.batch, masks)
@@ -118,29 +150,31 @@ class StepViews:
         return masked_frames(shared, view, frames, width)
 
     @torch.no_grad()
-    def compare(self, subnets: Sequence[Subnet]) -> None:
-        """Begin to compare these subnets, which then run in this order."""
-        self.pairs = len(subnets) * (len(subnets) - 1) // (1 if self.options.both_ways else 2)
+    def compare(self, subnets: Sequence[Subnet], weight: Tensor) -> None:
+        """Begin to compare these subnets, which then run in this order. ``weight``: of the mean over pairs, a scalar."""
+        ways = 2 if self.options.both_ways else 1
+        self.weight = weight * self.model.ctc_weight / (ways * len(subnets) * (len(subnets) - 1) / 2)
         if not self.options.both_ways:
             return
         for subnet in subnets[1:]:
-            with (
-                _unchanged_statistics(self.model),
-                seeded(f"ahead {self.name} {subnet.name}", self.batch.speech.device),
-            ):
+            with _unchanged_statistics(self.model), seeded(f"ahead {self.seed} {subnet.name}", weight.device):
                 self.logits[subnet.name] = run_ctc(self.model, self.of(self.shared, subnet), self.batch, subnet)
         torch.clear_autocast_cache()  # weights that were cast without gradient must not be used with one
 
-    def consistency(self, subnet: Subnet, posteriors: Posteriors) -> Optional[Tensor]:
-        """This subnet's terms of the mean consistency over all pairs, in nats per utterance, times ctc_weight: a scalar.
-        None if it is pulled towards no other subnet."""
-        assert posteriors.ctc is not None  # Views.check
+    def consistency(self, subnet: Subnet, posteriors: Posteriors, stats: Stats) -> Optional[Tensor]:
+        """This subnet's part of the weighted consistency: a scalar. None if it is pulled towards no other subnet.
+
+        The statistic ``consistency_<subnet>`` is the mean over those that pull it, in nats per utterance.
+        """
+        if self.weight is None or posteriors.ctc is None:
+            return None
         others = [logits for name, logits in self.logits.items() if name != subnet.name]
         self.logits[subnet.name] = posteriors.ctc.detach()
         if not others:
             return None
         terms = ctc_consistency(others, posteriors.ctc, posteriors.lengths)
-        return self.model.ctc_weight * terms / self.pairs
+        stats[f"consistency_{subnet.name}"] = terms.detach() / len(others)
+        return self.weight * terms
 
 
 @contextmanager
