@@ -20,6 +20,7 @@ from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.errors import UserError
 from espnet_todm.losses.consistency import ctc_consistency
 from espnet_todm.models.batch import Batch, Features, Posteriors, Stats, SubnetOutput
+from espnet_todm.models.subnet_trainer import passes_cost
 from espnet_todm.models.tasks import run_ctc
 from espnet_todm.models.views import augmented, masked_frames, seeded, warp_and_masks, warped
 from espnet_todm.trainers.distillation_weight import DistillationWeight
@@ -109,15 +110,16 @@ class Views(nn.Module):
         if self.start is not None:
             self.start.of_step(model, output, batch, 1.0)
 
-    def extra_cost(self, table: ComponentTable, subnets: Sequence[Subnet]) -> float:
-        """Cost of a step beyond that of its subnets on one view, in steps of one full model. A forward pass is a third of a
-        step. Consistency counts in every step, although its passes are left out while it waits."""
-        rest, others = table.rest.flops, subnets[1:]
-        own_front = rest if self.options.where == INPUT else 0.0
-        extra = len(others) * own_front
-        if self.options.consistency and self.options.both_ways:
-            extra += sum(table.cost(subnet).flops - rest + own_front for subnet in others) / 3
-        return extra / table.cost(table.full()).flops
+    def extra_cost(self, table: ComponentTable, steps: Sequence[Sequence[Subnet]]) -> float:
+        """Cost of steps that train these subnets, beyond that of the subnets on one view, in steps of one full model. A
+        forward pass is a third of a step. All steps count as steps with consistency, although it waits at first."""
+        others = [subnets[1:] for subnets in steps]
+        front = table.rest.flops / table.cost(table.full()).flops
+        own_fronts = front * sum(map(len, others)) if self.options.where == INPUT else 0.0
+        if not (self.options.consistency and self.options.both_ways):
+            return own_fronts
+        blocks = passes_cost(table, others) - len(steps) * front
+        return own_fronts + (own_fronts + blocks) / 3
 
 
 class StepViews:

@@ -113,9 +113,10 @@ def test_sizes_join_and_the_cost_of_a_run_counts_them_from_then_on() -> None:
         assert {key for key in stats if key.startswith("loss_")} == {"loss_ctc", *(f"loss_{name}" for name in names)}
     full, middle, small = (model.encoder.sizes[name] for name in ("full", "middle", "small"))
     steps = 2 * [[full]] + 2 * [[full, middle]] + 4 * [[full, middle, small]]
-    assert trained_by(join={"middle": 0.25, "small": 0.5}).subnet_trainer.model_steps(table, 8) == pytest.approx(
-        passes_cost(table, steps)
-    )
+    planning = trained_by(join={"middle": 0.25, "small": 0.5}).subnet_trainer  # no run has begun
+    assert planning.model_steps(table, 8) == pytest.approx(passes_cost(table, steps))
+    counts = {name: count.sliced for name, count in planning.size_updates(model.encoder.sizes, 8).items()}
+    assert counts == {"full": 8, "middle": 6, "small": 4}
     assert trainer.always_trained(model) == ["full"]
 
 
