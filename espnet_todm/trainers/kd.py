@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from torch import Tensor
 
-from espnet_todm.components import Subnet
+from espnet_todm.components import ComponentTable, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
-    def picked_in(self, updates: int) -> Iterator[list[Subnet]]:
-        return (self._picked(step, updates) for step in range(updates))
-
-    def model_steps(self, table: ComponentTable, updates: int) -> float:
-        """As in the base class, with what views cost."""
-        extra = 0.0 if self.views is None else self.views.extra_cost(table, list(self.picked_in(updates)))
-        return super().model_steps(table, updates) + extra
+from espnet_todm.models.batch import Features, Stats
+from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup
 from espnet_todm.selection.sandwich import Sandwich
 from espnet_todm.trainers.agreement import GradientAgreement
 from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
@@ -138,16 +133,13 @@ class KDTrainer(SubnetTrainer):
     def always_trained(self, model: TodmModel) -> list[str]:
         return [subnet.name for subnet in self.sandwich.in_every_step()][: 1 if self.warmup_steps else None]
 
-<<<<<<< HEAD
-    def model_steps(self, table: ComponentTable, updates: int) -> float:
-        """As in the base class, with what views cost."""
-        picked = [self._picked(step, updates) for step in range(updates)]
-        extra = 0.0 if self.views is None else sum(self.views.extra_cost(table, subnets) for subnets in picked)
-        return passes_cost(table, picked) + extra
-=======
     def picked_in(self, updates: int) -> Iterator[list[Subnet]]:
         return (self._picked(step, updates) for step in range(updates))
->>>>>>> main
+
+    def model_steps(self, table: ComponentTable, updates: int) -> float:
+        """As in the base class, with what views cost."""
+        extra = 0.0 if self.views is None else self.views.extra_cost(table, list(self.picked_in(updates)))
+        return super().model_steps(table, updates) + extra
 
     def walk_through(self, model: TodmModel) -> Iterator[int]:
         """One step: all sizes have joined. The length of a run is unknown here, so one that has such a step is assumed."""
