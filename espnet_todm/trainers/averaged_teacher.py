@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Optional, Union
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import torch
 from torch import Tensor, nn
 
 from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
-from espnet_todm.models.batch import Batch, Posteriors
+from espnet_todm.models.batch import Batch, SubnetOutput
+from espnet_todm.models.views import augmented
+from espnet_todm.trainers.views import SUBSAMPLED, StepViews
 from espnet_todm.util.checks import build, check_choice, check_number
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from espnet_todm.models.todm import TodmModel
 
 MAX, EMA = "max", "ema"
+View = Callable[["TodmModel"], "SubsampledFeatures"]  # runs a model's layers before the blocks on one view of the batch
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,20 @@ class TeacherOptions:
         check_number("teacher.decay", self.decay, above=0, below=1)
 
 
-def make_teacher(model: TodmModel, options: Union[str, Mapping[str, Any]]) -> Optional[AveragedTeacher]:
-    """The averaged teacher that ``teacher`` asks for, a kind or options of :class:`TeacherOptions`; None for "max"."""
+def make_teacher(
+    model: TodmModel, options: Union[str, Mapping[str, Any]], views: Optional[Mapping[str, Any]] = None
+) -> Optional[AveragedTeacher]:
+    """The averaged teacher that ``teacher`` asks for, a kind or options of :class:`TeacherOptions`; None for "max".
+
+    Raises UserError if the teacher could not have the max subnet's view (``views``: options of ViewOptions).
+    """
     named = {"kind": options} if isinstance(options, str) else options
     parsed: TeacherOptions = build(TeacherOptions, named, "teacher")
-    return AveragedTeacher(model, parsed.decay) if parsed.kind == EMA else None
+    if parsed.kind == MAX:
+        return None
+    if views is not None and views.get("where") == SUBSAMPLED:
+        raise UserError(f"teacher: {EMA} needs views.where: input; it has subsampled features of its own")
+    return AveragedTeacher(model, parsed.decay)
 
 
 class AveragedTeacher(nn.Module):
@@ -55,7 +68,7 @@ class AveragedTeacher(nn.Module):
     def __init__(self, model: TodmModel, decay: float) -> None:
         super().__init__()
         self.decay, self.updates = decay, 0
-        before = (model.frontend, model.specaug, model.normalize)  # the step computes features once
+        before = (model.frontend, model.specaug)  # the step computes features once
         copied = copy.deepcopy(model, {id(part): None for part in before if part is not None})
         self._held = (copied.eval().requires_grad_(False),)  # in a tuple, since an attribute would make it a submodule
 
@@ -79,15 +92,26 @@ class AveragedTeacher(nn.Module):
             buffer.copy_(buffers[name])
         self.updates += 1
 
+    def view(self, model: TodmModel, batch: Batch, seed: str, views: Optional[StepViews]) -> View:
+        """The max subnet's view of the batch, for ``model`` and this teacher: the same features with the same SpecAugment.
+
+        ``seed``: of SpecAugment, different in each step. ``views``: the step's views, if subnets have their own.
+        """
+        if views is not None:
+            full = model.encoder.sizes[FULL]
+            return lambda other: views.of(views.shared, full, other)
+        features = model.run_features(batch)
+        augment = None if model.specaug is None else partial(augmented, model.specaug, f"teacher {seed}")
+        # Normalisation works in place.
+        return lambda other: other.run_view(features.with_hidden(features.hidden.clone()), batch, augment)
+
     @torch.no_grad()
-    def posteriors(self, subsample: Callable[[TodmModel], SubsampledFeatures], batch: Batch) -> Posteriors:
-        """The averaged max subnet's posteriors, without dropout. ``subsample`` runs a model's layers before the blocks on
-        the features of the step."""
+    def output(self, view: View, batch: Batch) -> SubnetOutput:
+        """The averaged max subnet's output for a batch, without dropout and graph."""
         quiet = replace(batch, context=replace(batch.context, training=False))
-        subnet = self.model.encoder.sizes[FULL]
-        result = self.model.run_subnet(subsample(self.model), quiet, subnet).posteriors
+        output = self.model.run_subnet(view(self.model), quiet, self.model.encoder.sizes[FULL])
         torch.clear_autocast_cache()  # weights that were cast without gradient must not be used with one
-        return result
+        return replace(output, posteriors=output.posteriors.detach())
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.model.state_dict().items()

@@ -15,10 +15,11 @@ from espnet_todm.models.batch import Features, Stats
 from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup
 from espnet_todm.selection.sandwich import Sandwich
 from espnet_todm.trainers.agreement import GradientAgreement
+from espnet_todm.trainers.averaged_teacher import MAX, make_teacher
 from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.trainers.loss_weights import LossWeights
-from espnet_todm.trainers.views import ViewOptions, Views
+from espnet_todm.trainers.views import StepViews, ViewOptions, Views
 from espnet_todm.util.checks import build, check_number
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class KDTrainer(SubnetTrainer):
             :class:`espnet_todm.trainers.loss_weights.LossWeights`. Default: equal weights.
         kd_weight, kd_start, kd_only_share: w, see
             :class:`espnet_todm.trainers.distillation_weight.DistillationWeight`. Default: w = 0.5 in every step.
+        teacher: the teacher, see :class:`espnet_todm.trainers.averaged_teacher.TeacherOptions`.
         warmup_steps: number of first steps that train only the max subnet. They are cheaper, and the teacher is untrained.
         divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
         agreement_every: steps from one measurement of the gradients' agreement to the next, see
@@ -62,6 +64,7 @@ class KDTrainer(SubnetTrainer):
         kd_weight: float = 0.5,
         kd_start: Optional[Mapping[str, Any]] = None,
         kd_only_share: float = 0.0,
+        teacher: Union[str, Mapping[str, Any]] = MAX,
         warmup_steps: int = 0,
         divergence: Optional[Mapping[str, Any]] = None,
         agreement_every: int = 0,
@@ -79,6 +82,7 @@ class KDTrainer(SubnetTrainer):
         self.views = None if options is None else Views(options, model, seed, kd_start)
         for_views = options is not None and options.consistency and not (kd_weight or kd_only_share)
         self.distillation = DistillationWeight(kd_weight, None if for_views else kd_start, kd_only_share)
+        self.teacher = make_teacher(model, teacher, views)
         self.warmup_steps = warmup_steps
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
         self.agreement = GradientAgreement(agreement_every)
@@ -89,16 +93,17 @@ class KDTrainer(SubnetTrainer):
         views = None if self.views is None else self.views.of_step(model, batch, step, subnets)
         stats: Stats = {}
         largest = self.distillation.largest(step, self.planned)
-        teacher: list[Posteriors] = []
+        shared, teacher = self._begin(model, batch, step, views, stats, largest if len(subnets) > 1 else 0.0)
 
         def loss_of(shared: Any, subnet: Subnet, weight: float) -> Tensor:
             subsampled: SubsampledFeatures = shared if views is None else views.of(shared, subnet)
-            output = model.run_subnet(subsampled, batch, subnet, teacher=teacher[0] if teacher else None)
+            is_max = subnet is subnets[0]
+            output = model.run_subnet(subsampled, batch, subnet, teacher=None if is_max or not teacher else teacher[0])
             loss = output.loss
             stats[f"loss_{subnet.name}"] = loss.detach()
-            if subnet is subnets[0]:  # the max subnet, which is the teacher
+            if is_max:
                 stats.update(self._noted(model, output, batch, largest))
-                if largest or model.lends_ranges:
+                if not teacher and (largest or model.lends_ranges):
                     teacher.append(output.posteriors.detach())
             elif largest:
                 kd = model.distillation(teacher[0], output.posteriors, batch, self.divergence)
@@ -110,19 +115,36 @@ class KDTrainer(SubnetTrainer):
 
         weights = self.weights.of(subnets, step, self.planned)
         passes = [Pass(partial(loss_of, subnet=s, weight=weight), weight) for s, weight in zip(subnets, weights)]
-        shared: Any = model.run_subsampling(batch) if views is None else views.shared
         observe = self.agreement.of_step(model, subnets, stats, step, own_front=isinstance(shared, Features))
         loss = sequential_step(shared, passes, model.trained_parameters(), batch.context.loss_scale, observe)
         return loss, stats
+
+    def _begin(
+        self, model: TodmModel, batch: Batch, step: int, views: Optional[StepViews], stats: Stats, largest: float
+    ) -> tuple[Any, list[Posteriors]]:
+        """What all subnets of a step share, and the posteriors of an averaged teacher, if a step with distillation has
+        one."""
+        if self.teacher is None:
+            return (model.run_subsampling(batch) if views is None else views.shared), []
+        view = self.teacher.view(model, batch, f"{self.sandwich.seed} {step}", views)
+        shared = view(model) if views is None else views.shared
+        if not largest:
+            return shared, []
+        output = self.teacher.output(view, batch)
+        stats.update(self.distillation.of_step(model, output, batch, largest))
+        return shared, [output.posteriors]
 
     def _noted(self, model: TodmModel, output: SubnetOutput, batch: Batch, largest: float) -> Stats:
         """Note how far the max subnet is. Returns the statistics of its task and of the weight of distillation."""
         if self.views is not None:
             self.views.note(model, output, batch)
-        return {**output.stats, **self.distillation.of_step(model, output, batch, largest)}
+        weight = {} if self.teacher is not None else self.distillation.of_step(model, output, batch, largest)
+        return {**output.stats, **weight}
 
     def prepare(self, model: TodmModel, step: int, setup: TrainingSetup) -> None:
         self.planned = setup.planned_steps
+        if self.teacher is not None:
+            self.teacher.update(model)
 
     def picked(self, step: int) -> list[Subnet]:
         return self._picked(step, self.planned)

@@ -142,12 +142,13 @@ class StepViews:
             return self.model.run_subsampling(self.batch)
         return warped(self.model.run_features(self.batch), self.warp, f"warp {self.seed}")
 
-    def of(self, shared: Shared, subnet: Subnet) -> SubsampledFeatures:
-        """The subsampled features of a subnet's view. ``shared``: the attribute of this name, or a leaf in its place."""
+    def of(self, shared: Shared, subnet: Subnet, model: Optional[TodmModel] = None) -> SubsampledFeatures:
+        """The subsampled features of a subnet's view. ``shared``: the attribute of this name, or a leaf in its place.
+        ``model``: another model that sees this view of the input, such as a teacher."""
         view = f"view {self.seed} {subnet.name}"
         if isinstance(shared, Features):
             masks = None if self.masks is None else partial(augmented, self.masks, view)
-            return self.model.run_view(shared, self.batch, masks)
+            return (model or self.model).run_view(shared, self.batch, masks)
         frames, width = self.options.frames_per_mask or FRAMES_PER_MASK, self.options.mask_width or MASK_WIDTH
         return masked_frames(shared, view, frames, width)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from espnet2.asr.specaug.specaug import SpecAug
 
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
@@ -130,7 +132,7 @@ def test_models_with_attention_learn_from_the_average(ctc_weight: float) -> None
 
 def test_the_teacher_has_no_dropout_and_sees_the_chunks_of_the_step() -> None:
     seen: list[Any] = []
-    model = tiny_model(causal=True, chunk={"frames": [1, 2, 4]}, dropout_rate=0.5).train()
+    model = tiny_model(causal=True, chunk={"frames": [1, 4], "left": [2, 4]}, dropout_rate=0.5).train()
     model.subnet_trainer = KDTrainer(model, **EMA)
     teacher = model.subnet_trainer.teacher
     for owner in (teacher.model, model):
@@ -148,6 +150,38 @@ def test_the_teacher_has_no_dropout_and_sees_the_chunks_of_the_step() -> None:
     assert all(torch.equal(visible, seen[0][0]) for visible, _ in seen)
 
 
+def masking() -> TodmModel:
+    masks = SpecAug(apply_time_warp=False, num_freq_mask=1, num_time_mask=1, time_mask_width_range=[5, 20])
+    return tiny_model(model={"specaug": masks}).train()
+
+
+def test_the_teacher_sees_the_specaugment_of_the_max_subnet() -> None:
+    model = masking()
+    teacher, of = AveragedTeacher(model, 0.9), replace(batch(), context=model.context(3))
+    view, other = (teacher.view(model, of, seed, None) for seed in ("0 3", "0 4"))
+    assert torch.equal(view(model).hidden, view(teacher.model).hidden)
+    assert not torch.equal(view(model).hidden, other(model).hidden)
+
+
+def test_with_views_the_teacher_sees_that_of_the_max_subnet() -> None:
+    model = masking()
+    model.subnet_trainer = KDTrainer(model, views={"consistency": 0}, **EMA)
+    teacher, of = model.subnet_trainer.teacher, replace(batch(), context=model.context(3))
+    full, small = model.encoder.sizes["full"], model.encoder.sizes["small"]
+    views = model.subnet_trainer.views.of_step(model, of, 3, [full, small])
+    seen = teacher.view(model, of, "", views)(teacher.model).hidden
+    assert torch.equal(seen, views.of(views.shared, full).hidden)
+    assert not torch.equal(seen, views.of(views.shared, small).hidden)
+    run(model, batch(), 3)[0].backward()
+
+
+def test_distillation_waits_for_the_averaged_teacher() -> None:
+    model = trained_by(**EMA, warmup_steps=1, kd_start={"loss_per_label": 1000, "full_at": 0})
+    assert "kd_weight" not in run(model, batch(), 0)[1]  # only the max subnet trains, the teacher does not run
+    loss = float(run(model, batch(), 1)[1]["kd_weight"])
+    assert loss == pytest.approx(0.5 * (1 - float(model.subnet_trainer.distillation.seen[0]) / 7 / 1000))
+
+
 @pytest.mark.parametrize(
     ("teacher", "words"),
     [
@@ -163,3 +197,8 @@ def test_wrong_values_end_in_one_clear_line(teacher: Any, words: list[str]) -> N
         trained_by(teacher=teacher)
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_views_of_subsampled_frames_are_refused() -> None:
+    with pytest.raises(UserError, match=r"teacher: ema needs views\.where: input"):
+        trained_by(teacher="ema", views={"where": "subsampled"})
