@@ -86,8 +86,8 @@ class KDTrainer(SubnetTrainer):
 
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
         subnets = self.picked(step)
-        views = None if self.views is None else self.views.of_step(model, batch, step, subnets)
         stats: Stats = {}
+        views = None if self.views is None else self.views.of_step(model, batch, step, subnets, stats)
         largest = self.distillation.largest(step, self.planned)
         teacher: list[Posteriors] = []
 
