@@ -14,6 +14,7 @@ from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.batch import Stats
 from espnet_todm.models.subnet_trainer import SubnetTrainer
 from espnet_todm.selection.sandwich import Sandwich
+from espnet_todm.trainers.agreement import GradientAgreement
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.util.checks import build
 
@@ -35,6 +36,8 @@ class KDTrainer(SubnetTrainer):
         kd_weight: w in [0, 1]. 0 turns distillation off.
         warmup_steps: number of first steps that train only the max subnet. They are cheaper, and the teacher is untrained.
         divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
+        agreement_every: steps from one measurement of the gradients' agreement to the next, see
+            :class:`espnet_todm.trainers.agreement.GradientAgreement`. 0: none.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class KDTrainer(SubnetTrainer):
         kd_weight: float = 0.5,
         warmup_steps: int = 0,
         divergence: Optional[Mapping[str, Any]] = None,
+        agreement_every: int = 0,
     ) -> None:
         super().__init__()
         if isinstance(kd_weight, bool) or not isinstance(kd_weight, (int, float)) or not 0 <= kd_weight <= 1:
@@ -57,6 +61,7 @@ class KDTrainer(SubnetTrainer):
         self.kd_weight = kd_weight
         self.warmup_steps = warmup_steps
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
+        self.agreement = GradientAgreement(agreement_every)
 
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
         subnets = self.picked(step)
@@ -78,8 +83,9 @@ class KDTrainer(SubnetTrainer):
             return (1 - self.kd_weight) * output.loss + self.kd_weight * kd
 
         passes = [Pass(partial(loss_of, subnet=subnet), 1 / len(subnets)) for subnet in subnets]
+        observe = self.agreement.of_step(model, subnets, stats, step)
         loss = sequential_step(
-            model.run_subsampling(batch), passes, model.trained_parameters(), batch.context.loss_scale
+            model.run_subsampling(batch), passes, model.trained_parameters(), batch.context.loss_scale, observe
         )
         return loss, stats
 

@@ -24,6 +24,7 @@ from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup, pass
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.known import find_selection
 from espnet_todm.selection.units import Place, check_distinct, check_shares, draw, make_units
+from espnet_todm.trainers.agreement import GradientAgreement
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.trainers.selection_log import SelectionLog
 from espnet_todm.trainers.switch import SwitchState, convert_older
@@ -53,6 +54,7 @@ class TwoStageTrainer(SubnetTrainer):
         divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
         layer_drop: probability, for each utterance, that the supernet skips a module in stage 2. Only modules that the
             smallest size drops completely are skipped.
+        agreement_every: as in :class:`espnet_todm.trainers.kd.KDTrainer`.
         learned: options of the selection.
     """
 
@@ -72,6 +74,7 @@ class TwoStageTrainer(SubnetTrainer):
         kd_weight: float = 0.0,
         divergence: Optional[Mapping[str, Any]] = None,
         layer_drop: float = 0.1,
+        agreement_every: int = 0,
         **learned: Any,
     ) -> None:
         super().__init__()
@@ -90,6 +93,7 @@ class TwoStageTrainer(SubnetTrainer):
             kind, learned, "subnet_trainer_conf", units, self.shares, known_steps, seed=seed
         )
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
+        self.agreement = GradientAgreement(agreement_every)
         self.switch = SwitchState(list(self.shares), self.keys)
         self._register_load_state_dict_pre_hook(convert_older)
         encoder.postpone_sizes("the checkpoint is from the first stage of training, before sizes are chosen")
@@ -141,11 +145,13 @@ class TwoStageTrainer(SubnetTrainer):
             kd = model.distillation(teacher[0], output.posteriors, batch, self.divergence)
             return (1 - self.kd_weight) * loss + self.kd_weight * kd * _per_frame(subsampled)
 
-        passes = [Pass(partial(loss_of, subnet=subnet), 1.0) for subnet in self.picked(step)]
+        subnets = self.picked(step)
+        passes = [Pass(partial(loss_of, subnet=subnet), 1.0) for subnet in subnets]
         if not self.decided and step >= self.warmup_steps:
             passes += self._penalty(self._drawn(step), step - self.warmup_steps, stats)
+        observe = self.agreement.of_step(model, subnets, stats, step)
         loss = sequential_step(
-            model.run_subsampling(batch), passes, model.trained_parameters(), batch.context.loss_scale
+            model.run_subsampling(batch), passes, model.trained_parameters(), batch.context.loss_scale, observe
         )
         return loss, stats
 
