@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from espnet_todm.components import FULL
 from espnet_todm.elastic.base import ElasticModule
 from espnet_todm.elastic.block import ElasticBlock
-from espnet_todm.elastic.own import Kept, OwnBlock, own_norm, start_as
+from espnet_todm.elastic.own import Kept, OwnBlock, own_norm
 from espnet_todm.errors import UserError
 from espnet_todm.util.checks import check_number
 
@@ -45,13 +45,6 @@ class OwnParameters(nn.Module):
         if self.after_norm is not None and after_norm is not None:
             yield after_norm, self.after_norm
 
-    def reset(self, blocks: Iterable[nn.Module], after_norm: Optional[nn.Module]) -> None:
-        """Set all parameters to their first values: norms as the shared ones, scales as in the option."""
-        for shared, own in self.pairs(blocks, after_norm):
-            start_as(shared, own)
-        for own in self.blocks:
-            cast(OwnBlock, own).reset_scales()
-
 
 class OwnOfSizes(nn.ModuleDict):
     """Size -> :class:`OwnParameters`; empty if sizes own nothing."""
@@ -64,10 +57,16 @@ class OwnOfSizes(nn.ModuleDict):
         """The output norm that a size owns."""
         return self._of(size).after_norm if size in self else None
 
-    def reset(self, size: str, blocks: Iterable[nn.Module], after_norm: Optional[nn.Module]) -> None:
-        """:meth:`OwnParameters.reset` of a size, if it owns anything."""
-        if size in self:
-            self._of(size).reset(blocks, after_norm)
+    def pairs(
+        self, size: str, blocks: Iterable[nn.Module], after_norm: Optional[nn.Module]
+    ) -> list[tuple[nn.Module, nn.Module]]:
+        """:meth:`OwnParameters.pairs` of a size."""
+        return list(self._of(size).pairs(blocks, after_norm)) if size in self else []
+
+    def reset_scales(self, size: str) -> None:
+        """Set the branch scales of a size, if it has any, to their first value."""
+        for block in self._of(size).blocks if size in self else ():
+            cast(OwnBlock, block).reset_scales()
 
     def fold(self, size: str, layer: int, block: nn.Module, state: dict[str, Tensor], kept: Kept) -> dict[str, Tensor]:
         """State dict of a small block with what the size owns, see :meth:`OwnBlock.folded`."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from espnet_todm.components import FULL, Component, ComponentTable, Cost, Subnet
 from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.elastic.convolution import ElasticConvolution
+from espnet_todm.elastic.own import start_as
 from espnet_todm.encoders.depth import WHOLE, Depth
 from espnet_todm.encoders.interctc import Between, Taken, Weight, kept_places, renumbered, soft_places
 from espnet_todm.encoders.latency import LatencyTable, load_latency
@@ -100,9 +101,15 @@ class SupernetEncoder(AbsEncoder):
         for size in self.own:
             self.reset_own(size)
 
+    def own_pairs(self, size: str) -> list[tuple[nn.Module, nn.Module]]:
+        """Pairs of a shared norm and the one that a size owns."""
+        return self.own.pairs(size, self.encoders, getattr(self, AFTER_NORM, None))
+
     def reset_own(self, size: str) -> None:
         """Set all that a size owns to its first values: norms as the shared ones, scales as in the option."""
-        self.own.reset(size, self.encoders, getattr(self, AFTER_NORM, None))
+        for shared, own in self.own_pairs(size):
+            start_as(shared, own)
+        self.own.reset_scales(size)
 
     def output_size(self) -> int:
         return self._output_size
