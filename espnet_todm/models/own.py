@@ -45,10 +45,14 @@ def start_from_shared(pairs: Pairs) -> None:
         start_as(shared, own)
 
 
-def refuse_own(model: TodmModel, why: str) -> None:
-    """Raises UserError if sizes own anything. ``why``: the option that cannot train that, and the reason."""
-    options = {"own_affine or own_branch_scale": model.encoder.own, "output_layers: per_size": model.size_outputs}
-    options["output_layers: per_size "] = model.size_joints
-    for option, own in options.items():
-        if len(own):
-            raise UserError(f"{option.strip()}: {why}")
+def check_space(model: TodmModel, search_space: object) -> None:
+    """Raises UserError if sizes own anything, but all subnets of a step are drawn from a ``search_space``."""
+    own = {
+        "own_affine and own_branch_scale": list(model.encoder.own),
+        "output_layers: per_size": [*model.size_outputs, *model.size_joints],
+    }
+    for option, sizes in own.items():
+        if search_space and len(sizes):
+            raise UserError(
+                f"search_space: no step trains a named size, so {option} would stay untrained; leave out one of them"
+            )

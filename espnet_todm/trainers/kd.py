@@ -12,7 +12,8 @@ from espnet_todm.components import Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.batch import Stats
-from espnet_todm.models.subnet_trainer import SubnetTrainer
+from espnet_todm.models.own import check_space, start_sizes
+from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup
 from espnet_todm.selection.sandwich import Sandwich
 from espnet_todm.trainers.agreement import GradientAgreement
 from espnet_todm.trainers.engine import Pass, sequential_step
@@ -56,6 +57,7 @@ class KDTrainer(SubnetTrainer):
             raise UserError(f"kd_weight: {kd_weight!r} must be a number in [0, 1]")
         if isinstance(warmup_steps, bool) or not isinstance(warmup_steps, int) or warmup_steps < 0:
             raise UserError(f"warmup_steps: {warmup_steps!r} must be a whole number, 0 or more")
+        check_space(model, search_space)
         encoder = model.encoder
         self.sandwich = Sandwich(encoder.component_table(), encoder.sizes, seed, random_subnets, search_space)
         self.kd_weight = kd_weight
@@ -91,6 +93,11 @@ class KDTrainer(SubnetTrainer):
 
     def walk_through(self, model: TodmModel) -> Iterator[int]:
         yield self.warmup_steps
+
+    def prepare(self, model: TodmModel, step: int, setup: TrainingSetup) -> None:
+        """What a size owns starts as what the shared parameters have learned before its first step."""
+        if step and step == self.warmup_steps:
+            start_sizes(model, model.encoder.sizes)
 
     def picked(self, step: int) -> list[Subnet]:
         return self.sandwich.pick(step)[: 1 if step < self.warmup_steps else None]
