@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -26,6 +26,14 @@ class TrainingSetup:
     optimizers: Sequence[torch.optim.Optimizer] = ()
     planned_steps: Optional[int] = None
     output_dir: Optional[Path] = None
+
+
+@dataclass(frozen=True)
+class SizeUpdates:
+    """Updates in which a size was trained: as itself, and in a first stage at full width with soft gates."""
+
+    sliced: int = 0
+    gated: int = 0
 
 
 class SubnetTrainer(nn.Module, ABC):
@@ -62,6 +70,10 @@ class SubnetTrainer(nn.Module, ABC):
         the shared part once."""
         return passes_cost(table, map(self.picked, range(updates)))
 
+    def size_updates(self, sizes: Mapping[str, Subnet], updates: int) -> dict[str, SizeUpdates]:
+        """For each size, in how many of ``updates`` training steps it was trained."""
+        return count_updates(sizes, map(self.picked, range(updates)))
+
     def walk_through(self, model: TodmModel) -> Iterator[int]:
         """Yield the number of one step for each phase of a training, in order, for dry runs and measurements. The longest
         phase is last. After each yield, the fresh model is ready for that step."""
@@ -83,3 +95,12 @@ def passes_cost(table: ComponentTable, steps: Iterable[Sequence[Subnet]]) -> flo
         return own[subnet.components]
 
     return sum(rest + sum(map(own_flops, subnets)) for subnets in steps) / full
+
+
+def count_updates(sizes: Mapping[str, Subnet], steps: Iterable[Sequence[Subnet]]) -> dict[str, SizeUpdates]:
+    """For each size, the number of steps that picked its components, under whatever name."""
+    counts: dict[frozenset[Key], int] = {}
+    for subnets in steps:
+        for components in {subnet.components for subnet in subnets}:
+            counts[components] = counts.get(components, 0) + 1
+    return {name: SizeUpdates(counts.get(subnet.components, 0)) for name, subnet in sizes.items()}

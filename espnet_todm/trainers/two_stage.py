@@ -9,6 +9,7 @@ Stage 2: each step trains the supernet, the smallest size, and one other size dr
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Optional, Union
@@ -21,7 +22,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.batch import Stats
 from espnet_todm.models.own import start_sizes
-from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup, passes_cost
+from espnet_todm.models.subnet_trainer import SizeUpdates, SubnetTrainer, TrainingSetup, count_updates, passes_cost
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.known import find_selection
 from espnet_todm.selection.units import Place, check_distinct, check_shares, draw, make_units
@@ -281,6 +282,14 @@ class TwoStageTrainer(SubnetTrainer):
         alone = min(self.warmup_steps, first)
         two = (first - alone) * passes_cost(table, [[self.full, self.full]])
         return alone + two + passes_cost(table, map(self.picked, range(first, updates)))
+
+    def size_updates(self, sizes: Mapping[str, Subnet], updates: int) -> dict[str, SizeUpdates]:
+        """As in the base class. The full size is trained in every step; in stage 1 the others have soft gates."""
+        first = min(updates, self._first_stage(TrainingSetup(planned_steps=updates)))
+        gated = Counter(map(self._drawn, range(min(self.warmup_steps, first), first)))
+        later = count_updates(sizes, map(self.picked, range(first, updates)))
+        counts = {name: SizeUpdates(later[name].sliced, gated[name]) for name in sizes}
+        return {**counts, FULL: SizeUpdates(updates)}
 
     def evaluated(self, model: TodmModel, step: Optional[int]) -> list[Subnet]:
         """All sizes. In the first stage, the sizes that the selection would choose now."""
