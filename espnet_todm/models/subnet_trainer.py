@@ -54,6 +54,10 @@ class SubnetTrainer(nn.Module, ABC):
     def picked(self, step: int) -> list[Subnet]:
         """The subnets that training step ``step`` (0-based) trains."""
 
+    def picked_in(self, updates: int) -> Iterator[list[Subnet]]:
+        """The subnets of each step of a training of ``updates`` steps."""
+        return map(self.picked, range(updates))
+
     def always_trained(self, model: TodmModel) -> list[str]:
         """Names of the subnets whose loss every step reports, the largest one included. Criteria may use these losses."""
         return [self.picked(0)[0].name]
@@ -68,11 +72,11 @@ class SubnetTrainer(nn.Module, ABC):
     def model_steps(self, table: ComponentTable, updates: int) -> float:
         """Cost of ``updates`` training steps, in steps of one full model. It is the ratio of their FLOPs; each step counts
         the shared part once."""
-        return passes_cost(table, map(self.picked, range(updates)))
+        return passes_cost(table, self.picked_in(updates))
 
     def size_updates(self, sizes: Mapping[str, Subnet], updates: int) -> dict[str, SizeUpdates]:
         """For each size, in how many of ``updates`` training steps it was trained."""
-        return count_updates(sizes, map(self.picked, range(updates)))
+        return count_updates(sizes, self.picked_in(updates))
 
     def walk_through(self, model: TodmModel) -> Iterator[int]:
         """Yield the number of one step for each phase of a training, in order, for dry runs and measurements. The longest

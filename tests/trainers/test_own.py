@@ -16,6 +16,7 @@ from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.load import load_extracted
 from espnet_todm.models.own import own_pairs
+from espnet_todm.models.subnet_trainer import TrainingSetup
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.aux_loss import AuxLossTrainer
 from espnet_todm.trainers.kd import KDTrainer
@@ -80,6 +81,17 @@ def test_what_a_size_owns_starts_from_what_the_warm_up_has_learned(make: Any) ->
     state = {name: value.detach().clone() for name, value in owned(model).items()}
     train(model, range(4, 5), optimizer)  # nothing starts again
     assert any(not torch.equal(value, state[name]) for name, value in owned(model).items())
+
+
+def test_a_size_that_joins_later_starts_then() -> None:
+    model = ctc(warmup_steps=1, join={"small": 3})
+    train(model, range(3), adam(model))
+    model.subnet_trainer.prepare(model, 3, TrainingSetup())
+    same = {
+        size: all(torch.equal(own.weight, norm.weight) for norm, own in model.encoder.own_pairs(size))
+        for size in ("middle", "small")
+    }
+    assert same == {"middle": False, "small": True}
 
 
 def test_learned_sizes_keep_what_they_own_at_the_switch() -> None:
