@@ -1,10 +1,11 @@
 """One training step over several subnets in sequence, with the memory of one model.
 
-The shared part (features, subsampling) runs once. Each subnet then runs forward and backward separately, so the activations
-of only one subnet are in memory. The shared part runs backward once, with the sum of the gradients. All of this happens
-inside the model's forward. The returned loss is an autograd node whose backward gives each parameter its finished gradient.
-A caller of ``loss.backward()`` therefore sees an ordinary model: one gradient per parameter and step, through the usual
-hooks. Loss scaling, gradient accumulation, clipping and DistributedDataParallel work unchanged.
+The shared part (features, and subsampling unless each subnet sees a view of its own) runs once. Each subnet then runs
+forward and backward separately, so the activations of only one subnet are in memory. The shared part runs backward once,
+with the sum of the gradients. All of this happens inside the model's forward. The returned loss is an autograd node whose
+backward gives each parameter its finished gradient. A caller of ``loss.backward()`` therefore sees an ordinary model: one
+gradient per parameter and step, through the usual hooks. Loss scaling, gradient accumulation, clipping and
+DistributedDataParallel work unchanged.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from espnet_todm.components import ComponentTable, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.batch import Features, Stats
+from espnet_todm.models.own import check_space, start_sizes
 from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup
 from espnet_todm.selection.sandwich import Sandwich
 from espnet_todm.trainers.agreement import GradientAgreement
@@ -71,6 +72,7 @@ class KDTrainer(SubnetTrainer):
         views: Optional[Mapping[str, Any]] = None,
     ) -> None:
         super().__init__()
+        check_space(model, search_space)
         check_number("warmup_steps", warmup_steps, at_least=0, whole=True)
         encoder = model.encoder
         table = encoder.component_table()
@@ -90,10 +92,10 @@ class KDTrainer(SubnetTrainer):
 
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
         subnets = self.picked(step)
-        views = None if self.views is None else self.views.of_step(model, batch, step, subnets)
         stats: Stats = {}
+        views = None if self.views is None else self.views.of_step(model, batch, step, subnets, stats)
         largest = self.distillation.largest(step, self.planned)
-        shared, teacher = self._begin(model, batch, step, views, stats, largest if len(subnets) > 1 else 0.0)
+        shared, teacher = self._shared(model, batch, step, views, stats, largest if len(subnets) > 1 else 0.0)
 
         def loss_of(shared: Any, subnet: Subnet, weight: float) -> Tensor:
             subsampled: SubsampledFeatures = shared if views is None else views.of(shared, subnet)
@@ -119,7 +121,7 @@ class KDTrainer(SubnetTrainer):
         loss = sequential_step(shared, passes, model.trained_parameters(), batch.context.loss_scale, observe)
         return loss, stats
 
-    def _begin(
+    def _shared(
         self, model: TodmModel, batch: Batch, step: int, views: Optional[StepViews], stats: Stats, largest: float
     ) -> tuple[Any, list[Posteriors]]:
         """What all subnets of a step share, and the posteriors of an averaged teacher, if a step with distillation has
@@ -142,9 +144,15 @@ class KDTrainer(SubnetTrainer):
         return {**output.stats, **weight}
 
     def prepare(self, model: TodmModel, step: int, setup: TrainingSetup) -> None:
+        """What a size owns starts as what the shared parameters have learned before the size's first step."""
         self.planned = setup.planned_steps
+        start_sizes(model, [size for size in model.encoder.sizes if 0 < step == self._begin(size)])
         if self.teacher is not None:
             self.teacher.update(model)
+
+    def _begin(self, size: str) -> int:
+        """The first step that may train a size."""
+        return max(self.warmup_steps, self.sandwich.joins_at(size, self.planned))
 
     def picked(self, step: int) -> list[Subnet]:
         return self._picked(step, self.planned)

@@ -95,14 +95,15 @@ class Views(nn.Module):
         self.start = DistillationWeight(1.0, start or {}) if options.consistency else None
         self.begun = False  # only saves time: passes ahead change nothing while the weight is 0
 
-    def of_step(self, model: TodmModel, batch: Batch, step: int, subnets: Sequence[Subnet]) -> StepViews:
-        """The views of a training step that trains these subnets, in this order."""
+    def of_step(self, model: TodmModel, batch: Batch, step: int, subnets: Sequence[Subnet], stats: Stats) -> StepViews:
+        """The views of a training step that trains these subnets, in this order. Adds the weight to ``stats``."""
         views = StepViews(self.options, model, batch, f"{self.seed} {step}")
         if self.start is not None and len(subnets) > 1:
-            ready = self.start.readiness()
-            self.begun = self.begun or bool(ready > 0)
+            weight = self.options.consistency * self.start.readiness()
+            self.begun = self.begun or bool(weight > 0)
             if self.begun:
-                views.compare(subnets, self.options.consistency * ready)
+                views.compare(subnets, weight)
+            stats["consistency_weight"] = weight
         return views
 
     def note(self, model: TodmModel, output: SubnetOutput, batch: Batch) -> None:

@@ -174,14 +174,17 @@ def test_the_consistency_waits_for_the_max_subnet() -> None:
     plain = viewed({"consistency": 0})
     passes = count_input_layers(model)
     (loss, stats), (expected, _) = run(model, of), run(plain, of)
-    assert torch.equal(loss, expected) and not any(key.startswith("consistency") for key in stats)
+    assert torch.equal(loss, expected) and not any(f"consistency_{name}" in stats for name in model.encoder.sizes)
+    assert stats["consistency_weight"] == 0
     assert passes == [3]
     nats, labels = model.subnet_trainer.views.start.seen.tolist()
     assert labels == float(of.text_lengths.sum())
     assert nats == pytest.approx(float(stats["loss_full"]) * len(of.text), rel=1e-5)
     model.subnet_trainer.views.start.seen.copy_(torch.tensor([1.0, 10.0]))
     passes[0] = 0
-    assert "consistency_small" in run(model, of)[1] and passes == [5]
+    _, stats = run(model, of)
+    assert "consistency_small" in stats and passes == [5]
+    assert float(stats["consistency_weight"]) == pytest.approx(0.2)
 
 
 def count_input_layers(model: TodmModel) -> list[int]:
