@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -21,12 +22,14 @@ from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeig
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.trainers.loss_weights import LossWeights
 from espnet_todm.trainers.views import StepViews, ViewOptions, Views
-from espnet_todm.util.checks import build, check_number
+from espnet_todm.util.checks import build, check_choice, check_number
 
 if TYPE_CHECKING:
     from espnet_todm.encoders.supernet import SubsampledFeatures
     from espnet_todm.models.batch import Batch, Posteriors, SubnetOutput
     from espnet_todm.models.todm import TodmModel
+
+ALL_SUBNETS, MAX_ONLY = "all", "max_only"
 
 
 class KDTrainer(SubnetTrainer):
@@ -44,6 +47,7 @@ class KDTrainer(SubnetTrainer):
         kd_weight, kd_start, kd_only_share: w, see
             :class:`espnet_todm.trainers.distillation_weight.DistillationWeight`. Default: w = 0.5 in every step.
         teacher: the teacher, see :class:`espnet_todm.trainers.averaged_teacher.TeacherOptions`.
+        dropout: "all", or "max_only": the other subnets have no dropout behind the subsampling.
         warmup_steps: number of first steps that train only the max subnet. They are cheaper, and the teacher is untrained.
         divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
         agreement_every: steps from one measurement of the gradients' agreement to the next, see
@@ -66,6 +70,7 @@ class KDTrainer(SubnetTrainer):
         kd_start: Optional[Mapping[str, Any]] = None,
         kd_only_share: float = 0.0,
         teacher: Union[str, Mapping[str, Any]] = MAX,
+        dropout: str = ALL_SUBNETS,
         warmup_steps: int = 0,
         divergence: Optional[Mapping[str, Any]] = None,
         agreement_every: int = 0,
@@ -81,11 +86,12 @@ class KDTrainer(SubnetTrainer):
             raise UserError("size_weights: is for named sizes, not for a search_space")
         self.weights = LossWeights(encoder.sizes, size_weights, moving_weight)
         options = None if views is None else build(ViewOptions, views, "subnet_trainer_conf.views")
-        self.views = None if options is None else Views(options, model, seed, kd_start)
+        self.views = None if options is None else Views(options, model, seed, kd_start, dropout != MAX_ONLY)
         for_views = options is not None and options.consistency and not (kd_weight or kd_only_share)
         self.distillation = DistillationWeight(kd_weight, None if for_views else kd_start, kd_only_share)
         self.teacher = make_teacher(model, teacher, views)
-        self.warmup_steps = warmup_steps
+        check_choice("dropout", dropout, (ALL_SUBNETS, MAX_ONLY))
+        self.dropout, self.warmup_steps = dropout, warmup_steps
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
         self.agreement = GradientAgreement(agreement_every)
         self.planned: Optional[int] = None  # steps of the run, known once it begins
@@ -98,8 +104,10 @@ class KDTrainer(SubnetTrainer):
         shared, teacher = self._shared(model, batch, step, views, stats, largest if len(subnets) > 1 else 0.0)
 
         def loss_of(shared: Any, subnet: Subnet, weight: float) -> Tensor:
-            subsampled: SubsampledFeatures = shared if views is None else views.of(shared, subnet)
             is_max = subnet is subnets[0]
+            subsampled: SubsampledFeatures = shared if views is None else views.of(shared, subnet)
+            if not is_max and self.dropout == MAX_ONLY:
+                subsampled = replace(subsampled, dropout=False)
             output = model.run_subnet(subsampled, batch, subnet, teacher=None if is_max or not teacher else teacher[0])
             loss = output.loss
             stats[f"loss_{subnet.name}"] = loss.detach()
@@ -167,8 +175,11 @@ class KDTrainer(SubnetTrainer):
         return (self._picked(step, updates) for step in range(updates))
 
     def model_steps(self, table: ComponentTable, updates: int) -> float:
-        """As in the base class, with what views cost."""
-        extra = 0.0 if self.views is None else self.views.extra_cost(table, list(self.picked_in(updates)))
+        """As in the base class, with what views and an averaged teacher cost: a forward pass is a third of a step."""
+        picked = list(self.picked_in(updates))
+        extra = 0.0 if self.views is None else self.views.extra_cost(table, picked)
+        if self.teacher is not None:
+            extra += sum(len(subnets) > 1 for subnets in picked) / 3
         return super().model_steps(table, updates) + extra
 
     def walk_through(self, model: TodmModel) -> Iterator[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -79,7 +79,12 @@ class Views(nn.Module):
     """
 
     def __init__(
-        self, options: ViewOptions, model: TodmModel, seed: int = 0, start: Optional[Mapping[str, Any]] = None
+        self,
+        options: ViewOptions,
+        model: TodmModel,
+        seed: int = 0,
+        start: Optional[Mapping[str, Any]] = None,
+        dropout: bool = True,
     ) -> None:
         super().__init__()
         if options.where == INPUT and warp_and_masks(model.specaug)[1] is None:
@@ -91,13 +96,13 @@ class Views(nn.Module):
             raise UserError(
                 f"views.consistency: {options.consistency} needs a CTC output, but ctc_weight is 0; say consistency: 0"
             )
-        self.options, self.seed = options, seed
+        self.options, self.seed, self.dropout = options, seed, dropout
         self.start = DistillationWeight(1.0, start or {}) if options.consistency else None
         self.begun = False  # only saves time: passes ahead change nothing while the weight is 0
 
     def of_step(self, model: TodmModel, batch: Batch, step: int, subnets: Sequence[Subnet], stats: Stats) -> StepViews:
         """The views of a training step that trains these subnets, in this order. Adds the weight to ``stats``."""
-        views = StepViews(self.options, model, batch, f"{self.seed} {step}")
+        views = StepViews(self.options, model, batch, f"{self.seed} {step}", self.dropout)
         if self.start is not None and len(subnets) > 1:
             weight = self.options.consistency * self.start.readiness()
             self.begun = self.begun or bool(weight > 0)
@@ -128,11 +133,11 @@ class StepViews:
 
     ``shared``: what runs once for all subnets. The later subnets run once more, first and without gradient, so that earlier
     ones can be pulled towards them. The memory of a step is that of one subnet's pass, with one set of CTC logits (B, T, V)
-    for each subnet.
+    for each subnet. ``dropout``: whether passes ahead have dropout, as subnets below the max one have.
     """
 
-    def __init__(self, options: ViewOptions, model: TodmModel, batch: Batch, seed: str) -> None:
-        self.options, self.model, self.batch, self.seed = options, model, batch, seed
+    def __init__(self, options: ViewOptions, model: TodmModel, batch: Batch, seed: str, dropout: bool = True) -> None:
+        self.options, self.model, self.batch, self.seed, self.dropout = options, model, batch, seed, dropout
         self.warp, self.masks = warp_and_masks(model.specaug)
         self.logits: dict[str, Tensor] = {}  # of each subnet, its own pass or the one ahead
         self.weight: Optional[Tensor] = None  # of the sum of the terms; None: nothing is compared
@@ -161,8 +166,9 @@ class StepViews:
         if not self.options.both_ways:
             return
         for subnet in subnets[1:]:
+            ahead = replace(self.of(self.shared, subnet), dropout=self.dropout)
             with _unchanged_statistics(self.model), seeded(f"ahead {self.seed} {subnet.name}", weight.device):
-                self.logits[subnet.name] = run_ctc(self.model, self.of(self.shared, subnet), self.batch, subnet)
+                self.logits[subnet.name] = run_ctc(self.model, ahead, self.batch, subnet)
         torch.clear_autocast_cache()  # weights that were cast without gradient must not be used with one
 
     def consistency(self, subnet: Subnet, posteriors: Posteriors, stats: Stats) -> Optional[Tensor]:

@@ -168,7 +168,7 @@ def test_with_views_the_teacher_sees_that_of_the_max_subnet() -> None:
     model.subnet_trainer = KDTrainer(model, views={"consistency": 0}, **EMA)
     teacher, of = model.subnet_trainer.teacher, replace(batch(), context=model.context(3))
     full, small = model.encoder.sizes["full"], model.encoder.sizes["small"]
-    views = model.subnet_trainer.views.of_step(model, of, 3, [full, small])
+    views = model.subnet_trainer.views.of_step(model, of, 3, [full, small], {})
     seen = teacher.view(model, of, "", views)(teacher.model).hidden
     assert torch.equal(seen, views.of(views.shared, full).hidden)
     assert not torch.equal(seen, views.of(views.shared, small).hidden)

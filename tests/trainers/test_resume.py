@@ -64,7 +64,9 @@ def test_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None
     """
     data = write_data(tmp_path / "data")
     start = {"loss_per_label": 100.0, "full_at": 0.1}
-    write_config(data / "config.yaml", subnet_trainer_conf={"kd_start": start, "teacher": {"kind": "ema", "decay": 0.9}})
+    write_config(
+        data / "config.yaml", subnet_trainer_conf={"kd_start": start, "teacher": {"kind": "ema", "decay": 0.9}}
+    )
     expected = _train(data, tmp_path / "undisturbed")
     first = _train(data, tmp_path / "exp", "--max_epoch", "1")
     assert any(not torch.equal(first[name], expected[name]) for name in first)
