@@ -12,6 +12,7 @@ from espnet_todm.components import Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.batch import Stats
+from espnet_todm.models.own import check_space, start_sizes
 from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup
 from espnet_todm.selection.sandwich import Sandwich
 from espnet_todm.trainers.agreement import GradientAgreement
@@ -63,6 +64,7 @@ class KDTrainer(SubnetTrainer):
         agreement_every: int = 0,
     ) -> None:
         super().__init__()
+        check_space(model, search_space)
         check_number("warmup_steps", warmup_steps, at_least=0, whole=True)
         encoder = model.encoder
         table = encoder.component_table()
@@ -107,7 +109,13 @@ class KDTrainer(SubnetTrainer):
         return loss, stats
 
     def prepare(self, model: TodmModel, step: int, setup: TrainingSetup) -> None:
+        """What a size owns starts as what the shared parameters have learned before the size's first step."""
         self.planned = setup.planned_steps
+        start_sizes(model, [size for size in model.encoder.sizes if 0 < step == self._begin(size)])
+
+    def _begin(self, size: str) -> int:
+        """The first step that may train a size."""
+        return max(self.warmup_steps, self.sandwich.joins_at(size, self.planned))
 
     def picked(self, step: int) -> list[Subnet]:
         return self._picked(step, self.planned)
