@@ -42,16 +42,22 @@ class TeacherOptions:
 
 
 def make_teacher(
-    model: TodmModel, options: Union[str, Mapping[str, Any]], views: Optional[Mapping[str, Any]] = None
+    model: TodmModel,
+    options: Union[str, Mapping[str, Any]],
+    distils: bool = True,
+    views: Optional[Mapping[str, Any]] = None,
 ) -> Optional[AveragedTeacher]:
     """The averaged teacher that ``teacher`` asks for, a kind or options of :class:`TeacherOptions`; None for "max".
 
-    Raises UserError if the teacher could not have the max subnet's view (``views``: options of ViewOptions).
+    Raises UserError if no step ``distils``, or if the teacher could not have the max subnet's view (``views``: options of
+    ViewOptions).
     """
     named = {"kind": options} if isinstance(options, str) else options
     parsed: TeacherOptions = build(TeacherOptions, named, "teacher")
     if parsed.kind == MAX:
         return None
+    if not distils:
+        raise UserError(f"teacher: {EMA} has no effect with kd_weight: 0; give it a weight above 0")
     if views is not None and views.get("where") == SUBSAMPLED:
         raise UserError(f"teacher: {EMA} needs views.where: input; it has subsampled features of its own")
     return AveragedTeacher(model, parsed.decay)

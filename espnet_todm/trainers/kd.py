@@ -79,18 +79,17 @@ class KDTrainer(SubnetTrainer):
         super().__init__()
         check_space(model, search_space)
         check_number("warmup_steps", warmup_steps, at_least=0, whole=True)
-        encoder = model.encoder
-        table = encoder.component_table()
-        self.sandwich = Sandwich(table, encoder.sizes, seed, random_subnets, search_space, size_sampling, join)
+        check_choice("dropout", dropout, (ALL_SUBNETS, MAX_ONLY))
+        sizes, table = model.encoder.sizes, model.encoder.component_table()
+        self.sandwich = Sandwich(table, sizes, seed, random_subnets, search_space, size_sampling, join)
         if size_weights and search_space:
             raise UserError("size_weights: is for named sizes, not for a search_space")
-        self.weights = LossWeights(encoder.sizes, size_weights, moving_weight)
+        self.weights = LossWeights(sizes, size_weights, moving_weight)
         options = None if views is None else build(ViewOptions, views, "subnet_trainer_conf.views")
         self.views = None if options is None else Views(options, model, seed, kd_start, dropout != MAX_ONLY)
         for_views = options is not None and options.consistency and not (kd_weight or kd_only_share)
         self.distillation = DistillationWeight(kd_weight, None if for_views else kd_start, kd_only_share)
-        self.teacher = make_teacher(model, teacher, views)
-        check_choice("dropout", dropout, (ALL_SUBNETS, MAX_ONLY))
+        self.teacher = make_teacher(model, teacher, self.distillation.ever, views)
         self.dropout, self.warmup_steps = dropout, warmup_steps
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
         self.agreement = GradientAgreement(agreement_every)

@@ -199,6 +199,11 @@ def test_wrong_values_end_in_one_clear_line(teacher: Any, words: list[str]) -> N
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
+def test_a_training_without_distillation_needs_no_teacher() -> None:
+    with pytest.raises(UserError, match="teacher: ema has no effect with kd_weight: 0"):
+        trained_by(teacher="ema", kd_weight=0)
+
+
 def test_views_of_subsampled_frames_are_refused() -> None:
     with pytest.raises(UserError, match=r"teacher: ema needs views\.where: input"):
         trained_by(teacher="ema", views={"where": "subsampled"})
