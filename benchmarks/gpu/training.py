@@ -8,7 +8,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -18,6 +18,8 @@ import torch
 from benchmarks.gpu.corpus import TOKENS, Split, in_batches, load, training_batches
 from benchmarks.gpu.models import build, read
 from benchmarks.gpu.rows import logger
+from espnet_todm.models.batch import Batch
+from espnet_todm.models.subnet_trainer import TrainingSetup
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.optim.scaled_adam import ScaledAdam
 from espnet_todm.trainers.single import SingleTrainer
@@ -51,6 +53,7 @@ class Training:
         self.optimizer = ScaledAdam(self.model.trained_parameters(), lr=0.03, clipping_scale=2.0)
         self.seed, self.batch_seconds = options.seed, options.batch_seconds
         self.checkpoint = options.state / f"{name}.pth"
+        self.batches: Optional[Iterator[Batch]] = None
 
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one."""
@@ -67,21 +70,24 @@ class Training:
 
     def run(self, split: Split, updates: int) -> None:
         """The next ``updates`` updates. Raises FloatingPointError if the loss is not finite at their end."""
-        self.model.train()
-        schedule = self.config["scheduler_conf"]
-        batches = training_batches(split, self.batch_seconds, self.seed, self.update)
+        model, schedule = self.model.train(), self.config["scheduler_conf"]
+        if self.batches is None:
+            self.batches = training_batches(split, self.batch_seconds, self.seed, self.update)
+        setup = TrainingSetup([self.optimizer], self.updates)
         loss: Any = math.nan
-        for self.update, batch in zip(range(self.update + 1, self.update + updates + 1), batches):
-            step = self.update - 1
+        for step in range(self.update, self.update + updates):
+            batch = next(self.batches)
             torch.manual_seed(self.seed * 1_000_003 + step)
+            model.subnet_trainer.prepare(model, step, setup)  # type: ignore[union-attr]
             rate = np.interp(step, schedule["warmup_steps_list"], schedule["warmup_lr_list"])
             for group in self.optimizer.param_groups:
                 group["lr"] = max(float(rate), 1e-8)
             self.optimizer.zero_grad(set_to_none=True)
             speech = (batch.speech, batch.speech_lengths, batch.text, batch.text_lengths)
-            loss = self.model(*speech, step=step)[0].sum()
+            loss = model(*speech, step=step)[0].sum()
             loss.backward()
             self.optimizer.step()
+            self.update = step + 1
         if not math.isfinite(float(loss)):
             raise FloatingPointError(f"the loss is {float(loss)} at update {self.update}")
 
@@ -129,6 +135,7 @@ def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
 
 def speed(training: Training, split: Split, seconds: float) -> float:
     """Updates per second of the longest phase, beside the other trainings that measure theirs. The model is then useless."""
+    training.batches = training_batches(split, training.batch_seconds, training.seed)
     training.update = training.updates // 2
     training.run(split, 3)
     start, done = time.monotonic(), 0
