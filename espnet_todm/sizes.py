@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Union
+from dataclasses import replace
+from typing import Any, Literal, Union, get_args
 
 from torch import nn
 
@@ -15,14 +16,19 @@ from espnet_todm.util.units import format_amount
 
 Counts = Mapping[tuple[int, str], int]  # components kept of (layer, module): the first ones
 SizeSpec = Union[float, Mapping[str, Any]]
+ShareShape = Literal["uniform", "ffn_first"]
 PARTS_OF_LOSS = ("ctc", "att", "transducer")  # ESPnet's names in statistics
+MLP_KINDS = ("cgmlp", "ffn")  # kinds with hidden units; ffn_first cuts the last of them first
 ROUNDING = 1e-9  # relative tolerance of budgets: sums of FLOPs or seconds in another order differ by less
 
 
-def resolve_sizes(specs: Mapping[str, SizeSpec], table: ComponentTable, criterion: str = "params") -> dict[str, Subnet]:
+def resolve_sizes(
+    specs: Mapping[str, SizeSpec], table: ComponentTable, criterion: str = "params", shape: ShareShape = "uniform"
+) -> dict[str, Subnet]:
     """Named sizes of a supernet, largest first; the size "full" always exists.
 
-    A size is either a share of the full cost by ``criterion``, as in ``small: 0.4``, or a mapping of
+    A size is either a share of the full cost by ``criterion``, as in ``small: 0.4``, cut as ``shape`` says
+    (:func:`share_order`), or a mapping of
 
     - ``depth``: share of the layers, or ``layers``: the list of layers to keep,
     - ``drop``: which layers depth removes: ``even`` (default), ``last`` or ``first``,
@@ -37,7 +43,7 @@ def resolve_sizes(specs: Mapping[str, SizeSpec], table: ComponentTable, criterio
     sizes = {FULL: table.full()}
     for name, spec in specs.items():
         _check_name(str(name))
-        sizes[str(name)] = resolve_size(str(name), spec, table, criterion)
+        sizes[str(name)] = resolve_size(str(name), spec, table, criterion, shape)
     _check_distinct({str(name): spec for name, spec in specs.items() if is_number(spec)}, sizes, criterion)
     return dict(sorted(sizes.items(), key=lambda item: -table.amount(item[1], criterion)))
 
@@ -73,12 +79,14 @@ def _check_name(name: str) -> None:
         raise UserError(f"sizes: the name {name!r} is taken by torch; choose another, such as {name + '_size'!r}")
 
 
-def resolve_size(name: str, spec: SizeSpec, table: ComponentTable, criterion: str = "params") -> Subnet:
+def resolve_size(
+    name: str, spec: SizeSpec, table: ComponentTable, criterion: str = "params", shape: ShareShape = "uniform"
+) -> Subnet:
     """One size; see :func:`resolve_sizes`."""
     if isinstance(spec, (int, float)) and not isinstance(spec, bool):
         if not 0 < spec <= 1:
             raise UserError(f"sizes.{name}: {spec} is no share of the {criterion}; allowed: above 0, up to 1")
-        return fit_budget(name, table, criterion, spec * table.amount(table.full(), criterion))
+        return fit_budget(name, table, criterion, spec * table.amount(table.full(), criterion), shape)
     if not isinstance(spec, Mapping):
         raise UserError(
             f"sizes.{name}: {spec!r} must be a share in (0, 1] or a mapping such as {{depth: 0.5, ffn: 0.5}}"
@@ -153,26 +161,62 @@ def uniform(name: str, table: ComponentTable, share: float, kinds: Iterable[str]
     )
 
 
-def fit_budget(name: str, table: ComponentTable, criterion: str, budget: float) -> Subnet:
-    """The smallest uniform scaling, then more components in the order of larger scalings, as long as they fit the
+def fit_budget(
+    name: str, table: ComponentTable, criterion: str, budget: float, shape: ShareShape = "uniform"
+) -> Subnet:
+    """The smallest set of a shape, then more components in its order (:func:`share_order`), as long as they fit the
     budget.
 
     All budgets use the same order of components, so the set of a smaller budget is inside that of a larger one.
     Budgets are in parameters, or in FLOPs or seconds of compute per second of speech. Raises UserError, with the
-    feasible range, if the budget is below the smallest scaling or above the full set.
+    feasible range, if the budget is below the smallest set or above the full set, and for an unknown shape.
     """
-    order, smallest = uniform_order(table), _smallest_scaling(table)
+    smallest, following = share_order(table, shape)
     lowest, highest = table.amount(smallest, criterion), table.amount(table.full(), criterion)
     if not lowest * (1 - ROUNDING) <= budget <= highest * (1 + ROUNDING):
         raise UserError(
             f"budget of {format_amount(budget)} {criterion} for {name!r} is infeasible; this supernet allows"
             f" {format_amount(lowest)} to {format_amount(highest)}"
         )
-    following = order[len(smallest.components) :]
     spent = table.running_cost([smallest.components, *([key] for key in following)])[1:]
     # Keep a prefix: a later component might fit alone, but then sizes would not be nested. Costs never decrease.
     fitting = sum(cost.by(criterion) <= budget * (1 + ROUNDING) for cost in spent)
     return Subnet(name, smallest.components.union(following[:fitting]))
+
+
+def share_order(table: ComponentTable, shape: ShareShape = "uniform") -> tuple[Subnet, list[Key]]:
+    """The smallest set of a plain share, and all other components in the order in which larger shares add them.
+
+    - ``uniform``: depth and all kinds but convolutions grow together, see :func:`uniform`.
+    - ``ffn_first``: what is cut first is the second feed-forward module of each block, then the first one down to its
+      first component, then cgMLPs down to theirs, each evenly over all blocks. The rest (convolutions, heads and
+      these first components) is then cut as with ``uniform``.
+
+    Raises UserError for an unknown shape.
+    """
+    check_choice("share_shape", shape, get_args(ShareShape))
+    cut = _first_cut(table) if shape == "ffn_first" else []
+    rest = replace(table, components=tuple(c for c in table.components if c.key not in set(cut))) if cut else table
+    smallest = _smallest_scaling(rest)
+    return smallest, [*uniform_order(rest)[len(smallest.components) :], *cut]
+
+
+def _first_cut(table: ComponentTable) -> list[Key]:
+    """The units that ``ffn_first`` cuts before anything else; the last of the list is cut first.
+
+    A block keeps the first unit of one feed-forward module and of its cgMLP, which contains the block's convolution.
+    """
+    places = {layer: place for place, layer in enumerate(keep_order(table.num_layers))}
+    modules: dict[tuple[int, str], list[str]] = {}  # (layer, kind) -> modules in the order in which they run
+    ranked = []
+    for key, kind in ((component.key, component.kind) for component in table.components):
+        alike = modules.setdefault((key.layer, kind), [])
+        if key.module not in alike:
+            alike.append(key.module)
+        number = alike.index(key.module)
+        if kind in MLP_KINDS and (number, key.index) != (0, 0):
+            ranked.append((MLP_KINDS.index(kind), number, key.index, places[key.layer], key))
+    return [key for *_, key in sorted(ranked)]
 
 
 def uniform_order(table: ComponentTable) -> list[Key]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -12,18 +12,21 @@ from espnet_todm.components import Component, ComponentTable, Cost, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import (
     ROUNDING,
+    ShareShape,
     fit_budget,
     keep_order,
     module_sizes,
     resolve_size,
     resolve_sizes,
     round_share,
+    share_order,
     uniform,
 )
 from espnet_todm.util.units import format_amount
 from tests.conftest import conformer
 
 CRITERION = st.sampled_from(["params", "flops", "latency"])
+SHAPE = st.sampled_from(get_args(ShareShape))
 few = settings(max_examples=40, deadline=None)
 
 
@@ -32,7 +35,7 @@ def tables(draw: st.DrawFn) -> ComponentTable:
     """Any encoder: its layers may differ in their number of components, and costs are arbitrary."""
     components, modules, layers = [], {}, {}
     part = st.builds(Cost, st.integers(1, 1000), st.integers(1, 1000).map(float), st.integers(1, 1000).map(float))
-    kinds = {"ffn_a": "ffn", "ffn_b": "ffn", "attention": "heads", "convolution": "conv"}
+    kinds = {"ffn_a": "ffn", "ffn_b": "ffn", "attention": "heads", "convolution": "conv", "branch": "cgmlp"}
     for layer in range(draw(st.integers(1, 6))):
         layers[layer] = draw(part)
         for module, kind in kinds.items():
@@ -72,12 +75,14 @@ def test_uniform_scalings_are_nested(table: ComponentTable, one: float, other: f
 
 
 @few
-@given(tables(), CRITERION, st.floats(0, 1))
-def test_budget_is_used_up_to_one_component(table: ComponentTable, criterion: str, at: float) -> None:
-    smallest = uniform("x", table, 1 / 200, ["ffn", "heads"])
+@given(tables(), CRITERION, st.floats(0, 1), SHAPE)
+def test_budget_is_used_up_to_one_component(
+    table: ComponentTable, criterion: str, at: float, shape: ShareShape
+) -> None:
+    smallest, _ = share_order(table, shape)
     lowest, highest = table.cost(smallest).by(criterion), table.cost(table.full()).by(criterion)
     budget = lowest + at * (highest - lowest)
-    subnet = fit_budget("x", table, criterion, budget)
+    subnet = fit_budget("x", table, criterion, budget, shape)
     cost = table.cost(subnet).by(criterion)
     assert cost <= budget * (1 + ROUNDING)
     others = table.full().components - subnet.components
@@ -87,18 +92,65 @@ def test_budget_is_used_up_to_one_component(table: ComponentTable, criterion: st
 
 
 @few
-@given(tables(), CRITERION, st.floats(0, 1), st.floats(0, 1))
-def test_sets_of_budgets_are_nested(table: ComponentTable, criterion: str, one: float, other: float) -> None:
-    smallest = uniform("x", table, 1 / 200, ["ffn", "heads"])
+@given(tables(), CRITERION, st.floats(0, 1), st.floats(0, 1), SHAPE)
+def test_sets_of_budgets_are_nested(
+    table: ComponentTable, criterion: str, one: float, other: float, shape: ShareShape
+) -> None:
+    smallest, _ = share_order(table, shape)
     lowest, highest = table.cost(smallest).by(criterion), table.cost(table.full()).by(criterion)
-    small, large = (fit_budget("x", table, criterion, lowest + at * (highest - lowest)) for at in sorted((one, other)))
+    budgets = (lowest + at * (highest - lowest) for at in sorted((one, other)))
+    small, large = (fit_budget("x", table, criterion, budget, shape) for budget in budgets)
     assert small.components <= large.components
+
+
+@few
+@given(tables(), SHAPE)
+def test_order_of_a_shape_has_every_component_once(table: ComponentTable, shape: ShareShape) -> None:
+    smallest, following = share_order(table, shape)
+    assert sorted([*smallest.components, *following]) == sorted(table.by_key)
+
+
+@few
+@given(tables(), CRITERION, st.floats(0, 1))
+def test_ffn_first_cuts_ffn_2_then_ffn_1_then_the_cgmlp(table: ComponentTable, criterion: str, at: float) -> None:
+    smallest, _ = share_order(table, "ffn_first")
+    lowest, highest = table.amount(smallest, criterion), table.amount(table.full(), criterion)
+    subnet = fit_budget("x", table, criterion, lowest + at * (highest - lowest), "ffn_first")
+    stages = {name: {k for k in table.by_key if k.module == name} for name in ("ffn_b", "ffn_a", "branch")}
+    for name in ("ffn_a", "branch"):
+        stages[name] = {key for key in stages[name] if key.index}  # a block keeps the first units of these
+    last = table.by_key.keys() - set().union(*stages.values())
+    missing = table.by_key.keys() - subnet.components
+    for earlier, later in zip(stages.values(), [*list(stages.values())[1:], last]):
+        assert not later & missing or earlier <= missing
+    for units in stages.values():  # evenly over the blocks
+        kept = [key.index for key in units - missing]
+        assert all(key.index >= max(kept, default=0) for key in units & missing)
+
+
+def test_ffn_first_meets_its_share() -> None:
+    table = table_of(macaron_style=True, ffn_chunks=4)
+    full = table.amount(table.full(), "flops")
+    for share in (0.9, 0.7, 0.5, 0.3):
+        uniformly, ffn_first = (resolve_size("x", share, table, "flops", shape) for shape in get_args(ShareShape))
+        dearest = max(component.cost.flops for component in table.components)
+        assert share * full - dearest < table.amount(ffn_first, "flops") <= share * full
+        count = {
+            name: sum(key.module == name for key in ffn_first.components) for name in ("feed_forward", "self_attn")
+        }
+        assert count["feed_forward"] < sum(key.module == "feed_forward" for key in uniformly.components)
+        assert count["self_attn"] >= sum(key.module == "self_attn" for key in uniformly.components)
+
+
+def test_unknown_share_shape() -> None:
+    with pytest.raises(UserError, match="share_shape: 'narrow' is unknown; allowed: uniform, ffn_first"):
+        fit_budget("x", table_of(), "params", 1000, "narrow")  # type: ignore[arg-type]
 
 
 @few
 @given(tables(), CRITERION, st.sampled_from([0.0, 0.5, 0.99, 1.01, 3.0]))
 def test_infeasible_budget_names_what_is_feasible(table: ComponentTable, criterion: str, factor: float) -> None:
-    smallest = table.cost(uniform("x", table, 1 / 200, ["ffn", "heads"])).by(criterion)
+    smallest = table.cost(share_order(table)[0]).by(criterion)
     highest = table.cost(table.full()).by(criterion)
     budget = factor * (smallest if factor < 1 else highest)
     with pytest.raises(UserError) as error:
@@ -116,7 +168,7 @@ def test_budget_of_unknown_criterion() -> None:
 @given(tables(), CRITERION, st.lists(st.floats(0.5, 1), min_size=1, max_size=4, unique=True))
 def test_sizes_come_largest_first_with_the_full_one(table: ComponentTable, criterion: str, shares: list[float]) -> None:
     full = table.amount(table.full(), criterion)
-    lowest = table.amount(uniform("x", table, 1 / 200, ["ffn", "heads"]), criterion)
+    lowest = table.amount(share_order(table)[0], criterion)
     sets = {resolve_size("x", s, table, criterion).components: s for s in shares if s * full >= lowest}
     feasible = list(sets.values())  # those that come out as different sets
     sizes = resolve_sizes({f"s{i}": share for i, share in enumerate(feasible)}, table, criterion)

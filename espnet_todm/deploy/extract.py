@@ -76,9 +76,10 @@ def pick_subnets(
     """Subnets by name or card file, and one for each budget of parameters ("10M"), FLOPs per second of speech ("1.2G") or
     encoder seconds per second of speech ("0.02"). Without arguments: all sizes. Raises UserError."""
     table, encoder = supernet.model.component_table(), supernet.encoder
+    shape = encoder.share_shape
     picked = [encoder.find_subnet(name) for name in sizes]
     for criterion, budgets in (("params", params), ("flops", flops), ("latency", latency)):
-        picked += [fit_budget(f"{criterion}_{text}", table, criterion, parse_amount(text)) for text in budgets]
+        picked += [fit_budget(f"{criterion}_{text}", table, criterion, parse_amount(text), shape) for text in budgets]
     return picked or [encoder.find_subnet(name) for name in encoder.sizes]
 
 

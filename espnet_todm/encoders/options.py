@@ -23,7 +23,7 @@ from espnet_todm.elastic.feed_forward import ElasticFeedForward
 from espnet_todm.encoders.frontends import INPUT_LAYERS, input_names
 from espnet_todm.encoders.positions import PositionOptions, Relative, position_encoding, relative_kind
 from espnet_todm.errors import UserError
-from espnet_todm.sizes import SizeSpec
+from espnet_todm.sizes import ShareShape, SizeSpec
 from espnet_todm.util.checks import check_type, refusal
 
 Options = TypeVar("Options", bound="EncoderOptions")
@@ -39,6 +39,7 @@ class SubnetOptions:
 
     sizes: Optional[Mapping[str, SizeSpec]] = None  # named sizes, see espnet_todm.sizes.resolve_sizes
     criterion: str = "params"  # the cost of which a size is a share: params, flops or latency
+    share_shape: ShareShape = "uniform"  # what a plain share cuts first, see espnet_todm.sizes.share_order
     latency_table: Optional[str] = None  # file of measured latencies
     subnet: Optional[str] = None  # subnet of ``forward``: name of a size or card file; default: full
 

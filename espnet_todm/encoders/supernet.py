@@ -19,7 +19,7 @@ from espnet_todm.encoders.interctc import Between, Taken, Weight, kept_places, r
 from espnet_todm.encoders.latency import LatencyTable, load_latency
 from espnet_todm.encoders.options import SubnetOptions
 from espnet_todm.errors import UserError
-from espnet_todm.sizes import SizeSpec, resolve_sizes
+from espnet_todm.sizes import ShareShape, SizeSpec, resolve_sizes
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND
 from espnet_todm.util.files import PathLike, read_json
 
@@ -70,6 +70,7 @@ class SupernetEncoder(AbsEncoder):
         self.pending = ""  # why sizes cannot be used yet; empty once a trainer has chosen them
         self.subnet = Subnet(FULL, frozenset())
         self.criterion = "params"
+        self.share_shape: ShareShape = "uniform"
         self.latency: Optional[LatencyTable] = None
         self.places: tuple[int, ...] = ()  # of intermediate CTC, see interctc
         self.interctc_use_conditioning = False
@@ -85,7 +86,8 @@ class SupernetEncoder(AbsEncoder):
         self.component_table().check(options.criterion)
         self.criterion = options.criterion
         sizes = options.sizes or {}
-        self.sizes = resolve_sizes(sizes, self.component_table(), options.criterion)
+        self.share_shape = options.share_shape
+        self.sizes = resolve_sizes(sizes, self.component_table(), options.criterion, self.share_shape)
         self.size_specs = {str(name): spec for name, spec in sizes.items()}
         self.select(options.subnet or FULL)
 

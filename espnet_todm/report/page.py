@@ -7,6 +7,7 @@ experiment. What was not measured has no section.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Optional
@@ -25,7 +26,14 @@ from espnet_todm.report.selection import NAMES, Choice, describe, draw_history
 from espnet_todm.report.selection_page import Selection, load_selection
 from espnet_todm.report.svg import INCHES, Picture, inline_svg, plot_style
 from espnet_todm.report.tables import difference_table, error_table, size_table
-from espnet_todm.report.training_curves import draw_curves, read_curves, title
+from espnet_todm.report.training_curves import (
+    Curve,
+    agreement_table,
+    draw_curves,
+    read_curves,
+    split_agreement,
+    title,
+)
 from espnet_todm.util.files import PathLike, link, read_json, write_text
 from espnet_todm.util.markdown import Table
 from espnet_todm.util.palette import variables
@@ -61,6 +69,7 @@ def _gather(
     settings = Path(config or folder / CONFIG)
     of_sizes = {name: downloads(folder / "subnets" / name, home) for name in names}
     selection = _selection(folder)
+    curves, agreement = split_agreement(read_curves(folder, names))
     return {
         "experiment": experiment,
         "config": link(settings, home) if settings.is_file() else None,
@@ -75,7 +84,8 @@ def _gather(
         "differences": difference_table(experiment),
         "heat_maps": [_heat_map(choice) for choice in selection.chosen] if selection else [],
         "history": _history_pictures(selection) if selection else [],
-        "curves": _curve_pictures(folder, names),
+        "curves": _curve_pictures(curves),
+        "agreement": agreement_table(agreement) if agreement else None,
         "training_cost": cost_lines(experiment.training_cost),
         "measured": measured_sections(folder, home),
     }
@@ -116,9 +126,9 @@ def _cost_pictures(experiment: Experiment) -> list[Picture]:
     return pictures
 
 
-def _curve_pictures(folder: Path, names: list[str]) -> list[Picture]:
+def _curve_pictures(by_measure: Mapping[str, Sequence[Curve]]) -> list[Picture]:
     pictures = []
-    for measure, curves in read_curves(folder, names).items():
+    for measure, curves in by_measure.items():
         with plot_style(f"curve-{measure}"):
             last = [f"{curve.size} ends at {(curve.valid or curve.train)[-1][1]:.3g}" for curve in curves]
             words = f"{title(measure)} over the training: {', '.join(last)}"

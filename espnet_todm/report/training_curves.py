@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from espnet_todm.report.selection import NAMES
 from espnet_todm.util.files import PathLike
+from espnet_todm.util.markdown import Table
 from espnet_todm.util.palette import RULE, STYLES
 
 PARTS = ("train", "valid")
@@ -22,12 +24,15 @@ _NAMES = {
     "wer": "WER",
     "acc": "accuracy of the next token",
     "kd": "distillation loss",
+    "agreement": "gradient agreement",
     "att": "attention",
     "ctc": "CTC",
     "transducer": "transducer",
 }
 _RATES = ("cer", "wer")
 """Measures of these kinds are shares of reference units and drawn in percent."""
+AGREEMENT = "agreement"
+"""Measures of this kind are cosines of gradients, one for each part of the model."""
 
 
 class Curve(NamedTuple):
@@ -58,7 +63,7 @@ def read_curves(experiment: PathLike, sizes: Sequence[str]) -> dict[str, list[Cu
     for part, by_tag in scalars.items():
         for tag, values in by_tag.items():
             size = max((size for size in sizes if tag.endswith(f"_{size}")), key=len, default=None)
-            if size is None:
+            if size is None or not values:
                 continue
             curves = found.setdefault(tag[: -len(size) - 1], {})
             curve = curves.setdefault(size, Curve(size, sizes.index(size), [], []))
@@ -118,6 +123,41 @@ def title(measure: str) -> str:
 
 def _kind(measure: str) -> str:
     return measure.partition("_")[0]
+
+
+def split_agreement(
+    curves: Mapping[str, Sequence[Curve]],
+) -> tuple[dict[str, Sequence[Curve]], dict[str, Sequence[Curve]]]:
+    """The curves to draw, and those of the agreement by part; that of all parts together is in both."""
+    parts = {measure.partition("_")[2]: of for measure, of in curves.items() if _kind(measure) == AGREEMENT}
+    drawn = {measure: of for measure, of in curves.items() if measure not in {f"{AGREEMENT}_{p}" for p in parts}}
+    return {**drawn, **({f"{AGREEMENT}_all": parts["all"]} if "all" in parts else {})}, parts
+
+
+def agreement_table(parts: Mapping[str, Sequence[Curve]]) -> Table:
+    """One row for each part. Columns of each size: the mean cosine over the first and the last quarter of the training, and
+    the percentage of the written values that are below 0."""
+    sizes = [size for _, size in sorted({(curve.place, curve.size) for curves in parts.values() for curve in curves})]
+    end = max(epoch for curves in parts.values() for curve in curves for epoch, _ in curve.train)
+    rows = []
+    depth = ["all", "front", "first_third", "middle_third", "last_third", "output"]
+    for part in [*(part for part in depth if part in parts), *(part for part in parts if part not in depth)]:
+        row = [NAMES.get(part, part.replace("_", " "))]
+        of_size = {curve.size: curve.train for curve in parts[part]}
+        for size in sizes:
+            pairs = of_size.get(size, [])
+            row.append(_mean(value for epoch, value in pairs if epoch <= end / 4))
+            row.append(_mean(value for epoch, value in pairs if epoch > end * 3 / 4))
+            row.append(_mean((100.0 * (value < 0) for _, value in pairs), 0))
+        rows.append(row)
+    columns = ("first quarter", "last quarter", "below 0 (%)")
+    return Table(["part", *(f"{size}: {column}" for size in sizes for column in columns)], rows)
+
+
+def _mean(values: Iterable[float], digits: int = 2) -> str:
+    """The mean with so many digits, nothing without values."""
+    listed = list(values)
+    return f"{sum(listed) / len(listed):.{digits}f}" if listed else ""
 
 
 def draw_curves(measure: str, curves: Sequence[Curve], inches: tuple[float, float]) -> Figure:

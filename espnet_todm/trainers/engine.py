@@ -19,6 +19,7 @@ from torch import Tensor
 from espnet_todm.encoders.supernet import SubsampledFeatures
 
 Gradients = list[Optional[Tensor]]
+Observer = Callable[[int, Sequence[Optional[Tensor]]], None]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,11 @@ class Pass:
 
 
 def sequential_step(
-    subsampled: SubsampledFeatures, passes: Sequence[Pass], parameters: Sequence[Tensor], loss_scale: float = 1.0
+    subsampled: SubsampledFeatures,
+    passes: Sequence[Pass],
+    parameters: Sequence[Tensor],
+    loss_scale: float = 1.0,
+    observe: Optional[Observer] = None,
 ) -> Tensor:
     """Return the weighted sum of the losses of all passes, as a scalar whose backward delivers the gradients.
 
@@ -40,16 +45,22 @@ def sequential_step(
         parameters: all parameters that may receive a gradient. A parameter that no pass uses gets None, or zeros under
             DistributedDataParallel, which waits for every parameter.
         loss_scale: factor on the losses before the inner backward, divided out afterwards. float16 needs it.
+        observe: called after each pass with its number and its gradients at (features, *parameters), before they are
+            summed; None where the pass has none. They are those of the weighted and scaled loss.
     """
     leaf = subsampled.hidden.detach().requires_grad_()
     total = torch.zeros((), device=leaf.device)
     wanted = [leaf, *parameters]
     sums: Gradients = [None] * len(wanted)
-    for part in passes:
+    for number, part in enumerate(passes):
         loss = part.loss(subsampled.with_hidden(leaf)).float()
         total += part.weight * loss.detach()
-        _add(sums, _grad(loss * (part.weight * loss_scale), wanted))
+        of_pass = _grad(loss * (part.weight * loss_scale), wanted)
         del loss  # free its graph before the next subnet builds its own
+        if observe is not None:
+            observe(number, of_pass)
+        _add(sums, of_pass)
+        del of_pass
     at_front, gradients = sums[0], sums[1:]
     if subsampled.hidden.requires_grad and at_front is not None:
         _add(gradients, _grad(subsampled.hidden, parameters, at_front.to(subsampled.hidden.dtype)))

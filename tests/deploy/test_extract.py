@@ -116,6 +116,15 @@ def test_a_budget_with_batch_norm_needs_calibration_data(experiment: Path, tmp_p
     assert means and all(value.abs().max() > 0 for value in means)
 
 
+def test_a_budget_is_cut_as_shares_are(tmp_path: Path) -> None:
+    made = write_experiment(tmp_path, share_shape="ffn_first", sizes={"small": 0.6})
+    supernet = supernet_of(made)
+    table = supernet.model.component_table()
+    (subnet,) = pick_subnets(supernet, params=[f"{0.9 * table.amount(table.full(), 'params') / 1000:.2f}K"])
+    missing = table.full().components - subnet.components
+    assert missing and all(key.module == "feed_forward" for key in missing)
+
+
 def test_calibration_goes_without_utterances_too_short_for_a_frame(experiment: Path) -> None:
     supernet = supernet_of(experiment)
     short, long = torch.randn(2, supernet.encoder.input_size), torch.randn(40, supernet.encoder.input_size)

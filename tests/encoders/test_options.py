@@ -50,6 +50,7 @@ def test_options_have_espnets_defaults(encoder: type[StackedEncoder]) -> None:
         ({"head_dim": 2.5}, "encoder_conf.head_dim: 2.5 must be a whole number"),
         ({"input_layer": 2}, "encoder_conf.input_layer: 2 must be text"),
         ({"latency_table": 2}, "encoder_conf.latency_table: 2 must be text"),
+        ({"share_shape": "narrow"}, "encoder_conf.share_shape: 'narrow' is unknown; allowed: uniform, ffn_first"),
         ({"blocks": 5}, "blocks: 5 must be a list of mappings with the keys "),
         ({"blocks": [5]}, "blocks[0]: has the keys 5; needed: "),
         ({"output_size": 0}, "output_size: 0 must be a whole number above 0"),

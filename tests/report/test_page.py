@@ -175,6 +175,18 @@ def test_components_kept_are_shown_block_by_block(scored: Path) -> None:
     assert "It drops block 3 whole." in page.words and "soft weight that small gives" in page.words
 
 
+def test_gradient_agreement_is_a_table_and_a_curve(scored: Path) -> None:
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    with tensorboard.SummaryWriter(str(scored / "tensorboard" / "train")) as writer:
+        for step, value in ((5, 0.75), (10, 0.5)):
+            for part in ("all", "self_attn"):
+                writer.add_scalar(f"agreement_{part}_small", value, step)
+    page = page_of(scored)
+    start = page.rows.index(["part", *(f"small: {name}" for name in ("first quarter", "last quarter", "below 0 (%)"))])
+    assert page.rows[start + 1 : start + 3] == [["all", "", "0.50", "0"], ["attention", "", "0.50", "0"]]
+    assert "Gradient agreement (all)" in page.words and "Gradient agreement (self_attn)" not in page.words
+
+
 HOSTILE = "<script>alert(1)<|script> & $\\frac{$ \"' --> {{ 7*7 }}"
 
 

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from espnet_todm.report.svg import INCHES, inline_svg, plot_style
-from espnet_todm.report.training_curves import Curve, draw_curves, read_curves, title
+from espnet_todm.report.training_curves import (
+    Curve,
+    agreement_table,
+    draw_curves,
+    read_curves,
+    split_agreement,
+    title,
+)
 from espnet_todm.util.palette import STYLES
 
 tensorboard = pytest.importorskip("torch.utils.tensorboard")
@@ -72,6 +79,27 @@ def test_a_size_keeps_its_colour_and_rates_are_in_percent() -> None:
     assert steep.axes[0].get_yscale() == "log"
     below = draw_curves("loss", [Curve("small", 0, [(0.1, 100.0), (1.0, -2.0)], [])], INCHES)
     assert below.axes[0].get_ylim()[0] <= -2.0
+
+
+def test_agreement_is_a_table_by_part_and_one_picture(tmp_path: Path) -> None:
+    """Four epochs of 10 updates. A tag without a finite value has no curve."""
+    ends = [(10 * epoch, float(epoch)) for epoch in range(1, 5)]
+    attention = [(5, 0.5), (10, 0.3), (15, -0.1), (25, math.nan), (35, -0.2), (40, -0.4)]
+    values = {"agreement_self_attn_small": attention, "agreement_all_small": [(5, 0.75), (35, 0.25)]}
+    values["agreement_first_third_middle"] = [(35, 1.0)]
+    values["agreement_output_middle"] = [(35, math.nan)]
+    write(tmp_path / "tensorboard" / "train", {**values, "loss_small": [(5, 1.0)], "iter_epoch": ends})
+    drawn, parts = split_agreement(read_curves(tmp_path, ["middle", "small"]))
+    assert list(drawn) == ["loss", "agreement_all"] and list(parts) == ["all", "first_third", "self_attn"]
+    table = agreement_table(parts)
+    columns = ("first quarter", "last quarter", "below 0 (%)")
+    assert table.header == ["part", *(f"{size}: {column}" for size in ("middle", "small") for column in columns)]
+    assert table.rows == [
+        ["all", "", "", "", "0.75", "0.25", "0"],
+        ["first third", "", "1.00", "0", "", "", ""],
+        ["attention", "", "", "", "0.50", "-0.20", "67"],  # updates 10 and 40 are taken for epochs' means
+    ]
+    assert title("agreement_all") == "gradient agreement (all)"
 
 
 def test_titles() -> None:
