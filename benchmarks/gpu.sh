@@ -65,7 +65,7 @@ else
   case $parts in *training*) die "$carried/features.npz: no such file; benchmarks/gpu_pack.sh makes it" ;; esac
 fi
 common+=(--device "$device")
-"$PYTHON" -c "import sys, torch; sys.exit('$device' == 'cuda' and not torch.cuda.is_available())" ||
+[ "$device" != cuda ] || "$PYTHON" -c "import sys, torch; sys.exit(not torch.cuda.is_available())" ||
   die "--device: '$device', but this Python's torch finds no GPU"
 
 # run NAME SHARE [OPTION]...: a part gets this share of the time that is left, and is stopped a little later.
@@ -85,5 +85,6 @@ for part in $parts; do
     training) run twins 97 ${features[@]+"${features[@]}"} ;;
   esac
 done
-printf 'tables: %s (%s s)\n' "$(echo "$output"/*.md)" "$SECONDS"
+printf 'tables in %s after %s s:\n\n' "$output" "$SECONDS"
+cat "$output"/*.md
 [ -z "$failed" ] || die "not complete:$failed; run the same command again"

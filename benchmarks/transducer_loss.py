@@ -105,7 +105,9 @@ def cases() -> list[str]:
     return [case for case in CASES if find_spec(case.split(",")[0]) is not None]
 
 
-def times(joiner: bool, setting: Setting, rounds: int, chosen: Optional[Sequence[str]] = None) -> dict[str, list[float]]:
+def times(
+    joiner: bool, setting: Setting, rounds: int, chosen: Optional[Sequence[str]] = None
+) -> dict[str, list[float]]:
     """Seconds of each case (``chosen``, default all) by round; within a round all take turns, after one that is thrown
     away."""
     steps = {case: Step(case, joiner, setting) for case in (cases() if chosen is None else chosen)}

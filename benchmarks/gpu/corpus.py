@@ -32,7 +32,9 @@ def unpack(packed: PathLike, folder: Path) -> None:
     train = np.concatenate([u.features for u in next(iter(corpus.values()))])
     for split, utterances in corpus.items():
         with atomic_path(folder / f"{split}.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, np.concatenate([u.features for u in utterances]).astype(np.float16))  # exact: multiples of a step
+            np.save(
+                file, np.concatenate([u.features for u in utterances]).astype(np.float16)
+            )  # exact: multiples of a step
     splits = {split: [[u.name, u.text, len(u.features)] for u in utterances] for split, utterances in corpus.items()}
     write_json(index, {"mean": train.mean(0).tolist(), "std": train.std(0).tolist(), "splits": splits})
 
@@ -84,7 +86,7 @@ def in_batches(order: Sequence[int], lengths: Sequence[int], seconds: float) -> 
 
 
 def training_batches(split: Split, seconds: float, seed: int, first: int = 0) -> Iterator[Batch]:
-    """Batches of update ``first``, ``first + 1``, ... Each epoch shuffles the utterances, those of similar lengths together."""
+    """Batches of update ``first``, ``first + 1``, ... Each epoch shuffles the utterances; a batch has similar lengths."""
     epoch, step = 0, 0
     while True:
         generator = np.random.default_rng([seed, epoch])
@@ -99,10 +101,10 @@ def training_batches(split: Split, seconds: float, seed: int, first: int = 0) ->
 
 
 def synthetic(utterances: int, seed: int = 0) -> dict[str, list[Utterance]]:
-    """A corpus in which each letter sounds like a fixed pattern, for trials without speech. The first split is the largest."""
+    """A corpus in which each letter has a fixed spectrum, for trials without speech: training, development and test set."""
     generator = np.random.default_rng(seed)
     letters = generator.normal(-6, 3, (len(TOKENS), 80))
-    corpus = {}
+    corpus: dict[str, list[Utterance]] = {}
     for split, count in (("train", utterances), ("dev", utterances // 4), ("test", utterances // 4)):
         corpus[split] = []
         for number in range(count):

@@ -1,8 +1,8 @@
 """One small file with the features and transcripts of a corpus. Reading it takes numpy and the standard library only.
 
-The log energies are rounded to multiples of ``step`` nats. Each is predicted from its neighbours, those of the frame before
-and the lower bands of its own, in whole numbers, so that every machine decodes the same. The differences from the predictions
-are stored by band, compressed with lzma.
+The log energies are rounded to multiples of ``step`` nats. Each is predicted from its neighbours in the frame before and
+below it in its own frame, in whole numbers, so that every machine decodes the same. The differences from the predictions are
+stored by band, compressed with lzma.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,8 +43,8 @@ def write_corpus(path: PathLike, corpus: Mapping[str, Sequence[Utterance]], step
     """Write splits of utterances. All have the same number of bands. Raises UserError if there is none."""
     if not any(corpus.values()):
         raise UserError(f"{path}: no utterances to pack")
-    header = {"step": step, "splits": {}}
-    pieces: dict[str, np.ndarray] = {}
+    header: dict[str, Any] = {"step": step, "splits": {}}
+    pieces: dict[str, Any] = {}
     for split, utterances in corpus.items():
         ordered = sorted(utterances, key=lambda u: (-len(u.features), u.name))
         values = [np.rint(u.features / step).astype(np.int16) for u in ordered]

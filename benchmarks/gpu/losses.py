@@ -57,7 +57,9 @@ def free(device: torch.device) -> None:
 
 
 def page(rows: Sequence[Row]) -> str:
-    base = {(*row["sizes"], row["joiner"]): row["added_mib"] for row in rows if row["loss"] == BASELINE and "seconds" in row}
+    base = {
+        (*row["sizes"], row["joiner"]): row["added_mib"] for row in rows if row["loss"] == BASELINE and "seconds" in row
+    }
     cells = []
     for row in rows:
         of = [", ".join(map(str, row["sizes"])), "loss and joiner" if row["joiner"] else "loss", row["loss"]]

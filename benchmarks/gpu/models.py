@@ -1,4 +1,7 @@
-"""Models from the recipes' YAML files without ESPnet's task, whose imports need many packages that a GPU machine may lack."""
+"""Models from the recipes' YAML files.
+
+ESPnet's task would build them, but it imports twenty packages, some compiled, that a GPU machine without network may lack.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def read(name: str, changes: Optional[Mapping[str, Any]] = None) -> dict[str, An
 
 
 def build(config: Mapping[str, Any], tokens: Sequence[str], device: torch.device) -> TodmModel:
-    """The supernet of a configuration, with its subnet trainer, in mixed precision (bfloat16). Seeded by ``config["seed"]``."""
+    """The supernet of a configuration with its subnet trainer, in mixed precision. Its seed is ``config["seed"]`` or 1."""
     seed = config.get("seed", 1)
     torch.manual_seed(seed)
     encoder = encoders()[config["encoder"]](MEL_BINS, **config["encoder_conf"])

@@ -31,7 +31,9 @@ def utterances(folder: Path) -> list[Utterance]:
     for path in sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.stem in texts):
         samples, rate = soundfile.read(path, dtype="float32")
         if rate != SAMPLING_RATE or samples.ndim != 1:
-            raise UserError(f"{path}: {rate} Hz, shape {samples.shape}; {SAMPLING_RATE} Hz and one channel are expected")
+            raise UserError(
+                f"{path}: {rate} Hz, shape {samples.shape}; {SAMPLING_RATE} Hz and one channel are expected"
+            )
         features = np.asarray(extractor.extract(samples[None], SAMPLING_RATE), np.float32)
         found.append(Utterance(path.stem, texts[path.stem], features))
     if not found:

@@ -18,7 +18,10 @@ PACKAGES = ("espnet", "espnet2", "packaging", "typeguard")
 
 
 def add(archive: zipfile.ZipFile, package: str) -> int:
-    """Add the package's Python files, and ESPnet's version, which it reads; returns their number. Raises UserError if it is not installed as a folder."""
+    """Add the package's Python files, and ESPnet's version.txt, which it reads when imported. Returns their number.
+
+    Raises UserError if the package is not installed as a folder.
+    """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"{package}: not installed here; make venv installs it")

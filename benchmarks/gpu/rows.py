@@ -49,7 +49,8 @@ class Rows:
 
 def where(device: torch.device) -> str:
     """The device and the version of torch, for a row."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{cpu_model()}, {torch.get_num_threads()} thread(s)"
+    cpu = f"{cpu_model()}, {torch.get_num_threads()} thread(s)"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     return f"{name}; torch {torch.__version__}"
 
 

@@ -10,7 +10,7 @@ import argparse
 import gc
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable
@@ -41,7 +41,11 @@ MODELS = ("conformer_ctc", "conformer_rnnt", "mh_ssm_ctc")
 METHODS: dict[str, tuple[dict[str, Any], Any]] = {
     "kd": ({"subnet_trainer": "kd", "encoder_conf": {"sizes": FIXED}}, None),
     "ortho stage 1": (
-        {"subnet_trainer": "two_stage", "subnet_trainer_conf": {"stage1_steps": 10**6}, "encoder_conf": {"sizes": SHARES}},
+        {
+            "subnet_trainer": "two_stage",
+            "subnet_trainer_conf": {"stage1_steps": 10**6},
+            "encoder_conf": {"sizes": SHARES},
+        },
         1,
     ),
     "ortho stage 2": (
@@ -104,7 +108,7 @@ def _synchronised() -> float:
 
 
 def measure(case: Case, device: torch.device, smoke: bool) -> Row:
-    """The row of a case. It raises torch.cuda.OutOfMemoryError where the batch does not fit."""
+    """The measurements of a case. Raises torch.cuda.OutOfMemoryError if the batch does not fit."""
     make = partial(case.workload, device, smoke)
     memory = {}
     for mode in (SINGLE, SUPERNET):
@@ -113,7 +117,6 @@ def measure(case: Case, device: torch.device, smoke: bool) -> Row:
     free(device)
     workload = make()
     parameters = sum(p.numel() for p in workload.model.parameters())
-    subnets = [subnet.name for subnet in workload.model.subnet_trainer.picked(workload.first_step())]
     labels = int(workload.batch.text_lengths.sum())
     found = summary(measure_rounds(workload, 2 if smoke else 8), memory)
     del workload
@@ -121,14 +124,22 @@ def measure(case: Case, device: torch.device, smoke: bool) -> Row:
     for mode, step in ((SUPERNET, supernet_step), (SINGLE, plain_step)):
         free(device)
         speed[mode] = updates_per_second(make(), step, device, 2 if smoke else 12)
-    batch = {"utterances": case.utterances, "seconds": case.seconds}
     return {
-        **{"model": case.model, "method": case.method, "parameters": parameters, "subnets": subnets, **batch, **found},
+        "parameters": parameters,
+        **found,
         "updates_per_second": speed,
         "hours_per_second": {mode: v * case.utterances * case.seconds / 3600 for mode, v in speed.items()},
         "labels_per_second": {mode: v * labels for mode, v in speed.items()},
-        "where": where(device),
     }
+
+
+def row_of(case: Case, device: torch.device, smoke: bool) -> Row:
+    """The row of a case. Where the GPU has too little memory for it, the row says so."""
+    row: Row = {**asdict(case), "where": where(device)}
+    try:
+        return {**row, **measure(case, device, smoke)}
+    except torch.cuda.OutOfMemoryError:
+        return {**row, "failed": "out of memory"}
 
 
 def free(device: torch.device) -> None:
@@ -139,42 +150,47 @@ def free(device: torch.device) -> None:
 
 
 def page(rows: Sequence[Row]) -> str:
-    cost, speed = [], []
-    for row in rows:
-        batch = f"{row['utterances']} x {row['seconds']:g} s"
-        name = [f"{row['model']}, {row['parameters'] / 1e6:.1f}M", row["method"], batch]
-        if "factor" not in row:
-            cost.append([*name, row["failed"], *[""] * 6])
-            continue
-        peak = row["peak_memory_mib"]
-        cost.append(
-            [
-                *name,
-                *(f"{1e3 * row[key]:.0f}" for key in ("single_step_seconds", "supernet_step_seconds")),
-                *(f"{row[key]:.2f}" for key in ("factor", "bound")),
-                f"{row['factor_to_bound']:.3f}",
-                f"{peak[SINGLE]:.0f} / {peak[SUPERNET]:.0f}",
-                f"{peak[SUPERNET] / peak[SINGLE]:.3f}",
-            ]
-        )
-        for mode in (SUPERNET, SINGLE):
-            values = (row[key][mode] for key in ("updates_per_second", "hours_per_second", "labels_per_second"))
-            speed.append([*name, mode, *("{:.2f} {:.3f} {:.0f}".format(*values)).split()])
+    of = ["model", "method", "batch"]
     steps = ["one model's step (ms)", "supernet step (ms)", "factor", "bound", "step / (F + sum E)"]
     memory = ["peak MiB, one model / supernet", "ratio"]
-    of = ["model", "method", "batch"]
     trained = ["training", "updates per s", "hours of speech per s", "labels per s"]
     return f"""# Cost and speed of a training step in bfloat16
 
-{markdown_table([*of, *steps, *memory], cost)}
+{markdown_table([*of, *steps, *memory], map(cost_cells, rows))}
 A step is forward and backward. The bound of the factor is (F + sum E) / (F + E_max), see `espnet_todm/bench/step_cost.py`.
 Memory is the peak of what tensors hold (on a CPU: of the whole process).
 
-{markdown_table([*of, *trained], speed)}
+{markdown_table([*of, *trained], (cells for row in rows for cells in speed_cells(row)))}
 An update is a step and the optimizer's (ScaledAdam), on random speech with three labels per second. "single" is the full
 model alone, in one autograd graph as in ESPnet.
 
 {machines(rows)}"""
+
+
+def name_cells(row: Row) -> list[str]:
+    millions = f", {row['parameters'] / 1e6:.1f}M" if "parameters" in row else ""
+    return [row["model"] + millions, row["method"], f"{row['utterances']} x {row['seconds']:g} s"]
+
+
+def cost_cells(row: Row) -> list[str]:
+    if "failed" in row:
+        return [*name_cells(row), row["failed"], *[""] * 6]
+    peak = row["peak_memory_mib"]
+    return [
+        *name_cells(row),
+        *(f"{1e3 * row[key]:.0f}" for key in ("single_step_seconds", "supernet_step_seconds")),
+        *(f"{row[key]:.2f}" for key in ("factor", "bound")),
+        f"{row['factor_to_bound']:.3f}",
+        f"{peak[SINGLE]:.0f} / {peak[SUPERNET]:.0f}",
+        f"{peak[SUPERNET] / peak[SINGLE]:.3f}",
+    ]
+
+
+def speed_cells(row: Row) -> list[list[str]]:
+    """A line for the supernet and one for the full model alone; none where the measurement failed."""
+    forms = {"updates_per_second": "{:.2f}", "hours_per_second": "{:.3f}", "labels_per_second": "{:.0f}"}
+    modes = row.get("updates_per_second", ())
+    return [[*name_cells(row), mode, *(form.format(row[key][mode]) for key, form in forms.items())] for mode in modes]
 
 
 def main() -> None:
@@ -195,19 +211,7 @@ def main() -> None:
             log.warning("step cost: no time left for %s and what follows; run again to go on", case.name)
             return
         log.info("step cost: %s", case.name)
-        rows.add(case.name, measure_or_fail(case, options.device, options.smoke))
-
-
-def measure_or_fail(case: Case, device: torch.device, smoke: bool) -> Row:
-    """The row of a case, or one that says that the GPU has too little memory for it."""
-    try:
-        return measure(case, device, smoke)
-    except torch.cuda.OutOfMemoryError:
-        batch = {"utterances": case.utterances, "seconds": case.seconds}
-        return {
-            **{"model": case.model, "method": case.method, "parameters": 0, **batch},
-            **{"failed": "out of memory", "where": where(device)},
-        }
+        rows.add(case.name, row_of(case, options.device, options.smoke))
 
 
 if __name__ == "__main__":

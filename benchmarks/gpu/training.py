@@ -74,11 +74,11 @@ class Training:
         if self.batches is None:
             self.batches = training_batches(split, self.batch_seconds, self.seed, self.update)
         setup = TrainingSetup([self.optimizer], self.updates)
-        loss: Any = math.nan
+        loss = torch.full((), math.nan)
         for step in range(self.update, self.update + updates):
             batch = next(self.batches)
             torch.manual_seed(self.seed * 1_000_003 + step)
-            model.subnet_trainer.prepare(model, step, setup)  # type: ignore[union-attr]
+            model.subnet_trainer.prepare(model, step, setup)
             rate = np.interp(step, schedule["warmup_steps_list"], schedule["warmup_lr_list"])
             for group in self.optimizer.param_groups:
                 group["lr"] = max(float(rate), 1e-8)
@@ -88,13 +88,13 @@ class Training:
             loss.backward()
             self.optimizer.step()
             self.update = step + 1
-        if not math.isfinite(float(loss)):
-            raise FloatingPointError(f"the loss is {float(loss)} at update {self.update}")
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss is {loss.item()} at update {self.update}")
 
     def evaluate(self, split: Split) -> dict[str, dict[str, Any]]:
         """Of each trained size: mean CTC loss per utterance, and word errors and words of each utterance (greedy)."""
         model = self.model.eval()
-        subnets = model.subnet_trainer.evaluated(model, self.update)  # type: ignore[union-attr]
+        subnets = model.subnet_trainer.evaluated(model, self.update)
         found: dict[str, dict[str, Any]] = {s.name: {"loss": 0.0, "errors": {}, "words": {}} for s in subnets}
         order = np.argsort(split.lengths).tolist()
         for chosen in in_batches(order, split.lengths, 600.0):
@@ -160,7 +160,9 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="supernet, or the size to train alone")
     parser.add_argument("--config", default="train", help="a file of conf/, without its ending")
-    parser.add_argument("--state", type=Path, required=True, help="folder of the unpacked features, plan and checkpoints")
+    parser.add_argument(
+        "--state", type=Path, required=True, help="folder of the unpacked features, plan and checkpoints"
+    )
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
     parser.add_argument("--batch_seconds", type=float, default=100.0, help="speech in a batch, with its padding")
     parser.add_argument("--trial_seconds", type=float, default=6.0, help="time to measure the speed")
@@ -176,6 +178,7 @@ def main() -> None:
     splits = list(json.loads((options.state / "corpus/index.json").read_text(encoding="utf-8"))["splits"])
     train, dev, test = (load(options.state / "corpus", split, options.device) for split in splits)
     training = Training(options.name, config, planned(options, config, train), options)
+    write_json(options.state / f"run_{options.name}.json", described(training))
     training.restore()
     log.info("%s: from update %d of %d", options.name, training.update, training.updates)
     saved, every = time.monotonic(), max(1, training.updates // EVALUATIONS)
@@ -189,9 +192,20 @@ def main() -> None:
             training.save()
             saved = time.monotonic()
     found = training.evaluate(test)
-    parameters = {s.name: training.model.component_table().cost(s).params for s in training.model.encoder.sizes.values()}
-    write_json(options.state / f"test_{options.name}.json", {"sizes": found, "parameters": parameters})
+    write_json(options.state / f"test_{options.name}.json", found)
     log.info("%s: test: %s", options.name, short(found))
+
+
+def described(training: Training) -> dict[str, Any]:
+    """For each size, its parameters and the updates of the run that train it."""
+    model = training.model
+    counts = model.subnet_trainer.size_updates(model.encoder.sizes, training.updates)  # type: ignore[union-attr]
+    table = model.component_table()
+    sizes = model.encoder.sizes.items()
+    return {
+        name: {"parameters": table.cost(subnet).params, "updates_of_size": counts[name].sliced + counts[name].gated}
+        for name, subnet in sizes
+    }
 
 
 def short(found: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,7 +1,7 @@
-"""Part 4: a supernet and each of its sizes alone, all at once and for as many updates as the time allows, equal for all.
+"""Part 4: a supernet and each of its sizes alone, all at once, with as many updates as the time allows, equal for all.
 
-Each is a process of its own: a small model leaves most of a GPU idle, since its host can not launch faster. All measure their
-speed first, side by side; the slowest one's, and the time, give the number of updates. A later run goes on with that plan.
+Each is a process of its own: a small model leaves most of a GPU idle, since its host cannot launch kernels faster. First all
+measure their speed, side by side. The slowest one's and the time give the number of updates. A later run keeps that plan.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 import numpy as np
 import torch
 
-from benchmarks.gpu.corpus import TOKENS, synthetic, unpack
+from benchmarks.gpu.corpus import synthetic, unpack
 from benchmarks.gpu.features import write_corpus
-from benchmarks.gpu.models import build, read
+from benchmarks.gpu.models import read
 from benchmarks.gpu.rows import Row, Rows, logger, machines, where
-from benchmarks.gpu.training import SUPERNET, scaled
+from benchmarks.gpu.training import SUPERNET
 from espnet_todm.scoring.significance import error_rate_interval, paired_difference
-from espnet_todm.util.files import read_json, write_json
+from espnet_todm.util.files import read_json, read_optional, write_json
 from espnet_todm.util.markdown import markdown_table
 
 # Share of the measured speed to plan with: evaluation and checkpoints take the rest.
@@ -50,39 +50,23 @@ def plan(
         time.sleep(0.2)
 
 
-def collect(rows: Rows, state: Path, names: Iterable[str], config: str, device: torch.device) -> None:
+def collect(rows: Rows, state: Path, names: Iterable[str], device: torch.device) -> None:
     """A row for each size of each training, from what it has written so far: its curve, and its test once it is done."""
     if not (state / "plan.json").is_file():
         return
     planned = read_json(state / "plan.json")["updates"]
     for name in names:
+        run = read_optional(state / f"run_{name}.json")
         curves: dict[str, dict[int, float]] = {}
         for path in sorted(state.glob(f"dev_{name}_*.json"), key=lambda p: int(p.stem.rpartition("_")[2])):
             for size, found in read_json(path).items():
                 curves.setdefault(size, {})[int(path.stem.rpartition("_")[2])] = rate(found)
-        test = read_json(state / f"test_{name}.json") if (state / f"test_{name}.json").is_file() else None
+        test = read_optional(state / f"test_{name}.json")
         for size, curve in curves.items():
             row: Row = {"training": name, "size": size, "updates": planned, "dev_wer": curve, "where": where(device)}
-            row["updates_done"] = max(curve)
-            if test is not None:
-                row.update(parameters=test["parameters"][size], **test["sizes"][size])
-            row["updates_of_size"] = trained(name, size, config, planned)
+            row.update(updates_done=max(curve), **run[size], **test.get(size, {}))
             if rows.rows.get(f"{name}: {size}") != json.loads(json.dumps({"name": f"{name}: {size}", **row})):
                 rows.add(f"{name}: {size}", row)
-
-
-_COUNTS: dict[tuple[Any, ...], dict[str, int]] = {}  # a cache: counting draws every step's subnets
-
-
-def trained(name: str, size: str, config: str, updates: int) -> int:
-    """The updates of the run that train this size."""
-    if name != SUPERNET:
-        return updates
-    if (config, updates) not in _COUNTS:
-        model = build({"seed": 1, **scaled(read(config), updates)}, TOKENS, torch.device("cpu"))
-        picked = [s.name for step in range(updates) for s in model.subnet_trainer.picked(step)]  # type: ignore[union-attr]
-        _COUNTS[config, updates] = {s: picked.count(s) for s in model.encoder.sizes}
-    return _COUNTS[config, updates][size]
 
 
 def rate(row: Row) -> float:
@@ -118,8 +102,7 @@ def row_of(size: str, shared: Optional[Row], alone: Optional[Row]) -> list[str]:
     cells = [size, millions, updates, str(shared["updates_of_size"]) if shared else "", tested(shared), tested(alone)]
     if not shared or not alone or "errors" not in shared or "errors" not in alone:
         return [*cells, "", ""]
-    errors = (np.asarray(row["errors"]) for row in (shared, alone))
-    gap = paired_difference(*errors, np.asarray(shared["words"]))
+    gap = paired_difference(np.asarray(shared["errors"]), np.asarray(alone["errors"]), np.asarray(shared["words"]))
     relative = f"{100 * gap.points / rate(alone):+.1f}%" if rate(alone) else ""
     return [*cells, f"{gap.points:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]", relative]
 
@@ -140,7 +123,9 @@ def curve(row: Row) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=Path, help="file of pack_features.py (default with --smoke: a made-up corpus)")
+    parser.add_argument(
+        "--features", type=Path, help="file of pack_features.py (default with --smoke: a made-up corpus)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
     parser.add_argument("--state", type=Path, required=True, help="folder that is kept for the next run")
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
@@ -163,13 +148,13 @@ def main() -> None:
     try:
         plan(state, processes, names, end, *([40] if options.smoke else []))
         while time.monotonic() < end and any(process.poll() is None for process in processes):
-            collect(rows, state, names, config, options.device)
+            collect(rows, state, names, options.device)
             time.sleep(1.0)
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    collect(rows, state, names, config, options.device)
+    collect(rows, state, names, options.device)
     if any(not (state / f"test_{name}.json").is_file() for name in names):
         sys.exit("training: not complete; its output is above; run again to go on")
 

@@ -220,7 +220,7 @@ def _steps_in_child(build: Build, mode: str, steps: int, threads: int) -> Memory
 
 
 def steps_memory(build: Build, mode: str, steps: int = 3) -> Memory:
-    """Peak memory of ``steps`` steps in this process. This is exact on a GPU only, where tensors allocated from now on count."""
+    """Peak memory of ``steps`` steps in this process. It is exact on a GPU: only what tensors hold from now on counts."""
     workload = build()
     model, batch = workload.model.train(), workload.batch
     on_gpu = next(model.parameters()).is_cuda
