@@ -38,6 +38,10 @@ class AuxLossTrainer(SubnetTrainer):
         self.exits = {_blocks_of(model, subnet): subnet for subnet in model.encoder.sizes.values()}
         if model.encoder.interctc_use_conditioning and model.size_outputs:
             raise UserError("output_layers: aux_loss feeds back the posteriors of one layer; say output_layers: shared")
+        if len(model.encoder.own):
+            raise UserError(
+                "own_affine, own_branch_scale: aux_loss runs all sizes in one pass with the same norms; leave them out"
+            )
         if len(self.exits) < 2:
             raise UserError("sizes: aux_loss needs at least one size below full, such as {depth: 0.5, drop: last}")
 

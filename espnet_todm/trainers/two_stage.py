@@ -21,6 +21,7 @@ from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.batch import Stats
+from espnet_todm.models.own import start_sizes
 from espnet_todm.models.subnet_trainer import SizeUpdates, SubnetTrainer, TrainingSetup, count_updates, passes_cost
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.known import find_selection
@@ -197,6 +198,8 @@ class TwoStageTrainer(SubnetTrainer):
     # ---- the switch -------------------------------------------------------------------------------------------------
 
     def prepare(self, model: TodmModel, step: int, setup: TrainingSetup) -> None:
+        if step and step == self.warmup_steps:
+            start_sizes(model, self.shares)
         if self.decided:
             return
         if setup.planned_steps is not None or not self.selection.steps:

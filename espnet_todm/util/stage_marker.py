@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from espnet_todm.errors import UserError
-from espnet_todm.util.files import PathLike, atomic_directory, hash_file, make_folder, write_json
+from espnet_todm.util.files import PathLike, atomic_directory, hash_file, make_folder, to_json, write_json
 
 MARKER = ".completed"
 _TIME = "%Y-%m-%d %H:%M:%S"
@@ -29,11 +29,21 @@ _TIME = "%Y-%m-%d %H:%M:%S"
 
 def is_complete(folder: PathLike, options: dict[str, Any]) -> bool:
     """Whether ``folder`` was completed with these ``options`` (a JSON-ready dictionary)."""
+    return completed_with(folder) == as_recorded(options)
+
+
+def completed_with(folder: PathLike) -> Optional[Any]:
+    """The options with which ``folder`` was completed; None if it was not."""
     marker = Path(folder) / MARKER
     try:
-        return bool(json.loads(marker.read_text(encoding="utf-8")) == options)
+        return json.loads(marker.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
+        return None
+
+
+def as_recorded(options: Any) -> Any:
+    """Options as a marker has them: infinity, such as ``grad_clip: .inf``, is null in JSON."""
+    return json.loads(to_json(options))
 
 
 def mark_complete(folder: PathLike, options: dict[str, Any]) -> None:

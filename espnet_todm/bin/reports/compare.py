@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from espnet_todm.bin._cli import Parser, run
+from espnet_todm.errors import UserError
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -43,9 +44,17 @@ def main(arguments: Sequence[str]) -> None:
     methods = read_plan(options.plan)
     chosen = choose(methods, options.only)
     runs = Runs(methods, options.recipe, options.folder, options.options)
+    failure = None
     if not options.report_only:
-        runs.run(chosen)
-    print(write_comparison(chosen, runs.done(chosen), options.output, options.label, options.plan))
+        try:
+            runs.run(chosen)
+        except UserError as error:  # what is done is reported nevertheless
+            failure = error
+    done = runs.done(chosen)
+    if done or failure is None:
+        print(write_comparison(chosen, done, options.output, options.label, options.plan))
+    if failure is not None:
+        raise failure
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
-from matplotlib.transforms import ScaledTranslation
 
 from espnet_todm.report.comparison.results import Gap, Results, Row
 from espnet_todm.report.comparison.table import signed_cell
@@ -17,8 +16,8 @@ from espnet_todm.util.files import PathLike, link
 from espnet_todm.util.markdown import Table
 from espnet_todm.util.palette import GROUND, RULE, STYLES, save_png
 
-_BESIDE = 6
-"""Points between the marks of neighbouring methods."""
+_BESIDE = 1.06
+"""Factor between the places of neighbouring methods on the logarithmic axis."""
 
 
 def gaps_by_length(results: Results, label: str, size: str, split: str) -> dict[int, Gap]:
@@ -89,10 +88,10 @@ def draw_gaps(results: Results, split: str) -> Figure:
     for panel, (size, lines) in zip(axes, panels.items()):
         panel.axhline(0, color=GROUND["text"][0], linewidth=0.9)
         for label, gaps in lines.items():
-            _draw_line(panel, gaps, styles[label], _BESIDE * (labels.index(label) - (len(labels) - 1) / 2) / 72, label)
+            _draw_line(panel, gaps, styles[label], _BESIDE ** (labels.index(label) - (len(labels) - 1) / 2), label)
         _scale(panel, results.lengths)
         panel.set_title(size, fontsize=11)
-    axes[0].set_ylabel(f"WER {split}: points above the size trained alone")
+    axes[0].set_ylabel(f"{split}: WER minus that of the twin (points)")
     handles = {text: handle for panel in axes for handle, text in zip(*panel.get_legend_handles_labels())}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(3, len(handles)), fontsize=9)
     return figure
@@ -105,11 +104,10 @@ def _lines(results: Results, size: str, split: str) -> dict[str, dict[int, Gap]]
 
 def _draw_line(axes: Axes, gaps: dict[int, Gap], style: tuple[str, str, str], aside: float, label: str) -> None:
     color, marker, line = style
-    place = axes.transData + ScaledTranslation(aside, 0, axes.figure.dpi_scale_trans)
     points = [gap.difference.points for gap in gaps.values()]
     bars = [[one.rate - one.low for one in points], [one.high - one.rate for one in points]]
     axes.errorbar(
-        list(gaps),
+        [length * aside for length in gaps],
         [one.rate for one in points],
         yerr=bars,
         fmt=line + marker,
@@ -118,7 +116,6 @@ def _draw_line(axes: Axes, gaps: dict[int, Gap], style: tuple[str, str, str], as
         markersize=5.5,
         elinewidth=1.0,
         capsize=3,
-        transform=place,
         label=label,
     )
 

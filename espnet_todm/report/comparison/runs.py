@@ -24,9 +24,9 @@ from espnet_todm.errors import UserError
 from espnet_todm.espnet.config_inheritance import read_yaml
 from espnet_todm.report.comparison.plan import Method
 from espnet_todm.report.comparison.twins import card_of, learned_config
-from espnet_todm.util.files import PathLike, read_optional, write_text
+from espnet_todm.util.files import PathLike, write_text
 from espnet_todm.util.lifetime import end_with
-from espnet_todm.util.stage_marker import MARKER, Busy, exclusive, is_complete, mark_complete
+from espnet_todm.util.stage_marker import Busy, as_recorded, completed_with, exclusive, is_complete, mark_complete
 
 SECONDS_BETWEEN_LOOKS = 10.0
 
@@ -65,8 +65,8 @@ class Runs:
 
     def is_done(self, method: Method) -> bool:
         """Whether the experiment was completed with this method's configuration."""
-        known = self.configured(method)
-        return known is not None and read_optional(self.experiment(method) / MARKER).get("config") == known.config
+        known, record = self.configured(method), completed_with(self.experiment(method))
+        return known is not None and isinstance(record, dict) and record.get("config") == as_recorded(known.config)
 
     def done(self, chosen: Sequence[Method]) -> list[tuple[Method, Path]]:
         """Those of the chosen methods that are done, with their experiments."""
@@ -84,7 +84,7 @@ class Runs:
                 try:
                     ended = self._attempt(method, left)
                 except UserError as error:
-                    logging.error("%s: %s", method.name, error)
+                    logging.error("%s", error)
                     failed[method.name], ended = str(error), True
                 if ended:
                     left.remove(method)

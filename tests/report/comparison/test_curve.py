@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from espnet_todm.errors import UserError
-from espnet_todm.report.comparison.curve import curve_section, curve_table, order_table
+from espnet_todm.report.comparison.curve import curve_section, curve_table, draw_gaps, order_table
 from espnet_todm.report.comparison.page import write_comparison
 from espnet_todm.report.comparison.plan import Method
 from espnet_todm.report.comparison.results import Results
@@ -57,6 +57,16 @@ def test_the_section_has_a_plot_and_is_left_out_for_one_length(
     chosen = [method for method in trained[0] if method.length == 1]
     done = [(method, path) for method, path in trained[1] if method.length == 1]
     assert curve_section(Results(chosen, done), tmp_path / "COMPARISON", tmp_path) == ""
+
+
+def test_all_marks_are_inside_the_plot(trained: tuple[list[Method], list[tuple[Method, Path]]]) -> None:
+    figure = draw_gaps(Results(*trained), "test")
+    figure.canvas.draw()
+    full, small = (panel for panel in figure.axes if panel.get_title() in ("full", "small"))
+    for panel, points in ((full, (2, 4)), (small, (4, 10))):
+        low, high = panel.get_ylim()
+        assert low < min(points) and max(points) < high
+        assert panel.get_xlim()[0] < 1 and panel.get_xlim()[1] > 4
 
 
 def test_a_partly_finished_comparison_is_reported(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
@@ -20,7 +21,13 @@ from espnet_todm.report.comparison.runs import Runs, train_and_score
 from espnet_todm.util.child import child_environment
 from espnet_todm.util.stage_marker import Busy, exclusive
 
-BASE = {"encoder_conf": {"sizes": {"small": 0.5}}, "subnet_trainer": "kd", "subnet_trainer_conf": {}, "max_epoch": 3}
+BASE = {
+    "encoder_conf": {"sizes": {"small": 0.5}},
+    "subnet_trainer": "kd",
+    "subnet_trainer_conf": {},
+    "max_epoch": 3,
+    "grad_clip": math.inf,
+}
 PLAN = {"base": "base.yaml", "methods": {"top-k": {"subnet_trainer": "top_k"}, "kd": {}}, "alone": True}
 # A recipe of a few lines: notes how it was called, and fails or waits when it is told to.
 RECIPE = """#!/usr/bin/env bash
