@@ -62,7 +62,14 @@ arguments=(--plan "$plan" --recipe "$there/run.sh" --folder "$(basename "$plan" 
 if [ "$report_only" = true ]; then
   exec python -m espnet_todm.bin.compare "${arguments[@]}" --report_only
 fi
-"$there/run.sh" --stop_stage 10 --corpus_args "$corpus_args"
+made=exp/$work/corpus_args # of the corpus whose stages 1 to 10 are done
+if [ ! -f "$made" ]; then
+  "$there/run.sh" --stop_stage 10 --corpus_args "$corpus_args"
+  printf '%s\n' "$corpus_args" >"$made.part"
+  mv "$made.part" "$made"
+elif [ "$(cat "$made")" != "$corpus_args" ]; then
+  die "--corpus_args: exp/$work has a corpus of '$(cat "$made")'; name another folder with --work, or remove this one"
+fi
 
 export ESPNET_TODM_PARENT="$$@$(uname -n)" # workers end with this script, even when it is killed
 pids=() failed=0
