@@ -13,7 +13,8 @@ from espnet_todm.util.markdown import Table
 
 COVERAGE = (
     "WER is the mean over seeds. The 95% intervals are a bootstrap over seeds and utterances together, where the seeds of a"
-    " size and of its twin belong together in pairs."
+    " size and of its twin belong together in pairs. The part of the seeds is as wide as a t interval: few seeds tell little"
+    " about their spread."
 )
 ONE_SEED = "Rows with one seed do not cover seeds: their intervals are over utterances alone."
 VERDICTS = (
