@@ -55,7 +55,9 @@ def test_percent_is_relative_to_the_twin() -> None:
     found = twin_difference(errors, twin, LENGTHS)
     assert found.percent.rate == pytest.approx(100 * (errors.sum() / twin.sum() - 1))
     assert found.percent.low < found.percent.rate < found.percent.high
-    wild = twin_difference(errors[:2], twin[:2] * [[0.2], [1.8]], LENGTHS).percent  # some draws have a twin's rate below 0
+    wild = twin_difference(
+        errors[:2], twin[:2] * [[0.2], [1.8]], LENGTHS
+    ).percent  # some draws have a twin's rate below 0
     assert -1000 < wild.low < wild.rate < wild.high < 1000
     none = twin_difference(errors, np.zeros_like(twin), LENGTHS)
     assert np.isnan(none.percent.rate) and none.points.rate > 0

@@ -82,7 +82,10 @@ def test_methods_are_chosen_by_name_or_for_all_seeds(plan: Path) -> None:
         ({"methods": {"large": {"accum_grad": 2}}}, ["methods.large", "accum_grad", "same updates"]),
         ({"methods": {"alone full": {}}}, ["methods.alone full", "choose another"]),
         ({"methods": {"short": {"patience": 1}}}, ["methods.short", "patience", "same updates"]),
-        ({"methods": {"bare": {"encoder_conf": {"sizes": None}}}}, ["methods.bare", "encoder_conf.sizes", "small: 0.5"]),
+        (
+            {"methods": {"bare": {"encoder_conf": {"sizes": None}}}},
+            ["methods.bare", "encoder_conf.sizes", "small: 0.5"],
+        ),
         ({"base": "no_sizes.yaml"}, ["base", "encoder_conf.sizes is None"]),
         ({"methods": {"a, b": {}, "a b": {}}}, ["'a, b' gives the folder 'a_b' as for 'a b'"]),
         ({"methods": {"\u00e4": {}}}, ["gives the folder ''", "letters a to z"]),
