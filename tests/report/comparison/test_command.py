@@ -67,3 +67,10 @@ def test_one_method_is_run_and_shown(recipe: Path) -> None:
     assert "|kd|" not in (recipe / "REPORT.md").read_text()
     with pytest.raises(UserError, match=r"--only: 'ortho' is unknown; allowed: kd, plain, alone full, alone small"):
         main([*ARGUMENTS, "--only", "ortho"])
+
+
+def test_the_recipe_must_be_in_this_folder(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (recipe / "elsewhere").mkdir()
+    monkeypatch.chdir(recipe / "elsewhere")
+    with pytest.raises(UserError, match=r"--recipe: run this command in .*: experiments name their files"):
+        main([*ARGUMENTS, "--recipe", "../run.sh"])
