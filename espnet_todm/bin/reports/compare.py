@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("options", nargs="*", help="-- and options of the recipe")
     options = parser.parse_args(arguments)
 
-    folder = Path(options.recipe).resolve().parent
+    folder = Path(options.recipe).parent.resolve()  # of the link, where run.sh is one
     if folder != Path.cwd().resolve():
         raise UserError(f"--recipe: run this command in {folder}: experiments name their files relative to it")
 

@@ -26,8 +26,10 @@ mkdir -p "exp/$tag" && cp -r prepared/. "exp/$tag"
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN, sort_keys=False))
-    (tmp_path / "run.sh").write_text(RECIPE)
-    (tmp_path / "run.sh").chmod(0o755)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "run.sh").write_text(RECIPE)
+    (tmp_path / "real" / "run.sh").chmod(0o755)
+    (tmp_path / "run.sh").symlink_to("real/run.sh")
     write_rates(tmp_path / "prepared", {"full": 20, "small": 30})
     monkeypatch.chdir(tmp_path)
     return tmp_path
