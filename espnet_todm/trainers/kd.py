@@ -151,6 +151,8 @@ class KDTrainer(SubnetTrainer):
 
     def walk_through(self, model: TodmModel) -> Iterator[int]:
         """One step: all sizes have joined. The length of a run is unknown here, so one that has such a step is assumed."""
+        if self.views is not None:
+            self.views.begin()
         starts = self.sandwich.join.values()
         self.planned = 1000 + int(max([self.warmup_steps, *starts]))
         yield max([self.warmup_steps, *(self.sandwich.joins_at(name, self.planned) for name in self.sandwich.join)])

@@ -106,6 +106,10 @@ class Views(nn.Module):
             stats["consistency_weight"] = weight
         return views
 
+    def begin(self) -> None:
+        """Let steps have their passes ahead although the weight is 0, so that a measurement of a fresh model has them."""
+        self.begun = self.start is not None
+
     def note(self, model: TodmModel, output: SubnetOutput, batch: Batch) -> None:
         """Call with the max subnet's output of each step."""
         if self.start is not None:

@@ -45,7 +45,7 @@ def test_the_corpus_is_its_own_and_the_workers_share_a_plan(mini: Recipe) -> Non
     there = mini.folder / "exp/large/egs/mini"
     assert {folder for folder, _ in calls(mini)} == {str(there)}
     data = [rest for _, rest in calls(mini) if "bin.compare" not in rest]
-    assert data[0].startswith("local/make_mini_corpus.py --output downloads") and "--test_minutes 45" in data[0]
+    assert data[0].startswith("local/make_mini_corpus.py --output downloads") and "--test_minutes 48" in data[0]
     assert any("bin.collect_stats" in rest for rest in data) and not any("asr_train " in rest for rest in data)
     workers = [rest for _, rest in calls(mini) if "bin.compare" in rest]
     assert len(workers) == 2 and workers[0] == workers[1]

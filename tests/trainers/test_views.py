@@ -187,6 +187,16 @@ def test_the_consistency_waits_for_the_max_subnet() -> None:
     assert float(stats["consistency_weight"]) == pytest.approx(0.2)
 
 
+def test_a_measured_step_has_its_passes_ahead() -> None:
+    model, of = viewed({}), batch()
+    model.subnet_trainer.views.start.seen.zero_()
+    expected, _ = run(model, of)
+    (step,) = model.subnet_trainer.walk_through(model)
+    passes = count_input_layers(model)
+    loss, _ = run(model, of, step)
+    assert passes == [5] and torch.equal(loss, expected)
+
+
 def count_input_layers(model: TodmModel) -> list[int]:
     count = [0]
 
