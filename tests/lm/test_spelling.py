@@ -86,6 +86,13 @@ def test_words_that_the_tokens_cannot_write_are_left_out(transcripts: Path, tmp_
         make_lexicon(arpa, tmp_path / "other", tmp_path / "lexicon2")
 
 
+def test_an_utterance_of_two_tables_counts_once(transcripts: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.gz").write_bytes(gzip.compress(b"u2 A SONG TO ME\nu4 THE MAT\n"))
+    make_lm_text([transcripts, tmp_path / "more.gz"], [], tmp_path / "text")
+    found = (tmp_path / "text/text").read_text().splitlines()
+    assert found == [*(line.partition(" ")[2] for line in LINES), "THE MAT"]
+
+
 def test_text_in_phonemes(transcripts: Path, tmp_path: Path) -> None:
     (tmp_path / "dict").write_text("THE DH AH\nCAT K AE T\nA AH\n")
     make_lm_text([transcripts], [], tmp_path / "text", tmp_path / "dict")

