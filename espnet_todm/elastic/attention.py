@@ -26,6 +26,7 @@ class ElasticAttention(ElasticModule):
         **{name: Cut(0) for name in (*_ROWS, "linear_pos.weight", "pos_bias_u", "pos_bias_v")},
         "linear_out.weight": Cut(1),
     }
+    last: ClassVar[str] = "linear_out"
 
     def __init__(self, size: int, heads: int, head_dim: int, dropout: float, relative: Optional[str]) -> None:
         super().__init__(heads)

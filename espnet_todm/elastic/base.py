@@ -23,12 +23,14 @@ class Context(NamedTuple):
 
     positions: (1, 2T-1, D) or None. mask: (B, 1, T), true at valid frames. size: the name of the running subnet, which
     selects its batch norm statistics. visible: (B, T, T), the frames that attention sees; None for all valid frames.
+    own_norm: has the weight and bias that the running size owns of the norm inside the module; None: the shared ones.
     """
 
     positions: Optional[Tensor]
     mask: Tensor
     size: str = FULL
     visible: Optional[Tensor] = None
+    own_norm: Optional[nn.Module] = None
 
 
 class Cut(NamedTuple):
@@ -47,9 +49,13 @@ class ElasticModule(nn.Module):
     - ``gates`` (components,): float weights in [0, 1]; 0/1 gates equal the slice.
 
     Tensors that are not in ``cuts`` (output biases) belong to the whole module: they are used if any component is kept.
+
+    Class attributes of a subclass: ``last``, the name of its last linear layer, and ``norm_name``, that of its norm, if any.
     """
 
     cuts: ClassVar[Mapping[str, Cut]] = {}
+    last: ClassVar[str] = ""
+    norm_name: ClassVar[str] = ""
 
     def __init__(self, components: int) -> None:
         super().__init__()
@@ -80,7 +86,19 @@ class ElasticModule(nn.Module):
         """The part of the tensor ``name`` that belongs to the kept components: a view if they are adjacent."""
         owner, _, leaf = name.rpartition(".")
         tensor = getattr(self.get_submodule(owner), leaf)
+        return self.cut_named(name, tensor, kept)
+
+    def cut_named(self, name: str, tensor: Tensor, kept: KeepIndices) -> Tensor:
+        """The kept components of a tensor with the layout of the tensor ``name``."""
         return self.cut(tensor, self.cuts[name], kept) if name in self.cuts else tensor
+
+    def affine(self, kept: KeepIndices, own_norm: Optional[nn.Module] = None) -> tuple[Tensor, Tensor]:
+        """Weight and bias (C,) of the module's norm for the kept components; those of ``own_norm`` if it is given."""
+        names = [f"{self.norm_name}.{part}" for part in ("weight", "bias")]
+        if own_norm is None:
+            return self.take(names[0], kept), self.take(names[1], kept)
+        own = own_norm.get_parameter("weight"), own_norm.get_parameter("bias")
+        return self.cut_named(names[0], own[0], kept), self.cut_named(names[1], own[1], kept)
 
     def cut(self, tensor: Tensor, cut: Cut, kept: KeepIndices) -> Tensor:
         """The kept components of a tensor with the layout ``cut``."""
@@ -109,12 +127,17 @@ class ElasticModule(nn.Module):
         """
         for name, cut in self.reordered().items():
             owner, _, leaf = name.rpartition(".")
-            tensor = getattr(self.get_submodule(owner), leaf)
-            beside = [value for value in (*states.get(tensor, {}).values(), tensor.grad) if isinstance(value, Tensor)]
-            for target in (tensor, *(value for value in beside if value.shape == tensor.shape)):
-                parts = target.unflatten(cut.dim, (cut.copies, self.components, -1))
-                moved = parts.index_select(cut.dim + 1, self._index(order, target.device))
-                target.copy_(moved.flatten(cut.dim, cut.dim + 2))
+            self.reorder_tensor(getattr(self.get_submodule(owner), leaf), cut, order, states)
+
+    def reorder_tensor(
+        self, tensor: Tensor, cut: Cut, order: tuple[int, ...], states: Mapping[Tensor, Mapping[str, Any]]
+    ) -> None:
+        """Reorder the components of one tensor with the layout ``cut``, and of what belongs to it."""
+        beside = [value for value in (*states.get(tensor, {}).values(), tensor.grad) if isinstance(value, Tensor)]
+        for target in (tensor, *(value for value in beside if value.shape == tensor.shape)):
+            parts = target.unflatten(cut.dim, (cut.copies, self.components, -1))
+            moved = parts.index_select(cut.dim + 1, self._index(order, target.device))
+            target.copy_(moved.flatten(cut.dim, cut.dim + 2))
 
     def reordered(self) -> dict[str, Cut]:
         """Name -> layout of the tensors that are laid out by components, as far as this module has them."""

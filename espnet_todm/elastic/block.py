@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from espnet_todm.components import FULL, Component, Cost, Key
 from espnet_todm.elastic.base import Context, ElasticModule, any_open
+from espnet_todm.elastic.own import OwnBlock
 
 LAYER_NORM_EPS = 1e-12  # ESPnet's
 
@@ -38,7 +39,7 @@ class LayerChoice:
     """What runs in one block: ``kept`` has keep indices per module, ``gates`` (components,) per module; everything runs
     if both are None. ``drop`` has the probability per module with which a training pass skips it for an utterance
     (stochastic depth). ``scale`` multiplies the output of each module before it is added. ``size`` names the subnet,
-    which selects its batch norm statistics.
+    which selects its batch norm statistics. ``own``: the parameters that the subnet owns in this block, if any.
     """
 
     kept: Optional[Mapping[str, tuple[int, ...]]] = None
@@ -46,6 +47,7 @@ class LayerChoice:
     drop: Mapping[str, float] = field(default_factory=dict)
     size: str = FULL
     scale: float = 1.0
+    own: Optional[OwnBlock] = None
 
     def keeps(self, name: str) -> bool:
         """Whether the module ``name`` runs."""
@@ -103,7 +105,7 @@ class ElasticBlock(nn.Module):
         changed = self.run(x, running, choice, Context(positions, mask, choice.size, visible))
         if not hasattr(self, "norm_final"):
             return changed
-        final = self.norm_final(changed)
+        final = self.normed("norm_final", changed, choice.own)
         if choice.gates is None:
             return final
         return torch.lerp(x.to(final.dtype), final, any_open(torch.cat(list(choice.gates.values()))))
@@ -122,8 +124,18 @@ class ElasticBlock(nn.Module):
         if kept is not None and len(kept) == module.components:
             kept = None
         gates = None if choice.gates is None else choice.gates[slot.name]
-        output = module.run(getattr(self, slot.norm)(x), context, kept, gates)
+        if choice.own is not None:
+            context = context._replace(own_norm=choice.own.norm(f"{slot.name}.{module.norm_name}"))
+        output = module.run(self.normed(slot.norm, x, choice.own), context, kept, gates)
+        if choice.own is not None:
+            output = choice.own.scaled(slot.name, output)
         return self.ff_scale * output if slot.kind == "ffn" else output
+
+    def normed(self, name: str, x: Tensor, own: Optional[OwnBlock]) -> Tensor:
+        """x (B, T, D) after the norm ``name`` of the block, or after that of ``own`` in its place."""
+        norm = own.norm(name) if own is not None else None
+        result: Tensor = (getattr(self, name) if norm is None else norm)(x)
+        return result
 
     def stochastic_depth(self, branch: Tensor, rate: float) -> Tensor:
         """branch (B, T, D) with some utterances set to zero; the others are scaled up, so that the expectation stays

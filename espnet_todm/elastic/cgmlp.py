@@ -39,6 +39,8 @@ class ElasticCgMlp(ElasticModule):
         **{f"csgu.{part}.{name}": Cut(0) for part in ("norm", "conv") for name in ("weight", "bias")},
         "channel_proj2.weight": Cut(1),
     }
+    last: ClassVar[str] = "channel_proj2"
+    norm_name: ClassVar[str] = "csgu.norm"
 
     def __init__(
         self,
@@ -71,14 +73,21 @@ class ElasticCgMlp(ElasticModule):
         return 2.0 * frames * sum(p.numel() for p in self.parameters() if p.dim() > 1)
 
     def run(self, x: Tensor, context: Context, kept: KeepIndices, gates: Optional[Tensor]) -> Tensor:
-        result: Tensor = self(x, context.mask, kept, gates)
+        result: Tensor = self(x, context.mask, kept, gates, context.own_norm)
         return result
 
-    def forward(self, x: Tensor, mask: Tensor, kept: KeepIndices = None, gates: Optional[Tensor] = None) -> Tensor:
-        """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D)."""
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        kept: KeepIndices = None,
+        gates: Optional[Tensor] = None,
+        own_norm: Optional[nn.Module] = None,
+    ) -> Tensor:
+        """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D). ``own_norm`` as in :meth:`affine`."""
         weight, bias = self.take("channel_proj1.0.weight", kept), self.take("channel_proj1.0.bias", kept)
         value, gate = F.gelu(F.linear(x, weight, bias)).chunk(2, dim=-1)  # (B, T, C) each
-        weight, bias = self.take("csgu.norm.weight", kept), self.take("csgu.norm.bias", kept)
+        weight, bias = self.affine(kept, own_norm)
         gate = channel_norm(gate, weight, bias, self.csgu.norm.eps, gates)
         gate = depthwise(gate, mask, self.take("csgu.conv.weight", kept), self.take("csgu.conv.bias", kept))
         if self.csgu.linear is not None:

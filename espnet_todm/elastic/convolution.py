@@ -39,6 +39,8 @@ class ElasticConvolution(ElasticModule):
         **{f"depthwise_conv.{name}": Cut(0) for name in ("weight", "bias")},
         **{f"norm.{name}": Cut(0) for name in ("weight", "bias", "running_mean", "running_var")},
     }
+    last: ClassVar[str] = "pointwise_conv2"
+    norm_name: ClassVar[str] = "norm"
 
     def __init__(
         self,
@@ -79,18 +81,34 @@ class ElasticConvolution(ElasticModule):
         return 2.0 * frames * sum(convolution.weight.numel() for convolution in convolutions)
 
     def run(self, x: Tensor, context: Context, kept: KeepIndices, gates: Optional[Tensor]) -> Tensor:
-        result: Tensor = self(x, context.mask, kept, gates, context.size)
+        result: Tensor = self(x, context.mask, kept, gates, context.size, context.own_norm)
         return result
 
     def forward(
-        self, x: Tensor, mask: Tensor, kept: KeepIndices = None, gates: Optional[Tensor] = None, size: str = FULL
+        self,
+        x: Tensor,
+        mask: Tensor,
+        kept: KeepIndices = None,
+        gates: Optional[Tensor] = None,
+        size: str = FULL,
+        own_norm: Optional[nn.Module] = None,
     ) -> Tensor:
-        """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D). ``size`` selects the batch norm statistics."""
+        """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D). ``size`` selects the batch norm statistics,
+        ``own_norm`` weight and bias as in :meth:`affine`.
+        """
         weight, bias = self.take("depthwise_conv.weight", kept), self.take("depthwise_conv.bias", kept)
         padding = (weight.size(-1) - 1, 0) if self.causal else None
-        return self._after(depthwise(self._before(x, kept), mask, weight, bias, padding), kept, gates, size)
+        filtered = depthwise(self._before(x, kept), mask, weight, bias, padding)
+        return self._after(filtered, kept, gates, size, own_norm)
 
-    def stream(self, x: Tensor, past: Tensor, kept: KeepIndices = None, size: str = FULL) -> tuple[Tensor, Tensor]:
+    def stream(
+        self,
+        x: Tensor,
+        past: Tensor,
+        kept: KeepIndices = None,
+        size: str = FULL,
+        own_norm: Optional[nn.Module] = None,
+    ) -> tuple[Tensor, Tensor]:
         """A chunk of a causal module: x (B, C, D) and ``past`` (B, K-1, channels), the inputs of the depthwise
         convolution for the K-1 frames before it -> (B, C, D), the next chunk's past. ``past`` is zero before the first
         frame of speech.
@@ -98,7 +116,7 @@ class ElasticConvolution(ElasticModule):
         weight, bias = self.take("depthwise_conv.weight", kept), self.take("depthwise_conv.bias", kept)
         window = torch.cat([past, self._before(x, kept)], dim=1)
         filtered = F.conv1d(window.transpose(1, 2), weight, bias, groups=len(weight)).transpose(1, 2)
-        return self._after(filtered, kept, None, size), window[:, x.size(1) :]
+        return self._after(filtered, kept, None, size, own_norm), window[:, x.size(1) :]
 
     def _before(self, x: Tensor, kept: KeepIndices) -> Tensor:
         """x (B, T, D) -> input of the depthwise convolution, (B, T, C)."""
@@ -106,9 +124,11 @@ class ElasticConvolution(ElasticModule):
         weight, bias = self.take("pointwise_conv1.weight", kept), self.take("pointwise_conv1.bias", kept)
         return F.glu(F.linear(x, weight.squeeze(-1), bias), dim=-1)
 
-    def _after(self, x: Tensor, kept: KeepIndices, gates: Optional[Tensor], size: str) -> Tensor:
+    def _after(
+        self, x: Tensor, kept: KeepIndices, gates: Optional[Tensor], size: str, own_norm: Optional[nn.Module]
+    ) -> Tensor:
         """x (B, T, C), output of the depthwise convolution -> (B, T, D)."""
-        x = self.activation(self._normalise(x, kept, gates, size))
+        x = self.activation(self._normalise(x, kept, gates, size, own_norm))
         weight, bias = self.take("pointwise_conv2.weight", kept), self.take("pointwise_conv2.bias", kept)
         return last_linear(x, weight.squeeze(-1), bias, gates)
 
@@ -123,20 +143,21 @@ class ElasticConvolution(ElasticModule):
         moments = (f"size_norms.{size}.{name}" for size in self.size_norms for name in ("running_mean", "running_var"))
         return {**super().reordered(), **dict.fromkeys(moments, Cut(0))}
 
-    def _normalise(self, x: Tensor, kept: KeepIndices, gates: Optional[Tensor], size: str) -> Tensor:
+    def _normalise(
+        self, x: Tensor, kept: KeepIndices, gates: Optional[Tensor], size: str, own_norm: Optional[nn.Module]
+    ) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
+        weight, bias = self.affine(kept, own_norm)
         if isinstance(self.norm, nn.BatchNorm1d):
-            return self._batch_norm(x.transpose(1, 2), kept, size).transpose(1, 2)
-        weight, bias = self.take("norm.weight", kept), self.take("norm.bias", kept)
+            return self._batch_norm(x.transpose(1, 2), weight, bias, kept, size).transpose(1, 2)
         return channel_norm(x, weight, bias, self.norm.eps, gates)
 
     def _statistics(self, size: str) -> nn.Module:
         """The batch norm with the running statistics of the subnet ``size``."""
         return self.size_norms[size] if size in self.size_norms else self.norm
 
-    def _batch_norm(self, x: Tensor, kept: KeepIndices, size: str) -> Tensor:
-        """x (B, C, T) -> (B, C, T)."""
-        weight, bias = self.take("norm.weight", kept), self.take("norm.bias", kept)
+    def _batch_norm(self, x: Tensor, weight: Tensor, bias: Tensor, kept: KeepIndices, size: str) -> Tensor:
+        """x (B, C, T), weight and bias (C,) -> (B, C, T)."""
         owner = self._statistics(size)
         mean, variance = (self.cut(buffer, Cut(0), kept) for buffer in _moments(owner))
         # A single frame has no variance: torch raises an error for it, and it must not change the running statistics.

@@ -23,6 +23,7 @@ class ElasticFeedForward(ElasticModule):
     """
 
     cuts: ClassVar[Mapping[str, Cut]] = {"w_1.weight": Cut(0), "w_1.bias": Cut(0), "w_2.weight": Cut(1)}
+    last: ClassVar[str] = "w_2"
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class ElasticStateSpace(ElasticModule):
         "linear_out.weight": Cut(1),
         **{name: Cut(1) for name in _OF_CHANNELS},
     }
+    last: ClassVar[str] = "linear_out"
 
     def __init__(
         self,

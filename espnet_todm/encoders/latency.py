@@ -62,14 +62,20 @@ def fingerprint(encoder: nn.Module, table: ComponentTable) -> str:
     It does not depend on weights, sizes or dropout, so one measurement serves every training of the same encoder.
     """
     costs = [[c.key.layer, c.key.module, c.key.index, *_counts(c.cost)] for c in table.components]
-    shapes = [[name, list(parameter.shape)] for name, parameter in encoder.named_parameters()]
+    parameters = encoder.named_parameters()
+    shapes = [[name, list(parameter.shape)] for name, parameter in parameters if not name.startswith("own.")]
     leaves = [
         [name, type(module).__name__]
         for name, module in encoder.named_modules()
-        if not any(module.children()) and "size_norms" not in name and not isinstance(module, nn.Dropout)
+        if not any(module.children()) and not _of_sizes(name) and not isinstance(module, nn.Dropout)
     ]
     text = json.dumps([costs, _counts(table.rest), shapes, leaves])
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _of_sizes(name: str) -> bool:
+    """Whether a module has what sizes own, which does not change the speed."""
+    return "size_norms" in name or name == "own" or name.startswith("own.")
 
 
 def _counts(cost: Cost) -> list[int]:

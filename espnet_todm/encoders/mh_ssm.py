@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Optional, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from espnet_todm.components import Subnet
 from espnet_todm.elastic.base import Context, ElasticModule
@@ -118,8 +118,9 @@ class ElasticMhSsmBlock(ElasticBlock):
         for slot in (slot for slot in self.order if choice.keeps(slot.name)):
             if slot == STATE_SPACE:
                 kept = None if choice.kept is None else choice.kept[slot.name]
-                module, norm = cast(ElasticStateSpace, self.state_space), cast(nn.Module, self.norm_ssm)
-                branch, state = module.step(norm(x), cast(Tensor, state), kept)
+                module, normed = cast(ElasticStateSpace, self.state_space), self.normed(slot.norm, x, choice.own)
+                branch, state = module.step(normed, cast(Tensor, state), kept)
+                branch = branch if choice.own is None else choice.own.scaled(slot.name, branch)
             else:
                 branch = self.branch(x.unsqueeze(1), slot, choice, context).squeeze(1)
             x = x + branch
@@ -166,7 +167,8 @@ class TodmMhSsmEncoder(StackedEncoder):
         dropout. The first states are those of :meth:`initial_state`."""
         chosen, after = subnet or self.subnet, []
         for layer, (block, state) in enumerate(zip(self.encoders, states)):
-            choice = LayerChoice(kept=chosen.layers.get(layer, {}), size=chosen.name)
+            kept, own = chosen.layers.get(layer, {}), self.own.block(chosen.name, layer)
+            choice = LayerChoice(kept=kept, size=chosen.name, own=own)
             hidden, state = block.step(hidden, state, choice)  # type: ignore[operator]
             after.append(state)
-        return self.output_norm(hidden), after
+        return self.output_norm(hidden, chosen.name), after

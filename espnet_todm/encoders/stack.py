@@ -14,7 +14,7 @@ from typing import Any, Callable, ClassVar, Optional, cast
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import Tensor, nn
 
-from espnet_todm.components import Cost, Subnet
+from espnet_todm.components import FULL, Cost, Subnet
 from espnet_todm.elastic.block import LAYER_NORM_EPS, ElasticBlock, count_parameters
 from espnet_todm.encoders.chunks import Chunk, ChunkOptions
 from espnet_todm.encoders.depth import WHOLE, depth_options, kept_rates
@@ -94,8 +94,10 @@ class StackedEncoder(SupernetEncoder):
             return self.decode_chunk
         return self.chunk_options.draw(step) if self.chunk_options is not None else None
 
-    def output_norm(self, hidden: Tensor) -> Tensor:
-        return self.after_norm(hidden)
+    def output_norm(self, hidden: Tensor, size: str = FULL) -> Tensor:
+        norm = self.own.after_norm(size)
+        result: Tensor = (self.after_norm if norm is None else norm)(hidden)
+        return result
 
     def subsampled(self, frames: int) -> int:
         return self.input_layer.subsampled(frames)

@@ -98,11 +98,12 @@ class StreamingEncoder(nn.Module):
         place = torch.arange(left + frames, device=hidden.device)
         mask = (place >= left - caches.frames.unsqueeze(1)).unsqueeze(1)  # (B, 1, L+C)
         past = _Parts(caches.attention), _Parts(caches.convolution)
-        for block, kept in zip(self.encoder.encoders, self.kept):
+        for layer, (block, kept) in enumerate(zip(self.encoder.encoders, self.kept)):
             if kept:
-                hidden = self._block(block, hidden, positions, mask, kept, past)  # type: ignore[arg-type]
+                choice = LayerChoice(kept, size=self.subnet.name, own=self.encoder.own.block(self.subnet.name, layer))
+                hidden = self._block(block, hidden, positions, mask, choice, past)  # type: ignore[arg-type]
         seen = (caches.frames + frames).clamp(max=left)
-        return self.encoder.output_norm(hidden), Caches(past[0].joined(), past[1].joined(), seen)
+        return self.encoder.output_norm(hidden, self.subnet.name), Caches(past[0].joined(), past[1].joined(), seen)
 
     def utterance(self, features: Tensor) -> Iterator[Tensor]:
         """Whole utterances of equal length (B, T, F) -> outputs (B, C, D) of successive chunks; the last may be shorter."""
@@ -125,26 +126,29 @@ class StreamingEncoder(nn.Module):
         x: Tensor,
         positions: Optional[Tensor],
         mask: Tensor,
-        kept: dict[str, tuple[int, ...]],
+        choice: LayerChoice,
         past: tuple[_Parts, _Parts],
     ) -> Tensor:
         """Run one block, x (B, C, D) -> (B, C, D). It takes its part of each cache and appends that of the next chunk."""
-        choice = LayerChoice(kept=kept, size=self.subnet.name)
+        own = choice.own
         for slot in (slot for slot in block.order if choice.keeps(slot.name)):
-            module, norm, components = getattr(block, slot.name), getattr(block, slot.norm), kept[slot.name]
+            module, components = getattr(block, slot.name), (choice.kept or {})[slot.name]
             running = None if len(components) == module.components else components  # all kept: no slicing
+            if not isinstance(module, (ElasticAttention, ElasticConvolution)):
+                x = x + block.branch(x, slot, choice, Context(None, mask, self.subnet.name))
+                continue
+            normed = block.normed(slot.norm, x, own)
             if isinstance(module, ElasticAttention):
                 cache = past[0].take(2 * _width(module, components))
-                branch, cache = module.stream(norm(x), cache, positions, mask, running)
+                branch, cache = module.stream(normed, cache, positions, mask, running)
                 past[0].leave(cache)
-            elif isinstance(module, ElasticConvolution):
-                cache = past[1].take(_width(module, components))
-                branch, cache = module.stream(norm(x), cache, running, self.subnet.name)
-                past[1].leave(cache)
             else:
-                branch = block.branch(x, slot, choice, Context(None, mask, self.subnet.name))
-            x = x + branch
-        return block.norm_final(x) if hasattr(block, "norm_final") else x
+                cache = past[1].take(_width(module, components))
+                own_norm = own.norm(f"{slot.name}.{module.norm_name}") if own is not None else None
+                branch, cache = module.stream(normed, cache, running, self.subnet.name, own_norm)
+                past[1].leave(cache)
+            x = x + (branch if own is None else own.scaled(slot.name, branch))
+        return block.normed("norm_final", x, own) if hasattr(block, "norm_final") else x
 
     def _widths(self, kind: type) -> list[int]:
         """Kept channels of each module of this type."""

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from espnet_todm.components import FULL, Component, ComponentTable, Cost, Subnet
 from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.elastic.convolution import ElasticConvolution
+from espnet_todm.elastic.own import start_as
 from espnet_todm.encoders.depth import WHOLE, Depth
 from espnet_todm.encoders.interctc import Between, Taken, Weight, kept_places, renumbered, soft_places
 from espnet_todm.encoders.latency import LatencyTable, load_latency
 from espnet_todm.encoders.options import SubnetOptions
+from espnet_todm.encoders.own import AFTER_NORM, OwnOfSizes, make_own
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import ShareShape, SizeSpec, resolve_sizes
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND
@@ -76,6 +78,8 @@ class SupernetEncoder(AbsEncoder):
         self.interctc_use_conditioning = False
         self.conditioning_layer: Optional[nn.Linear] = None  # V -> D; ESPnet's model creates it for self-conditioning
 
+        self.own = OwnOfSizes()
+
     def finish(self, options: SubnetOptions) -> None:
         """Resolve the named sizes and the subnet of ``forward``. To be called at the end of ``__init__``.
 
@@ -89,7 +93,23 @@ class SupernetEncoder(AbsEncoder):
         self.share_shape = options.share_shape
         self.sizes = resolve_sizes(sizes, self.component_table(), options.criterion, self.share_shape)
         self.size_specs = {str(name): spec for name, spec in sizes.items()}
+        self.own = make_own(self, options, self.sizes)
         self.select(options.subnet or FULL)
+
+    def espnet_initialization_fn(self) -> None:
+        """ESPnet calls this after it has initialised all parameters."""
+        for size in self.own:
+            self.reset_own(size)
+
+    def own_pairs(self, size: str) -> list[tuple[nn.Module, nn.Module]]:
+        """Pairs of a shared norm and the one that a size owns."""
+        return self.own.pairs(size, self.encoders, getattr(self, AFTER_NORM, None))
+
+    def reset_own(self, size: str) -> None:
+        """Set all that a size owns to its first values: norms as the shared ones, scales as in the option."""
+        for shared, own in self.own_pairs(size):
+            start_as(shared, own)
+        self.own.reset_scales(size)
 
     def output_size(self) -> int:
         return self._output_size
@@ -126,8 +146,8 @@ class SupernetEncoder(AbsEncoder):
         random draws; None outside of training. Raises ESPnet's TooShortUttError below one output frame."""
         raise NotImplementedError
 
-    def output_norm(self, hidden: Tensor) -> Tensor:
-        """The norm after the last block, (B, T, D) -> (B, T, D)."""
+    def output_norm(self, hidden: Tensor, size: str = FULL) -> Tensor:
+        """The norm of a size after the last block, (B, T, D) -> (B, T, D)."""
         raise NotImplementedError
 
     def front_cost(self) -> Cost:
@@ -166,6 +186,7 @@ class SupernetEncoder(AbsEncoder):
             for name, _, module in block.elastic_modules():  # type: ignore[operator]
                 if (layer, name) in orders:
                     module.reorder(orders[layer, name], states)
+                    self.own.reorder(layer, name, module, orders[layer, name], states)
 
     def blocks(
         self,
@@ -187,17 +208,18 @@ class SupernetEncoder(AbsEncoder):
         places = self._places(chosen, gates)
         for layer, block in enumerate(self.encoders):
             dropped, scale = _of_layer(layer, drop or {}), subsampled.depth.scales.get(layer, 1.0)
+            own = self.own.block(chosen.name, layer)
             if gates is not None:
-                choice = LayerChoice(gates=_of_layer(layer, gates), drop=dropped, size="", scale=scale)
+                choice = LayerChoice(None, _of_layer(layer, gates), dropped, "", scale, own)
             else:
-                choice = LayerChoice(kept=chosen.layers.get(layer, {}), drop=dropped, size=chosen.name, scale=scale)
+                choice = LayerChoice(chosen.layers.get(layer, {}), None, dropped, chosen.name, scale, own)
             if layer not in subsampled.depth.without:
                 hidden = block(hidden, subsampled.positions, subsampled.mask, choice, subsampled.visible)
             if layer + 1 in exits:
-                outputs.append(self.output_norm(hidden))
+                outputs.append(self.output_norm(hidden, chosen.name))
             if layer + 1 in places:
-                hidden = self._take(hidden, layer + 1, places[layer + 1], between)
-        return torch.stack(outputs) if exits else self.output_norm(hidden)
+                hidden = self._take(hidden, layer + 1, places[layer + 1], between, chosen.name)
+        return torch.stack(outputs) if exits else self.output_norm(hidden, chosen.name)
 
     def _places(self, subnet: Subnet, gates: Optional[Gates]) -> Mapping[int, Weight]:
         """Places of this pass's intermediate outputs, and their weights."""
@@ -205,12 +227,12 @@ class SupernetEncoder(AbsEncoder):
             return soft_places(self.places, gates or {})
         return dict.fromkeys(kept_places(self.places, subnet.layers.keys()), 1.0)
 
-    def _take(self, hidden: Tensor, place: int, weight: Weight, between: Optional[Between]) -> Tensor:
+    def _take(self, hidden: Tensor, place: int, weight: Weight, between: Optional[Between], size: str) -> Tensor:
         """Append the output (B, T, D) at a place to ``between``, and add the self-conditioning term, if any."""
         if between is None and self.conditioning_layer is None:
             return hidden
         between = between or Between()
-        output = self.output_norm(hidden) if self.norm_between else hidden
+        output = self.output_norm(hidden, size) if self.norm_between else hidden
         between.taken.append(Taken(place, output, weight))
         if self.conditioning_layer is None:
             return hidden
@@ -247,10 +269,14 @@ class SupernetEncoder(AbsEncoder):
 
     def extracted_state(self, subnet: Subnet) -> dict[str, Tensor]:
         """State dict of the small model: kept blocks, renumbered, with the weights of kept components."""
-        state = {k: v.detach().clone() for k, v in self.state_dict().items() if not k.startswith("encoders.")}
+        outside = (item for item in self.state_dict().items() if not item[0].startswith(("encoders.", "own.")))
+        state = {name: value.detach().clone() for name, value in outside}
+        state.update(self.own.outer_state(subnet.name))
         for new, (layer, modules) in enumerate(sorted(subnet.layers.items())):
-            for name, value in self.encoders[layer].extracted_state(modules, subnet.name).items():  # type: ignore[operator]
-                state[f"encoders.{new}.{name}"] = value
+            block = self.encoders[layer]
+            small = block.extracted_state(modules, subnet.name)  # type: ignore[operator]
+            small = self.own.fold(subnet.name, layer, block, small, modules)
+            state.update({f"encoders.{new}.{name}": value for name, value in small.items()})
         return state
 
     def condition_like(self, state: Mapping[str, Tensor]) -> None:

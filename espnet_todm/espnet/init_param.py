@@ -1,4 +1,4 @@
-"""``--init_param`` for models with an output layer per size: each size starts from the file's shared output layer."""
+"""``--init_param`` for models whose sizes own parameters: each size starts from the file's shared ones."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from espnet_todm.models.own import own_pairs, start_from_shared
 from espnet_todm.models.todm import TodmModel
 
 State = dict[str, Tensor]
 
 
 def filling_sizes(load: Callable[..., None]) -> Callable[..., None]:
-    """Wrap ESPnet's ``load_pretrained_model``. If the file has only the shared output layer or joiner, it is copied to each
-    size's own. Otherwise these would keep random weights, behind a trained encoder."""
+    """Wrap ESPnet's ``load_pretrained_model``. If the file has only the shared output layer, joiner or norms, they are
+    copied to each size's own. Otherwise these would keep their first values, beside a trained model."""
 
     @wraps(load)
     def load_and_fill(init_param: str, model: nn.Module, *args: Any, **kwargs: Any) -> None:
         before = [(_state(shared), _state(own)) for _, shared, own in _pairs(model)]
         load(init_param, model, *args, **kwargs)
+        told: dict[str, None] = {}
         for (name, shared, own), (shared_before, own_before) in zip(_pairs(model), before):
             if not _same(_state(shared), shared_before) and _same(_state(own), own_before):
-                own.load_state_dict(shared.state_dict())
-                logging.info("%s: %s starts as the shared one", init_param, name)
+                start_from_shared([(shared, own)])
+                told[name] = None
+        for name in told:
+            logging.info("%s: %s starts as the shared one", init_param, name)
 
     return load_and_fill
 
@@ -35,14 +39,13 @@ def _pairs(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module]]:
     """Yield (name, shared module, the size's own module)."""
     if not isinstance(model, TodmModel):
         return
-    for size, own in model.size_outputs.items():
-        yield f"the output layer of {size}", model.ctc.ctc_lo, own
-    for size, own in model.size_joints.items():
-        yield f"the joiner of {size}", model.joint_network, own
+    for size in model.encoder.sizes:
+        for name, pairs in own_pairs(model, size).items():
+            yield from ((name, shared, own) for shared, own in pairs)
 
 
 def _state(module: nn.Module) -> State:
-    return {name: value.clone() for name, value in module.state_dict().items()}
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
 
 
 def _same(state: State, other: State) -> bool:

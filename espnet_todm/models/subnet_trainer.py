@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -28,6 +28,14 @@ class TrainingSetup:
     output_dir: Optional[Path] = None
 
 
+@dataclass(frozen=True)
+class SizeUpdates:
+    """Updates in which a size was trained: as itself, and in a first stage at full width with soft gates."""
+
+    sliced: int = 0
+    gated: int = 0
+
+
 class SubnetTrainer(nn.Module, ABC):
     """Built once per training from ``subnet_trainer_conf``. The model calls it on every training batch.
 
@@ -46,6 +54,10 @@ class SubnetTrainer(nn.Module, ABC):
     def picked(self, step: int) -> list[Subnet]:
         """The subnets that training step ``step`` (0-based) trains."""
 
+    def picked_in(self, updates: int) -> Iterator[list[Subnet]]:
+        """The subnets of each step of a training of ``updates`` steps."""
+        return map(self.picked, range(updates))
+
     def always_trained(self, model: TodmModel) -> list[str]:
         """Names of the subnets whose loss every step reports, the largest one included. Criteria may use these losses."""
         return [self.picked(0)[0].name]
@@ -60,7 +72,11 @@ class SubnetTrainer(nn.Module, ABC):
     def model_steps(self, table: ComponentTable, updates: int) -> float:
         """Cost of ``updates`` training steps, in steps of one full model. It is the ratio of their FLOPs; each step counts
         the shared part once."""
-        return passes_cost(table, map(self.picked, range(updates)))
+        return passes_cost(table, self.picked_in(updates))
+
+    def size_updates(self, sizes: Mapping[str, Subnet], updates: int) -> dict[str, SizeUpdates]:
+        """For each size, in how many of ``updates`` training steps it was trained."""
+        return count_updates(sizes, self.picked_in(updates))
 
     def walk_through(self, model: TodmModel) -> Iterator[int]:
         """Yield the number of one step for each phase of a training, in order, for dry runs and measurements. The longest
@@ -83,3 +99,12 @@ def passes_cost(table: ComponentTable, steps: Iterable[Sequence[Subnet]]) -> flo
         return own[subnet.components]
 
     return sum(rest + sum(map(own_flops, subnets)) for subnets in steps) / full
+
+
+def count_updates(sizes: Mapping[str, Subnet], steps: Iterable[Sequence[Subnet]]) -> dict[str, SizeUpdates]:
+    """For each size, the number of steps that picked its components, under whatever name."""
+    counts: dict[frozenset[Key], int] = {}
+    for subnets in steps:
+        for components in {subnet.components for subnet in subnets}:
+            counts[components] = counts.get(components, 0) + 1
+    return {name: SizeUpdates(counts.get(subnet.components, 0)) for name, subnet in sizes.items()}

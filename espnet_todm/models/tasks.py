@@ -58,6 +58,25 @@ def run_task(
     return SubnetOutput(loss, said, stats)
 
 
+def loss_per_label(model: TodmModel, output: SubnetOutput, batch: Batch) -> Tensor:
+    """The task loss of a subnet in nats per label of the batch: a scalar without graph.
+
+    It is the mean over the model's losses (CTC, attention, transducer) with the weights of the task. Each is summed over
+    an utterance and divided by its number of labels, whatever the model's normalisation. So one bound holds for all models.
+    """
+    ratio = len(batch.text) / batch.text_lengths.sum().clamp(min=1)  # from a mean over utterances to one over labels
+    lattice = sum(model.transducer_options.weights(batch.context.step)) if model.simple_joint is not None else 1.0
+    per_token = model.decoder is not None and not model.use_transducer_decoder and model.criterion_att.normalize_length
+    att_weight = 0.0 if model.use_transducer_decoder else 1 - model.ctc_weight
+    parts = (
+        ("loss_ctc", model.ctc_weight, ratio),
+        ("loss_att", att_weight, torch.ones_like(ratio) if per_token else ratio),
+        ("loss_transducer", 1.0, ratio / lattice),  # its loss is that of the simple lattice and that of the pruned one
+    )
+    used = [(weight, output.stats[name] * factor) for name, weight, factor in parts if name in output.stats]
+    return torch.stack([weight * loss for weight, loss in used]).sum() / sum(weight for weight, _ in used)
+
+
 def after_encoder(
     model: TodmModel, encoded: Tensor, subsampled: SubsampledFeatures, context: StepContext
 ) -> tuple[Tensor, SubsampledFeatures]:

@@ -41,7 +41,7 @@ def load_selection(experiment: PathLike) -> Selection:
     Raises UserError when the experiment has no config, or no extracted sizes but the full one.
     """
     folder = Path(experiment)
-    encoder, granularity = _encoder(folder)
+    encoder, granularity = load_encoder(folder)
     table = encoder.component_table()
     cards = [read_card(path) for path in sorted(folder.glob("subnets/*/card.json"))]
     if not cards:
@@ -72,7 +72,7 @@ def selection_section(experiment: PathLike, plots: PathLike, home: PathLike) -> 
     return "\n".join(["### Components kept", share_table(chosen).markdown(), "\n\n".join([*texts, *links]), ""])
 
 
-def _encoder(folder: Path) -> tuple[SupernetEncoder, str]:
+def load_encoder(folder: Path) -> tuple[SupernetEncoder, str]:
     """The experiment's supernet encoder with fresh weights, and what its selection chooses among."""
     from espnet_todm.bench.components.measure import build_encoder
     from espnet_todm.espnet.load import read_config

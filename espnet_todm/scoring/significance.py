@@ -30,7 +30,7 @@ def error_rate_interval(
     """
     rate = 100.0 * errors.sum() / lengths.sum()
     rates = _rates(np.stack([errors]), lengths, samples, seed)[0]
-    low, high = _interval(rates, confidence)
+    low, high = interval(rates, confidence)
     return min(low, rate), max(high, rate)
 
 
@@ -52,7 +52,7 @@ def paired_difference(
     points = 100.0 * (errors.sum() - other_errors.sum()) / lengths.sum()
     rates = _rates(np.stack([errors, other_errors]), lengths, samples, seed)
     differences = rates[0] - rates[1]
-    low, high = _interval(differences, confidence)
+    low, high = interval(differences, confidence)
     contrary = (int((differences * np.sign(points) <= 0).sum()) + 1) / (len(differences) + 1)
     return Difference(float(points), min(low, points), max(high, points), min(1.0, 2.0 * contrary))
 
@@ -60,13 +60,13 @@ def paired_difference(
 def _rates(errors: np.ndarray, lengths: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """errors (S, U) of S systems. Returns (S, samples), the error rates of the drawn sets in percent."""
     found = []
-    for drawn in _draws(len(lengths), samples, seed):
+    for drawn in draws(len(lengths), samples, seed):
         units = lengths[drawn].sum(1)
         found.append(100.0 * errors[:, drawn].sum(2)[:, units > 0] / units[units > 0])
     return np.concatenate(found, axis=1)
 
 
-def _draws(utterances: int, samples: int, seed: int) -> Iterator[np.ndarray]:
+def draws(utterances: int, samples: int, seed: int) -> Iterator[np.ndarray]:
     """Blocks (n, U) of indices: each row has U utterances drawn with replacement; ``samples`` rows in total."""
     generator = np.random.default_rng(seed)
     rows = max(1, _BLOCK // utterances)
@@ -74,7 +74,8 @@ def _draws(utterances: int, samples: int, seed: int) -> Iterator[np.ndarray]:
         yield generator.integers(utterances, size=(min(rows, samples - start), utterances), dtype=np.int32)
 
 
-def _interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
+def interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
+    """The percentiles of drawn values between which ``confidence`` of them lie."""
     tail = 50.0 * (1.0 - confidence)
     low, high = np.percentile(values, [tail, 100.0 - tail])
     return float(low), float(high)

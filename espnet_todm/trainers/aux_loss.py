@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from espnet_todm.components import Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Stats
-from espnet_todm.models.subnet_trainer import SubnetTrainer
+from espnet_todm.models.subnet_trainer import SizeUpdates, SubnetTrainer
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.util.checks import check_number
 
@@ -37,6 +38,10 @@ class AuxLossTrainer(SubnetTrainer):
         self.exits = {_blocks_of(model, subnet): subnet for subnet in model.encoder.sizes.values()}
         if model.encoder.interctc_use_conditioning and model.size_outputs:
             raise UserError("output_layers: aux_loss feeds back the posteriors of one layer; say output_layers: shared")
+        if len(model.encoder.own):
+            raise UserError(
+                "own_affine, own_branch_scale: aux_loss runs all sizes in one pass with the same norms; leave them out"
+            )
         if len(self.exits) < 2:
             raise UserError("sizes: aux_loss needs at least one size below full, such as {depth: 0.5, drop: last}")
 
@@ -67,6 +72,9 @@ class AuxLossTrainer(SubnetTrainer):
     def picked(self, step: int) -> list[Subnet]:
         """The full size alone: one pass through all blocks also computes the smaller sizes."""
         return [self.exits[max(self.exits)]]
+
+    def size_updates(self, sizes: Mapping[str, Subnet], updates: int) -> dict[str, SizeUpdates]:
+        return dict.fromkeys(sizes, SizeUpdates(updates))
 
     def always_trained(self, model: TodmModel) -> list[str]:
         return [subnet.name for subnet in self.exits.values()]

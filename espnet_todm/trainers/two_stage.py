@@ -9,6 +9,7 @@ Stage 2: each step trains the supernet, the smallest size, and one other size dr
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Optional, Union
@@ -20,15 +21,17 @@ from espnet_todm.components import FULL, ComponentTable, Key, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.batch import Stats
-from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup, passes_cost
+from espnet_todm.models.own import start_sizes
+from espnet_todm.models.subnet_trainer import SizeUpdates, SubnetTrainer, TrainingSetup, count_updates, passes_cost
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.known import find_selection
 from espnet_todm.selection.units import Place, check_distinct, check_shares, draw, make_units
 from espnet_todm.trainers.agreement import GradientAgreement
+from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.trainers.selection_log import SelectionLog
 from espnet_todm.trainers.switch import SwitchState, convert_older
-from espnet_todm.util.checks import build, check_number
+from espnet_todm.util.checks import build, check_length, check_number
 
 if TYPE_CHECKING:
     from espnet_todm.encoders.supernet import Drop, SubsampledFeatures
@@ -50,7 +53,8 @@ class TwoStageTrainer(SubnetTrainer):
         subnet_weight: w, a number, or "focal": 1 - exp(-L), which reduces the weight of small losses. Default: the value
             of the selection's paper.
         focal_detached: true: no gradient passes through the focal weight.
-        kd_weight: share of distillation from the supernet's posteriors in a subnet's loss. Default 0, as in the paper.
+        kd_weight, kd_start: share of distillation from the supernet's posteriors in a subnet's loss, see
+            :class:`espnet_todm.trainers.distillation_weight.DistillationWeight`. Default 0, as in the paper.
         divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
         layer_drop: probability, for each utterance, that the supernet skips a module in stage 2. Only modules that the
             smallest size drops completely are skipped.
@@ -72,6 +76,7 @@ class TwoStageTrainer(SubnetTrainer):
         subnet_weight: Union[str, float, None] = None,
         focal_detached: bool = True,
         kd_weight: float = 0.0,
+        kd_start: Optional[Mapping[str, Any]] = None,
         divergence: Optional[Mapping[str, Any]] = None,
         layer_drop: float = 0.1,
         agreement_every: int = 0,
@@ -82,7 +87,8 @@ class TwoStageTrainer(SubnetTrainer):
         self.seed, self.warmup_steps, self.stage1_share = seed, warmup_steps, stage1_share
         self.stage1_steps = 0 if stage1_steps is None and not kind.learns else stage1_steps
         self.subnet_weight = kind.subnet_weight if subnet_weight is None else subnet_weight
-        self.focal_detached, self.kd_weight, self.layer_drop = focal_detached, kd_weight, layer_drop
+        self.focal_detached, self.layer_drop = focal_detached, layer_drop
+        self.distillation = DistillationWeight(kd_weight, kd_start)
         self._check_options()
         encoder = model.encoder
         table = encoder.component_table()
@@ -105,7 +111,6 @@ class TwoStageTrainer(SubnetTrainer):
             check_number("stage1_steps", self.stage1_steps, at_least=0, whole=True)
         check_number("stage1_share", self.stage1_share, at_least=0, below=1)
         check_number("warmup_steps", self.warmup_steps, at_least=0, whole=True)
-        check_number("kd_weight", self.kd_weight, at_least=0, at_most=1)
         check_number("layer_drop", self.layer_drop, at_least=0, below=1)
 
     def _kind(self, selection: Optional[str]) -> type[Selection]:
@@ -130,9 +135,10 @@ class TwoStageTrainer(SubnetTrainer):
         def loss_of(subsampled: SubsampledFeatures, subnet: Subnet) -> Tensor:
             if subnet.name == FULL:
                 output = model.run_subnet(subsampled, batch, subnet, drop=self._droppable())
-                if self.kd_weight or model.lends_ranges:
+                if self.distillation.weight or model.lends_ranges:
                     teacher.append(output.posteriors.detach())
                 stats.update(output.stats, loss_full=output.loss.detach())
+                stats.update(self.distillation.of_step(model, output, batch, self.distillation.weight))
                 return output.loss * _per_frame(subsampled)
             gates = None
             if not self.decided:
@@ -140,10 +146,11 @@ class TwoStageTrainer(SubnetTrainer):
             output = model.run_subnet(subsampled, batch, subnet, gates, teacher=teacher[0] if teacher else None)
             stats[f"loss_{subnet.name}"] = output.loss.detach()
             loss = self._subnet_loss(output.loss * _per_frame(subsampled))
-            if not self.kd_weight:
+            if not self.distillation.weight:
                 return loss
             kd = model.distillation(teacher[0], output.posteriors, batch, self.divergence)
-            return (1 - self.kd_weight) * loss + self.kd_weight * kd * _per_frame(subsampled)
+            weight = stats.get(KD_WEIGHT, self.distillation.weight)
+            return (1 - weight) * loss + weight * kd * _per_frame(subsampled)
 
         subnets = self.picked(step)
         passes = [Pass(partial(loss_of, subnet=subnet), 1.0) for subnet in subnets]
@@ -191,6 +198,8 @@ class TwoStageTrainer(SubnetTrainer):
     # ---- the switch -------------------------------------------------------------------------------------------------
 
     def prepare(self, model: TodmModel, step: int, setup: TrainingSetup) -> None:
+        if step and step == self.warmup_steps:
+            start_sizes(model, self.shares)
         if self.decided:
             return
         if setup.planned_steps is not None or not self.selection.steps:
@@ -221,9 +230,8 @@ class TwoStageTrainer(SubnetTrainer):
             return self.stage1_steps
         if not self.stage1_share:
             return 0
-        if setup.planned_steps is None:
-            raise UserError("stage1_share: the length of the run is not known beforehand; give stage1_steps")
-        return max(1, int(self.stage1_share * setup.planned_steps))
+        planned = check_length("stage1_share", setup.planned_steps, "give stage1_steps")
+        return max(1, int(self.stage1_share * planned))
 
     def decide(self, model: TodmModel, step: int, optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
         """Choose the components of the sizes, sort the components of every module, and begin stage 2.
@@ -278,6 +286,14 @@ class TwoStageTrainer(SubnetTrainer):
         alone = min(self.warmup_steps, first)
         two = (first - alone) * passes_cost(table, [[self.full, self.full]])
         return alone + two + passes_cost(table, map(self.picked, range(first, updates)))
+
+    def size_updates(self, sizes: Mapping[str, Subnet], updates: int) -> dict[str, SizeUpdates]:
+        """As in the base class. The full size is trained in every step; in stage 1 the others have soft gates."""
+        first = min(updates, self._first_stage(TrainingSetup(planned_steps=updates)))
+        gated = Counter(map(self._drawn, range(min(self.warmup_steps, first), first)))
+        later = count_updates(sizes, map(self.picked, range(first, updates)))
+        counts = {name: SizeUpdates(later[name].sliced, gated[name]) for name in sizes}
+        return {**counts, FULL: SizeUpdates(updates)}
 
     def evaluated(self, model: TodmModel, step: Optional[int]) -> list[Subnet]:
         """All sizes. In the first stage, the sizes that the selection would choose now."""

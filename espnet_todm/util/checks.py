@@ -70,6 +70,26 @@ def check_number(
     raise UserError(f"{key}: {value!r} is not allowed, it must be a {noun} {allowed}".rstrip() + hint)
 
 
+def check_by_name(key: str, values: Any, names: Iterable[str], what: str, **bounds: Any) -> dict[str, float]:
+    """Return the mapping ``values`` of names to numbers. Raise UserError unless it is one, all of its names are among
+    ``names``, each of which is a ``what``, and its numbers are within the bounds of :func:`check_number`."""
+    allowed = list(names)
+    if not isinstance(values, Mapping):
+        raise UserError(f"{key}: {values!r} must map sizes to numbers; sizes: {', '.join(allowed)}")
+    for name, value in values.items():
+        if name not in allowed:
+            raise UserError(f"{key}: {name!r} is no {what}; allowed: {', '.join(allowed)}")
+        check_number(f"{key}.{name}", value, **bounds)
+    return dict(values)
+
+
+def check_length(key: str, planned: Optional[int], instead: str) -> int:
+    """Return the number of steps of the run. Raise UserError if it is unknown, for an option that is a share of the run."""
+    if planned is None:
+        raise UserError(f"{key}: the length of the run is not known beforehand; {instead}")
+    return planned
+
+
 def accepted_keys(cls: type) -> Optional[list[str]]:
     """Names that ``cls(...)`` takes; None: any, because a class with ``**options`` looks at them itself."""
     parameters = inspect.signature(cls).parameters.values()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from espnet_todm.errors import UserError
-from espnet_todm.util.files import PathLike, atomic_directory, hash_file, make_folder, write_json
+from espnet_todm.util.files import PathLike, atomic_directory, hash_file, make_folder, to_json, write_json
 
 MARKER = ".completed"
 _TIME = "%Y-%m-%d %H:%M:%S"
@@ -29,11 +29,21 @@ _TIME = "%Y-%m-%d %H:%M:%S"
 
 def is_complete(folder: PathLike, options: dict[str, Any]) -> bool:
     """Whether ``folder`` was completed with these ``options`` (a JSON-ready dictionary)."""
+    return completed_with(folder) == as_recorded(options)
+
+
+def completed_with(folder: PathLike) -> Optional[Any]:
+    """The options with which ``folder`` was completed; None if it was not."""
     marker = Path(folder) / MARKER
     try:
-        return bool(json.loads(marker.read_text(encoding="utf-8")) == options)
+        return json.loads(marker.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
+        return None
+
+
+def as_recorded(options: Any) -> Any:
+    """Options as a marker has them: infinity, such as ``grad_clip: .inf``, is null in JSON."""
+    return json.loads(to_json(options))
 
 
 def mark_complete(folder: PathLike, options: dict[str, Any]) -> None:
@@ -52,12 +62,16 @@ def fingerprint(folder: PathLike) -> str:
     return hash_file(marker)
 
 
+class Busy(UserError):
+    """Another process holds the right to write a folder."""
+
+
 @contextmanager
-def exclusive(folder: PathLike) -> Iterator[None]:
+def exclusive(folder: PathLike) -> Iterator[int]:
     """Hold the right to write ``folder``, and sweep away what a killed run left beside it.
 
-    The lock is the operating system's, so a killed process gives it up. Raises UserError, which says who holds it, when
-    another process does.
+    The lock is the operating system's, so a killed process gives it up. Yields the lock's file descriptor: processes that
+    inherit it hold the lock as well. Raises Busy, which says who holds it, when another process does.
     """
     target = Path(os.path.realpath(folder))  # one lock, by whatever name the folder is given
     make_folder(target.parent)
@@ -68,7 +82,7 @@ def exclusive(folder: PathLike) -> Iterator[None]:
         os.write(descriptor, f"pid {os.getpid()} on {socket.gethostname()}, since {time.strftime(_TIME)}".encode())
         for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -100,6 +114,6 @@ def _lock(descriptor: int, target: PathLike) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "holder unknown"
-        raise UserError(f"{target}: another process is writing it ({holder}); wait for it or end it") from None
+        raise Busy(f"{target}: another process is writing it ({holder}); wait for it or end it") from None
     except OSError as error:  # some network file systems cannot lock
         logging.warning("%s: cannot be locked (%s); do not run this stage twice at once", target, error)

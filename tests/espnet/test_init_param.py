@@ -69,6 +69,20 @@ def test_every_size_starts_from_a_shared_joiner(tmp_path: Path) -> None:
     assert torch.equal(model.size_outputs["small"].weight, first.ctc.ctc_lo.weight)
 
 
+def test_every_size_starts_from_shared_norms(shared: Path) -> None:
+    model = tiny_model(own_affine=True, own_branch_scale=1.0)
+    load(str(shared), model)
+    for size in SIZES:
+        for norm, own in model.encoder.own_pairs(size):
+            assert torch.equal(own.weight, norm.weight) and torch.equal(own.bias, norm.bias)
+    own = save(model, shared.with_name("own.pth"))
+    disturb(model.encoder.own)
+    load(str(own), model)
+    assert all(
+        torch.equal(value, model.state_dict()[name]) for name, value in torch.load(own, weights_only=True).items()
+    )
+
+
 def test_own_layers_of_a_checkpoint_are_kept(tmp_path: Path) -> None:
     first = tiny_model(model=OWN)
     disturb(first)

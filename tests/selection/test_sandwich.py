@@ -23,8 +23,12 @@ few = settings(max_examples=30, deadline=None)
 shares = st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted)
 
 
-def sandwich(seed: int = 0, space: Any = None, number: int = 2) -> Sandwich:
-    return Sandwich(TABLE, SIZES, seed, number, space)
+def sandwich(seed: int = 0, space: Any = None, number: Any = 2, **options: Any) -> Sandwich:
+    return Sandwich(TABLE, SIZES, seed, number, space, **options)
+
+
+def names_of(subnets: list[Subnet]) -> list[str]:
+    return [subnet.name for subnet in subnets]
 
 
 def as_json(subnets: list[Subnet]) -> str:
@@ -116,9 +120,61 @@ def test_what_a_space_does_not_name_stays_whole() -> None:
         assert all(modules == widths(TABLE.full())[0] for modules in widths(subnet))
 
 
+def test_all_trains_exactly_the_list() -> None:
+    every = sandwich(number="all")
+    for step in range(5):
+        picked = names_of(every.pick(step))
+        assert sorted(picked) == sorted(SIZES) and (picked[0], picked[-1]) == ("full", "tiny")
+    assert sorted(names_of(every.in_every_step())) == sorted(SIZES)
+    assert names_of(sandwich(number=1).in_every_step()) == ["full", "tiny"]
+    assert names_of(sandwich(space=SPACE).in_every_step()) == ["full", "min"]
+
+
+def test_sizes_are_drawn_with_the_probabilities_of_the_configuration() -> None:
+    drawing = sandwich(number=1, size_sampling={"large": 6, "middle": 3})
+    drawn = [drawing.pick(step)[1].name for step in range(1000)]
+    for name, share in (("large", 0.6), ("middle", 0.3), ("small", 0.1)):
+        assert drawn.count(name) / 1000 == pytest.approx(share, abs=0.05)
+    assert drawn[:50] == [drawing.pick(step)[1].name for step in range(50)]
+    two = sandwich(number=2, size_sampling={"large": 100})
+    assert all(len(set(names_of(two.pick(step)))) == 4 for step in range(50))
+
+
+def test_sizes_join_during_the_run() -> None:
+    joining = sandwich(number=1, join={"large": 0.1, "middle": 20, "small": 0.3, "tiny": 0.4})
+    for step, names in ((0, ["full"]), (9, ["full"]), (10, ["full", "large"]), (20, ["full", "large", "middle"])):
+        assert names_of(joining.pick(step, 100)) == names
+    drawn = {tuple(names_of(joining.pick(step, 100))) for step in range(40, 100)}
+    assert drawn == {("full", name, "tiny") for name in ("large", "middle", "small")}
+    assert names_of(joining.in_every_step()) == ["full"]
+    all_of_them = sandwich(number="all", join={"tiny": 50})
+    assert sorted(names_of(all_of_them.pick(49))) == ["full", "large", "middle", "small"]
+    assert names_of(all_of_them.pick(50))[-1] == "tiny"
+
+
+def test_a_share_needs_the_length_of_the_run_and_a_step_must_be_in_it() -> None:
+    with pytest.raises(UserError, match="join: the length of the run is not known beforehand; give step numbers"):
+        sandwich(join={"tiny": 0.4}).pick(0)
+    with pytest.raises(UserError, match=r"join\.tiny: 40 is not before the end of the run of 40 steps"):
+        sandwich(join={"tiny": 40}).pick(0, 40)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"random_subnets": "most"}, ["random_subnets", "most", "0 to 8, or all"]),
+        ({"random_subnets": "all", "search_space": SPACE}, ["random_subnets", "all", "search_space"]),
+        ({"size_sampling": {"huge": 1}}, ["size_sampling", "'huge'", "small, middle, large"]),
+        ({"size_sampling": {"full": 1}}, ["size_sampling", "'full'", "drawn", "small, middle, large"]),
+        ({"size_sampling": {"large": 0}}, ["size_sampling.large: 0", "> 0"]),
+        ({"size_sampling": ["large"]}, ["size_sampling", "large", "small, middle, large"]),
+        ({"size_sampling": {"large": 2}, "random_subnets": "all"}, ["size_sampling", "no size is drawn"]),
+        ({"size_sampling": {"large": 2}, "search_space": SPACE}, ["size_sampling", "no size is drawn"]),
+        ({"join": {"huge": 0.5}}, ["join", "'huge'", "tiny, small, middle, large"]),
+        ({"join": {"full": 0.5}}, ["join", "'full'", "tiny, small, middle, large"]),
+        ({"join": {"tiny": -1}}, ["join.tiny: -1", ">= 0"]),
+        ({"join": {"tiny": 1.5}}, ["join.tiny: 1.5", "share", "whole number of steps"]),
+        ({"join": {"min": 0.5}, "search_space": SPACE}, ["join", "search_space", "warmup_steps"]),
         ({"random_subnets": -1}, ["random_subnets", "-1", "0 to 8"]),
         ({"random_subnets": 9}, ["random_subnets", "9", "0 to 8"]),
         ({"random_subnets": 1.0}, ["random_subnets", "1.0", "whole"]),

@@ -35,7 +35,7 @@ def separate_gradients(model: TodmModel, name: str) -> dict[str, Tensor]:
     if name != "full":
         teacher = model.run_subnet(subsampled, of, model.encoder.sizes["full"]).posteriors.ctc.detach()
         kd = ctc_frame_distillation(teacher, output.posteriors.ctc, subsampled.lengths, trainer.divergence)
-        loss = (1 - trainer.kd_weight) * loss + trainer.kd_weight * kd
+        loss = (1 - trainer.distillation.weight) * loss + trainer.distillation.weight * kd
     named = {"hidden": leaf, **dict(model.named_parameters())}
     found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
     return {key: gradient for key, gradient in zip(named, found) if gradient is not None}

@@ -37,11 +37,11 @@ def joint_loss(model: TodmModel, of: Batch, step: int = 0) -> Tensor:
     for subnet in subnets:
         subsampled = model.run_subsampling(of)
         output = model.run_subnet(subsampled, of, subnet)
-        if teacher is None or not trainer.kd_weight:
+        if teacher is None or not trainer.distillation.weight:
             losses.append(output.loss)
         else:
             kd = ctc_frame_distillation(teacher, output.posteriors.ctc, subsampled.lengths, trainer.divergence)
-            losses.append((1 - trainer.kd_weight) * output.loss + trainer.kd_weight * kd)
+            losses.append((1 - trainer.distillation.weight) * output.loss + trainer.distillation.weight * kd)
         if teacher is None:
             teacher = output.posteriors.ctc.detach()
     return torch.stack(losses).mean()

@@ -13,7 +13,7 @@ from espnet_todm.card import read_card
 from espnet_todm.components import Subnet
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
-from espnet_todm.models.subnet_trainer import TrainingSetup
+from espnet_todm.models.subnet_trainer import SizeUpdates, TrainingSetup
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.optim.scaled_adam import ScaledAdam
 from espnet_todm.selection.known import find_selection
@@ -402,3 +402,12 @@ def test_cost_of_a_run_is_two_full_passes_a_step_and_then_slices() -> None:
     stage_1 = (table.rest.flops + 2 * own["full"]) / full
     stage_2 = (table.rest.flops + sum(own.values())) / full
     assert model.subnet_trainer.model_steps(table, 5) == pytest.approx(2 * stage_1 + 3 * stage_2)
+
+
+def test_updates_of_a_size_are_counted_apart_from_those_with_gates() -> None:
+    model = learner(warmup_steps=2, stage1_steps=6)
+    train(model, range(7), adam(model))
+    counts = model.subnet_trainer.size_updates(model.encoder.sizes, 10)
+    assert counts["full"] == SizeUpdates(10)
+    assert counts["small"].sliced == counts["middle"].sliced == 4  # one other size is drawn in a step: the only one
+    assert counts["small"].gated + counts["middle"].gated == 4

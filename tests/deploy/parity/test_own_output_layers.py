@@ -1,4 +1,5 @@
-"""Sizes that a training chose, each with an output layer of its own (``output_layers: per_size``), pass the gate."""
+"""Sizes with an output layer and norms of their own (``output_layers: per_size``, ``own_affine``) pass the gate: those that
+a training chose, and those of the ``kd`` trainer."""
 
 from __future__ import annotations
 
@@ -34,25 +35,30 @@ ENCODER = {
     "pos_enc_layer_type": "none",
     "selfattention_layer_type": "selfattn",
 }
-CHANGES = {
+MODEL = {"ctc_weight": 1.0, "output_layers": "per_size"}
+LEARNED = {
     "subnet_trainer": "ortho_softmax",
     "subnet_trainer_conf": {"stage1_steps": 2, "granularity": "component"},
-    "model_conf": {"ctc_weight": 1.0, "output_layers": "per_size"},
+    "model_conf": MODEL,
 }
+OWN = {"own_affine": True, "own_branch_scale": 1.0}
 
 
-@pytest.fixture(scope="module")
-def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A supernet behind its first stage, whose three output layers say other things, and its extracted sizes."""
+@pytest.fixture(scope="module", params=["ortho_softmax", "kd"])
+def chosen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A supernet whose three output layers say other things, and its extracted sizes. The sizes of ortho_softmax are chosen;
+    those of kd have norms and branch scales of their own."""
     from espnet2.tasks.asr import ASRTask
 
-    folder = write_experiment(tmp_path_factory.mktemp("ortho"), changes=CHANGES, **ENCODER)
+    changes, own = (LEARNED, {}) if request.param == "ortho_softmax" else ({"model_conf": MODEL}, OWN)
+    folder = write_experiment(tmp_path_factory.mktemp(request.param), changes=changes, **ENCODER, **own)
     frames = np.concatenate([fbank(wave, 20) for wave in WAVES]).astype(np.float64)
     np.savez(folder / "feats_stats.npz", count=len(frames), sum=frames.sum(0), sum_square=(frames**2).sum(0))
     model = ASRTask.build_model(argparse.Namespace(**read_config(folder / "config.yaml")))
     state = torch.load(folder / "model.pth", weights_only=True)
     model.load_state_dict({**state, **{k: v for k, v in model.state_dict().items() if k.startswith("normalize.")}})
-    model.subnet_trainer.decide(model, 2)
+    if request.param == "ortho_softmax":
+        model.subnet_trainer.decide(model, 2)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for layer in (
