@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,26 +72,28 @@ def test_a_model_from_elsewhere_and_decoding_with_it(done: Recipe) -> None:
     assert read_json(exp / "decode_prefix_lm/test-tiny/small/score.json")["split"] == "test-tiny prefix_lm"
 
 
-def test_words_from_a_model_of_phonemes(done: Recipe) -> None:
-    """Stages 5 to 15 with a word n-gram over the data of the module, and phonemes without it."""
+def test_words_from_a_model_of_phonemes(done: Recipe, tmp_path: Path) -> None:
+    """Stages 5 to 15 with a word n-gram on a copy of the module's data, and phonemes without it."""
     pytest.importorskip("flashlight.lib.text.decoder")
-    top = done.folder.parents[1]
+    top, recipe = tmp_path, Recipe(tmp_path, "librispeech")
+    for name in ("data", "dump"):
+        shutil.copytree(done.folder / name, recipe.folder / name, ignore=shutil.ignore_patterns("lm", "token_list"))
     (top / "letters.dic").write_text("".join(f"{word} {' '.join(word)}\n" for word in (*WORDS, "SANG")))
     (top / "more.table").write_text("other-1 THE CAT SANG TO ME\n")
     phones = [*DATA, "--asr_tag", "phones", "--token_type", "phone", "--lexicon", top / "letters.dic", "--lm_order", 3]
     phones += ["--lm_unit", "word", "--lm_tables", top / "more.table"]
-    done.good(*phones, "--stage", 5, "--decode_config", "../../conf/decode/words.yaml")
-    text = (done.folder / "data/lm/text/text").read_text().splitlines()
-    assert text == [*read_table(done.folder / "data/train-tiny/text").values(), "THE CAT SANG TO ME"]
-    lexicon = (done.folder / "data/lm/3gram_words_phone/lexicon.txt").read_text().splitlines()
+    recipe.good(*phones, "--stage", 5, "--decode_config", "../../conf/decode/words.yaml")
+    text = (recipe.folder / "data/lm/text/text").read_text().splitlines()
+    assert text == [*read_table(recipe.folder / "data/train-tiny/text").values(), "THE CAT SANG TO ME"]
+    lexicon = (recipe.folder / "data/lm/3gram_words_phone/lexicon.txt").read_text().splitlines()
     assert "THE T H E#" in lexicon and "A A#" in lexicon
-    exp = done.folder / "exp/phones"
+    exp = recipe.folder / "exp/phones"
     heard = read_table(exp / "decode_words_lm/test-tiny/small/text")
     assert len(heard) == 6 and {word for text in heard.values() for word in text.split()} <= set(WORDS)
     scales = read_json(exp / "lm_scales/small/scales.json")
     assert scales["errors"] <= scales["errors_without"]
     words = read_json(exp / "decode_words_lm/test-tiny/small/score.json")
-    done.good(*phones, "--stage", 13, "--stop_stage", 15)
+    recipe.good(*phones, "--stage", 13, "--stop_stage", 15)
     phonemes = read_json(exp / "decode_phonemes/test-tiny/small/score.json")
     assert phonemes["split"] == "test-tiny phonemes" and phonemes["case_sensitive"]
     assert not words["case_sensitive"] and words["words"]["words"] < phonemes["words"]["words"]
