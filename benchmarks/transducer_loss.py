@@ -13,9 +13,11 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -103,9 +105,12 @@ def cases() -> list[str]:
     return [case for case in CASES if find_spec(case.split(",")[0]) is not None]
 
 
-def times(joiner: bool, setting: Setting, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each case by round; within a round all take turns, after one that is thrown away."""
-    steps = {case: Step(case, joiner, setting) for case in cases()}
+def times(
+    joiner: bool, setting: Setting, rounds: int, chosen: Optional[Sequence[str]] = None
+) -> dict[str, list[float]]:
+    """Seconds of each case (``chosen``, default all) by round; within a round all take turns, after one that is thrown
+    away."""
+    steps = {case: Step(case, joiner, setting) for case in (cases() if chosen is None else chosen)}
     wait = torch.cuda.synchronize if setting.device == "cuda" else lambda: None
     found: dict[str, list[float]] = {case: [] for case in steps}
     for _ in range(rounds + 1):

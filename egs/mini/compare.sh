@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A comparison of methods on a corpus of its own: 150 minutes of speech to train on, and test sets of some 8,000 words.
+# A comparison of methods on a corpus of its own: 150 minutes of speech to train on, and dev and test sets of more than 8,000 words each.
 # It is made once, in exp/<work>, where the experiments go as well; the demo's data and experiments stay as they are.
 # Run it again after an interruption, and it goes on. Arguments behind -- go to the recipe's stages 11 to 14.
 # Example: ./compare.sh --plan conf/compare.yaml --workers 2 -- --nj 1
@@ -17,7 +17,7 @@ processes=1  # processes that share each batch of a training
 only=  # the one method to run and show, by its name in the plan (empty: all)
 report_only=false  # true trains nothing and reports what is done so far
 work=large  # folder in exp/ for data and experiments
-corpus_args="--train_minutes 150 --vocabulary_share 0.15 --open_share 0.03 --dev_minutes 45 --test_minutes 45"  # options of make_mini_corpus, in one pair of quotes
+corpus_args="--train_minutes 150 --vocabulary_share 0.15 --open_share 0.03 --dev_minutes 48 --test_minutes 48"  # options of make_mini_corpus, in one pair of quotes
 # End of options
 
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -62,7 +62,14 @@ arguments=(--plan "$plan" --recipe "$there/run.sh" --folder "$(basename "$plan" 
 if [ "$report_only" = true ]; then
   exec python -m espnet_todm.bin.compare "${arguments[@]}" --report_only
 fi
-"$there/run.sh" --stop_stage 10 --corpus_args "$corpus_args"
+made=exp/$work/corpus_args # of the corpus whose stages 1 to 10 are done
+if [ ! -f "$made" ]; then
+  "$there/run.sh" --stop_stage 10 --corpus_args "$corpus_args"
+  printf '%s\n' "$corpus_args" >"$made.part"
+  mv "$made.part" "$made"
+elif [ "$(cat "$made")" != "$corpus_args" ]; then
+  die "--corpus_args: exp/$work has a corpus of '$(cat "$made")'; name another folder with --work, or remove this one"
+fi
 
 export ESPNET_TODM_PARENT="$$@$(uname -n)" # workers end with this script, even when it is killed
 pids=() failed=0

@@ -216,9 +216,16 @@ def _wait(model: TodmModel) -> None:
 
 def _steps_in_child(build: Build, mode: str, steps: int, threads: int) -> Memory:
     torch.set_num_threads(threads)
+    return steps_memory(build, mode, steps)
+
+
+def steps_memory(build: Build, mode: str, steps: int = 3) -> Memory:
+    """Peak memory of ``steps`` steps in this process. It is exact on a GPU: only what tensors hold from now on counts."""
     workload = build()
     model, batch = workload.model.train(), workload.batch
     on_gpu = next(model.parameters()).is_cuda
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     before = memory_mib(on_gpu)
     start = workload.first_step()
     for step in range(start, start + steps):

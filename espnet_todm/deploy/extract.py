@@ -16,6 +16,7 @@ from espnet_todm.card import CARD, TRAINED_AS, make_card
 from espnet_todm.components import FULL, Subnet
 from espnet_todm.deploy.folder import write_config, write_images, write_weights
 from espnet_todm.deploy.stock import STOCK, as_supernet
+from espnet_todm.encoders.calibration import calibrate, needs_calibration
 from espnet_todm.encoders.supernet import SubsampledFeatures, SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.load import build_model, read_trained_config, read_weights
@@ -101,13 +102,13 @@ def extract(
         RuntimeError: the outputs of the small model and of the slice differ (a defect of this package).
     """
     small = supernet.encoder.extract(subnet)
-    if not supernet.encoder.needs_calibration(subnet):
+    if not needs_calibration(supernet.encoder, subnet):
         calibration = None
     elif calibration is None:
         raise UserError(f"subnet {subnet.name}: its batch norm needs data to be recalibrated; give --calibrate SCP")
     else:
         utterances = calibration_fronts(supernet.model, small, calibration)
-        small.calibrate(utterances, partial(supernet.model.between, FULL))
+        calibrate(small, utterances, partial(supernet.model.between, FULL))
     state = supernet.model.outer_state(subnet)
     state.update({f"encoder.{name}": value for name, value in small.state_dict().items()})
     with atomic_directory(output) as folder:

@@ -40,7 +40,7 @@ class SubnetOptions:
     sizes: Optional[Mapping[str, SizeSpec]] = None  # named sizes, see espnet_todm.sizes.resolve_sizes
     criterion: str = "params"  # the cost of which a size is a share: params, flops or latency
     share_shape: ShareShape = "uniform"  # what a plain share cuts first, see espnet_todm.sizes.share_order
-    own_affine: bool = False  # each named size owns weight and bias of all norms, see espnet_todm.encoders.own
+    own_affine: bool = False  # each named size owns weight and bias of all norms, see espnet_todm.elastic.own
     own_branch_scale: Optional[float] = None  # each named size owns a scale on each residual branch; its first value
     latency_table: Optional[str] = None  # file of measured latencies
     subnet: Optional[str] = None  # subnet of ``forward``: name of a size or card file; default: full

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Optional, TypeVar
+from typing import Any, ClassVar, Optional, TypeVar
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 from espnet_todm.components import FULL, Component, ComponentTable, Cost, Subnet
 from espnet_todm.elastic.block import LayerChoice
-from espnet_todm.elastic.convolution import ElasticConvolution
-from espnet_todm.elastic.own import start_as
+from espnet_todm.elastic.own import AFTER_NORM, OwnOfSizes, make_own, start_as
 from espnet_todm.encoders.depth import WHOLE, Depth
 from espnet_todm.encoders.interctc import Between, Taken, Weight, kept_places, renumbered, soft_places
 from espnet_todm.encoders.latency import LatencyTable, load_latency
 from espnet_todm.encoders.options import SubnetOptions
-from espnet_todm.encoders.own import AFTER_NORM, OwnOfSizes, make_own
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import ShareShape, SizeSpec, resolve_sizes
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND
@@ -294,24 +292,6 @@ class SupernetEncoder(AbsEncoder):
             tensor.data = tensor.data.to(state.get(name, tensor))
         small.load_state_dict(state)
         return small.train(self.training)
-
-    def needs_calibration(self, subnet: Subnet) -> bool:
-        """Whether the batch norms lack statistics of this subnet. Named sizes gather their own during training."""
-        return bool(self._batch_norms()) and self.sizes.get(subnet.name) != subnet
-
-    @torch.no_grad()
-    def calibrate(self, utterances: Iterable[SubsampledFeatures], between: Callable[[], Between] = Between) -> None:
-        """Estimate the statistics of all batch norms again, as the mean over utterances. ``between`` returns the argument of
-        ``blocks`` for self-conditioning. The encoder is in evaluation mode afterwards."""
-        for count, utterance in enumerate(utterances, 1):
-            for module in self._batch_norms():
-                module.average_over(count)
-            self.blocks(utterance, between=between())
-        self.eval()
-
-    def _batch_norms(self) -> list[ElasticConvolution]:
-        modules = (module for module in self.modules() if isinstance(module, ElasticConvolution))
-        return [module for module in modules if isinstance(module.norm, nn.BatchNorm1d)]
 
 
 def _of_layer(layer: int, values: Mapping[tuple[int, str], T]) -> dict[str, T]:

@@ -47,6 +47,7 @@ IMPORTS = {
     _MODEL: "ESPnetASRModel",
     "espnet2.asr.frontend.default": "DefaultFrontend",
     "espnet2.asr.specaug.abs_specaug": "AbsSpecAug",
+    "espnet2.asr.specaug.specaug": "SpecAug",
     "espnet2.asr.transducer.beam_search_transducer": "BeamSearchTransducer",
     "espnet2.asr_transducer.joint_network": "JointNetwork",
     "espnet2.bin.aggregate_stats_dirs": "aggregate_stats_dirs",
@@ -93,4 +94,5 @@ ATTRIBUTES = {
     (_REPORTER, "SubReporter"): "count epoch key stats total_count",
     ("espnet2.train.class_choices", "ClassChoices"): "classes default name optional",
     ("espnet2.bin.asr_inference", "Speech2Text"): "device dtype",
+    ("espnet2.asr.specaug.specaug", "SpecAug"): "freq_mask time_mask time_warp",
 }

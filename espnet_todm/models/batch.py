@@ -48,6 +48,17 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Features:
+    """The front end's output before SpecAugment: features (B, T, F) and their lengths (B,)."""
+
+    hidden: Tensor
+    lengths: Tensor
+
+    def with_hidden(self, hidden: Tensor) -> Features:
+        return replace(self, hidden=hidden)
+
+
+@dataclass(frozen=True)
 class Posteriors:
     """Logits of a subnet for a batch, for distillation. A part is None if the model lacks it or does not distil it.
 

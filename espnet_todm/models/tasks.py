@@ -15,6 +15,7 @@ from espnet.nets.pytorch_backend.transformer.add_sos_eos import add_sos_eos
 from torch import Tensor
 from torch.nn import functional as F
 
+from espnet_todm.components import Subnet
 from espnet_todm.encoders.interctc import Taken
 from espnet_todm.encoders.supernet import SubsampledFeatures, length_mask
 from espnet_todm.losses.alpha_divergence import Divergence
@@ -101,14 +102,28 @@ def ctc_task(
     """CTC loss and logits (B, T, V) in float32, both None without CTC. ``name`` is the suffix of the statistics."""
     if model.ctc is None:
         return None, None
-    with batch.context.autocast(encoded.device):
-        # float32, since log probabilities of utterances in bfloat16 have only about two correct digits.
-        logits = model.output_layer(size)(F.dropout(encoded, model.ctc.dropout_rate, batch.context.training)).float()
+    logits = _ctc_logits(model, encoded, batch, size)
     loss = _ctc_loss(model, logits, subsampled.lengths, batch.text, batch.text_lengths)
     stats[f"loss_{name}"] = loss.detach()
     if batch.context.error_rates and model.error_calculator is not None:
         stats[f"cer_{name}"] = model.error_calculator(logits.argmax(-1).cpu(), batch.text.cpu(), is_ctc=True)
     return loss, logits
+
+
+def _ctc_logits(model: TodmModel, encoded: Tensor, batch: Batch, size: str) -> Tensor:
+    """Encoder's output (B, T, D) -> (B, T, V) in float32."""
+    with batch.context.autocast(encoded.device):
+        # float32, since log probabilities of utterances in bfloat16 have only about two correct digits.
+        encoded = F.dropout(encoded, model.ctc.dropout_rate, batch.context.training)
+        logits: Tensor = model.output_layer(size)(encoded).float()
+        return logits
+
+
+def run_ctc(model: TodmModel, subsampled: SubsampledFeatures, batch: Batch, subnet: Subnet) -> Tensor:
+    """CTC logits (B, T, V) of a subnet, in float32, without its losses. The model has a CTC output."""
+    encoded = model.run_blocks(subsampled, batch, subnet)
+    encoded, _ = after_encoder(model, encoded, subsampled, batch.context)
+    return _ctc_logits(model, encoded, batch, subnet.name)
 
 
 def _ctc_loss(model: TodmModel, logits: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from espnet_todm.encoders.supernet import Drop, Gates, SubsampledFeatures, Super
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.autocast import Autocast
-from espnet_todm.models.batch import Batch, Posteriors, StepContext, SubnetOutput
+from espnet_todm.models.batch import Batch, Features, Posteriors, StepContext, SubnetOutput
 from espnet_todm.models.interctc import between
 from espnet_todm.models.odd_utterances import ErrorRates, lengthen
 from espnet_todm.models.options import check_options, check_outputs
@@ -29,6 +29,7 @@ from espnet_todm.models.reports import evaluate
 from espnet_todm.models.subnet_trainer import SubnetTrainer
 from espnet_todm.models.tasks import distillation, run_task
 from espnet_todm.models.transducer import SimpleJoint, TransducerOptions, TransducerTask
+from espnet_todm.models.views import Augment
 from espnet_todm.util.checks import build
 
 
@@ -146,19 +147,27 @@ class TodmModel(ESPnetASRModel):
 
         An utterance that is too short for one output frame has length 0, in any batch.
         """
+        return self.run_view(self.run_features(batch), batch, self.specaug)
+
+    def run_features(self, batch: Batch) -> Features:
+        """Compute the features before SpecAugment."""
         with torch.autocast(batch.speech.device.type, enabled=False):
             features, lengths = self._extract_feats(batch.speech, batch.speech_lengths)
-            features, lengths = lengthen(features, 1), lengths.clamp(min=1)  # ESPnet fails on zero frames
-            if self.specaug is not None and batch.context.training:
-                features, lengths = self.specaug(features, lengths)
+            return Features(lengthen(features, 1), lengths.clamp(min=1))  # ESPnet fails on zero frames
+
+    def run_view(self, features: Features, batch: Batch, augment: Optional[Augment]) -> SubsampledFeatures:
+        """Compute SpecAugment (``augment``, in training only), normalisation and subsampling of features."""
+        hidden, lengths, context = features.hidden, features.lengths, batch.context
+        with torch.autocast(hidden.device.type, enabled=False):
+            if augment is not None and context.training:
+                hidden, lengths = augment(hidden, lengths)
             if self.normalize is not None:
-                features, lengths = self.normalize(features, lengths)
-        context = batch.context
-        with context.autocast(features.device):
+                hidden, lengths = self.normalize(hidden, lengths)
+        with context.autocast(hidden.device):
             if self.preencoder is not None:
-                features, lengths = self.preencoder(features, lengths)
-            features = lengthen(features, self.encoder.shortest())
-            return self.encoder.subsample(features, lengths, context.step if context.training else None)
+                hidden, lengths = self.preencoder(hidden, lengths)
+            hidden = lengthen(hidden, self.encoder.shortest())
+            return self.encoder.subsample(hidden, lengths, context.step if context.training else None)
 
     def run_subnet(
         self,

@@ -25,6 +25,7 @@ _NAMES = {
     "acc": "accuracy of the next token",
     "kd": "distillation loss",
     "agreement": "gradient agreement",
+    "consistency": "consistency of views",
     "att": "attention",
     "ctc": "CTC",
     "transducer": "transducer",

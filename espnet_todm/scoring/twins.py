@@ -78,14 +78,19 @@ def _rate(value: float, drawn: np.ndarray) -> Rate:
 
 def _drawn_rates(errors: np.ndarray, lengths: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """errors (K, S, U) of K kinds of training -> (K, samples), their error rates in the draws, in percent."""
-    kinds, seeds, _ = errors.shape
+    kinds, seeds, utterances = errors.shape
     weights = _seed_weights(seeds, samples, seed)
+    columns = np.vstack([errors.reshape(kinds * seeds, utterances), lengths]).T.astype(float)  # (U, K S + 1)
     found, start = [], 0
-    for drawn in draws(len(lengths), samples, seed):
-        units, of_draws = lengths[drawn].sum(1), weights[start : start + len(drawn)]  # (n,), (n, S)
+    for drawn in draws(utterances, samples, seed):
+        places = drawn + utterances * np.arange(len(drawn))[:, None]
+        counts = np.bincount(places.ravel(), minlength=drawn.size).reshape(
+            drawn.shape
+        )  # (n, U), how often each is drawn
+        *sums, units = (counts.astype(float) @ columns).T
+        of_draws = weights[start : start + len(drawn)]  # (n, S)
         start += len(drawn)
-        sums = np.stack([row[drawn].sum(1) for kind in errors for row in kind]).reshape(kinds, seeds, -1)
-        rates = np.einsum("ksn,ns->kn", sums, of_draws)
+        rates = np.einsum("ksn,ns->kn", np.reshape(sums, (kinds, seeds, -1)), of_draws)
         found.append(100.0 * rates[:, units > 0] / units[units > 0])
     return np.concatenate(found, axis=1)
 

@@ -22,6 +22,7 @@ from espnet_todm.decode.decode import Decoder, Utterance, batches
 from espnet_todm.decode.searches import best_paths
 from espnet_todm.decode.text import TextJoint, only_text
 from espnet_todm.deploy.extract import Supernet, calibration_fronts
+from espnet_todm.encoders.calibration import calibrate, needs_calibration
 from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import OUTSIDE, Batch
@@ -134,11 +135,11 @@ class Evaluator:
     def _encode(self, subnet: Subnet) -> Iterator[tuple[_Prepared, Tensor]]:
         """Yield the batches, each with the subnet's output (B, T, D)."""
         encoder, chosen = self.supernet.encoder, subnet
-        if encoder.needs_calibration(subnet):
+        if needs_calibration(encoder, subnet):
             if not self._calibration:
                 raise UserError("batch norm needs data to be recalibrated on for each subnet; give --calibrate SCP")
             encoder = encoder.extract(subnet)
-            encoder.calibrate(self._calibration, partial(self.model.between, FULL))
+            calibrate(encoder, self._calibration, partial(self.model.between, FULL))
             chosen = encoder.subnet
         for part in self._batches:
             yield part, encoder.blocks(part.subsampled, chosen, between=self.model.between(subnet.name))

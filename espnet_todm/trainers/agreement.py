@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from espnet_todm.models.todm import TodmModel
 
 ALL, FRONT, OUTPUT = "all", "front", "output"
+BEFORE_BLOCKS = ("frontend.", "normalize.", "preencoder.", "encoder.embed.")
 THIRDS = ("first_third", "middle_third", "last_third")
 
 
@@ -32,7 +33,8 @@ class GradientAgreement:
     - the modules of the blocks by their names (``self_attn``, ``feed_forward``, ...), each with the norm before it.
     - ``first_third``, ``middle_third``, ``last_third``: the blocks by their depth.
     - ``output``: parameters behind the blocks (output norm, output layer, decoder, predictor, joiner).
-    - ``front``: the gradient at the subsampled features, since parameters before them only get one gradient for all subnets.
+    - ``front``: the gradient at the subsampled features, since parameters before them only get one gradient for all
+      subnets. If each subnet subsamples its own view: these parameters.
 
     Raises UserError if ``every`` is no whole number of at least 0.
     """
@@ -42,12 +44,16 @@ class GradientAgreement:
         self.every = every
 
     def of_step(
-        self, model: TodmModel, subnets: Sequence[Subnet], stats: Stats, step: int
+        self, model: TodmModel, subnets: Sequence[Subnet], stats: Stats, step: int, own_front: bool = False
     ) -> Optional[AgreementOfStep]:
-        """The ``observe`` of a step that trains ``subnets``, the max one first. It adds to ``stats``. None: not measured."""
+        """The ``observe`` of a step that trains ``subnets``, the max one first. It adds to ``stats``. None: not measured.
+
+        ``own_front``: each subnet runs the parameters before the blocks itself.
+        """
         if not self.every or step % self.every:
             return None
-        return AgreementOfStep([(FRONT,), *_parts(model)], [subnet.name for subnet in subnets], stats)
+        at_shared = () if own_front else (FRONT,)
+        return AgreementOfStep([at_shared, *_parts(model)], [subnet.name for subnet in subnets], stats)
 
 
 class AgreementOfStep:
@@ -101,7 +107,7 @@ def _parts(model: TodmModel) -> Iterator[tuple[str, ...]]:
         if not parameter.requires_grad:
             continue
         if not name.startswith("encoder.encoders."):
-            yield ALL, OUTPUT  # parameters before the blocks have no gradient in a pass
+            yield (FRONT,) if name.startswith(BEFORE_BLOCKS) else (ALL, OUTPUT)
             continue
         layer, module = name.split(".")[2:4]
         modules = {place: slot.name for slot in blocks[int(layer)].order for place in (slot.name, slot.norm)}

@@ -1,38 +1,48 @@
 """One training step over several subnets in sequence, with the memory of one model.
 
-The shared part (features, subsampling) runs once. Each subnet then runs forward and backward separately, so the activations
-of only one subnet are in memory. The shared part runs backward once, with the sum of the gradients. All of this happens
-inside the model's forward. The returned loss is an autograd node whose backward gives each parameter its finished gradient.
-A caller of ``loss.backward()`` therefore sees an ordinary model: one gradient per parameter and step, through the usual
-hooks. Loss scaling, gradient accumulation, clipping and DistributedDataParallel work unchanged.
+The shared part (features, and subsampling unless each subnet sees a view of its own) runs once. Each subnet then runs
+forward and backward separately, so the activations of only one subnet are in memory. The shared part runs backward once,
+with the sum of the gradients. All of this happens inside the model's forward. The returned loss is an autograd node whose
+backward gives each parameter its finished gradient. A caller of ``loss.backward()`` therefore sees an ordinary model: one
+gradient per parameter and step, through the usual hooks. Loss scaling, gradient accumulation, clipping and
+DistributedDataParallel work unchanged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Generic, Optional, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from espnet_todm.encoders.supernet import SubsampledFeatures
 
+class Shared(Protocol):
+    """The output of the shared part: :class:`SubsampledFeatures`, or the features if each subnet subsamples its own view."""
+
+    @property
+    def hidden(self) -> Tensor: ...
+
+    def with_hidden(self: S, hidden: Tensor) -> S: ...
+
+
+S = TypeVar("S", bound=Shared)
 Gradients = list[Optional[Tensor]]
 Observer = Callable[[int, Sequence[Optional[Tensor]]], None]
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One subnet's part of a step: ``loss`` maps the subsampled features to a scalar loss, which has weight ``weight``."""
+class Pass(Generic[S]):
+    """One subnet's part of a step: ``loss`` maps the shared part's output to a scalar loss, which has weight ``weight``."""
 
-    loss: Callable[[SubsampledFeatures], Tensor]
+    loss: Callable[[S], Tensor]
     weight: float
 
 
 def sequential_step(
-    subsampled: SubsampledFeatures,
-    passes: Sequence[Pass],
+    shared: S,
+    passes: Sequence[Pass[S]],
     parameters: Sequence[Tensor],
     loss_scale: float = 1.0,
     observe: Optional[Observer] = None,
@@ -40,20 +50,20 @@ def sequential_step(
     """Return the weighted sum of the losses of all passes, as a scalar whose backward delivers the gradients.
 
     Args:
-        subsampled: output of the shared part, with its autograd graph.
+        shared: output of the shared part, with its autograd graph, if it has one.
         passes: they run in this order. A later pass may use results of an earlier one (the teacher's posteriors).
         parameters: all parameters that may receive a gradient. A parameter that no pass uses gets None, or zeros under
             DistributedDataParallel, which waits for every parameter.
         loss_scale: factor on the losses before the inner backward, divided out afterwards. float16 needs it.
-        observe: called after each pass with its number and its gradients at (features, *parameters), before they are
-            summed; None where the pass has none. They are those of the weighted and scaled loss.
+        observe: called after each pass with its number and its gradients at (shared.hidden, *parameters), before they
+            are summed; None where the pass has none. They are those of the weighted and scaled loss.
     """
-    leaf = subsampled.hidden.detach().requires_grad_()
+    leaf = shared.hidden.detach().requires_grad_()
     total = torch.zeros((), device=leaf.device)
     wanted = [leaf, *parameters]
     sums: Gradients = [None] * len(wanted)
     for number, part in enumerate(passes):
-        loss = part.loss(subsampled.with_hidden(leaf)).float()
+        loss = part.loss(shared.with_hidden(leaf)).float()
         total += part.weight * loss.detach()
         of_pass = _grad(loss * (part.weight * loss_scale), wanted)
         del loss  # free its graph before the next subnet builds its own
@@ -62,8 +72,8 @@ def sequential_step(
         _add(sums, of_pass)
         del of_pass
     at_front, gradients = sums[0], sums[1:]
-    if subsampled.hidden.requires_grad and at_front is not None:
-        _add(gradients, _grad(subsampled.hidden, parameters, at_front.to(subsampled.hidden.dtype)))
+    if shared.hidden.requires_grad and at_front is not None:
+        _add(gradients, _grad(shared.hidden, parameters, at_front.to(shared.hidden.dtype)))
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients)]
     delivered: Tensor = _Deliver.apply(total, gradients, loss_scale, *parameters)

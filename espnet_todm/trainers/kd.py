@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from torch import Tensor
 
-from espnet_todm.components import Subnet
+from espnet_todm.components import ComponentTable, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
-from espnet_todm.models.batch import Stats
+from espnet_todm.models.batch import Features, Stats
 from espnet_todm.models.own import check_space, start_sizes
 from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup
 from espnet_todm.selection.sandwich import Sandwich
@@ -19,18 +19,20 @@ from espnet_todm.trainers.agreement import GradientAgreement
 from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.trainers.loss_weights import LossWeights
+from espnet_todm.trainers.views import ViewOptions, Views
 from espnet_todm.util.checks import build, check_number
 
 if TYPE_CHECKING:
     from espnet_todm.encoders.supernet import SubsampledFeatures
-    from espnet_todm.models.batch import Batch, Posteriors
+    from espnet_todm.models.batch import Batch, Posteriors, SubnetOutput
     from espnet_todm.models.todm import TodmModel
 
 
 class KDTrainer(SubnetTrainer):
     """Each step trains the max subnet, random subnets and the min subnet. The max subnet is the teacher of the others.
 
-    loss = weighted mean over subnets of: task (max subnet), (1 - w) * task + w * distillation (others).
+    loss = weighted mean over subnets of: task (max subnet), (1 - w) * task + w * distillation (others)
+    + alpha * mean consistency of pairs of subnets, if they see different views.
 
     Args:
         seed: seed of the subnet sequence. Default: the seed of the training.
@@ -44,6 +46,8 @@ class KDTrainer(SubnetTrainer):
         divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
         agreement_every: steps from one measurement of the gradients' agreement to the next, see
             :class:`espnet_todm.trainers.agreement.GradientAgreement`. 0: none.
+        views: options of :class:`espnet_todm.trainers.views.Views`. None: all subnets see the same view. The consistency
+            waits for the max subnet as ``kd_start`` says, or as with ``kd_start: {}``.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class KDTrainer(SubnetTrainer):
         warmup_steps: int = 0,
         divergence: Optional[Mapping[str, Any]] = None,
         agreement_every: int = 0,
+        views: Optional[Mapping[str, Any]] = None,
     ) -> None:
         super().__init__()
         check_space(model, search_space)
@@ -72,7 +77,10 @@ class KDTrainer(SubnetTrainer):
         if size_weights and search_space:
             raise UserError("size_weights: is for named sizes, not for a search_space")
         self.weights = LossWeights(encoder.sizes, size_weights, moving_weight)
-        self.distillation = DistillationWeight(kd_weight, kd_start, kd_only_share)
+        options = None if views is None else build(ViewOptions, views, "subnet_trainer_conf.views")
+        self.views = None if options is None else Views(options, model, seed, kd_start)
+        for_views = options is not None and options.consistency and not (kd_weight or kd_only_share)
+        self.distillation = DistillationWeight(kd_weight, None if for_views else kd_start, kd_only_share)
         self.warmup_steps = warmup_steps
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
         self.agreement = GradientAgreement(agreement_every)
@@ -81,32 +89,39 @@ class KDTrainer(SubnetTrainer):
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
         subnets = self.picked(step)
         stats: Stats = {}
+        views = None if self.views is None else self.views.of_step(model, batch, step, subnets, stats)
         largest = self.distillation.largest(step, self.planned)
         teacher: list[Posteriors] = []
 
-        def loss_of(subsampled: SubsampledFeatures, subnet: Subnet) -> Tensor:
+        def loss_of(shared: Any, subnet: Subnet, weight: float) -> Tensor:
+            subsampled: SubsampledFeatures = shared if views is None else views.of(shared, subnet)
             output = model.run_subnet(subsampled, batch, subnet, teacher=teacher[0] if teacher else None)
-            stats[f"loss_{subnet.name}"] = output.loss.detach()
+            loss = output.loss
+            stats[f"loss_{subnet.name}"] = loss.detach()
             if subnet is subnets[0]:  # the max subnet, which is the teacher
-                stats.update(output.stats)
+                stats.update(self._noted(model, output, batch, largest))
                 if largest or model.lends_ranges:
                     teacher.append(output.posteriors.detach())
-                stats.update(self.distillation.of_step(model, output, batch, largest))
-                return output.loss
-            if not largest:
-                return output.loss
-            kd = model.distillation(teacher[0], output.posteriors, batch, self.divergence)
-            stats[f"kd_{subnet.name}"] = kd.detach()
-            weight = stats.get(KD_WEIGHT, largest)
-            return (1 - weight) * output.loss + weight * kd
+            elif largest:
+                kd = model.distillation(teacher[0], output.posteriors, batch, self.divergence)
+                stats[f"kd_{subnet.name}"] = kd.detach()
+                share = stats.get(KD_WEIGHT, largest)
+                loss = (1 - share) * loss + share * kd
+            pull = None if views is None else views.consistency(subnet, output.posteriors, stats)
+            return loss if pull is None else loss + pull / weight  # the pass multiplies both by its weight
 
         weights = self.weights.of(subnets, step, self.planned)
-        passes = [Pass(partial(loss_of, subnet=subnet), weight) for subnet, weight in zip(subnets, weights)]
-        observe = self.agreement.of_step(model, subnets, stats, step)
-        loss = sequential_step(
-            model.run_subsampling(batch), passes, model.trained_parameters(), batch.context.loss_scale, observe
-        )
+        passes = [Pass(partial(loss_of, subnet=s, weight=weight), weight) for s, weight in zip(subnets, weights)]
+        shared: Any = model.run_subsampling(batch) if views is None else views.shared
+        observe = self.agreement.of_step(model, subnets, stats, step, own_front=isinstance(shared, Features))
+        loss = sequential_step(shared, passes, model.trained_parameters(), batch.context.loss_scale, observe)
         return loss, stats
+
+    def _noted(self, model: TodmModel, output: SubnetOutput, batch: Batch, largest: float) -> Stats:
+        """Note how far the max subnet is. Returns the statistics of its task and of the weight of distillation."""
+        if self.views is not None:
+            self.views.note(model, output, batch)
+        return {**output.stats, **self.distillation.of_step(model, output, batch, largest)}
 
     def prepare(self, model: TodmModel, step: int, setup: TrainingSetup) -> None:
         """What a size owns starts as what the shared parameters have learned before the size's first step."""
@@ -129,8 +144,15 @@ class KDTrainer(SubnetTrainer):
     def picked_in(self, updates: int) -> Iterator[list[Subnet]]:
         return (self._picked(step, updates) for step in range(updates))
 
+    def model_steps(self, table: ComponentTable, updates: int) -> float:
+        """As in the base class, with what views cost."""
+        extra = 0.0 if self.views is None else self.views.extra_cost(table, list(self.picked_in(updates)))
+        return super().model_steps(table, updates) + extra
+
     def walk_through(self, model: TodmModel) -> Iterator[int]:
         """One step: all sizes have joined. The length of a run is unknown here, so one that has such a step is assumed."""
+        if self.views is not None:
+            self.views.begin()
         starts = self.sandwich.join.values()
         self.planned = 1000 + int(max([self.warmup_steps, *starts]))
         yield max([self.warmup_steps, *(self.sandwich.joins_at(name, self.planned) for name in self.sandwich.join)])

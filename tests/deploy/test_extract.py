@@ -23,7 +23,8 @@ from espnet_todm.deploy.extract import calibration_fronts, extract, load_superne
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.load import load_checkpoint, load_extracted
 from espnet_todm.util.files import write_json
-from tests.tiny_experiment import write_experiment
+from tests.conftest import disturb
+from tests.tiny_experiment import ENCODERS, TRANSDUCER, write_experiment
 
 
 def encode(model, features: torch.Tensor) -> torch.Tensor:
@@ -273,3 +274,29 @@ def test_a_transducer_decodes_as_its_slice(transducer_experiment: Path, tmp_path
     for search in (SearchOptions(), SearchOptions("default", 3)):
         texts = [Decoder(model, conf, search)(utterances) for model in (slices, small)]
         assert texts[0] == texts[1] and any(texts[0])
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_what_a_size_owns_is_folded(tmp_path: Path, name: str) -> None:
+    """Its norms, branch scales, output layer and joiner; the model keeps the form that it has without them."""
+    own = {"own_affine": True, "own_branch_scale": 1.0}
+    for part, changes in (("ctc", {"model_conf": {"ctc_weight": 1.0}}), ("transducer", TRANSDUCER)):
+        changes = {**changes, "model_conf": {**changes["model_conf"], "output_layers": "per_size"}}
+        supernet = supernet_of(write_experiment(tmp_path / part, name, changes, **own))
+        for module in (supernet.model.size_outputs, supernet.model.size_joints):
+            disturb(module)
+        subnet = supernet.encoder.find_subnet("small")
+        card = extract(supernet, subnet, tmp_path / part / "small")
+        small, config = load_extracted(tmp_path / part / "small")
+        assert card["cost"]["params"] == sum(p.numel() for p in small.parameters())
+        plain = extract(
+            supernet_of(write_experiment(tmp_path / f"plain {part}", name, changes)), subnet, tmp_path / "plain"
+        )
+        assert card["encoder"] == plain["encoder"] and card["cost"] == plain["cost"]
+        supernet.model.load_state_dict({**supernet.model.state_dict(), **supernet.model.outer_state(subnet)})
+        supernet.encoder.select("small")
+        utterances = [x for _, x in read_features(tmp_path / part / "feats.scp")]
+        for features in utterances if part == "ctc" else ():
+            torch.testing.assert_close(encode(small, features), encode(supernet.model, features), atol=1e-5, rtol=1e-5)
+        texts = [Decoder(model, config)(utterances) for model in (supernet.model, small)]
+        assert texts[0] == texts[1]

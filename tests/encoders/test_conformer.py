@@ -121,28 +121,6 @@ def test_scattered_batch_norm_statistics_are_written_back() -> None:
     assert mean[[0, 2]].abs().min() > 0 and mean[[1, 3]].abs().max() == 0
 
 
-def test_calibrated_statistics_are_the_mean_over_utterances() -> None:
-    encoder = conformer(sizes={"small": {"depth": 0.67, "ffn": 0.5}})
-    utterances = [encoder.subsample(*speech(1, frames, frames)) for frames in (30, 40, 50)]
-
-    def calibrated(*chosen: int) -> torch.Tensor:
-        small = encoder.extract(encoder.find_subnet("small"))
-        small.calibrate(utterances[i] for i in chosen)
-        assert not small.training
-        return small.encoders[0].conv_module.norm.running_mean
-
-    torch.testing.assert_close(calibrated(0, 1, 2), torch.stack([calibrated(i) for i in range(3)]).mean(0))
-
-
-def test_only_subnets_without_statistics_of_their_own_need_calibration() -> None:
-    encoder = conformer(sizes={"small": {"ffn": 0.5}})
-    small = encoder.find_subnet("small")
-    assert not encoder.needs_calibration(small)
-    assert encoder.needs_calibration(random_subnet(encoder, 0))
-    assert encoder.needs_calibration(Subnet("small", encoder.find_subnet("full").components))
-    assert not conformer(conv_norm="layer_norm").needs_calibration(random_subnet(encoder, 0))
-
-
 def test_forward_runs_the_chosen_subnet(tmp_path) -> None:
     sizes = {"small": {"depth": 0.34, "ffn": 0.5}}
     encoder = conformer(sizes=sizes)

@@ -9,7 +9,7 @@ import torch
 from espnet2.torch_utils.initialize import initialize
 
 from espnet_todm.components import FULL, Key, Subnet
-from espnet_todm.elastic.own import norms_of
+from espnet_todm.elastic.attention import ElasticAttention
 from espnet_todm.encoders.chunks import Chunk
 from espnet_todm.encoders.known import encoders
 from espnet_todm.encoders.latency import fingerprint
@@ -82,11 +82,11 @@ def test_only_the_size_uses_what_it_owns() -> None:
     after = [run(encoder, subnet) for subnet in (*others, size)]
     assert [torch.equal(a, b) for a, b in zip(before, after)] == [True, True, False]
     after[-1].square().sum().backward()
-    norms = [
-        *encoder.after_norm.parameters(),
-        *(p for b in encoder.encoders for _, n in norms_of(b) for p in n.parameters()),
-    ]
-    assert all(parameter.grad is None for parameter in norms)
+    shared = [norm for norm, _ in encoder.own_pairs("small")]
+    assert (
+        len(shared) == 1 + 3 * 6
+    )  # the output norm; in each block those before four modules, in the convolution, at the end
+    assert all(parameter.grad is None for norm in shared for parameter in norm.parameters())
     for layer, own in enumerate(encoder.own["small"].blocks):
         used = [parameter.grad is not None for parameter in own.parameters()]
         assert all(used) if layer in size.layers else not any(used)
@@ -166,6 +166,12 @@ def test_intermediate_outputs_pass_through_the_own_norm() -> None:
     (_, ((_, ours),)), *_ = encoder(x, lengths)
     (_, ((_, small),)), *_ = encoder.extract(encoder.sizes["small"])(x, lengths)
     torch.testing.assert_close(ours, small, atol=1e-5, rtol=1e-5)
+
+
+def test_a_scale_needs_a_linear_layer_to_be_folded_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ElasticAttention, "last", "")
+    with pytest.raises(UserError, match="own_branch_scale: ElasticAttention does not name its last linear layer"):
+        conformer(**OWN)
 
 
 @pytest.mark.parametrize("init", ["chainer", "xavier_uniform"])

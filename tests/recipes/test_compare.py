@@ -44,7 +44,7 @@ def test_the_corpus_is_its_own_and_the_workers_share_a_plan(mini: Recipe) -> Non
     assert ended.returncode == 0, ended.stderr
     there = mini.folder / "exp/large/egs/mini"
     data = [rest for folder, rest in calls(mini) if folder == str(there)]
-    assert data[0].startswith("local/make_mini_corpus.py --output downloads") and "--test_minutes 45" in data[0]
+    assert data[0].startswith("local/make_mini_corpus.py --output downloads") and "--test_minutes 48" in data[0]
     assert any("bin.collect_stats" in rest for rest in data) and not any("asr_train " in rest for rest in data)
     workers = [rest for folder, rest in calls(mini) if folder == str(mini.folder)]
     assert len(workers) == 2 and workers[0] == workers[1]
@@ -52,6 +52,10 @@ def test_the_corpus_is_its_own_and_the_workers_share_a_plan(mini: Recipe) -> Non
     assert workers[0].endswith("--output SEEDS.md -- --cpu_processes 1 --nj 1")
     for name in ("run.sh", "path.sh", "cmd.sh", "conf", "local", "../common/recipe.sh", "../../conf/train/kd.yaml"):
         assert (there / name).exists(), name
+    assert compare(mini, "--plan", "conf/seeds.yaml").returncode == 0
+    assert [rest for folder, rest in calls(mini) if folder == str(there)] == data  # made once
+    other = compare(mini, "--corpus_args", "--train_minutes 9")
+    assert other.returncode == 1 and "exp/large has a corpus of '--train_minutes 150 " in other.stderr
     assert {path.name for path in mini.folder.iterdir()} & {"data", "dump", "logs", "downloads"} == set()
 
 

@@ -6,6 +6,7 @@ All that counts updates or epochs is multiplied, so that the schedule keeps its 
 - in ``scheduler_conf``, ``subnet_trainer_conf`` and ``model_conf``: every whole number, or list of them, whose name ends
   with one of SUFFIXES: ``warmup_steps_list``, ``warmup_steps``, ``stage1_steps``, ``penalty_steps``, ``lr_batches``,
   ``lr_epochs`` and so on. The warm-ups of the learning rate, of the trainer and of a transducer's loss are among them;
+- the step numbers in ``join``; values below 1 are shares of the run there;
 - ``temperature_decay``, a factor per update, becomes its root.
 
 Shares of the training (``stage1_share``), learning rates, the data and the batches stay. Rates of averages
@@ -36,6 +37,8 @@ def _section(options: Any, factor: int) -> Any:
     for key, value in options.items():
         if str(key).endswith(SUFFIXES) or key in _OF_SCHEDULERS:
             result[key] = _times(value, factor)
+        elif key == "join" and isinstance(value, Mapping):
+            result[key] = {size: start if start < 1 else _times(start, factor) for size, start in value.items()}
         elif key == "temperature_decay" and value is not None:
             result[key] = float(value) ** (1 / factor)
         else:

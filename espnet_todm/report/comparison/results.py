@@ -138,6 +138,7 @@ class Results:
         }
         splits = (split for one in trained.values() for split in one.experiment.splits)
         self.splits = tuple(dict.fromkeys(splits))
+        self._gaps: dict[tuple[str, tuple[str, ...], str], Optional[Gap]] = {}  # tables and plots ask for the same ones
 
     @property
     def lengths(self) -> list[int]:
@@ -152,8 +153,14 @@ class Results:
         """The row of the size's twin, if the plan has one."""
         return self.rows.get((row.methods[0].twins.get(size, ""), row.length))
 
-    def gap(self, row: Row, sizes: Sequence[str], split: str) -> Optional[Gap]:
+    def gap(self, row: Row, sizes: tuple[str, ...], split: str) -> Optional[Gap]:
         """The sizes' mean error rate against that of their twins, over the seeds that all have; None without any."""
+        key = row.name, sizes, split
+        if key not in self._gaps:
+            self._gaps[key] = self._gap(row, sizes, split)
+        return self._gaps[key]
+
+    def _gap(self, row: Row, sizes: tuple[str, ...], split: str) -> Optional[Gap]:
         twins = [self.twin(row, size) for size in sizes]
         rows = [twin for twin in twins if twin is not None]
         if len(rows) < len(sizes):

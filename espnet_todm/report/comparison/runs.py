@@ -84,7 +84,7 @@ class Runs:
                 try:
                     ended = self._attempt(method, left)
                 except UserError as error:
-                    logging.error("%s: %s", method.name, error)
+                    logging.error("%s", error)
                     failed[method.name], ended = str(error), True
                 if ended:
                     left.remove(method)

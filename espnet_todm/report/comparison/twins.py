@@ -23,8 +23,8 @@ from espnet_todm.sizes import module_sizes
 from espnet_todm.util.checks import is_number
 from espnet_todm.util.files import PathLike
 
-# Options of model_conf that only matter where several sizes share weights.
-OF_SHARING = ("output_layers",)
+# Options that only matter where several sizes share weights; a size alone is trained without them.
+OF_SHARING = {"encoder_conf": ("own_affine", "own_branch_scale"), "model_conf": ("output_layers",)}
 TOLERANCE = 0.02  # relative difference in parameters and FLOPs between a size and its twin
 
 
@@ -94,23 +94,24 @@ def _trained_sizes(methods: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[s
 
 def alone_config(config: Mapping[str, Any], size: str) -> dict[str, Any]:
     """The configuration that trains this size of ``config`` alone, for as many updates."""
-    rest = {key: value for key, value in config.items() if key != "subnet_trainer_conf"}
+    rest = {key: _without_sharing(key, value) for key, value in config.items() if key != "subnet_trainer_conf"}
     single = {"subnet_trainer": "single", "subnet_trainer_conf": {"size": size}}
     only_ctc = (config.get("model_conf") or {}).get("ctc_weight", 1.0) == 1.0
     return {**rest, **single, "best_model_criterion": [["valid", f"{'cer_ctc' if only_ctc else 'loss'}_{size}", "min"]]}
 
 
+def _without_sharing(section: str, options: Any) -> Any:
+    if section not in OF_SHARING or not isinstance(options, Mapping):
+        return options
+    return {key: value for key, value in options.items() if key not in OF_SHARING[section]}
+
+
 def _identity(config: Mapping[str, Any], size: str) -> str:
     """What the training of one size alone depends on, as text: two equal ones are one training."""
-    encoder, model = dict(config["encoder_conf"]), dict(config.get("model_conf") or {})
-    spec = None if size == FULL else encoder["sizes"][size]
+    spec = None if size == FULL else config["encoder_conf"]["sizes"][size]
     ignored = SUPERNET_OPTIONS if not is_number(spec) else ("sizes", "subnet")  # a share depends on the criterion
-    parts = {
-        **{key: value for key, value in config.items() if not key.startswith("subnet_trainer")},
-        "best_model_criterion": None,
-        "encoder_conf": {key: value for key, value in encoder.items() if key not in ignored},
-        "model_conf": {key: value for key, value in model.items() if key not in OF_SHARING},
-    }
+    parts = alone_config(config, size)
+    parts["encoder_conf"] = {key: value for key, value in parts["encoder_conf"].items() if key not in ignored}
     return repr((spec, _ordered(parts)))
 
 

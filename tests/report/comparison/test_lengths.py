@@ -18,6 +18,7 @@ CONFIG: dict[str, Any] = {
         "stage1_share": 0.5,
         "stage1_steps": None,
         "random_subnets": 1,
+        "join": {"medium": 100, "small": 0.3},
         "temperature_decay": 0.81,
     },
     "model_conf": {"ctc_weight": 0.2, "transducer_conf": {"warmup_steps": 300, "prune_range": 5}},
@@ -34,7 +35,12 @@ def test_all_that_counts_updates_is_multiplied_and_nothing_else() -> None:
             "warmup_lr_list": [0.0, 0.03, 0.0003],
             "lr_epochs": 7.0,
         },
-        "subnet_trainer_conf": {**CONFIG["subnet_trainer_conf"], "warmup_steps": 400, "temperature_decay": 0.9},
+        "subnet_trainer_conf": {
+            **CONFIG["subnet_trainer_conf"],
+            "warmup_steps": 400,
+            "join": {"medium": 200, "small": 0.3},
+            "temperature_decay": 0.9,
+        },
         "model_conf": {"ctc_weight": 0.2, "transducer_conf": {"warmup_steps": 600, "prune_range": 5}},
     }
     assert stretched(CONFIG, 1) == CONFIG

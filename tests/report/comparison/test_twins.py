@@ -42,13 +42,14 @@ def test_the_sizes_of_a_configuration_have_the_twins_of_the_base() -> None:
 def test_what_changes_a_model_alone_gives_it_another_twin() -> None:
     methods = {
         "heads": {**BASE, "model_conf": {"ctc_weight": 1.0, "output_layers": "per_size"}},  # of no effect on one size
+        "own": with_encoder(BASE, own_affine=True),
         "smaller": with_encoder(BASE, sizes={"medium": 0.7, "small": 0.4}),
         "flops": with_encoder(BASE, criterion="flops"),  # another meaning of the shares, but not of full
         "dropout": with_encoder(BASE, dropout_rate=0.3),
         "dropout too": {**with_encoder(BASE, dropout_rate=0.3), "subnet_trainer": "uniform"},
     }
     twins = plan_twins(methods, BASE, "sets")
-    assert twins.of["heads"] == {size: f"alone {size}" for size in ("full", "medium", "small")}
+    assert twins.of["heads"] == twins.of["own"] == {size: f"alone {size}" for size in ("full", "medium", "small")}
     assert twins.of["smaller"]["medium"] == "alone medium"
     assert twins.of["smaller"]["small"] == "alone small of smaller"
     assert twins.of["flops"] == {
@@ -61,6 +62,13 @@ def test_what_changes_a_model_alone_gives_it_another_twin() -> None:
     plan = next(plan for plan in twins.plans if plan.name == "alone small of dropout")
     assert plan.config["encoder_conf"]["dropout_rate"] == 0.3 and not plan.learned_by
     assert plan.config["subnet_trainer_conf"] == {"size": "small"}
+
+
+def test_a_size_alone_is_trained_without_what_only_matters_for_several() -> None:
+    config = {**with_encoder(ORTHO, own_affine=True, num_blocks=2), "model_conf": {"output_layers": "per_size"}}
+    twin = next(plan for plan in plan_twins({"ortho": config}, BASE, "sets").plans if plan.learned_by)
+    assert twin.config["model_conf"] == {} and "own_affine" not in twin.config["encoder_conf"]
+    assert twin.config["encoder_conf"]["num_blocks"] == 2
 
 
 def test_learned_sizes_have_twins_of_their_own_but_for_the_full_one() -> None:
