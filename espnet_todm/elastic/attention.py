@@ -55,7 +55,7 @@ class ElasticAttention(ElasticModule):
 
     def run(self, x: Tensor, context: Context, kept: KeepIndices, gates: Optional[Tensor]) -> Tensor:
         mask = context.mask if context.visible is None else context.visible
-        result: Tensor = self(x, context.positions, mask, kept, gates)
+        result: Tensor = self(x, context.positions, mask, kept, gates, context.dropout)
         return result
 
     def forward(
@@ -65,12 +65,13 @@ class ElasticAttention(ElasticModule):
         mask: Tensor,
         kept: KeepIndices = None,
         gates: Optional[Tensor] = None,
+        dropout: bool = True,
     ) -> Tensor:
         """x (B, T, D), positions (1, 2T-1, D), legacy ones (1, T, D), or None, mask (B, 1, T) or (B, T, T), true at
-        visible frames -> (B, T, D).
+        visible frames -> (B, T, D). ``dropout``: false turns it off in training.
         """
         query, key, value = (self._heads(x, f"linear_{name}", kept) for name in "qkv")
-        return self._attend(query, key, value, positions, mask, kept, gates)
+        return self._attend(query, key, value, positions, mask, kept, gates, dropout)
 
     def stream(
         self, x: Tensor, past: Tensor, positions: Optional[Tensor], mask: Tensor, kept: KeepIndices = None
@@ -96,11 +97,12 @@ class ElasticAttention(ElasticModule):
         mask: Tensor,
         kept: KeepIndices,
         gates: Optional[Tensor],
+        dropout: bool = True,
     ) -> Tensor:
         """query (B, H, T, head_dim), key, value (B, H, S, head_dim), mask (B, 1 or T, S) -> (B, T, D)."""
         scores = self._scores(query, key, positions, mask, kept) / math.sqrt(self.head_dim)
         scores = scores.masked_fill(~mask.unsqueeze(1), torch.finfo(scores.dtype).min)
-        weights = F.dropout(torch.softmax(scores, dim=-1), self.dropout, self.training)
+        weights = F.dropout(torch.softmax(scores, dim=-1), self.dropout, self.training and dropout)
         context = (weights @ value).transpose(1, 2).flatten(2)  # (B, T, H * head_dim)
         weight, bias = self.take("linear_out.weight", kept), self.linear_out.bias
         return last_linear(context, weight, bias, gates)

@@ -24,6 +24,7 @@ class Context(NamedTuple):
     positions: (1, 2T-1, D) or None. mask: (B, 1, T), true at valid frames. size: the name of the running subnet, which
     selects its batch norm statistics. visible: (B, T, T), the frames that attention sees; None for all valid frames.
     own_norm: has the weight and bias that the running size owns of the norm inside the module; None: the shared ones.
+    dropout: false turns dropout off in a training pass.
     """
 
     positions: Optional[Tensor]
@@ -31,6 +32,7 @@ class Context(NamedTuple):
     size: str = FULL
     visible: Optional[Tensor] = None
     own_norm: Optional[nn.Module] = None
+    dropout: bool = True
 
 
 class Cut(NamedTuple):

@@ -40,6 +40,7 @@ class LayerChoice:
     if both are None. ``drop`` has the probability per module with which a training pass skips it for an utterance
     (stochastic depth). ``scale`` multiplies the output of each module before it is added. ``size`` names the subnet,
     which selects its batch norm statistics. ``own``: the parameters that the subnet owns in this block, if any.
+    ``dropout``: false turns dropout off in a training pass.
     """
 
     kept: Optional[Mapping[str, tuple[int, ...]]] = None
@@ -48,6 +49,7 @@ class LayerChoice:
     size: str = FULL
     scale: float = 1.0
     own: Optional[OwnBlock] = None
+    dropout: bool = True
 
     def keeps(self, name: str) -> bool:
         """Whether the module ``name`` runs."""
@@ -102,7 +104,8 @@ class ElasticBlock(nn.Module):
         running = [slot for slot in self.order if choice.keeps(slot.name)]
         if not running:
             return x
-        changed = self.run(x, running, choice, Context(positions, mask, choice.size, visible))
+        context = Context(positions, mask, choice.size, visible, dropout=choice.dropout)
+        changed = self.run(x, running, choice, context)
         if not hasattr(self, "norm_final"):
             return changed
         final = self.normed("norm_final", changed, choice.own)
@@ -113,7 +116,7 @@ class ElasticBlock(nn.Module):
     def run(self, x: Tensor, running: Sequence[Slot], choice: LayerChoice, context: Context) -> Tensor:
         """x (B, T, D) -> (B, T, D): the running modules one after the other, each with a residual connection."""
         for slot in running:
-            branch = self.dropout(self.branch(x, slot, choice, context))
+            branch = self.dropped(self.branch(x, slot, choice, context), context)
             x = x + scaled(self.stochastic_depth(branch, choice.drop.get(slot.name, 0.0)), choice.scale)
         return x
 
@@ -130,6 +133,11 @@ class ElasticBlock(nn.Module):
         if choice.own is not None:
             output = choice.own.scaled(slot.name, output)
         return self.ff_scale * output if slot.kind == "ffn" else output
+
+    def dropped(self, x: Tensor, context: Context) -> Tensor:
+        """x (B, T, D) after dropout."""
+        result: Tensor = self.dropout(x) if context.dropout else x
+        return result
 
     def normed(self, name: str, x: Tensor, own: Optional[OwnBlock]) -> Tensor:
         """x (B, T, D) after the norm ``name`` of the block, or after that of ``own`` in its place."""

@@ -73,7 +73,7 @@ class ElasticCgMlp(ElasticModule):
         return 2.0 * frames * sum(p.numel() for p in self.parameters() if p.dim() > 1)
 
     def run(self, x: Tensor, context: Context, kept: KeepIndices, gates: Optional[Tensor]) -> Tensor:
-        result: Tensor = self(x, context.mask, kept, gates, context.own_norm)
+        result: Tensor = self(x, context.mask, kept, gates, context.own_norm, context.dropout)
         return result
 
     def forward(
@@ -83,8 +83,11 @@ class ElasticCgMlp(ElasticModule):
         kept: KeepIndices = None,
         gates: Optional[Tensor] = None,
         own_norm: Optional[nn.Module] = None,
+        dropout: bool = True,
     ) -> Tensor:
-        """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D). ``own_norm`` as in :meth:`affine`."""
+        """x (B, T, D), mask (B, 1, T) true at valid frames -> (B, T, D). ``own_norm`` as in :meth:`affine`. ``dropout``:
+        false turns it off in training.
+        """
         weight, bias = self.take("channel_proj1.0.weight", kept), self.take("channel_proj1.0.bias", kept)
         value, gate = F.gelu(F.linear(x, weight, bias)).chunk(2, dim=-1)  # (B, T, C) each
         weight, bias = self.affine(kept, own_norm)
@@ -93,7 +96,7 @@ class ElasticCgMlp(ElasticModule):
         if self.csgu.linear is not None:
             gate = self.csgu.linear(gate)
         rate = self.dropout * share_of(kept, self.components) if self.adaptive_dropout else self.dropout
-        hidden = F.dropout(value * self.activation(gate), rate, self.training)
+        hidden = F.dropout(value * self.activation(gate), rate, self.training and dropout)
         weight, bias = self.take("channel_proj2.weight", kept), self.channel_proj2.bias
         return last_linear(hidden, weight, bias, gates)
 

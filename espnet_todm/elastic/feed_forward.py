@@ -8,7 +8,7 @@ from typing import ClassVar, Optional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_todm.elastic.base import Cut, ElasticModule, KeepIndices, adapted, last_linear, share_of
+from espnet_todm.elastic.base import Context, Cut, ElasticModule, KeepIndices, adapted, last_linear, share_of
 from espnet_todm.errors import UserError
 
 
@@ -47,10 +47,16 @@ class ElasticFeedForward(ElasticModule):
     def flops(self, frames: int) -> float:
         return 2.0 * frames * (self.w_1.weight.numel() + self.w_2.weight.numel())
 
-    def forward(self, x: Tensor, kept: KeepIndices = None, gates: Optional[Tensor] = None) -> Tensor:
-        """x (B, T, D) -> (B, T, D)."""
+    def run(self, x: Tensor, context: Context, kept: KeepIndices, gates: Optional[Tensor]) -> Tensor:
+        result: Tensor = self(x, kept, gates, context.dropout)
+        return result
+
+    def forward(
+        self, x: Tensor, kept: KeepIndices = None, gates: Optional[Tensor] = None, dropout: bool = True
+    ) -> Tensor:
+        """x (B, T, D) -> (B, T, D). ``dropout``: false turns it off in training."""
         hidden = self.activation(F.linear(x, self.take("w_1.weight", kept), self.take("w_1.bias", kept)))
         rate = self.dropout * share_of(kept, self.components) if self.adaptive_dropout else self.dropout
-        hidden = F.dropout(hidden, rate, self.training)
+        hidden = F.dropout(hidden, rate, self.training and dropout)
         weight, bias = self.take("w_2.weight", kept), self.w_2.bias
         return last_linear(hidden, weight, bias, gates)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Optional
+from typing import Any, ClassVar, Literal, Optional
 
 import torch
 import torch.nn.functional as F
@@ -102,13 +102,14 @@ class MergedBranches(ElasticBlock):
         beside = [slot for slot in running if slot.name in self.branches]
         x = super().run(x, [slot for slot in running if slot == MACARON], choice, context)
         if beside:
-            merged = self.dropout(sum(self._merged(x, slot, choice, context) for slot in beside))
+            total: Any = sum(self._merged(x, slot, choice, context) for slot in beside)
+            merged = self.dropped(total, context)
             x = x + scaled(merged, choice.scale)
         return super().run(x, [slot for slot in running if slot == FEED_FORWARD], choice, context)
 
     def _merged(self, x: Tensor, slot: Slot, choice: LayerChoice, context: Context) -> Tensor:
         """The contribution of one branch to the merge, (B, T, D) -> (B, T, D)."""
-        branch = self.dropout(self.branch(x, slot, choice, context))
+        branch = self.dropped(self.branch(x, slot, choice, context), context)
         opened = any_open(choice.gates[slot.name]) if choice.gates is not None else 1.0
         bias: Optional[Tensor] = self.merge_proj.bias * opened if slot == CGMLP else None
         if len(self.merge) > 1:

@@ -41,6 +41,7 @@ class SubsampledFeatures:
     mask: Tensor  # (B, 1, T) bool, true at valid frames
     visible: Optional[Tensor] = None  # (B, T, T) bool, chunk mask of attention; None: all valid frames
     depth: Depth = WHOLE  # layers that this step skips
+    dropout: bool = True  # false turns it off behind the subsampling in a training pass
 
     def with_hidden(self, hidden: Tensor) -> SubsampledFeatures:
         return replace(self, hidden=hidden)
@@ -201,16 +202,16 @@ class SupernetEncoder(AbsEncoder):
         are stacked, each after the output norm: (exits, B, T, D). ``between``: collects the intermediate outputs for CTC;
         required with self-conditioning.
         """
-        hidden, outputs = subsampled.hidden, []
+        hidden, outputs, dropout = subsampled.hidden, [], subsampled.dropout
         chosen = subnet or self.subnet
         places = self._places(chosen, gates)
         for layer, block in enumerate(self.encoders):
             dropped, scale = _of_layer(layer, drop or {}), subsampled.depth.scales.get(layer, 1.0)
             own = self.own.block(chosen.name, layer)
             if gates is not None:
-                choice = LayerChoice(None, _of_layer(layer, gates), dropped, "", scale, own)
+                choice = LayerChoice(None, _of_layer(layer, gates), dropped, "", scale, own, dropout)
             else:
-                choice = LayerChoice(chosen.layers.get(layer, {}), None, dropped, chosen.name, scale, own)
+                choice = LayerChoice(chosen.layers.get(layer, {}), None, dropped, chosen.name, scale, own, dropout)
             if layer not in subsampled.depth.without:
                 hidden = block(hidden, subsampled.positions, subsampled.mask, choice, subsampled.visible)
             if layer + 1 in exits:

@@ -102,7 +102,7 @@ def ctc_task(
     """CTC loss and logits (B, T, V) in float32, both None without CTC. ``name`` is the suffix of the statistics."""
     if model.ctc is None:
         return None, None
-    logits = _ctc_logits(model, encoded, batch, size)
+    logits = _ctc_logits(model, encoded, subsampled, batch, size)
     loss = _ctc_loss(model, logits, subsampled.lengths, batch.text, batch.text_lengths)
     stats[f"loss_{name}"] = loss.detach()
     if batch.context.error_rates and model.error_calculator is not None:
@@ -110,11 +110,11 @@ def ctc_task(
     return loss, logits
 
 
-def _ctc_logits(model: TodmModel, encoded: Tensor, batch: Batch, size: str) -> Tensor:
+def _ctc_logits(model: TodmModel, encoded: Tensor, subsampled: SubsampledFeatures, batch: Batch, size: str) -> Tensor:
     """Encoder's output (B, T, D) -> (B, T, V) in float32."""
     with batch.context.autocast(encoded.device):
         # float32, since log probabilities of utterances in bfloat16 have only about two correct digits.
-        encoded = F.dropout(encoded, model.ctc.dropout_rate, batch.context.training)
+        encoded = F.dropout(encoded, model.ctc.dropout_rate, batch.context.training and subsampled.dropout)
         logits: Tensor = model.output_layer(size)(encoded).float()
         return logits
 
@@ -122,8 +122,8 @@ def _ctc_logits(model: TodmModel, encoded: Tensor, batch: Batch, size: str) -> T
 def run_ctc(model: TodmModel, subsampled: SubsampledFeatures, batch: Batch, subnet: Subnet) -> Tensor:
     """CTC logits (B, T, V) of a subnet, in float32, without its losses. The model has a CTC output."""
     encoded = model.run_blocks(subsampled, batch, subnet)
-    encoded, _ = after_encoder(model, encoded, subsampled, batch.context)
-    return _ctc_logits(model, encoded, batch, subnet.name)
+    encoded, subsampled = after_encoder(model, encoded, subsampled, batch.context)
+    return _ctc_logits(model, encoded, subsampled, batch, subnet.name)
 
 
 def _ctc_loss(model: TodmModel, logits: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 A difference between two kinds of training is uncertain for two reasons: other utterances and other seeds would give other
 numbers. Each draw of the bootstrap therefore takes seeds with replacement and utterances with replacement. Both trainings
 use the same drawn utterances and the same drawn seeds, since their seeds belong together in pairs.
+
+Few seeds tell little about their spread, so the intervals are somewhat narrow: in simulations with 400 utterances and
+independent seeds, those of 3 and of 5 seeds held the true difference in 89 and 90% of 150 cases instead of 95%.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -16,16 +17,19 @@ from espnet_todm.models.own import check_space, start_sizes
 from espnet_todm.models.subnet_trainer import SubnetTrainer, TrainingSetup
 from espnet_todm.selection.sandwich import Sandwich
 from espnet_todm.trainers.agreement import GradientAgreement
+from espnet_todm.trainers.averaged_teacher import MAX, make_teacher
 from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.trainers.loss_weights import LossWeights
-from espnet_todm.trainers.views import ViewOptions, Views
-from espnet_todm.util.checks import build, check_number
+from espnet_todm.trainers.views import StepViews, ViewOptions, Views
+from espnet_todm.util.checks import build, check_choice, check_number
 
 if TYPE_CHECKING:
     from espnet_todm.encoders.supernet import SubsampledFeatures
     from espnet_todm.models.batch import Batch, Posteriors, SubnetOutput
     from espnet_todm.models.todm import TodmModel
+
+ALL_SUBNETS, MAX_ONLY = "all", "max_only"
 
 
 class KDTrainer(SubnetTrainer):
@@ -42,6 +46,8 @@ class KDTrainer(SubnetTrainer):
             :class:`espnet_todm.trainers.loss_weights.LossWeights`. Default: equal weights.
         kd_weight, kd_start, kd_only_share: w, see
             :class:`espnet_todm.trainers.distillation_weight.DistillationWeight`. Default: w = 0.5 in every step.
+        teacher: the teacher, see :class:`espnet_todm.trainers.averaged_teacher.TeacherOptions`.
+        dropout: "all", or "max_only": the other subnets have no dropout behind the subsampling.
         warmup_steps: number of first steps that train only the max subnet. They are cheaper, and the teacher is untrained.
         divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
         agreement_every: steps from one measurement of the gradients' agreement to the next, see
@@ -63,6 +69,8 @@ class KDTrainer(SubnetTrainer):
         kd_weight: float = 0.5,
         kd_start: Optional[Mapping[str, Any]] = None,
         kd_only_share: float = 0.0,
+        teacher: Union[str, Mapping[str, Any]] = MAX,
+        dropout: str = ALL_SUBNETS,
         warmup_steps: int = 0,
         divergence: Optional[Mapping[str, Any]] = None,
         agreement_every: int = 0,
@@ -71,17 +79,18 @@ class KDTrainer(SubnetTrainer):
         super().__init__()
         check_space(model, search_space)
         check_number("warmup_steps", warmup_steps, at_least=0, whole=True)
-        encoder = model.encoder
-        table = encoder.component_table()
-        self.sandwich = Sandwich(table, encoder.sizes, seed, random_subnets, search_space, size_sampling, join)
+        check_choice("dropout", dropout, (ALL_SUBNETS, MAX_ONLY))
+        sizes, table = model.encoder.sizes, model.encoder.component_table()
+        self.sandwich = Sandwich(table, sizes, seed, random_subnets, search_space, size_sampling, join)
         if size_weights and search_space:
             raise UserError("size_weights: is for named sizes, not for a search_space")
-        self.weights = LossWeights(encoder.sizes, size_weights, moving_weight)
+        self.weights = LossWeights(sizes, size_weights, moving_weight)
         options = None if views is None else build(ViewOptions, views, "subnet_trainer_conf.views")
-        self.views = None if options is None else Views(options, model, seed, kd_start)
+        self.views = None if options is None else Views(options, model, seed, kd_start, dropout != MAX_ONLY)
         for_views = options is not None and options.consistency and not (kd_weight or kd_only_share)
         self.distillation = DistillationWeight(kd_weight, None if for_views else kd_start, kd_only_share)
-        self.warmup_steps = warmup_steps
+        self.teacher = make_teacher(model, teacher, self.distillation.ever, views)
+        self.dropout, self.warmup_steps = dropout, warmup_steps
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
         self.agreement = GradientAgreement(agreement_every)
         self.planned: Optional[int] = None  # steps of the run, known once it begins
@@ -91,16 +100,19 @@ class KDTrainer(SubnetTrainer):
         stats: Stats = {}
         views = None if self.views is None else self.views.of_step(model, batch, step, subnets, stats)
         largest = self.distillation.largest(step, self.planned)
-        teacher: list[Posteriors] = []
+        shared, teacher = self._shared(model, batch, step, views, stats, largest if len(subnets) > 1 else 0.0)
 
         def loss_of(shared: Any, subnet: Subnet, weight: float) -> Tensor:
+            is_max = subnet is subnets[0]
             subsampled: SubsampledFeatures = shared if views is None else views.of(shared, subnet)
-            output = model.run_subnet(subsampled, batch, subnet, teacher=teacher[0] if teacher else None)
+            if not is_max and self.dropout == MAX_ONLY:
+                subsampled = replace(subsampled, dropout=False)
+            output = model.run_subnet(subsampled, batch, subnet, teacher=None if is_max or not teacher else teacher[0])
             loss = output.loss
             stats[f"loss_{subnet.name}"] = loss.detach()
-            if subnet is subnets[0]:  # the max subnet, which is the teacher
+            if is_max:
                 stats.update(self._noted(model, output, batch, largest))
-                if largest or model.lends_ranges:
+                if not teacher and (largest or model.lends_ranges):
                     teacher.append(output.posteriors.detach())
             elif largest:
                 kd = model.distillation(teacher[0], output.posteriors, batch, self.divergence)
@@ -112,21 +124,38 @@ class KDTrainer(SubnetTrainer):
 
         weights = self.weights.of(subnets, step, self.planned)
         passes = [Pass(partial(loss_of, subnet=s, weight=weight), weight) for s, weight in zip(subnets, weights)]
-        shared: Any = model.run_subsampling(batch) if views is None else views.shared
         observe = self.agreement.of_step(model, subnets, stats, step, own_front=isinstance(shared, Features))
         loss = sequential_step(shared, passes, model.trained_parameters(), batch.context.loss_scale, observe)
         return loss, stats
+
+    def _shared(
+        self, model: TodmModel, batch: Batch, step: int, views: Optional[StepViews], stats: Stats, largest: float
+    ) -> tuple[Any, list[Posteriors]]:
+        """What all subnets of a step share, and the posteriors of an averaged teacher, if a step with distillation has
+        one."""
+        if self.teacher is None:
+            return (model.run_subsampling(batch) if views is None else views.shared), []
+        view = self.teacher.view(model, batch, f"{self.sandwich.seed} {step}", views)
+        shared = view(model) if views is None else views.shared
+        if not largest:
+            return shared, []
+        output = self.teacher.output(view, batch)
+        stats.update(self.distillation.of_step(model, output, batch, largest))
+        return shared, [output.posteriors]
 
     def _noted(self, model: TodmModel, output: SubnetOutput, batch: Batch, largest: float) -> Stats:
         """Note how far the max subnet is. Returns the statistics of its task and of the weight of distillation."""
         if self.views is not None:
             self.views.note(model, output, batch)
-        return {**output.stats, **self.distillation.of_step(model, output, batch, largest)}
+        weight = {} if self.teacher is not None else self.distillation.of_step(model, output, batch, largest)
+        return {**output.stats, **weight}
 
     def prepare(self, model: TodmModel, step: int, setup: TrainingSetup) -> None:
         """What a size owns starts as what the shared parameters have learned before the size's first step."""
         self.planned = setup.planned_steps
         start_sizes(model, [size for size in model.encoder.sizes if 0 < step == self._begin(size)])
+        if self.teacher is not None:
+            self.teacher.update(model)
 
     def _begin(self, size: str) -> int:
         """The first step that may train a size."""
@@ -145,8 +174,11 @@ class KDTrainer(SubnetTrainer):
         return (self._picked(step, updates) for step in range(updates))
 
     def model_steps(self, table: ComponentTable, updates: int) -> float:
-        """As in the base class, with what views cost."""
-        extra = 0.0 if self.views is None else self.views.extra_cost(table, list(self.picked_in(updates)))
+        """As in the base class, with what views and an averaged teacher cost: a forward pass is a third of a step."""
+        picked = list(self.picked_in(updates))
+        extra = 0.0 if self.views is None else self.views.extra_cost(table, picked)
+        if self.teacher is not None:
+            extra += sum(len(subnets) > 1 for subnets in picked) / 3
         return super().model_steps(table, updates) + extra
 
     def walk_through(self, model: TodmModel) -> Iterator[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -79,7 +79,12 @@ class Views(nn.Module):
     """
 
     def __init__(
-        self, options: ViewOptions, model: TodmModel, seed: int = 0, start: Optional[Mapping[str, Any]] = None
+        self,
+        options: ViewOptions,
+        model: TodmModel,
+        seed: int = 0,
+        start: Optional[Mapping[str, Any]] = None,
+        dropout: bool = True,
     ) -> None:
         super().__init__()
         if options.where == INPUT and warp_and_masks(model.specaug)[1] is None:
@@ -91,13 +96,13 @@ class Views(nn.Module):
             raise UserError(
                 f"views.consistency: {options.consistency} needs a CTC output, but ctc_weight is 0; say consistency: 0"
             )
-        self.options, self.seed = options, seed
+        self.options, self.seed, self.dropout = options, seed, dropout
         self.start = DistillationWeight(1.0, start or {}) if options.consistency else None
         self.begun = False  # only saves time: passes ahead change nothing while the weight is 0
 
     def of_step(self, model: TodmModel, batch: Batch, step: int, subnets: Sequence[Subnet], stats: Stats) -> StepViews:
         """The views of a training step that trains these subnets, in this order. Adds the weight to ``stats``."""
-        views = StepViews(self.options, model, batch, f"{self.seed} {step}")
+        views = StepViews(self.options, model, batch, f"{self.seed} {step}", self.dropout)
         if self.start is not None and len(subnets) > 1:
             weight = self.options.consistency * self.start.readiness()
             self.begun = self.begun or bool(weight > 0)
@@ -132,11 +137,11 @@ class StepViews:
 
     ``shared``: what runs once for all subnets. The later subnets run once more, first and without gradient, so that earlier
     ones can be pulled towards them. The memory of a step is that of one subnet's pass, with one set of CTC logits (B, T, V)
-    for each subnet.
+    for each subnet. ``dropout``: whether passes ahead have dropout, as subnets below the max one have.
     """
 
-    def __init__(self, options: ViewOptions, model: TodmModel, batch: Batch, seed: str) -> None:
-        self.options, self.model, self.batch, self.seed = options, model, batch, seed
+    def __init__(self, options: ViewOptions, model: TodmModel, batch: Batch, seed: str, dropout: bool = True) -> None:
+        self.options, self.model, self.batch, self.seed, self.dropout = options, model, batch, seed, dropout
         self.warp, self.masks = warp_and_masks(model.specaug)
         self.logits: dict[str, Tensor] = {}  # of each subnet, its own pass or the one ahead
         self.weight: Optional[Tensor] = None  # of the sum of the terms; None: nothing is compared
@@ -147,12 +152,13 @@ class StepViews:
             return self.model.run_subsampling(self.batch)
         return warped(self.model.run_features(self.batch), self.warp, f"warp {self.seed}")
 
-    def of(self, shared: Shared, subnet: Subnet) -> SubsampledFeatures:
-        """The subsampled features of a subnet's view. ``shared``: the attribute of this name, or a leaf in its place."""
+    def of(self, shared: Shared, subnet: Subnet, model: Optional[TodmModel] = None) -> SubsampledFeatures:
+        """The subsampled features of a subnet's view. ``shared``: the attribute of this name, or a leaf in its place.
+        ``model``: another model that sees this view of the input, such as a teacher."""
         view = f"view {self.seed} {subnet.name}"
         if isinstance(shared, Features):
             masks = None if self.masks is None else partial(augmented, self.masks, view)
-            return self.model.run_view(shared, self.batch, masks)
+            return (model or self.model).run_view(shared, self.batch, masks)
         frames, width = self.options.frames_per_mask or FRAMES_PER_MASK, self.options.mask_width or MASK_WIDTH
         return masked_frames(shared, view, frames, width)
 
@@ -164,8 +170,9 @@ class StepViews:
         if not self.options.both_ways:
             return
         for subnet in subnets[1:]:
+            ahead = replace(self.of(self.shared, subnet), dropout=self.dropout)
             with _unchanged_statistics(self.model), seeded(f"ahead {self.seed} {subnet.name}", weight.device):
-                self.logits[subnet.name] = run_ctc(self.model, self.of(self.shared, subnet), self.batch, subnet)
+                self.logits[subnet.name] = run_ctc(self.model, ahead, self.batch, subnet)
         torch.clear_autocast_cache()  # weights that were cast without gradient must not be used with one
 
     def consistency(self, subnet: Subnet, posteriors: Posteriors, stats: Stats) -> Optional[Tensor]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import losses, steps
 from benchmarks.gpu import training as gpu_training
 from benchmarks.gpu.corpus import load, synthetic, unpack
 from benchmarks.gpu.features import write_corpus
@@ -127,6 +128,26 @@ def test_tables_show_what_is_there(tmp_path: Path) -> None:
     assert "|full|1.00M|80 of 80|80|25.0 [" in text and "|-25.0 [" in text and "|-50.0%|" in text
     assert "|small|1.00M|20 of 80|80|||||" in text
     assert "|supernet: full|100.0|50.0|||||||" in text
+
+
+def test_tables_say_what_failed() -> None:
+    case = {"model": "conformer_ctc", "method": "kd", "utterances": 128, "seconds": 15.0, "where": "here"}
+    assert "|conformer_ctc|kd|128 x 15 s|out of memory|" in steps.page([{**case, "failed": "out of memory"}])
+    of = {"sizes": [8, 150, 40, 500], "joiner": False, "where": "here"}
+    base = {**of, "loss": "torchaudio, full", "failed": "no CUDA kernel"}
+    ours = {**of, "loss": "torch, full", "seconds": 0.002, "added_mib": 10.0}
+    text = losses.page([base, ours])
+    assert "|torchaudio, full|no CUDA kernel||||" in text and "|torch, full|2.00||10||" in text
+    base = {**of, "loss": "torchaudio, full", "seconds": 0.004, "added_mib": 20.0, "times_as_fast": 1.0}
+    assert "|torch, full|2.00|2.0|10|2.0|" in losses.page([base, {**ours, "times_as_fast": 2.0}])
+
+
+def test_no_measurement_begins_after_the_time(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu.losses", "--smoke", "--device", "cpu", "--seconds", "-1"]
+    folders = ["--output", str(tmp_path / "output"), "--state", str(tmp_path / "state")]
+    done = subprocess.run([*command, *folders], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "run again to go on" in done.stderr
+    assert not list((tmp_path / "output").iterdir())
 
 
 def test_rows_are_kept_and_written_at_once(tmp_path: Path) -> None:

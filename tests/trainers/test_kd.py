@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Callable
 
 import pytest
@@ -14,7 +15,7 @@ from espnet_todm.losses.distillation import ctc_frame_distillation
 from espnet_todm.models.subnet_trainer import TrainingSetup, passes_cost
 from espnet_todm.trainers.kd import KDTrainer
 from espnet_todm.util.checks import build
-from tests.conftest import e_branchformer, mh_ssm
+from tests.conftest import conformer, e_branchformer, mh_ssm
 from tests.tiny_model import SIZES, batch, run, tiny_model, trained_by
 
 
@@ -156,6 +157,7 @@ def test_validation_measures_every_named_size() -> None:
         ({"random_subnets": 40}, ["random_subnets", "40", "8"]),
         ({"size_weights": {"tiny": 2}}, ["size_weights", "tiny", "full, middle, small"]),
         ({"size_weights": {"small": 2}, "search_space": {"depth": [0.5, 1]}}, ["size_weights", "search_space"]),
+        ({"dropout": "none"}, ["dropout", "none", "all, max_only"]),
         ({"search_space": {"width": [0.5, 1]}}, ["search_space", "width", "ffn"]),
     ],
 )
@@ -165,3 +167,25 @@ def test_a_wrong_option_ends_in_one_clear_line(conf: dict, words: list[str]) -> 
         build(KDTrainer, conf, "subnet_trainer_conf", model, seed=0)
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize("make", [conformer, e_branchformer, mh_ssm])
+def test_only_the_max_subnet_has_dropout(make: Callable[..., SupernetEncoder]) -> None:
+    supernet = make(sizes=SIZES, dropout_rate=0.5, **({"attention_dropout_rate": 0.5} if make is not mh_ssm else {}))
+    model, of, found = tiny_model(supernet=supernet).train(), batch(), []
+    model.ctc.dropout_rate = 0.5
+    model.subnet_trainer = KDTrainer(model, kd_weight=0, dropout="max_only")
+    hidden = model.run_subsampling(of)
+    for _ in range(2):
+        subsampled = replace(hidden, dropout=False)
+        found.append([model.run_subnet(subsampled, of, model.encoder.sizes[n]).loss for n in ("small", "middle")])
+    assert torch.equal(torch.stack(found[0]), torch.stack(found[1]))
+    full = model.encoder.sizes["full"]
+    assert not torch.equal(model.run_subnet(hidden, of, full).loss, model.run_subnet(hidden, of, full).loss)
+    seen: dict[str, bool] = {}
+    run_subnet = model.run_subnet
+    model.run_subnet = lambda features, batch, subnet, **options: (
+        seen.update({subnet.name: features.dropout}) or run_subnet(features, batch, subnet, **options)
+    )
+    run(model, of)
+    assert seen == {"full": True, "middle": False, "small": False}

@@ -10,7 +10,7 @@ import torch
 from espnet2.train.reporter import Reporter
 
 from espnet_todm.espnet.trainer import TodmTrainer
-from tests.tiny_training import arguments, python, write_data
+from tests.tiny_training import arguments, python, write_config, write_data
 
 COMMAND = ["-m", "espnet_todm.bin.asr_train"]
 # 3 batches an epoch: step 4 is in the middle of epoch 2.
@@ -58,8 +58,15 @@ def _die(data: Path, output: Path, program: str) -> None:
 
 @pytest.mark.recipe
 def test_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None:
-    """Stopped after epoch 1, killed in the middle of epoch 2, killed again while it writes a checkpoint, then finished."""
+    """Stopped after epoch 1, killed in the middle of epoch 2, killed again while it writes a checkpoint, then finished.
+
+    The trainer has state of its own: the running average of its teacher's loss, and the teacher's averaged weights.
+    """
     data = write_data(tmp_path / "data")
+    start = {"loss_per_label": 100.0, "full_at": 0.1}
+    write_config(
+        data / "config.yaml", subnet_trainer_conf={"kd_start": start, "teacher": {"kind": "ema", "decay": 0.9}}
+    )
     expected = _train(data, tmp_path / "undisturbed")
     first = _train(data, tmp_path / "exp", "--max_epoch", "1")
     assert any(not torch.equal(first[name], expected[name]) for name in first)
