@@ -24,6 +24,7 @@ LEFT_OUT = {
     "mini/conf/seeds.yaml",
     "mini/conf/stock_conformer.yaml",
     "mini/conf/tune_ortho.yaml",
+    "mini/conf/twins.yaml",
 }
 FOUND = sorted(str(path.relative_to(EGS)) for path in EGS.glob("*/conf/*.yaml"))
 
