@@ -136,13 +136,20 @@ fine_tune() {
 # Whether stage 13 searches with the language model.
 uses_lm() { has_lm && { [ "$search" = prefix ] || [ -n "$decode_config" ]; }; }
 
+# Whether stage 13 writes words: with phonemes for tokens, only a search with a language model of words does.
+writes_words() { [ "$token_type" != phone ] || { [ "$lm_unit" = word ] && uses_lm; }; }
+
+# Where <set>/text with what stage 13 is to write stands.
+reference_dir() { if writes_words; then dump_dir; else text_dir; fi; }
+
 # Folder of the texts in the experiment: decode, decode_<search> or decode_<name of --decode_config>, and behind it _lm and
-# _chunk_<frames>_<left> or _chunk_full.
+# _chunk_<frames>_<left> or _chunk_full; also _phonemes, where another search of the experiment writes words.
 decode_name() {
   local name=$search
   [ -z "$decode_config" ] || name=$(basename "$decode_config" .yaml)
   case $name in "" | greedy) printf decode ;; *) printf 'decode_%s' "$name" ;; esac
   ! uses_lm || printf _lm
+  writes_words || [ "$lm_unit" != word ] || printf _phonemes
   [ -z "$decode_chunk" ] || printf '_chunk_%s' "${decode_chunk// /_}"
 }
 
@@ -154,10 +161,10 @@ stage_13() {
   read -ra chunk <<<"$decode_chunk"
   if uses_lm; then
     searching+=(--lm "$(lm_file)")
-    [ "$lm_vocabulary" = open ] || searching+=(--lexicon "$(lm_lexicon_dir)/lexicon.txt")
+    [ "$lm_vocabulary$lm_unit" = openphone ] || searching+=(--lexicon "$(lm_lexicon_dir)/lexicon.txt")
     if [ "$lm_scales" = tuned ]; then
       set_launcher_arguments tuning
-      python -m espnet_todm.bin.tune_lm --experiment "$(experiment)" --data "$(dump_dir)" --references "$(text_dir)" \
+      python -m espnet_todm.bin.tune_lm --experiment "$(experiment)" --data "$(dump_dir)" --references "$(reference_dir)" \
         --set "$(split_name "$valid_set")" "${searching[@]}" ${names[@]+--sizes "${names[@]}"} "${launcher_arguments[@]}"
       searching+=(--tuned)
     else
@@ -173,10 +180,10 @@ stage_13() {
 
 stage_14() {
   local names strict=
-  [ "$token_type" != phone ] || strict=--case_sensitive # e and E are two phonemes
+  writes_words || strict=--case_sensitive # e and E are two phonemes
   set_names
   set_evaluation
-  python -m espnet_todm.bin.score --experiment "$(experiment)" --data "$(text_dir)" --sets "${evaluation[*]}" \
+  python -m espnet_todm.bin.score --experiment "$(experiment)" --data "$(reference_dir)" --sets "${evaluation[*]}" \
     --decode "$(decode_name)" ${sizes:+--sizes "${names[*]}"} ${official:+--corpus "$official"} ${strict:+"$strict"}
   python -m espnet_todm.bin.bench rtf --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} \
     --scp "$(measured_input)"
@@ -195,7 +202,10 @@ measure_exports() {
 stage_15() {
   local data=${label:-$test_sets} others
   read -ra others <<<"$report_with"
-  [ "$token_type" != phone ] || data+=" (in phonemes: what is called words here are phonemes)"
+  case $token_type$lm_unit in
+    phonephone) data+=" (in phonemes: what is called words here are phonemes)" ;;
+    phoneword) data+=" (of sets marked phonemes, what is called words here are phonemes)" ;;
+  esac
   python -m espnet_todm.bin.bench step --asr_train_config "$(experiment)/config.yaml" --output "$(experiment)/cost.json" --rounds 5
   python -m espnet_todm.bin.report --experiment "$(experiment)" ${others[@]+"${others[@]}"} --label "$data" --config "$asr_config" \
     --output "${results:-$(experiment)/RESULTS.md}" ${results:+--plots "${results%.md}"} ${official:+--corpus "$official"} \

@@ -35,9 +35,11 @@ asr_tag=  # name of the experiment's folder in exp/ (empty: made from the config
 inference_model=  # checkpoint in the experiment's folder that subnets are taken from (empty: the best by the configuration's criterion)
 lm_order=0  # words in the longest n-gram of the language model of stages 6 to 9, 2 to 5 (0: none)
 lm_text=  # more sentences for it, in one pair of quotes: files with one a line, plain or .gz
+lm_tables=  # more transcripts for it, in one pair of quotes: Kaldi text tables, plain or .gz; an utterance counts once
+lm_unit=phone  # for --token_type phone: n-grams of phone, or of word (searches with them write words of --lexicon)
 lm_min_count=1  # its words that are rarer become <unk>
 lm=  # a language model to take instead: ARPA, plain or .gz
-lm_vocabulary=open  # with it, open (any words are written) or closed (only its own)
+lm_vocabulary=open  # with it, open (any words are written) or closed (only its own; so it is for --lm_unit word)
 lm_scales=tuned  # its scales: tuned (on valid_set), or in one pair of quotes the numbers lm_weight and word_score
 decode_config=  # YAML file of decoding settings, such as ../../conf/decode/maes.yaml (empty: greedy search)
 search=  # how to decode: greedy, prefix (CTC, with the language model if there is one), or for transducers ESPnet's default, maes, tsd, alsd or nsc (empty: as --decode_config says)
@@ -224,6 +226,8 @@ check_options() {
   [ -z "$decode_config" ] || [ -z "$search" ] || die "--search: goes without --decode_config, which says how to search"
   case $lm_order in 0 | [2-5]) ;; *) die "--lm_order: '$lm_order', but 0 (no language model) or 2 to 5 is expected" ;; esac
   [[ $fine_tune_steps =~ ^(0|[2-9]|[1-9][0-9]+)$ ]] || die "--fine_tune_steps: '$fine_tune_steps', but 0 (none) or a whole number from 2 is expected"
+  case $lm_unit in phone | word) ;; *) die "--lm_unit: '$lm_unit', but phone or word is expected" ;; esac
+  [ "$lm_unit" = phone ] || [ "$token_type" = phone ] || die "--lm_unit: word is for --token_type phone, but --token_type is $token_type"
   case $lm_vocabulary in open | closed) ;; *) die "--lm_vocabulary: '$lm_vocabulary', but open or closed is expected" ;; esac
   [[ $lm_scales =~ ^(tuned|[0-9.]+\ -?[0-9.]+)$ ]] || die "--lm_scales: '$lm_scales', but tuned or two numbers are expected"
   for name in train_set valid_set test_sets; do

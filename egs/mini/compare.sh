@@ -57,11 +57,14 @@ ln -sfn ../../../../conf "exp/$work/conf"
 ln -sfn ../../../../common "exp/$work/egs/common"
 for name in conf local cmd.sh path.sh run.sh; do ln -sfn "../../../../$name" "$there/$name"; done
 
-arguments=(--plan "$plan" --recipe "$there/run.sh" --folder "$(basename "$plan" .yaml)" --label "$label" --output "$output")
+# Experiments name their files relative to the recipe's folder, so the commands run there. Its conf/ is this folder's.
+absolute() { case $1 in /*) printf '%s' "$1" ;; *) printf '%s/%s' "$PWD" "$1" ;; esac; }
+[ -f "$there/$plan" ] || plan=$(absolute "$plan")
+arguments=(--plan "$plan" --folder "$(basename "$plan" .yaml)" --label "$label" --output "$(absolute "$output")")
 [ -z "$only" ] || arguments+=(--only "$only")
-if [ "$report_only" = true ]; then
-  exec python -m espnet_todm.bin.compare "${arguments[@]}" --report_only
-fi
+compare() { cd "$there" && exec python -m espnet_todm.bin.compare "${arguments[@]}" "$@"; }
+
+[ "$report_only" = false ] || compare --report_only
 made=exp/$work/corpus_args # of the corpus whose stages 1 to 10 are done
 if [ ! -f "$made" ]; then
   "$there/run.sh" --stop_stage 10 --corpus_args "$corpus_args"
@@ -75,7 +78,7 @@ export ESPNET_TODM_PARENT="$$@$(uname -n)" # workers end with this script, even 
 pids=() failed=0
 for ((worker = 1; worker <= workers; worker++)); do
   printf 'worker %d: follow exp/%s/worker_%d.log\n' "$worker" "$work" "$worker"
-  python -m espnet_todm.bin.compare "${arguments[@]}" -- --cpu_processes "$processes" "$@" >>"exp/$work/worker_$worker.log" 2>&1 &
+  compare -- --cpu_processes "$processes" "$@" >>"exp/$work/worker_$worker.log" 2>&1 &
   pids+=($!)
 done
 for pid in "${pids[@]}"; do wait "$pid" || failed=1; done

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional, TypeVar
@@ -18,7 +18,7 @@ from espnet_todm.decode.context import Context
 from espnet_todm.decode.encoding import encode
 from espnet_todm.decode.features import read_features, sampling_rate, seconds_of
 from espnet_todm.decode.options import SEARCH, SearchOptions
-from espnet_todm.decode.searches import make_search
+from espnet_todm.decode.searches import Found, make_search
 from espnet_todm.decode.text import Spelling, forbidden_tokens, only_text
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.espnet.load import load_extracted
@@ -55,8 +55,8 @@ class Decoder:
         """Inputs (T, F) or (samples,) -> texts. An utterance too short for one frame gives an empty text."""
         texts = [""] * len(batch)
         for places, encoded, frames in self._encode(batch):
-            for place, labels in zip(places, self.search(encoded, frames)):
-                texts[place] = self.text(labels)
+            for place, found in zip(places, self.search(encoded, frames)):
+                texts[place] = self.text(found)
         return texts
 
     @torch.no_grad()
@@ -91,9 +91,11 @@ class Decoder:
             by_length.setdefault(len(batch[place]), []).append(place)
         return list(by_length.values())
 
-    def text(self, labels: Sequence[int]) -> str:
-        """The text of token numbers."""
-        return self.spelling.text([self.tokens[i] for i in labels if i not in self.silent])
+    def text(self, found: Found) -> str:
+        """The text of what a search finds: token numbers, or from phonemes the words."""
+        if isinstance(found, str):
+            return found
+        return self.spelling.text([self.tokens[i] for i in found if i not in self.silent])
 
 
 @dataclass(frozen=True)

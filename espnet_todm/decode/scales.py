@@ -19,7 +19,7 @@ from espnet_todm.card import WEIGHTS
 from espnet_todm.decode.decode import Decoder, decode
 from espnet_todm.decode.features import read_features
 from espnet_todm.decode.options import PREFIX, SearchOptions
-from espnet_todm.decode.searches import make_search
+from espnet_todm.decode.searches import make_beam, make_search, read_words
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.load import load_extracted
 from espnet_todm.scoring.alignment import align
@@ -113,19 +113,16 @@ def _tune(work: Tuning, folder: Path) -> dict[str, Any]:
     """Content of scales.json; writes prior.json into ``folder``."""
     decoder = Decoder(*load_extracted(work.model))
     make_search(decoder.model, SearchOptions(PREFIX))  # raises errors before the posteriors are computed
-    from espnet_todm.decode.prefix_search import PrefixSearch
-    from espnet_todm.decode.word_model import WordModel
-
     references, posteriors = _read(work, decoder)
     prior = str(folder / PRIOR)
     write_json(prior, {"log_prior": log_prior(list(posteriors.values()))})
     vocabulary, silent = decoder.tokens, decoder.forbidden
-    words = WordModel(vocabulary, silent, work.search.lm, work.search.lexicon)
+    words = read_words(vocabulary, silent, work.search)
 
     def errors(point: Point) -> int:
         weight, word_score, prior_weight = point
         options = replace(work.search, lm_weight=weight, word_score=word_score, prior_weight=prior_weight, prior=prior)
-        search = PrefixSearch(vocabulary, decoder.model.blank_id, silent, options, words)
+        search = make_beam(vocabulary, decoder.model.blank_id, silent, options, words)
         heard = {name: decoder.text(search(rows)) for name, rows in posteriors.items()}
         total = sum(sum(align(text.split(), heard[name].split())[1:]) for name, text in references.items())
         logging.info("%s: %d word errors", ", ".join(f"{n} {value:g}" for n, value in zip(NAMES, point)), total)

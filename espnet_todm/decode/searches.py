@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Optional, Union
 
+import numpy as np
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.transducer.beam_search_transducer import BeamSearchTransducer
 from torch import Tensor
@@ -12,10 +14,17 @@ from torch import Tensor
 from espnet_todm.decode.options import GREEDY, PREFIX, TRANSDUCER_BEAM, SearchOptions
 from espnet_todm.decode.text import TextJoint, forbidden_tokens, only_text
 from espnet_todm.errors import UserError
+from espnet_todm.lm.spelling import holds_pronunciations
 from espnet_todm.models.transducer import search_each
 from espnet_todm.util.optional import needed
 
-Search = Callable[[Tensor, Tensor], list[list[int]]]  # encoded (B, T, D), lengths (B,) -> labels of each utterance
+if TYPE_CHECKING:
+    from espnet_todm.decode.pronunciation_search import Pronunciations
+    from espnet_todm.decode.word_model import WordModel
+
+Found = Union[Sequence[int], str]  # labels, or from phonemes the words
+Search = Callable[[Tensor, Tensor], Sequence[Found]]  # encoded (B, T, D), lengths (B,) -> what each utterance says
+Words = Union["WordModel", "Pronunciations"]  # the files of a prefix search
 
 
 def make_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
@@ -44,18 +53,47 @@ def best_paths(likeliest: Tensor, lengths: Tensor) -> list[list[int]]:
 
 
 def _prefix_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
-    needed("flashlight.lib.text", "lm")
-    from espnet_todm.decode.prefix_search import PrefixSearch
-
     forbidden = forbidden_tokens(model)
-    beam = PrefixSearch(list(model.token_list), model.blank_id, forbidden, options)
+    beam = make_beam(list(model.token_list), model.blank_id, forbidden, options)
 
-    def search(encoded: Tensor, lengths: Tensor) -> list[list[int]]:
+    def search(encoded: Tensor, lengths: Tensor) -> list[Found]:
         logits = only_text(model.ctc.ctc_lo(encoded), forbidden)
         posteriors = logits.log_softmax(dim=-1).float().cpu().numpy()
         return [beam(row[:length]) for row, length in zip(posteriors, lengths.tolist())]
 
     return search
+
+
+def read_words(tokens: Sequence[str], silent: Sequence[int], options: SearchOptions) -> Words:
+    """The content of ``options.lm`` and ``options.lexicon``, which :func:`make_beam` takes again and again.
+
+    Raises UserError if a file is missing or does not fit the tokens.
+    """
+    needed("flashlight.lib.text", "lm")
+    from espnet_todm.decode.pronunciation_search import Pronunciations
+    from espnet_todm.decode.word_model import WordModel
+
+    if options.lexicon and holds_pronunciations(options.lexicon, tokens):
+        return Pronunciations(tokens, options.lexicon, options.lm)
+    return WordModel(tokens, silent, options.lm, options.lexicon)
+
+
+def make_beam(
+    tokens: Sequence[str], blank: int, silent: Sequence[int], options: SearchOptions, words: Optional[Words] = None
+) -> Callable[[np.ndarray], Found]:
+    """The search of kind "prefix" on log posteriors (T, V): for labels, or with a lexicon of pronunciations for words.
+
+    Raises UserError if a file is missing or does not fit the tokens.
+    """
+    needed("flashlight.lib.text", "lm")
+    from espnet_todm.decode.prefix_search import PrefixSearch
+    from espnet_todm.decode.pronunciation_search import Pronunciations, PronunciationSearch
+
+    if words is None and (options.lm or options.lexicon or options.word_score):
+        words = read_words(tokens, silent, options)
+    if isinstance(words, Pronunciations):
+        return PronunciationSearch(blank, silent, options, words)
+    return PrefixSearch(tokens, blank, silent, options, words)
 
 
 def _transducer_search(model: ESPnetASRModel, options: SearchOptions) -> Search:

@@ -51,7 +51,7 @@ class WordModel:
         if lm:
             words = [UNKNOWN, *read_vocabulary(lm)]
             self.index = {composed(word): number for number, word in enumerate(words)}
-            self.kenlm = _load(lm, words)
+            self.kenlm = load_kenlm(lm, words)
 
     def whole_words(self, labels: Sequence[int]) -> list[int]:
         """Labels up to the end of the last word before the first one that is not in the lexicon. In a small beam, all
@@ -163,9 +163,9 @@ def _trie(spellings: Sequence[Sequence[int]]) -> Trie:
     return root
 
 
-def _load(path: str, words: Sequence[str]) -> KenLM:
-    """KenLM's model, which numbers words in the order of ``words``. Headers are removed, since KenLM does not accept
-    them.
+def load_kenlm(path: str, words: Sequence[str]) -> KenLM:
+    """KenLM's model of an ARPA file, which numbers words in the order of ``words``. Headers are removed, since KenLM does
+    not accept them.
     """
     dictionary = Dictionary()
     for word in words:

@@ -9,11 +9,22 @@ from pathlib import Path
 from typing import Any, Optional
 
 from espnet_todm.data.tokens import read_sentences, read_words
+from espnet_todm.data.transcripts import plain_text
 from espnet_todm.errors import UserError
 from espnet_todm.lm.arpa import measure_perplexity
 from espnet_todm.lm.lexicon import read_lexicon, spell
 from espnet_todm.lm.ngram import TEXT
-from espnet_todm.util.files import PathLike, hash_file, hash_text, read_json, read_table, write_json, write_text
+from espnet_todm.util.files import (
+    PathLike,
+    hash_file,
+    hash_text,
+    read_json,
+    read_lines,
+    read_table,
+    split_key,
+    write_json,
+    write_text,
+)
 from espnet_todm.util.stage_marker import atomic_stage
 
 PERPLEXITY = "perplexity.json"
@@ -24,11 +35,12 @@ def make_lm_text(
 ) -> Path:
     """Write ``text``, one sentence a line, into the folder ``output``.
 
-    transcripts: Kaldi tables; texts: files with one sentence a line; both plain or ``.gz``, taken as they are.
+    transcripts: Kaldi tables, of which an utterance counts once; texts: files with one sentence a line; both plain or
+    ``.gz``, taken as they are.
     lexicon: for models of phonemes, what the words become (see :mod:`espnet_todm.lm.lexicon`).
     Raises UserError for a file that cannot be read, and for one that shares no word with the transcripts.
     """
-    sentences = [line for path in transcripts for line in read_words(path)]
+    sentences = _transcripts(transcripts)
     known = {word for sentence in sentences for word in sentence.split()}
     for path in texts:
         more = read_sentences(path)
@@ -48,6 +60,18 @@ def make_lm_text(
             write_text(folder / TEXT, content)
             logging.info("%s: %d sentences", output, len(sentences))
     return Path(output)
+
+
+def _transcripts(tables: Sequence[PathLike]) -> list[str]:
+    """The words of each line, without utterances that an earlier table has. Raises UserError as ``read_words``."""
+    sentences: list[str] = []
+    known: set[str] = set()
+    for path in tables:
+        read_words(path)
+        rows = [split_key(row) for row in read_lines(path)]
+        sentences += [text for text in (plain_text(words) for name, words in rows if name not in known) if text]
+        known |= {name for name, _ in rows}
+    return sentences
 
 
 def report_perplexity(

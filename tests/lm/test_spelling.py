@@ -12,7 +12,15 @@ from espnet_todm.data.tokens import make_tokens
 from espnet_todm.errors import UserError
 from espnet_todm.lm.lm_text import make_lm_text
 from espnet_todm.lm.ngram import estimate, make_ngram, write_arpa
-from espnet_todm.lm.spelling import Part, make_lexicon, read_spellings, read_tokens, word_parts
+from espnet_todm.lm.spelling import (
+    Part,
+    holds_pronunciations,
+    make_lexicon,
+    read_pronunciations,
+    read_spellings,
+    read_tokens,
+    word_parts,
+)
 
 LINES = ("u1 THE CAT SAT ON A MAT", "u2 A SONG TO ME", "u3 THE CAT SANG")
 
@@ -78,6 +86,13 @@ def test_words_that_the_tokens_cannot_write_are_left_out(transcripts: Path, tmp_
         make_lexicon(arpa, tmp_path / "other", tmp_path / "lexicon2")
 
 
+def test_an_utterance_of_two_tables_counts_once(transcripts: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.gz").write_bytes(gzip.compress(b"u2 A SONG TO ME\nu4 THE MAT\n"))
+    make_lm_text([transcripts, tmp_path / "more.gz"], [], tmp_path / "text")
+    found = (tmp_path / "text/text").read_text().splitlines()
+    assert found == [*(line.partition(" ")[2] for line in LINES), "THE MAT"]
+
+
 def test_text_in_phonemes(transcripts: Path, tmp_path: Path) -> None:
     (tmp_path / "dict").write_text("THE DH AH\nCAT K AE T\nA AH\n")
     make_lm_text([transcripts], [], tmp_path / "text", tmp_path / "dict")
@@ -103,3 +118,25 @@ def test_text_written_in_another_way_is_refused(transcripts: Path, tmp_path: Pat
         make_lm_text([transcripts], [tmp_path / "more"], tmp_path / "text")
     with pytest.raises(UserError, match=r"none: no such file"):
         make_lm_text([transcripts], [tmp_path / "none"], tmp_path / "text")
+
+
+def test_words_in_phonemes(tmp_path: Path, caplog) -> None:
+    write_arpa(estimate(["THE CAT", "A CAT", "A QUIZ"], 2), tmp_path / "lm.arpa")
+    (tmp_path / "dict").write_text("the DH AH\ncat K AE T\nA AH\n")
+    (tmp_path / "tokens").mkdir()
+    tokens = ["<blank>", "<unk>", "AE", "AH", "AH#", "DH", "K", "T", "T#", "<sos/eos>"]
+    (tmp_path / "tokens/tokens.txt").write_text("".join(f"{token}\n" for token in tokens))
+    made = make_lexicon(tmp_path / "lm.arpa", tmp_path / "tokens", tmp_path / "lexicon", tmp_path / "dict")
+    lexicon = made / "lexicon.txt"
+    assert set(lexicon.read_text().splitlines()) == {"THE DH AH#", "CAT K AE T#", "A AH#"}
+    assert "1 of 4 words cannot be written" in caplog.text
+    assert holds_pronunciations(lexicon, tokens)
+    assert ("CAT", [6, 2, 8]) in read_pronunciations(lexicon, tokens)
+    with pytest.raises(UserError, match="the tokens make 'AH#', not 'A'"):
+        read_spellings(lexicon, tokens)
+
+
+def test_a_lexicon_of_phonemes_themselves_holds_no_pronunciations(tmp_path: Path) -> None:
+    (tmp_path / "lexicon.txt").write_text("AH# AH#\nK K\n")
+    assert not holds_pronunciations(tmp_path / "lexicon.txt", ["<blank>", "AH#", "K"])
+    assert not holds_pronunciations(tmp_path / "none", ["<blank>", "A#", "<space>"])  # characters; # is one

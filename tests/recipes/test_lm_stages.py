@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,9 +72,42 @@ def test_a_model_from_elsewhere_and_decoding_with_it(done: Recipe) -> None:
     assert read_json(exp / "decode_prefix_lm/test-tiny/small/score.json")["split"] == "test-tiny prefix_lm"
 
 
+def test_words_from_a_model_of_phonemes(done: Recipe, tmp_path: Path) -> None:
+    """Stages 5 to 15 with a word n-gram on a copy of the module's data, and phonemes without it."""
+    pytest.importorskip("flashlight.lib.text.decoder")
+    top, recipe = tmp_path, Recipe(tmp_path, "librispeech")
+    for name in ("data", "dump"):
+        shutil.copytree(done.folder / name, recipe.folder / name, ignore=shutil.ignore_patterns("lm", "token_list"))
+    (top / "letters.dic").write_text("".join(f"{word} {' '.join(word)}\n" for word in (*WORDS, "SANG")))
+    (top / "more.table").write_text("other-1 THE CAT SANG TO ME\n")
+    phones = [*DATA, "--asr_tag", "phones", "--token_type", "phone", "--lexicon", top / "letters.dic", "--lm_order", 3]
+    phones += ["--lm_unit", "word", "--lm_tables", top / "more.table"]
+    recipe.good(*phones, "--stage", 5, "--decode_config", "../../conf/decode/words.yaml")
+    text = (recipe.folder / "data/lm/text/text").read_text().splitlines()
+    assert text == [*read_table(recipe.folder / "data/train-tiny/text").values(), "THE CAT SANG TO ME"]
+    lexicon = (recipe.folder / "data/lm/3gram_words_phone/lexicon.txt").read_text().splitlines()
+    assert "THE T H E#" in lexicon and "A A#" in lexicon
+    exp = recipe.folder / "exp/phones"
+    heard = read_table(exp / "decode_words_lm/test-tiny/small/text")
+    assert len(heard) == 6 and {word for text in heard.values() for word in text.split()} <= set(WORDS)
+    scales = read_json(exp / "lm_scales/small/scales.json")
+    assert scales["errors"] <= scales["errors_without"]
+    words = read_json(exp / "decode_words_lm/test-tiny/small/score.json")
+    recipe.good(*phones, "--stage", 13, "--stop_stage", 15)
+    phonemes = read_json(exp / "decode_phonemes/test-tiny/small/score.json")
+    assert phonemes["split"] == "test-tiny phonemes" and phonemes["case_sensitive"]
+    assert not words["case_sensitive"] and words["words"]["words"] < phonemes["words"]["words"]
+    report = (exp / "RESULTS.md").read_text()
+    assert (
+        "test-tiny words_lm" in report and "of sets marked phonemes, what is called words here are phonemes" in report
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--lm_unit", "letter"], "--lm_unit: 'letter', but phone or word"),
+        (["--lm_unit", "word"], "--lm_unit: word is for --token_type phone, but --token_type is unigram"),
         (["--lm_order", 1], "--lm_order: '1', but 0 (no language model) or 2 to 5 is expected"),
         (["--lm_vocabulary", "all"], "--lm_vocabulary: 'all', but open or closed"),
         (["--lm_scales", "0.5"], "--lm_scales: '0.5', but tuned or two numbers"),

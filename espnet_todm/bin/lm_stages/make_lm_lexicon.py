@@ -12,6 +12,7 @@ from espnet_todm.lm.spelling import make_lexicon
 parser = Parser(__doc__)
 parser.add_argument("--lm", dest="model", required=True, help="ARPA file, plain or .gz")
 parser.add_argument("--tokens", required=True, help="folder of stage 5, with tokens.txt")
+parser.add_argument("--pronunciations", help="for phonemes and a model of words: a table of words and their phonemes")
 parser.add_argument("--output", required=True, help="folder to make, with lexicon.txt")
 main = parser.calling(make_lexicon)
 

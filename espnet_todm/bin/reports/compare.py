@@ -9,6 +9,7 @@ Example: python -m espnet_todm.bin.compare --plan conf/compare.yaml --label mini
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from espnet_todm.bin._cli import Parser, run
 from espnet_todm.errors import UserError
@@ -22,7 +23,9 @@ def main(arguments: Sequence[str]) -> None:
         required=True,
         help="YAML with base, methods, alone, seeds and lengths (see report/comparison/plan.py)",
     )
-    parser.add_argument("--recipe", default="./run.sh", help="the recipe, its data stages done (default: %(default)s)")
+    parser.add_argument(
+        "--recipe", default="./run.sh", help="the recipe in this folder, its data stages done (default: %(default)s)"
+    )
     parser.add_argument(
         "--folder", default="compare", help="experiments go to exp/FOLDER/METHOD (default: %(default)s)"
     )
@@ -36,6 +39,10 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("options", nargs="*", help="-- and options of the recipe")
     options = parser.parse_args(arguments)
+
+    folder = Path(options.recipe).parent.resolve()  # of the link, where run.sh is one
+    if folder != Path.cwd().resolve():
+        raise UserError(f"--recipe: run this command in {folder}: experiments name their files relative to it")
 
     from espnet_todm.report.comparison.page import write_comparison
     from espnet_todm.report.comparison.plan import choose, read_plan

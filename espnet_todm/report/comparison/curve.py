@@ -59,7 +59,7 @@ def _rates_by_size(twins: dict[str, Row], split: str) -> list[tuple[str, float, 
     """(size, parameters, error rate) of the twins that are done, the largest first."""
     found = []
     for size, twin in twins.items():
-        params = twin.mean(result.params for one in twin.done.values() if (result := one.size(size)) is not None)
+        params = twin.cost(size, "params")
         seeds = twin.seeds(size, split)
         if seeds:
             errors, lengths = twin.errors((size,), split, seeds)

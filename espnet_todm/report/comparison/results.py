@@ -96,6 +96,11 @@ class Row:
         numbers = [value for value in values if is_number(value)]
         return fmean(numbers) if numbers else None
 
+    def cost(self, size: str, attribute: str) -> Optional[float]:
+        """``params`` or ``flops_per_second`` of a size, the mean over seeds."""
+        results = (trained.size(size) for trained in self.done.values())
+        return self.mean(getattr(result, attribute) for result in results if result)
+
     def budget_error(self, size: str) -> Optional[float]:
         """Percentage points between the share of the encoder that the size has and the one asked for; None if none was."""
         conf = self.methods[0].config["encoder_conf"]
@@ -108,7 +113,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Gap:
-    """A size, or the mean of several, against the twin. rates: own and the twin's, in percent."""
+    """A size, or the mean of several, against the twin. rates: own and the twin's, in percent. more_params, more_flops: than
+    the twin's, in percent; None for several sizes and where a cost is not known."""
 
     row: Row
     twin: str
@@ -116,6 +122,8 @@ class Gap:
     seeds: int
     rates: tuple[float, float]
     difference: TwinDifference
+    more_params: Optional[float] = None
+    more_flops: Optional[float] = None
 
 
 def check_same_utterances(one: Score, other: Score, name: str) -> None:
@@ -180,7 +188,8 @@ class Results:
             check_same_utterances(row.score(size, split, seeds[0]), twin.score(size, split, seeds[0]), twin.name)
         rates = tuple(100 * float(one.mean(0).sum() / lengths.sum()) for one in (errors, alone))
         names = ", ".join(dict.fromkeys(twin.name for twin in rows))
-        return Gap(row, names, split, len(seeds), (rates[0], rates[1]), twin_difference(errors, alone, lengths))
+        more = [_more(row, rows[0], sizes, cost) for cost in ("params", "flops_per_second")]
+        return Gap(row, names, split, len(seeds), (rates[0], rates[1]), twin_difference(errors, alone, lengths), *more)
 
     def check_twins(self) -> None:
         """Raises UserError if a size whose components were learned and its twin differ in cost."""
@@ -194,6 +203,12 @@ class Results:
                     check_twin(
                         size, row.done[seed].method.name, _costs(ours), twin.done[seed].method.name, _costs(theirs)
                     )
+
+
+def _more(row: Row, twin: Row, sizes: Sequence[str], cost: str) -> Optional[float]:
+    """By how many percent the cost of a single size exceeds its twin's."""
+    own, other = row.cost(sizes[0], cost), twin.cost(sizes[0], cost)
+    return 100 * (own / other - 1) if len(sizes) == 1 and own and other else None
 
 
 def _costs(result: Optional[SizeResult]) -> dict[str, Optional[float]]:

@@ -13,8 +13,7 @@ from espnet_todm.util.markdown import Table
 
 COVERAGE = (
     "WER is the mean over seeds. The 95% intervals are a bootstrap over seeds and utterances together, where the seeds of a"
-    " size and of its twin belong together in pairs. The part of the seeds is as wide as a t interval: few seeds tell little"
-    " about their spread."
+    " size and of its twin belong together in pairs."
 )
 ONE_SEED = "Rows with one seed do not cover seeds: their intervals are over utterances alone."
 VERDICTS = (
@@ -42,14 +41,13 @@ def size_table(results: Results) -> Table:
 
 
 def _size_row(row: Row, size: str, splits: Sequence[str]) -> list[str]:
-    found = [result for trained in row.done.values() if (result := trained.size(size)) is not None]
     error = row.budget_error(size)
     seeds = f"{len(row.done)} of {len(row.methods)}" if len(row.done) < len(row.methods) else f"{len(row.done)}"
     return [
         *(size, row.name, seeds),
         *(rate_cell(row.rate(size, split)) for split in splits),
-        number_cell(row.mean(result.params for result in found), 1e-6, 3),
-        number_cell(row.mean(result.flops_per_second for result in found), 1e-9, 3),
+        number_cell(row.cost(size, "params"), 1e-6, 3),
+        number_cell(row.cost(size, "flops_per_second"), 1e-9, 3),
         "" if error is None else f"{error:+.2f}",
         *_training_cells(row, size),
     ]
@@ -71,7 +69,7 @@ def _training_cells(row: Row, size: str) -> list[str]:
 
 def gap_table(results: Results) -> Table:
     """Each size against its twin on each set, and the mean of a method's sizes against that of their twins."""
-    header = ["size", "method", "alone", "set", "seeds", "WER", "WER alone"]
+    header = ["size", "method", "alone", "params, FLOPs (% more)", "set", "seeds", "WER", "WER alone"]
     header += ["difference (points) [95%]", "difference (%) [95%]", "verdict"]
     rows = []
     for row in results.rows.values():
@@ -86,8 +84,9 @@ def gap_table(results: Results) -> Table:
 def _gap_cells(gap: Gap) -> list[str]:
     own, twin = gap.rates
     points, percent = gap.difference.points, gap.difference.percent
-    costs = [gap.twin, gap.split, f"{gap.seeds}", f"{own:.1f}", f"{twin:.1f}"]
-    return [*costs, signed_cell(points), signed_cell(percent, 1), gap.difference.verdict]
+    costs = ", ".join(f"{more:+.1f}" for more in (gap.more_params, gap.more_flops) if more is not None)
+    cells = [gap.twin, costs, gap.split, f"{gap.seeds}", f"{own:.1f}", f"{twin:.1f}"]
+    return [*cells, signed_cell(points), signed_cell(percent, 1), gap.difference.verdict]
 
 
 def rate_cell(rate: Optional[Rate]) -> str:

@@ -26,8 +26,10 @@ mkdir -p "exp/$tag" && cp -r prepared/. "exp/$tag"
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(PLAN, sort_keys=False))
-    (tmp_path / "run.sh").write_text(RECIPE)
-    (tmp_path / "run.sh").chmod(0o755)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "run.sh").write_text(RECIPE)
+    (tmp_path / "real" / "run.sh").chmod(0o755)
+    (tmp_path / "run.sh").symlink_to("real/run.sh")
     write_rates(tmp_path / "prepared", {"full": 20, "small": 30})
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -55,7 +57,10 @@ def test_what_is_done_is_reported_and_what_failed_is_told(recipe: Path, capsys: 
     assert (recipe / "calls").read_text().split()[4:] == ["compare/plain"]
     text = (recipe / "REPORT.md").read_text()
     assert "not done yet" not in text and text in capsys.readouterr().out
-    assert "|small|plain|alone small|test|1|30.0|30.0|+0.0 [+0.0, +0.0]|+0.0 [+0.0, +0.0]|equal within ±0.0|" in text
+    assert (
+        "|small|plain|alone small|+0.0, +0.0|test|1|30.0|30.0|+0.0 [+0.0, +0.0]|+0.0 [+0.0, +0.0]|equal within ±0.0|"
+        in text
+    )
 
 
 def test_one_method_is_run_and_shown(recipe: Path) -> None:
@@ -64,3 +69,10 @@ def test_one_method_is_run_and_shown(recipe: Path) -> None:
     assert "|kd|" not in (recipe / "REPORT.md").read_text()
     with pytest.raises(UserError, match=r"--only: 'ortho' is unknown; allowed: kd, plain, alone full, alone small"):
         main([*ARGUMENTS, "--only", "ortho"])
+
+
+def test_the_recipe_must_be_in_this_folder(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (recipe / "elsewhere").mkdir()
+    monkeypatch.chdir(recipe / "elsewhere")
+    with pytest.raises(UserError, match=r"--recipe: run this command in .*: experiments name their files"):
+        main([*ARGUMENTS, "--recipe", "../run.sh"])
