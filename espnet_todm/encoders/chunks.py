@@ -1,4 +1,6 @@
-"""Chunk masks of attention for streaming models. Training draws a chunk size in each step; deployment uses a fixed one.
+"""Masks of frames: the valid ones, and chunk masks of attention for streaming models.
+
+Training draws a chunk size in each step; deployment uses a fixed one.
 
 A frame attends to its own chunk and to a number of frames to the left of that chunk, as in WeNet (Zhang et al., arXiv
 2012.05481) and Zipformer. All numbers are encoder frames, after subsampling: 40 ms each with ``conv2d``.
@@ -122,3 +124,8 @@ def _check_span(key: str, value: Any, least: int) -> None:
     if not whole or (listed and (len(bounds) != 2 or bounds[0] > bounds[1])):
         form = " or [lowest, highest] of such" if key.startswith("chunk.") else ""
         raise UserError(f"{key}: {value!r} must be a whole number of encoder frames from {least}{form}")
+
+
+def length_mask(lengths: Tensor, frames: int) -> Tensor:
+    """lengths (B,) -> (B, 1, frames) bool, true at valid frames."""
+    return (torch.arange(frames, device=lengths.device) < lengths.unsqueeze(1)).unsqueeze(1)

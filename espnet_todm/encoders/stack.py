@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from espnet_todm.components import FULL, Cost, Subnet
 from espnet_todm.elastic.block import LAYER_NORM_EPS, ElasticBlock, count_parameters
-from espnet_todm.encoders.chunks import Chunk, ChunkOptions
+from espnet_todm.encoders.chunks import Chunk, ChunkOptions, length_mask
 from espnet_todm.encoders.depth import WHOLE, depth_options, kept_rates
 from espnet_todm.encoders.frontends import INPUT_LAYERS, InputLayer, subsampling_cost
 from espnet_todm.encoders.interctc import LAYERS, kept_places, parse_places, renumbered
 from espnet_todm.encoders.options import CUTS, SUPERNET_OPTIONS, EncoderOptions, InterCtcOptions, signature
 from espnet_todm.encoders.positions import position_encoding
-from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SubsampledFeatures, SupernetEncoder, length_mask
+from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SubsampledFeatures, SupernetEncoder
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND
 
 

@@ -298,8 +298,3 @@ class SupernetEncoder(AbsEncoder):
 def _of_layer(layer: int, values: Mapping[tuple[int, str], T]) -> dict[str, T]:
     """Values of one layer's modules, by module."""
     return {module: value for (la, module), value in values.items() if la == layer}
-
-
-def length_mask(lengths: Tensor, frames: int) -> Tensor:
-    """lengths (B,) -> (B, 1, frames) bool, true at valid frames."""
-    return (torch.arange(frames, device=lengths.device) < lengths.unsqueeze(1)).unsqueeze(1)

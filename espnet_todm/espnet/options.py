@@ -21,6 +21,10 @@ from espnet_todm.espnet.registry import register
 from espnet_todm.util.checks import accepted_keys
 
 ONE_CYCLE = "one_cycle_linear"
+_WITH_OTHER_KEYS = (
+    " An option was added or left out: resume with those it was trained with, or begin anew from its weights with"
+    " --init_param <its folder>/latest.pth:::subnet_trainer and another --output_dir"
+)
 # Parts in which a number written as text is an error. In other parts text such as "16k" may be intended.
 NUMERIC = ("encoder", "model", "subnet_trainer", "optim", "scheduler")
 
@@ -136,7 +140,10 @@ def checkpoint_errors() -> Iterator[None]:
         first, *details = str(error).splitlines() or [""]
         if not first.startswith("Error(s) in loading state_dict") or not details:
             raise
-        raise UserError(f"the checkpoint is of another model than the config: {details[0].strip()}") from error
+        what = details[0].strip()
+        way_out = _WITH_OTHER_KEYS if what.startswith(("Missing key", "Unexpected key")) else ""
+        shown = what if len(what) <= 200 else what[:200] + " ..."
+        raise UserError(f"the checkpoint is of another model than the config: {shown}{way_out}") from error
 
 
 def refuse(message: str) -> NoReturn:

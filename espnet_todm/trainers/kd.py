@@ -120,10 +120,10 @@ class KDTrainer(SubnetTrainer):
                 share = stats.get(KD_WEIGHT, largest)
                 loss = (1 - share) * loss + share * kd
             pull = None if views is None else views.consistency(subnet, output.posteriors, stats)
-            return loss if pull is None else loss + pull / weight  # the pass multiplies both by its weight
+            return weight * loss if pull is None else weight * loss + pull
 
         weights = self.weights.of(subnets, step, self.planned)
-        passes = [Pass(partial(loss_of, subnet=s, weight=weight), weight) for s, weight in zip(subnets, weights)]
+        passes = [Pass(partial(loss_of, subnet=s, weight=weight), 1.0) for s, weight in zip(subnets, weights)]
         observe = self.agreement.of_step(model, subnets, stats, step, own_front=isinstance(shared, Features))
         loss = sequential_step(shared, passes, model.trained_parameters(), batch.context.loss_scale, observe)
         return loss, stats

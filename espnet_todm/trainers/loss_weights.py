@@ -52,5 +52,5 @@ def _check_range(pair: Any) -> tuple[float, float]:
         raise UserError(f"moving_weight: {pair!r} must be [low, high], for example [0.3, 0.7]")
     low, high = pair
     check_number("moving_weight", low, at_least=0, below=1)
-    check_number("moving_weight", high, at_least=low, below=1)
+    check_number("moving_weight", high, at_least=low, above=0, below=1)
     return low, high

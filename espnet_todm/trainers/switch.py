@@ -1,8 +1,8 @@
-"""The state of the switch between the two stages of a training: the stage, and the components that each size keeps."""
+"""The switch between the two stages of a training: the stage, the components that each size keeps, and their new order."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from espnet_todm.components import Key, Subnet
 from espnet_todm.errors import UserError
+from espnet_todm.selection.units import Place
 
 FIRST, SECOND = 1, 2
 AVERAGED = (
@@ -84,6 +85,15 @@ class SwitchState(nn.Module):
         ]
         if len(found) == len(own) and not wrong:
             self.read(**found)
+
+
+def sorted_orders(keys: Iterable[Key], chosen: Mapping[str, Subnet]) -> dict[Place, tuple[int, ...]]:
+    """The new order of the components of every module: those that more of the chosen sizes keep come first."""
+    modules: dict[Place, list[tuple[int, Key]]] = {}
+    for key in keys:
+        dropped_by = sum(key not in subnet.components for subnet in chosen.values())
+        modules.setdefault((key.layer, key.module), []).append((dropped_by, key))
+    return {place: tuple(key.index for _, key in sorted(ranked)) for place, ranked in modules.items()}
 
 
 def convert_older(state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:

@@ -25,12 +25,12 @@ from espnet_todm.models.own import start_sizes
 from espnet_todm.models.subnet_trainer import SizeUpdates, SubnetTrainer, TrainingSetup, count_updates, passes_cost
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.known import find_selection
-from espnet_todm.selection.units import Place, check_distinct, check_shares, draw, make_units
+from espnet_todm.selection.units import check_distinct, check_shares, draw, make_units
 from espnet_todm.trainers.agreement import GradientAgreement
 from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.trainers.selection_log import SelectionLog
-from espnet_todm.trainers.switch import SwitchState, convert_older
+from espnet_todm.trainers.switch import SwitchState, convert_older, sorted_orders
 from espnet_todm.util.checks import build, check_length, check_number
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class TwoStageTrainer(SubnetTrainer):
         """
         chosen = self.selection.units.nested(self.selection.order(step), self.shares)
         check_distinct({FULL: self.full, **chosen})
-        orders = self._sorted_orders(chosen)
+        orders = sorted_orders(self.keys, chosen)
         states = {parameter: state for optimizer in optimizers for parameter, state in optimizer.state.items()}
         model.encoder.reorder(orders, states)
         new = {
@@ -252,17 +252,6 @@ class TwoStageTrainer(SubnetTrainer):
         for name, subnet in {FULL: self.full, **moved}.items():
             share = self.selection.units.table.share(subnet, self.selection.units.criterion)
             logging.info("size %s keeps %d components, %.1f%% of the cost", name, len(subnet.components), 100 * share)
-
-    def _sorted_orders(self, chosen: Mapping[str, Subnet]) -> dict[Place, tuple[int, ...]]:
-        def rank(key: Key) -> int:
-            return sum(key not in subnet.components for subnet in chosen.values())
-
-        orders: dict[Place, list[Key]] = {}
-        for key in self.keys:
-            orders.setdefault((key.layer, key.module), []).append(key)
-        return {
-            place: tuple(k.index for k in sorted(keys, key=lambda k: (rank(k), k))) for place, keys in orders.items()
-        }
 
     def restore(self, model: TodmModel) -> None:
         """Give the model the chosen sizes. Raises UserError if the model uses a size that is not chosen yet."""

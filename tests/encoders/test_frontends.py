@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from espnet_todm.encoders.chunks import length_mask
 from espnet_todm.encoders.frontends import INPUT_LAYERS, STOCK_INPUTS, STOCK_INPUTS_1D, encoding_of, subsampling_cost
-from espnet_todm.encoders.supernet import length_mask
 from tests.conftest import conformer, disturb, e_branchformer, flop_counter
 
 STOCK = (*STOCK_INPUTS, *STOCK_INPUTS_1D)

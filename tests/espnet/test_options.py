@@ -12,8 +12,9 @@ import yaml
 import espnet_todm
 from espnet_todm.bin.asr_train import main
 from espnet_todm.errors import UserError
-from espnet_todm.espnet.options import check_part, parse_training
+from espnet_todm.espnet.options import check_part, checkpoint_errors, parse_training
 from espnet_todm.util.checks import accepted_keys
+from tests.tiny_model import trained_by
 from tests.tiny_training import CONFIG, arguments, python, write_config, write_data
 
 espnet_todm.register()
@@ -109,6 +110,24 @@ def test_a_checkpoint_of_other_dimensions_is_refused(data: Path, tmp_path: Path)
         UserError, match=r"another model than the config: size mismatch for ctc\.ctc_lo\.weight"
     ) as error:
         main(arguments(data, tmp_path / "exp", "--init_param", str(tmp_path / "other.pth")))
+    assert "\n" not in str(error.value) and "--init_param" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ({}, {"kd_start": {}}, ["Missing key(s)", "subnet_trainer.distillation.seen"]),
+        ({"kd_start": {}}, {}, ["Unexpected key(s)", "subnet_trainer.distillation.seen"]),
+        ({"kd_weight": 0}, {"kd_weight": 0, "views": {"where": "subsampled"}}, ["subnet_trainer.views.start.seen"]),
+    ],
+)
+def test_a_run_that_is_resumed_with_another_trainer_state_is_told_what_to_do(
+    before: dict[str, Any], now: dict[str, Any], words: list[str]
+) -> None:
+    state = trained_by(**before).state_dict()
+    with pytest.raises(UserError) as error, checkpoint_errors():
+        trained_by(**now).load_state_dict(state)
+    assert all(word in str(error.value) for word in [*words, "latest.pth:::subnet_trainer", "another --output_dir"])
     assert "\n" not in str(error.value)
 
 

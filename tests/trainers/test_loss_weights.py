@@ -66,6 +66,7 @@ def test_a_step_with_a_moving_weight() -> None:
         ({"moving": 0.5}, ["moving_weight", "0.5", "[low, high]"]),
         ({"moving": [0.3]}, ["moving_weight", "[low, high]"]),
         ({"moving": [0.7, 0.3]}, ["moving_weight: 0.3", ">= 0.7"]),
+        ({"moving": [0, 0]}, ["moving_weight: 0", "> 0"]),
         ({"moving": [0.3, 1]}, ["moving_weight: 1", "< 1"]),
         ({"moving": [0.3, 0.7], "size_weights": {"full": 2}}, ["size_weights.full", "moving_weight"]),
     ],

@@ -17,6 +17,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.losses.distillation import ctc_frame_distillation
 from espnet_todm.models.batch import Batch
 from espnet_todm.models.spec_augment import SpecAugmentByLength
+from espnet_todm.models.subnet_trainer import TrainingSetup
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.kd import KDTrainer
 from espnet_todm.trainers.views import StepViews
@@ -132,6 +133,16 @@ def test_a_loss_weight_leaves_the_consistency_alone() -> None:
         losses.append(float(loss.detach()) - sum(w * x for w, x in zip(by_size, kds)) / sum(by_size))
         terms.append(0.35 * sum(float(stats[f"consistency_{name}"]) for name in ("full", "middle", "small")) / 3)
     assert losses[0] > 0 and losses == pytest.approx(terms, rel=1e-4)
+
+
+def test_a_loss_weight_of_0_leaves_the_consistency_alone() -> None:
+    model, of = viewed({}, moving_weight=[0.0, 0.7]), batch()
+    model.subnet_trainer.prepare(model, 0, TrainingSetup(planned_steps=10))
+    loss, stats, _ = model(of.speech, of.speech_lengths, of.text, of.text_lengths, step=0)
+    loss.sum().backward()
+    pulls = sum(stats[f"consistency_{name}"] for name in ("full", "middle", "small")) / 3
+    torch.testing.assert_close(loss.detach(), stats["loss_full"] + stats["consistency_weight"] * pulls)
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients(model).values() if gradient is not None)
 
 
 def test_subnets_see_different_views_that_are_the_same_after_a_resume() -> None:

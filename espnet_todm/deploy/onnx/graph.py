@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from espnet_todm.decode.text import NEVER
 from espnet_todm.deploy.onnx.state_space import replace
 from espnet_todm.deploy.stock import STOCK
+from espnet_todm.encoders.chunks import length_mask
 from espnet_todm.encoders.interctc import Between
 from espnet_todm.encoders.known import encoders
 from espnet_todm.encoders.positions import LegacyPositions
-from espnet_todm.encoders.supernet import SupernetEncoder, length_mask
+from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 
 TRACED_FRAMES = (96, 77)  # lengths of the two utterances for tracing

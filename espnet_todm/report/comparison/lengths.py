@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from espnet_todm.util.checks import is_number
+
 SECTIONS = ("scheduler_conf", "subnet_trainer_conf", "model_conf")
 SUFFIXES = ("_steps", "_steps_list", "_batches", "_epochs")
 EPOCHS = ("max_epoch", "patience")
@@ -38,15 +40,20 @@ def _section(options: Any, factor: int) -> Any:
         if str(key).endswith(SUFFIXES) or key in _OF_SCHEDULERS:
             result[key] = _times(value, factor)
         elif key == "join" and isinstance(value, Mapping):
-            result[key] = {size: start if start < 1 else _times(start, factor) for size, start in value.items()}
-        elif key == "temperature_decay" and value is not None:
+            result[key] = {size: _later(start, factor) for size, start in value.items()}
+        elif key == "temperature_decay" and is_number(value):
             result[key] = float(value) ** (1 / factor)
         else:
             result[key] = _section(value, factor)
     return result
 
 
+def _later(start: Any, factor: int) -> Any:
+    """A step number of ``join``, multiplied; a share of the run as it is. What is neither is refused by the training."""
+    return start * factor if is_number(start) and start >= 1 else start
+
+
 def _times(value: Any, factor: int) -> Any:
     if isinstance(value, list):
         return [_times(one, factor) for one in value]
-    return value * factor if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    return value * factor if is_number(value) else value

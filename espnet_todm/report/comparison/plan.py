@@ -19,7 +19,10 @@ from espnet_todm.util.files import PathLike
 KEYS = ("base", "methods", "alone", "seeds", "lengths")
 ALONE = (False, True, "sets", "both")
 # What decides how many updates a training makes, and how much speech an update has.
-SAME_UPDATES = ("max_epoch", "num_iters_per_epoch", "batch_type", "batch_size", "batch_bins", "accum_grad")
+SAME_UPDATES = (
+    *("max_epoch", "num_iters_per_epoch", "patience", "accum_grad"),
+    *("batch_type", "batch_size", "batch_bins", "fold_length", "min_batch_size", "drop_last_iter"),
+)
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,18 @@ def read_plan(path: PathLike) -> list[Method]:
     - ``lengths``: a list trains all of that for each of these multiples of the base's updates (see
       :mod:`espnet_todm.report.comparison.lengths`).
 
-    Raises UserError for an unknown or missing key, and for methods that make other updates than the base.
+    Raises UserError for an unknown or missing key, for methods that make other updates than the base, and for names that
+    give one folder.
     """
     plan = read_config_of_plan(path)
     base = over_bases({"base": plan["base"]}, Path(path))
+    _check_sizes(f"{path}: base", base)
     methods = []
     for name, changes in plan["methods"].items():
         if not isinstance(changes, Mapping):
             raise UserError(f"{path}: methods.{name}: {changes!r} must be a mapping of options")
         config = merged(base, changes)
+        _check_sizes(f"{path}: methods.{name}", config)
         methods.append(Method(str(name), config, (FULL, *config["encoder_conf"]["sizes"]), str(name)))
     for method in methods:
         for key in SAME_UPDATES:
@@ -78,7 +84,29 @@ def read_plan(path: PathLike) -> list[Method]:
         if names.count(name) > 1:
             raise UserError(f"{path}: methods.{name}: is the name of a size trained alone; choose another")
     longer = [_stretched(method, length) for length in plan.get("lengths", [1]) for method in methods]
-    return [_seeded(method, seed) for seed in plan["seeds"] for method in longer] if "seeds" in plan else longer
+    every = [_seeded(method, seed) for seed in plan["seeds"] for method in longer] if "seeds" in plan else longer
+    _check_folders(path, every)
+    return every
+
+
+def _check_sizes(where: str, config: Mapping[str, Any]) -> None:
+    """Raises UserError if a configuration has no sizes to compare."""
+    encoder = config.get("encoder_conf")
+    sizes = encoder.get("sizes") if isinstance(encoder, Mapping) else None
+    if not isinstance(sizes, Mapping) or not sizes:
+        raise UserError(f"{where}: encoder_conf.sizes is {sizes!r}; needed: a mapping such as {{small: 0.5}}")
+
+
+def _check_folders(path: PathLike, methods: Sequence[Method]) -> None:
+    """Raises UserError unless each method has a folder of its own."""
+    names: dict[str, str] = {}
+    for method in methods:
+        other = names.setdefault(method.slug, method.name)
+        if not method.slug or other != method.name:
+            beside = f" as for {other!r}" if method.slug else ""
+            raise UserError(
+                f"{path}: {method.name!r} gives the folder {method.slug!r}{beside}; only letters a to z and digits count"
+            )
 
 
 def _with_twins(methods: Sequence[Method], base: Mapping[str, Any], alone: Any) -> list[Method]:

@@ -16,6 +16,11 @@ COVERAGE = (
     " size and of its twin belong together in pairs."
 )
 ONE_SEED = "Rows with one seed do not cover seeds: their intervals are over utterances alone."
+FEW_SEEDS = (
+    "Few seeds tell little about their spread. In simulations in which seeds differ more than utterances do, the intervals"
+    " of 2, 3 and 5 seeds held the true difference in 80, 86 and 90% of 300 cases instead of 95%, and `better` stood beside"
+    " 11, 8 and 6% of equal trainings instead of 2.5%."
+)
 VERDICTS = (
     "`better`: the whole interval in points is below 0; `worse`: it is above 0; `equal within ±x`: it holds 0 and reaches x"
     " points to one side."
@@ -107,6 +112,7 @@ def gap_section(results: Results) -> str:
     if not table.rows:
         return ""
     seeds = table.header.index("seeds")
-    one_seed = any(cells[seeds] == "1" for cells in table.rows)
-    words = f"{COVERAGE} {ONE_SEED}" if one_seed else COVERAGE
+    numbers = {int(cells[seeds]) for cells in table.rows}
+    notes = ((ONE_SEED, numbers & {1}), (FEW_SEEDS, numbers & {2, 3, 4, 5}))
+    words = " ".join([COVERAGE, *(note for note, holds in notes if holds)])
     return f"## Sizes against the same sizes trained alone\n{table.markdown()}\n{words}\n\n{VERDICTS}\n"

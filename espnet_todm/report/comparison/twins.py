@@ -24,7 +24,10 @@ from espnet_todm.util.checks import is_number
 from espnet_todm.util.files import PathLike
 
 # Options that only matter where several sizes share weights; a size alone is trained without them.
-OF_SHARING = {"encoder_conf": ("own_affine", "own_branch_scale"), "model_conf": ("output_layers",)}
+OF_SHARING = {
+    "encoder_conf": ("own_affine", "own_branch_scale"),
+    "model_conf": ("output_layers", "distil_attention"),
+}
 TOLERANCE = 0.02  # relative difference in parameters and FLOPs between a size and its twin
 
 
@@ -112,7 +115,7 @@ def _identity(config: Mapping[str, Any], size: str) -> str:
     ignored = SUPERNET_OPTIONS if not is_number(spec) else ("sizes", "subnet")  # a share depends on the criterion
     parts = alone_config(config, size)
     parts["encoder_conf"] = {key: value for key, value in parts["encoder_conf"].items() if key not in ignored}
-    return repr((spec, _ordered(parts)))
+    return repr((spec, _ordered({key: value for key, value in parts.items() if value not in ({}, None)})))
 
 
 def _ordered(value: Any) -> Any:

@@ -48,3 +48,8 @@ def test_all_that_counts_updates_is_multiplied_and_nothing_else() -> None:
 
 def test_a_scheduler_without_options_stays() -> None:
     assert stretched({"max_epoch": 1, "scheduler_conf": None}, 8) == {"max_epoch": 8, "scheduler_conf": None}
+
+
+def test_values_that_are_no_numbers_stay_for_the_training_to_refuse() -> None:
+    config = {"subnet_trainer_conf": {"join": {"small": "0.3", "medium": None}, "temperature_decay": "1"}}
+    assert stretched(config, 2) == config

@@ -81,6 +81,15 @@ def test_methods_are_chosen_by_name_or_for_all_seeds(plan: Path) -> None:
         ({"methods": {"long": {"max_epoch": 9}}}, ["methods.long", "max_epoch", "same updates"]),
         ({"methods": {"large": {"accum_grad": 2}}}, ["methods.large", "accum_grad", "same updates"]),
         ({"methods": {"alone full": {}}}, ["methods.alone full", "choose another"]),
+        ({"methods": {"short": {"patience": 1}}}, ["methods.short", "patience", "same updates"]),
+        (
+            {"methods": {"bare": {"encoder_conf": {"sizes": None}}}},
+            ["methods.bare", "encoder_conf.sizes", "small: 0.5"],
+        ),
+        ({"base": "no_sizes.yaml"}, ["base", "encoder_conf.sizes is None"]),
+        ({"methods": {"a, b": {}, "a b": {}}}, ["'a, b' gives the folder 'a_b' as for 'a b'"]),
+        ({"methods": {"\u00e4": {}}}, ["gives the folder ''", "letters a to z"]),
+        ({"seeds": [1, -1]}, ["'top-k, seed -1'", "as for 'top-k, seed 1'"]),
         ({"seeds": []}, ["seeds: []", "whole numbers"]),
         ({"seeds": ["1"]}, ["seeds", "whole numbers"]),
         ({"seeds": [1, 1]}, ["seeds", "different"]),
@@ -90,6 +99,7 @@ def test_methods_are_chosen_by_name_or_for_all_seeds(plan: Path) -> None:
     ],
 )
 def test_wrong_plans_are_named(plan: Path, changes: dict[str, Any], words: list[str]) -> None:
+    (plan.parent / "no_sizes.yaml").write_text("max_epoch: 3\n")
     with pytest.raises(UserError) as error:
         read_plan(write(plan.parent, **changes))
     assert all(word in str(error.value) for word in words)

@@ -56,6 +56,7 @@ def test_differences_to_twins_are_averaged_over_seeds_and_judged(tmp_path: Path)
     assert mean[8].startswith("equal within ±")
     text = gap_section(results)
     assert "over seeds and utterances together" in text and "One seed" not in text and "one seed" not in text
+    assert "2, 3 and 5 seeds held the true difference" in text
     assert [cells[2] for cells in size_table(results).rows] == ["3"] * 4
     assert size_table(results).rows[0][3].startswith("20.0 [")
 
@@ -64,7 +65,7 @@ def test_one_seed_is_said_and_seeds_without_a_twin_are_left_out(tmp_path: Path) 
     results = pair(tmp_path, (1,), {"full": 20, "small": 20}, {"full": 20})
     ((size, *cells),) = gap_table(results).rows
     assert size == "full" and cells[-1].startswith("equal within ±0.0")
-    assert "one seed do not cover seeds" in gap_section(results)
+    assert "one seed do not cover seeds" in gap_section(results) and "Few seeds" not in gap_section(results)
     alone = a_method("ours")
     assert gap_section(Results([alone], [(alone, write_rates(tmp_path / "ours", {"full": 20}))])) == ""
 

@@ -66,10 +66,17 @@ def test_what_changes_a_model_alone_gives_it_another_twin() -> None:
 
 
 def test_a_size_alone_is_trained_without_what_only_matters_for_several() -> None:
-    config = {**with_encoder(ORTHO, own_affine=True, num_blocks=2), "model_conf": {"output_layers": "per_size"}}
+    of_several = {"output_layers": "per_size", "distil_attention": True}
+    config = {**with_encoder(ORTHO, own_affine=True, num_blocks=2), "model_conf": of_several}
     twin = next(plan for plan in plan_twins({"ortho": config}, BASE, "sets").plans if plan.learned_by)
     assert twin.config["model_conf"] == {} and "own_affine" not in twin.config["encoder_conf"]
     assert twin.config["encoder_conf"]["num_blocks"] == 2
+
+
+def test_a_section_of_such_options_alone_gives_no_twin_of_its_own() -> None:
+    base = {key: value for key, value in BASE.items() if key != "model_conf"}
+    twins = plan_twins({"plain": base, "heads": {**base, "model_conf": {"output_layers": "per_size"}}}, base, "sets")
+    assert twins.of["heads"] == twins.of["plain"]
 
 
 def test_learned_sizes_have_twins_of_their_own_but_for_the_full_one() -> None:
