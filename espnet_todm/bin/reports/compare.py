@@ -43,6 +43,8 @@ def main(arguments: Sequence[str]) -> None:
     folder = Path(options.recipe).parent.resolve()  # of the link, where run.sh is one
     if folder != Path.cwd().resolve():
         raise UserError(f"--recipe: run this command in {folder}: experiments name their files relative to it")
+    if not Path(options.recipe).is_file():
+        raise UserError(f"--recipe: {options.recipe}: no such script; run this command in the folder of a recipe")
 
     from espnet_todm.report.comparison.page import write_comparison
     from espnet_todm.report.comparison.plan import choose, read_plan

@@ -76,3 +76,9 @@ def test_the_recipe_must_be_in_this_folder(recipe: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(recipe / "elsewhere")
     with pytest.raises(UserError, match=r"--recipe: run this command in .*: experiments name their files"):
         main([*ARGUMENTS, "--recipe", "../run.sh"])
+
+
+def test_a_recipe_that_is_not_there_is_named_before_anything_is_written(recipe: Path) -> None:
+    with pytest.raises(UserError, match=r"--recipe: ./walk.sh: no such script"):
+        main([*ARGUMENTS, "--recipe", "./walk.sh"])
+    assert not (recipe / "exp").exists()
