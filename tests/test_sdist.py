@@ -7,6 +7,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pytest
 from setuptools import find_packages
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,3 +41,12 @@ def test_every_file_of_the_checkout_is_in_it(tmp_path: Path) -> None:
     assert {
         name.replace(".", "/") + "/__init__.py" for name in find_packages(str(ROOT), include=["espnet_todm*"])
     } <= there
+
+
+def test_no_large_file_is_part_of_the_project() -> None:
+    """Data, features and weights are made or fetched; a repository keeps them for ever."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("no git checkout")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    assert [str(file) for file in files if file.stat().st_size > 2**20] == []

@@ -12,7 +12,7 @@ from espnet_todm.components import Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Stats
 from espnet_todm.models.subnet_trainer import SizeUpdates, SubnetTrainer
-from espnet_todm.trainers.engine import Pass, sequential_step
+from espnet_todm.trainers.engine import sequential_step
 from espnet_todm.util.checks import check_number
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class AuxLossTrainer(SubnetTrainer):
             return torch.stack(losses).sum()
 
         loss = sequential_step(
-            model.run_subsampling(batch), [Pass(loss_of, 1.0)], model.trained_parameters(), batch.context.loss_scale
+            model.run_subsampling(batch), [loss_of], model.trained_parameters(), batch.context.loss_scale
         )
         return loss, stats
 

@@ -11,8 +11,7 @@ DistributedDataParallel work unchanged.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Callable, Generic, Optional, Protocol, TypeVar
+from typing import Any, Callable, Optional, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,14 +29,7 @@ class Shared(Protocol):
 S = TypeVar("S", bound=Shared)
 Gradients = list[Optional[Tensor]]
 Observer = Callable[[int, Sequence[Optional[Tensor]]], None]
-
-
-@dataclass(frozen=True)
-class Pass(Generic[S]):
-    """One subnet's part of a step: ``loss`` maps the shared part's output to a scalar loss, which has weight ``weight``."""
-
-    loss: Callable[[S], Tensor]
-    weight: float
+Pass = Callable[[S], Tensor]  # one subnet's part of a step: output of the shared part -> weighted scalar loss
 
 
 def sequential_step(
@@ -47,7 +39,7 @@ def sequential_step(
     loss_scale: float = 1.0,
     observe: Optional[Observer] = None,
 ) -> Tensor:
-    """Return the weighted sum of the losses of all passes, as a scalar whose backward delivers the gradients.
+    """Return the sum of the losses of all passes, as a scalar whose backward delivers the gradients.
 
     Args:
         shared: output of the shared part, with its autograd graph, if it has one.
@@ -56,16 +48,16 @@ def sequential_step(
             DistributedDataParallel, which waits for every parameter.
         loss_scale: factor on the losses before the inner backward, divided out afterwards. float16 needs it.
         observe: called after each pass with its number and its gradients at (shared.hidden, *parameters), before they
-            are summed; None where the pass has none. They are those of the weighted and scaled loss.
+            are summed; None where the pass has none. They are those of the scaled loss.
     """
     leaf = shared.hidden.detach().requires_grad_()
     total = torch.zeros((), device=leaf.device)
     wanted = [leaf, *parameters]
     sums: Gradients = [None] * len(wanted)
     for number, part in enumerate(passes):
-        loss = part.loss(shared.with_hidden(leaf)).float()
-        total += part.weight * loss.detach()
-        of_pass = _grad(loss * (part.weight * loss_scale), wanted)
+        loss = part(shared.with_hidden(leaf)).float()
+        total += loss.detach()
+        of_pass = _grad(loss * loss_scale, wanted)
         del loss  # free its graph before the next subnet builds its own
         if observe is not None:
             observe(number, of_pass)

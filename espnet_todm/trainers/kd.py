@@ -19,7 +19,7 @@ from espnet_todm.selection.sandwich import Sandwich
 from espnet_todm.trainers.agreement import GradientAgreement
 from espnet_todm.trainers.averaged_teacher import MAX, make_teacher
 from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
-from espnet_todm.trainers.engine import Pass, sequential_step
+from espnet_todm.trainers.engine import sequential_step
 from espnet_todm.trainers.loss_weights import LossWeights
 from espnet_todm.trainers.views import StepViews, ViewOptions, Views
 from espnet_todm.util.checks import build, check_choice, check_number
@@ -123,7 +123,7 @@ class KDTrainer(SubnetTrainer):
             return weight * loss if pull is None else weight * loss + pull
 
         weights = self.weights.of(subnets, step, self.planned)
-        passes = [Pass(partial(loss_of, subnet=s, weight=weight), 1.0) for s, weight in zip(subnets, weights)]
+        passes = [partial(loss_of, subnet=s, weight=weight) for s, weight in zip(subnets, weights)]
         observe = self.agreement.of_step(model, subnets, stats, step, own_front=isinstance(shared, Features))
         loss = sequential_step(shared, passes, model.trained_parameters(), batch.context.loss_scale, observe)
         return loss, stats

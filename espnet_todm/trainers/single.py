@@ -11,7 +11,7 @@ from espnet_todm.components import FULL, Cost, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Stats
 from espnet_todm.models.subnet_trainer import SubnetTrainer
-from espnet_todm.trainers.engine import Pass, sequential_step
+from espnet_todm.trainers.engine import sequential_step
 from espnet_todm.util.checks import is_number
 from espnet_todm.util.files import read_optional
 
@@ -47,7 +47,7 @@ class SingleTrainer(SubnetTrainer):
             return output.loss
 
         loss = sequential_step(
-            model.run_subsampling(batch), [Pass(loss_of, 1.0)], model.trained_parameters(), batch.context.loss_scale
+            model.run_subsampling(batch), [loss_of], model.trained_parameters(), batch.context.loss_scale
         )
         stats[f"loss_{self.subnet.name}"] = loss.detach()
         return loss, stats

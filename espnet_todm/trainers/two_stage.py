@@ -153,7 +153,7 @@ class TwoStageTrainer(SubnetTrainer):
             return (1 - weight) * loss + weight * kd * _per_frame(subsampled)
 
         subnets = self.picked(step)
-        passes = [Pass(partial(loss_of, subnet=subnet), 1.0) for subnet in subnets]
+        passes: list[Pass[Any]] = [partial(loss_of, subnet=subnet) for subnet in subnets]
         if not self.decided and step >= self.warmup_steps:
             passes += self._penalty(self._drawn(step), step - self.warmup_steps, stats)
         observe = self.agreement.of_step(model, subnets, stats, step)
@@ -169,13 +169,13 @@ class TwoStageTrainer(SubnetTrainer):
         weight = 1 - torch.exp(-loss)
         return (weight.detach() if self.focal_detached else weight) * loss
 
-    def _penalty(self, size: str, step: int, stats: Stats) -> list[Pass]:
+    def _penalty(self, size: str, step: int, stats: Stats) -> list[Pass[Any]]:
         """The selection's penalty as a separate pass, which does not use the speech."""
         penalty = self.selection.penalty(size, step)
         if penalty is None:
             return []
         stats["penalty"] = penalty.detach()
-        return [Pass(lambda subsampled: penalty, 1.0)]
+        return [lambda subsampled: penalty]
 
     def picked(self, step: int) -> list[Subnet]:
         if not self.decided:

@@ -96,7 +96,7 @@ def test_any_functions_of_shared_and_own_parameters(seed: int, passes: int, loss
     parameters = [a, b, c, unused]
     total = torch.stack([w * f(front()) for w, f in zip(weights, chosen)]).sum()
     expected = torch.autograd.grad(factor * total, parameters, allow_unused=True)
-    parts = [Pass(lambda shared, f=f: f(shared.hidden), w) for w, f in zip(weights, chosen)]  # type: ignore[misc]
+    parts = [lambda shared, w=w, f=f: w * f(shared.hidden) for w, f in zip(weights, chosen)]  # type: ignore[misc]
     loss = sequential_step(_front(front()), parts, parameters, loss_scale)
     torch.testing.assert_close(loss.detach(), total.detach())
     (factor * loss).backward()
@@ -124,7 +124,7 @@ def test_what_no_subnet_reaches_gets_none() -> None:
     model = trained_by()
     everything, small = model.encoder.component_table().full(), model.encoder.sizes["small"]
     of = batch()
-    part = Pass(lambda subsampled: model.run_subnet(subsampled, of, small).loss, 1.0)
+    part: Pass[SubsampledFeatures] = lambda subsampled: model.run_subnet(subsampled, of, small).loss  # noqa: E731
     sequential_step(model.run_subsampling(of), [part], model.trained_parameters()).backward()
     kept = set(small.layers)
     for layer in everything.layers:
@@ -202,7 +202,7 @@ def test_earlier_subnets_are_forgotten_before_the_next_runs() -> None:
         block.feed_forward.register_forward_hook(lambda _m, _i, output: seen.append(weakref.ref(output)))
         for block in model.encoder.encoders
     ]
-    parts = [Pass(lambda subsampled, name=name: run_one(subsampled, name), 1.0) for name in model.encoder.sizes]  # type: ignore[misc]
+    parts = [lambda subsampled, name=name: run_one(subsampled, name) for name in model.encoder.sizes]  # type: ignore[misc]
     loss = sequential_step(model.run_subsampling(of), parts, model.trained_parameters())
     for hook in hooks:
         hook.remove()
@@ -270,7 +270,8 @@ def test_distributed_gradients_are_the_mean_over_ranks(tmp_path: Path) -> None:
 
 def test_distributed_training_gets_zeros_for_what_no_subnet_reaches(tmp_path: Path) -> None:
     model, of = tiny_model().train(), batch()
-    part = Pass(lambda subsampled: model.run_subnet(subsampled, of, model.encoder.sizes["small"]).loss, 1.0)
+    small = model.encoder.sizes["small"]
+    part: Pass[SubsampledFeatures] = lambda subsampled: model.run_subnet(subsampled, of, small).loss  # noqa: E731
     torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         sequential_step(model.run_subsampling(of), [part], model.trained_parameters()).backward()
