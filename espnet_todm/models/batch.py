@@ -46,6 +46,14 @@ class Batch:
     text_lengths: Tensor
     context: StepContext = OUTSIDE
 
+    def rows(self, rows: slice) -> Batch:
+        """Some of the utterances. The text is cut to the longest one."""
+        texts = self.text_lengths[rows]
+        text = self.text[rows, : int(texts.max())]
+        return replace(
+            self, speech=self.speech[rows], speech_lengths=self.speech_lengths[rows], text=text, text_lengths=texts
+        )
+
 
 @dataclass(frozen=True)
 class Features:

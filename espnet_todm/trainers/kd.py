@@ -21,8 +21,9 @@ from espnet_todm.trainers.averaged_teacher import MAX, make_teacher
 from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
 from espnet_todm.trainers.engine import sequential_step
 from espnet_todm.trainers.loss_weights import LossWeights
+from espnet_todm.trainers.split_batch import check_split, own_rows, split_cost
 from espnet_todm.trainers.views import StepViews, ViewOptions, Views
-from espnet_todm.util.checks import build, check_choice, check_number
+from espnet_todm.util.checks import build, check_choice, check_number, check_type
 
 if TYPE_CHECKING:
     from espnet_todm.encoders.supernet import SubsampledFeatures
@@ -50,6 +51,8 @@ class KDTrainer(SubnetTrainer):
         dropout: "all", or "max_only": the other subnets have no dropout behind the subsampling.
         warmup_steps: number of first steps that train only the max subnet. They are cheaper, and the teacher is untrained.
         divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
+        split_batch: true: each subnet of a step trains on utterances of its own, see
+            :mod:`espnet_todm.trainers.split_batch`.
         agreement_every: steps from one measurement of the gradients' agreement to the next, see
             :class:`espnet_todm.trainers.agreement.GradientAgreement`. 0: none.
         views: options of :class:`espnet_todm.trainers.views.Views`. None: all subnets see the same view. The consistency
@@ -75,11 +78,13 @@ class KDTrainer(SubnetTrainer):
         divergence: Optional[Mapping[str, Any]] = None,
         agreement_every: int = 0,
         views: Optional[Mapping[str, Any]] = None,
+        split_batch: bool = False,
     ) -> None:
         super().__init__()
         check_space(model, search_space)
         check_number("warmup_steps", warmup_steps, at_least=0, whole=True)
         check_choice("dropout", dropout, (ALL_SUBNETS, MAX_ONLY))
+        check_type("split_batch", split_batch, bool)
         sizes, table = model.encoder.sizes, model.encoder.component_table()
         self.sandwich = Sandwich(table, sizes, seed, random_subnets, search_space, size_sampling, join)
         if size_weights and search_space:
@@ -89,6 +94,9 @@ class KDTrainer(SubnetTrainer):
         self.views = None if options is None else Views(options, model, seed, kd_start, dropout != MAX_ONLY)
         for_views = options is not None and options.consistency and not (kd_weight or kd_only_share)
         self.distillation = DistillationWeight(kd_weight, None if for_views else kd_start, kd_only_share)
+        self.split_batch = split_batch
+        if split_batch:
+            check_split(self.distillation.ever, views)
         self.teacher = make_teacher(model, teacher, self.distillation.ever, views)
         self.dropout, self.warmup_steps = dropout, warmup_steps
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
@@ -102,17 +110,21 @@ class KDTrainer(SubnetTrainer):
         largest = self.distillation.largest(step, self.planned)
         shared, teacher = self._shared(model, batch, step, views, stats, largest if len(subnets) > 1 else 0.0)
 
-        def loss_of(shared: Any, subnet: Subnet, weight: float) -> Tensor:
+        def loss_of(shared: Any, number: int, subnet: Subnet, weight: float) -> Tensor:
             is_max = subnet is subnets[0]
             subsampled: SubsampledFeatures = shared if views is None else views.of(shared, subnet)
+            heard = batch
+            if self.split_batch:
+                rows = own_rows(len(batch.text), number, len(subnets), step)
+                subsampled, heard = subsampled.rows(rows), batch.rows(rows)
             if not is_max and self.dropout == MAX_ONLY:
                 subsampled = replace(subsampled, dropout=False)
-            output = model.run_subnet(subsampled, batch, subnet, teacher=None if is_max or not teacher else teacher[0])
+            output = model.run_subnet(subsampled, heard, subnet, teacher=None if is_max or not teacher else teacher[0])
             loss = output.loss
             stats[f"loss_{subnet.name}"] = loss.detach()
             if is_max:
-                stats.update(self._noted(model, output, batch, largest))
-                if not teacher and (largest or model.lends_ranges):
+                stats.update(self._noted(model, output, heard, largest))
+                if not teacher and (largest or (model.lends_ranges and not self.split_batch)):
                     teacher.append(output.posteriors.detach())
             elif largest:
                 kd = model.distillation(teacher[0], output.posteriors, batch, self.divergence)
@@ -123,7 +135,7 @@ class KDTrainer(SubnetTrainer):
             return weight * loss if pull is None else weight * loss + pull
 
         weights = self.weights.of(subnets, step, self.planned)
-        passes = [partial(loss_of, subnet=s, weight=weight) for s, weight in zip(subnets, weights)]
+        passes = [partial(loss_of, number=n, subnet=s, weight=w) for n, (s, w) in enumerate(zip(subnets, weights))]
         observe = self.agreement.of_step(model, subnets, stats, step, own_front=isinstance(shared, Features))
         loss = sequential_step(shared, passes, model.trained_parameters(), batch.context.loss_scale, observe)
         return loss, stats
@@ -176,6 +188,8 @@ class KDTrainer(SubnetTrainer):
     def model_steps(self, table: ComponentTable, updates: int) -> float:
         """As in the base class, with what views and an averaged teacher cost: a forward pass is a third of a step."""
         picked = list(self.picked_in(updates))
+        if self.split_batch:
+            return split_cost(table, picked)
         extra = 0.0 if self.views is None else self.views.extra_cost(table, picked)
         if self.teacher is not None:
             extra += sum(len(subnets) > 1 for subnets in picked) / 3

@@ -23,6 +23,7 @@ SAME_UPDATES = (
     *("max_epoch", "num_iters_per_epoch", "patience", "accum_grad"),
     *("batch_type", "batch_size", "batch_bins", "fold_length", "min_batch_size", "drop_last_iter"),
 )
+OWN_BATCHES = ("batch_size", "batch_bins")  # may differ where each subnet has its own part of a batch
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,7 @@ def read_plan(path: PathLike) -> list[Method]:
         _check_sizes(f"{path}: methods.{name}", config)
         methods.append(Method(str(name), config, (FULL, *config["encoder_conf"]["sizes"]), str(name)))
     for method in methods:
-        for key in SAME_UPDATES:
-            if method.config.get(key) != base.get(key):
-                raise UserError(f"{path}: methods.{method.name}: changes {key}; all methods must make the same updates")
+        _check_updates(path, method, base)
     methods = _with_twins(methods, base, plan.get("alone", False))
     names = [method.name for method in methods]
     for name in names:
@@ -87,6 +86,16 @@ def read_plan(path: PathLike) -> list[Method]:
     every = [_seeded(method, seed) for seed in plan["seeds"] for method in longer] if "seeds" in plan else longer
     _check_folders(path, every)
     return every
+
+
+def _check_updates(path: PathLike, method: Method, base: Mapping[str, Any]) -> None:
+    """Raises UserError if a method makes other updates than the base. A method that shares out the utterances of a batch
+    among its subnets may have larger batches, if epochs have a number of updates."""
+    trainer = method.config.get("subnet_trainer_conf")
+    splits = isinstance(trainer, Mapping) and trainer.get("split_batch") is True and base.get("num_iters_per_epoch")
+    for key in SAME_UPDATES:
+        if method.config.get(key) != base.get(key) and not (splits and key in OWN_BATCHES):
+            raise UserError(f"{path}: methods.{method.name}: changes {key}; all methods must make the same updates")
 
 
 def _check_sizes(where: str, config: Mapping[str, Any]) -> None:
@@ -110,8 +119,9 @@ def _check_folders(path: PathLike, methods: Sequence[Method]) -> None:
 
 
 def _with_twins(methods: Sequence[Method], base: Mapping[str, Any], alone: Any) -> list[Method]:
-    """The methods, each with the names of its twins, and the twins behind them."""
-    twins = plan_twins({method.label: method.config for method in methods}, base, alone)
+    """The methods, each with the names of its twins, and the twins behind them. Twins have the batches of the base."""
+    batches = {key: base[key] for key in OWN_BATCHES if key in base}
+    twins = plan_twins({method.label: {**method.config, **batches} for method in methods}, base, alone)
     return [*(replace(method, twins=twins.of[method.label]) for method in methods), *map(_alone, twins.plans)]
 
 

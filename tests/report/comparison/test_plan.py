@@ -59,6 +59,20 @@ def test_lengths_stretch_every_method_and_leave_the_first_as_it_is(plan: Path) -
     assert {method.label for method in methods} == {"top-k", "alone full", "alone small"}
 
 
+def test_subnets_with_utterances_of_their_own_may_have_larger_batches(plan: Path) -> None:
+    """Their twins have the base's batches, so a size and its twin have as many updates and as much speech in each."""
+    base = {**BASE, "max_epoch": 3, "batch_bins": 1000, "num_iters_per_epoch": 10}
+    (plan.parent / "base.yaml").write_text(yaml.safe_dump(base))
+    split = {"batch_bins": 2000, "subnet_trainer_conf": {"split_batch": True, "kd_weight": 0}}
+    methods = {m.name: m for m in read_plan(write(plan.parent, methods={"split": split}, alone="sets"))}
+    assert methods["split"].config["batch_bins"] == 2000
+    assert methods["split"].twins == {"full": "alone full", "small": "alone small"}
+    assert methods["alone small"].config["batch_bins"] == 1000
+    (plan.parent / "base.yaml").write_text(yaml.safe_dump({**base, "num_iters_per_epoch": None}))
+    with pytest.raises(UserError, match="changes batch_bins; all methods must make the same updates"):
+        read_plan(write(plan.parent, methods={"split": split}))
+
+
 def test_methods_are_chosen_by_name_or_for_all_seeds(plan: Path) -> None:
     methods = read_plan(write(plan.parent, seeds=[2, 3]))
     assert choose(methods, None) == methods

@@ -1,0 +1,41 @@
+"""``split_batch`` of the kd trainer: each subnet of a step trains on utterances of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+from espnet_todm.components import ComponentTable, Subnet
+from espnet_todm.errors import UserError
+from espnet_todm.models.subnet_trainer import passes_cost
+
+
+def check_split(distils: bool, views: Optional[Mapping[str, Any]]) -> None:
+    """Raises UserError for options that compare subnets on the same speech."""
+    if distils:
+        raise UserError(
+            "split_batch: true gives each subnet utterances of its own, so there is nothing to distil; set kd_weight: 0 and"
+            " leave out kd_only_share"
+        )
+    if views is not None:
+        raise UserError(
+            "split_batch: true gives each subnet utterances of its own, not a view of the same; leave out views"
+        )
+
+
+def own_rows(utterances: int, number: int, subnets: int, step: int) -> slice:
+    """The utterances of a batch that subnet ``number`` of ``subnets`` trains on in a step.
+
+    Every ``subnets``-th one, since batches are sorted by length. The first one rotates with the step. A batch with fewer
+    utterances than subnets is not split.
+    """
+    if utterances < subnets:
+        return slice(None)
+    return slice((number + step) % subnets, None, subnets)
+
+
+def split_cost(table: ComponentTable, steps: Sequence[Sequence[Subnet]]) -> float:
+    """As :func:`passes_cost`, where each of n subnets runs on the n-th part of the batch: sum over steps of
+    (F + mean E_i) / (F + E_max)."""
+    front = table.rest.flops / table.cost(table.full()).flops
+    return sum(front + (passes_cost(table, [subnets]) - front) / len(subnets) for subnets in steps)

@@ -1,0 +1,96 @@
+"""``split_batch``: each subnet trains on utterances of its own; together they train on the whole batch."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from espnet_todm.errors import UserError
+from espnet_todm.models.batch import Batch
+from espnet_todm.models.subnet_trainer import passes_cost
+from espnet_todm.models.todm import TodmModel
+from espnet_todm.trainers.kd import KDTrainer
+from espnet_todm.trainers.split_batch import own_rows, split_cost
+from tests.models.test_transducer import transducer
+from tests.tiny_model import batch, tiny_model
+
+SPLIT: dict[str, Any] = {"split_batch": True, "kd_weight": 0.0, "random_subnets": "all"}
+
+
+@pytest.mark.parametrize("utterances, subnets", [(7, 3), (3, 3), (8, 2), (5, 1)])
+@pytest.mark.parametrize("step", [0, 1, 5])
+def test_every_utterance_is_of_one_subnet(utterances: int, subnets: int, step: int) -> None:
+    rows = [list(range(utterances))[own_rows(utterances, number, subnets, step)] for number in range(subnets)]
+    assert sorted(row for part in rows for row in part) == list(range(utterances))
+    assert max(map(len, rows)) - min(map(len, rows)) <= 1
+
+
+def test_a_batch_with_fewer_utterances_than_subnets_is_of_all() -> None:
+    assert [list(range(2))[own_rows(2, number, 3, 4)] for number in range(3)] == [[0, 1]] * 3
+
+
+def gradients(model: TodmModel, loss: Tensor) -> dict[str, Tensor]:
+    names, parameters = zip(*model.named_parameters())
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return {name: gradient for name, gradient in zip(names, found) if gradient is not None}
+
+
+def by_hand(model: TodmModel, trainer: KDTrainer, whole: Batch, step: int) -> Tensor:
+    """The mean loss of the subnets, each on a batch of its utterances alone."""
+    subnets = trainer.picked(step)
+    losses = []
+    for number, subnet in enumerate(subnets):
+        of = whole.rows(own_rows(len(whole.text), number, len(subnets), step))
+        losses.append(model.run_subnet(model.run_subsampling(of), of, subnet).loss)
+    return torch.stack(losses).mean()
+
+
+def rnnt() -> TodmModel:
+    """Its subnets would use the max subnet's pruning ranges if they had the same speech."""
+    pytest.importorskip("torchaudio")
+    made = transducer(trainer=None, model={"transducer_conf": {"prune_range": 3}})
+    assert made.lends_ranges
+    return made
+
+
+@pytest.mark.parametrize("make", [tiny_model, lambda: tiny_model(0.3), rnnt], ids=["CTC", "attention", "RNN-T"])
+@pytest.mark.parametrize("step", [0, 4])
+def test_the_gradient_is_that_of_each_subnet_on_its_own_utterances(make: Callable[[], TodmModel], step: int) -> None:
+    model = make().train()
+    model.subnet_trainer = trainer = KDTrainer(model, **SPLIT)
+    whole = batch(utterances=5)
+    loss, stats = trainer.step(model, whole, step)
+    expected = by_hand(model, trainer, whole, step)
+    torch.testing.assert_close(loss.detach(), expected.detach())
+    assert {"loss_full", "loss_middle", "loss_small"} <= stats.keys()
+    got, want = gradients(model, loss), gradients(model, expected)
+    assert got.keys() == want.keys()
+    for name, gradient in want.items():
+        torch.testing.assert_close(got[name], gradient, msg=name)
+
+
+def test_a_step_costs_the_mean_of_its_subnets() -> None:
+    model = tiny_model()
+    trainer, table = KDTrainer(model, **SPLIT), model.component_table()
+    one, three = [[trainer.picked(0)[0]]], [trainer.picked(0)]
+    assert split_cost(table, one) == pytest.approx(passes_cost(table, one)) == pytest.approx(1.0)
+    assert split_cost(table, three) < 1 < passes_cost(table, three)
+    assert trainer.model_steps(table, 10) == pytest.approx(10 * split_cost(table, three))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"kd_weight": 0.5}, "nothing to distil; set kd_weight: 0"),
+        ({"kd_only_share": 0.3}, "leave out kd_only_share"),
+        ({"views": {"where": "subsampled", "consistency": 0.0}}, "leave out views"),
+        ({"split_batch": "yes"}, "split_batch"),
+    ],
+)
+def test_what_needs_the_same_speech_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        KDTrainer(tiny_model(), **{**SPLIT, **options})
+    assert "\n" not in str(caught.value)
