@@ -11,7 +11,8 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.criteria import DEFAULT_BEST, check_criteria
-from tests.tiny_model import trained_by
+from espnet_todm.trainers.kd import KDTrainer
+from tests.tiny_model import SIZES, tiny_model, trained_by
 
 PLATEAU = scheduler_classes["reducelronplateau"]
 
@@ -57,7 +58,7 @@ def test_what_is_reported_or_not_used_passes(ctc_weight: float, given: dict[str,
     [
         ({"best_model_criterion": [["valid", "acc", "max"]]}, ["best_model_criterion: [valid, acc, max]"]),
         ({"best_model_criterion": [["test", "loss", "min"]]}, ["[test, loss, min]"]),
-        ({"best_model_criterion": [["train", "loss_middle", "min"]]}, ["[train, loss_middle, min]"]),
+        ({"best_model_criterion": [["train", "loss_large", "min"]]}, ["[train, loss_large, min]"]),
         ({"best_model_criterion": [["valid", "acc"]]}, ["best_model_criterion: [valid, acc]"]),
         ({"best_model_criterion": ["valid,acc,max"]}, ["best_model_criterion: 'valid,acc,max'"]),
         (
@@ -73,7 +74,7 @@ def test_what_is_reported_or_not_used_passes(ctc_weight: float, given: dict[str,
 def test_what_is_not_reported_is_refused_with_all_that_is(given: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         check_criteria(trained_by(), options(**given), [PLATEAU])
-    told = "train: loss, loss_ctc, loss_full, loss_small; valid: loss, loss_ctc, cer_ctc, loss_full, cer_ctc_full,"
+    told = "train: loss, loss_ctc, loss_full, loss_middle, loss_small; valid: loss, loss_ctc, cer_ctc, loss_full, "
     for word in (*words, told):
         assert word in str(error.value), str(error.value)
     assert "\n" not in str(error.value)
@@ -84,6 +85,15 @@ def test_a_mode_that_is_none_is_said_to_be_that() -> None:
         UserError, match=r"^best_model_criterion: \[valid, cer_ctc, low\]: the last word must be min or max$"
     ):
         check_criteria(trained_by(), options(best_model_criterion=[["valid", "cer_ctc", "low"]]), [])
+
+
+def test_a_size_that_steps_draw_is_not_reported_by_each() -> None:
+    drawn = tiny_model(sizes={"large": {"ffn": 0.5}, **SIZES}).train()
+    drawn.subnet_trainer = KDTrainer(drawn)
+    for size in ("large", "middle"):
+        with pytest.raises(UserError, match=rf"\[train, loss_{size}, min\]"):
+            check_criteria(drawn, options(best_model_criterion=[["train", f"loss_{size}", "min"]]), [])
+    check_criteria(trained_by(), options(best_model_criterion=[["train", "loss_middle", "min"]]), [])
 
 
 @pytest.mark.parametrize("given", [[], None, "valid,loss,min"])
