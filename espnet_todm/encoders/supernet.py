@@ -46,13 +46,6 @@ class SubsampledFeatures:
     def with_hidden(self, hidden: Tensor) -> SubsampledFeatures:
         return replace(self, hidden=hidden)
 
-    def rows(self, rows: slice) -> SubsampledFeatures:
-        """Some of the utterances."""
-        visible = None if self.visible is None else self.visible[rows]
-        return replace(
-            self, hidden=self.hidden[rows], lengths=self.lengths[rows], mask=self.mask[rows], visible=visible
-        )
-
 
 class SupernetEncoder(AbsEncoder):
     """An encoder that can run as any of its subnets. Subclasses build ``embed``, ``encoders`` and, if any, ``after_norm``.

@@ -21,7 +21,7 @@ from espnet_todm.trainers.averaged_teacher import MAX, make_teacher
 from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
 from espnet_todm.trainers.engine import sequential_step
 from espnet_todm.trainers.loss_weights import LossWeights
-from espnet_todm.trainers.split_batch import check_split, own_rows, split_cost
+from espnet_todm.trainers.split_batch import check_split, own_part, split_cost
 from espnet_todm.trainers.views import StepViews, ViewOptions, Views
 from espnet_todm.util.checks import build, check_choice, check_number, check_type
 
@@ -115,8 +115,7 @@ class KDTrainer(SubnetTrainer):
             subsampled: SubsampledFeatures = shared if views is None else views.of(shared, subnet)
             heard = batch
             if self.split_batch:
-                rows = own_rows(len(batch.text), number, len(subnets), step)
-                subsampled, heard = subsampled.rows(rows), batch.rows(rows)
+                subsampled, heard = own_part(subsampled, batch, number, len(subnets), step)
             if not is_max and self.dropout == MAX_ONLY:
                 subsampled = replace(subsampled, dropout=False)
             output = model.run_subnet(subsampled, heard, subnet, teacher=None if is_max or not teacher else teacher[0])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Optional
 
 from espnet_todm.components import ComponentTable, Subnet
+from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.errors import UserError
+from espnet_todm.models.batch import Batch
 from espnet_todm.models.subnet_trainer import passes_cost
 
 
@@ -32,6 +35,16 @@ def own_rows(utterances: int, number: int, subnets: int, step: int) -> slice:
     if utterances < subnets:
         return slice(None)
     return slice((number + step) % subnets, None, subnets)
+
+
+def own_part(
+    subsampled: SubsampledFeatures, batch: Batch, number: int, subnets: int, step: int
+) -> tuple[SubsampledFeatures, Batch]:
+    """The utterances of :func:`own_rows`, subsampled and as they came."""
+    rows = own_rows(len(batch.text), number, subnets, step)
+    visible = None if subsampled.visible is None else subsampled.visible[rows]
+    hidden, lengths, mask = subsampled.hidden[rows], subsampled.lengths[rows], subsampled.mask[rows]
+    return replace(subsampled, hidden=hidden, lengths=lengths, mask=mask, visible=visible), batch.rows(rows)
 
 
 def split_cost(table: ComponentTable, steps: Sequence[Sequence[Subnet]]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from espnet_todm.deploy.parity.steps import FP32, Gate
+from espnet_todm.deploy.parity.steps import FP32, Gate, sherpa_written
 from espnet_todm.deploy.runtime.base import StepRuntime
 from espnet_todm.deploy.runtime.sherpa_subprocess import transcribe_in_subprocess
 from espnet_todm.errors import UserError
@@ -25,4 +25,5 @@ def compare_short(
     except UserError as error:
         raise UserError(f"speech of {', '.join(f'{s:g}' for s in SECONDS)} s: {error}") from None
     names = [f"{gate.names[0]}, first {seconds:g} s" for seconds in SECONDS]
-    gate.sherpa_texts("sherpa-onnx fp32, short", against, texts, [*map(runtime.transcribe, begins)], True, names)
+    ours, theirs = sherpa_written(texts), sherpa_written(map(runtime.transcribe, begins))
+    gate.texts("sherpa-onnx fp32, short", against, ours, theirs, True, names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -74,7 +74,7 @@ class Gate:
         exact, sherpa = precision == FP32, f"sherpa-onnx {precision}"
         self.everything(heard, reference, exact)
         self.rate(heard.name, heard.texts, reference.texts, exact)
-        self.sherpa_texts(sherpa, heard.name, texts, heard.texts, exact)
+        self.texts(sherpa, heard.name, sherpa_written(texts), sherpa_written(heard.texts), exact)
         self.rate(sherpa, texts, reference.texts, exact)
 
     def arrays(
@@ -119,18 +119,6 @@ class Gate:
         limit = 0.0 if exact else None
         self.steps.append(Step("transcripts", of, against, float(len(apart)), limit, name, detail))
 
-    def sherpa_texts(
-        self,
-        of: str,
-        against: str,
-        ours: Sequence[str],
-        theirs: Sequence[str],
-        exact: bool,
-        names: Optional[Sequence[str]] = None,
-    ) -> None:
-        """As :meth:`texts`, but spaces that sherpa-onnx removes on purpose are no difference. Its error rate shows them."""
-        self.texts(of, against, [*map(as_sherpa_writes, ours)], [*map(as_sherpa_writes, theirs)], exact, names)
-
     def rate(
         self, of: str, texts: Sequence[str], reference: Optional[Sequence[str]] = None, exact: bool = True
     ) -> None:
@@ -144,6 +132,11 @@ class Gate:
 
     def _wer(self, texts: Sequence[str]) -> float:
         return score_tables(self.references, dict(zip(self.names, texts)), "parity").total().error_rate
+
+
+def sherpa_written(texts: Iterable[str]) -> list[str]:
+    """Texts without the spaces that sherpa-onnx removes on purpose: they are no difference. Its error rate shows them."""
+    return [*map(as_sherpa_writes, texts)]
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> tuple[float, str]:
