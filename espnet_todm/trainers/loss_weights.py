@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+import torch
+from torch import Tensor
 
 from espnet_todm.components import FULL, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.util.checks import check_by_name, check_length, check_number
+
+if TYPE_CHECKING:
+    from espnet_todm.encoders.supernet import SubsampledFeatures
+
+FOCAL = "focal"
 
 
 class LossWeights:
@@ -45,6 +53,20 @@ class LossWeights:
         low, high = self.moving
         below = min(max(step / check_length("moving_weight", planned, "leave it out"), low), high)
         return [1 - below, *(below * weight / sum(weights[1:]) for weight in weights[1:])]
+
+
+def weighted(loss: Tensor, weight: Union[str, float], detached: bool) -> Tensor:
+    """A loss per frame times its weight: a number, or "focal" for 1 - exp(-loss), which reduces small losses. No gradient
+    passes through a detached weight."""
+    if weight != FOCAL:
+        return float(weight) * loss
+    focal = 1 - torch.exp(-loss)
+    return (focal.detach() if detached else focal) * loss
+
+
+def per_frame(subsampled: SubsampledFeatures) -> Tensor:
+    """Factor that turns a sum over frames, averaged over utterances, into the mean over output frames: scalar tensor."""
+    return len(subsampled.lengths) / subsampled.lengths.sum().clamp(min=1)
 
 
 def _check_range(pair: Any) -> tuple[float, float]:

@@ -1,8 +1,8 @@
-"""``split_batch`` of the kd trainer: each subnet of a step trains on utterances of its own."""
+"""``split_batch`` of the kd and two_stage trainers: each subnet of a step trains on utterances of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Optional
 
@@ -13,7 +13,7 @@ from espnet_todm.models.batch import Batch
 from espnet_todm.models.subnet_trainer import passes_cost
 
 
-def check_split(distils: bool, views: Optional[Mapping[str, Any]]) -> None:
+def check_split(distils: bool, views: Optional[Mapping[str, Any]] = None) -> None:
     """Raises UserError for options that compare subnets on the same speech."""
     if distils:
         raise UserError(
@@ -47,7 +47,7 @@ def own_part(
     return replace(subsampled, hidden=hidden, lengths=lengths, mask=mask, visible=visible), batch.rows(rows)
 
 
-def split_cost(table: ComponentTable, steps: Sequence[Sequence[Subnet]]) -> float:
+def split_cost(table: ComponentTable, steps: Iterable[Sequence[Subnet]]) -> float:
     """As :func:`passes_cost`, where each of n subnets runs on the n-th part of the batch: sum over steps of
     (F + mean E_i) / (F + E_max)."""
     front = table.rest.flops / table.cost(table.full()).flops

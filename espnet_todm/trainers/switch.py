@@ -96,6 +96,12 @@ def sorted_orders(keys: Iterable[Key], chosen: Mapping[str, Subnet]) -> dict[Pla
     return {place: tuple(key.index for _, key in sorted(ranked)) for place, ranked in modules.items()}
 
 
+def moved(orders: Mapping[Place, Sequence[int]], chosen: Mapping[str, Subnet]) -> dict[str, Subnet]:
+    """The chosen sizes, with their components named by their places in the new orders."""
+    new = {Key(*place, old): Key(*place, index) for place, order in orders.items() for index, old in enumerate(order)}
+    return {name: Subnet(name, frozenset(new[key] for key in subnet.components)) for name, subnet in chosen.items()}
+
+
 def convert_older(state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Convert the state of an older release: one floating-point tensor ``chosen``, all 0 in the first stage."""
     chosen = state_dict.pop(f"{prefix}chosen", None)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Optional, Union
 import torch
 from torch import Tensor
 
-from espnet_todm.components import FULL, ComponentTable, Key, Subnet
+from espnet_todm.components import FULL, ComponentTable, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.batch import Stats
@@ -29,12 +29,14 @@ from espnet_todm.selection.units import check_distinct, check_shares, draw, make
 from espnet_todm.trainers.agreement import GradientAgreement
 from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
 from espnet_todm.trainers.engine import Pass, sequential_step
+from espnet_todm.trainers.loss_weights import FOCAL, per_frame, weighted
 from espnet_todm.trainers.selection_log import SelectionLog
-from espnet_todm.trainers.switch import SwitchState, convert_older, sorted_orders
-from espnet_todm.util.checks import build, check_length, check_number
+from espnet_todm.trainers.split_batch import check_split, own_part, split_cost
+from espnet_todm.trainers.switch import SwitchState, convert_older, moved, sorted_orders
+from espnet_todm.util.checks import build, check_length, check_number, check_type
 
 if TYPE_CHECKING:
-    from espnet_todm.encoders.supernet import Drop, SubsampledFeatures
+    from espnet_todm.encoders.supernet import Drop, Gates, SubsampledFeatures
     from espnet_todm.models.batch import Batch, Posteriors
     from espnet_todm.models.todm import TodmModel
 
@@ -58,7 +60,7 @@ class TwoStageTrainer(SubnetTrainer):
         divergence: options of :class:`espnet_todm.losses.alpha_divergence.Divergence`.
         layer_drop: probability, for each utterance, that the supernet skips a module in stage 2. Only modules that the
             smallest size drops completely are skipped.
-        agreement_every: as in :class:`espnet_todm.trainers.kd.KDTrainer`.
+        agreement_every, split_batch: as in :class:`espnet_todm.trainers.kd.KDTrainer`.
         learned: options of the selection.
     """
 
@@ -80,6 +82,7 @@ class TwoStageTrainer(SubnetTrainer):
         divergence: Optional[Mapping[str, Any]] = None,
         layer_drop: float = 0.1,
         agreement_every: int = 0,
+        split_batch: bool = False,
         **learned: Any,
     ) -> None:
         super().__init__()
@@ -88,7 +91,7 @@ class TwoStageTrainer(SubnetTrainer):
         self.stage1_steps = 0 if stage1_steps is None and not kind.learns else stage1_steps
         self.subnet_weight = kind.subnet_weight if subnet_weight is None else subnet_weight
         self.focal_detached, self.layer_drop = focal_detached, layer_drop
-        self.distillation = DistillationWeight(kd_weight, kd_start)
+        self.distillation, self.split_batch = DistillationWeight(kd_weight, kd_start), split_batch
         self._check_options()
         encoder = model.encoder
         table = encoder.component_table()
@@ -105,13 +108,16 @@ class TwoStageTrainer(SubnetTrainer):
         encoder.postpone_sizes("the checkpoint is from the first stage of training, before sizes are chosen")
 
     def _check_options(self) -> None:
-        if self.subnet_weight != "focal":
+        if self.subnet_weight != FOCAL:
             check_number("subnet_weight", self.subnet_weight, at_least=0)
         if self.stage1_steps is not None:
             check_number("stage1_steps", self.stage1_steps, at_least=0, whole=True)
         check_number("stage1_share", self.stage1_share, at_least=0, below=1)
         check_number("warmup_steps", self.warmup_steps, at_least=0, whole=True)
         check_number("layer_drop", self.layer_drop, at_least=0, below=1)
+        check_type("split_batch", self.split_batch, bool)
+        if self.split_batch:
+            check_split(self.distillation.ever)
 
     def _kind(self, selection: Optional[str]) -> type[Selection]:
         """Class of the selection. Raises UserError for an unknown one, and for one that differs from the alias."""
@@ -131,29 +137,30 @@ class TwoStageTrainer(SubnetTrainer):
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
         stats: Stats = {}
         teacher: list[Posteriors] = []
+        subnets = self.picked(step)
 
-        def loss_of(subsampled: SubsampledFeatures, subnet: Subnet) -> Tensor:
+        def loss_of(subsampled: SubsampledFeatures, number: int, subnet: Subnet) -> Tensor:
+            heard = batch
+            if self.split_batch:
+                subsampled, heard = own_part(subsampled, batch, number, len(subnets), step)
             if subnet.name == FULL:
-                output = model.run_subnet(subsampled, batch, subnet, drop=self._droppable())
-                if self.distillation.weight or model.lends_ranges:
+                output = model.run_subnet(subsampled, heard, subnet, drop=self._droppable())
+                if self.distillation.weight or (model.lends_ranges and not self.split_batch):
                     teacher.append(output.posteriors.detach())
                 stats.update(output.stats, loss_full=output.loss.detach())
-                stats.update(self.distillation.of_step(model, output, batch, self.distillation.weight))
-                return output.loss * _per_frame(subsampled)
-            gates = None
-            if not self.decided:
-                gates = self.selection.units.gates(self.selection.weights(subnet.name, step - self.warmup_steps))
-            output = model.run_subnet(subsampled, batch, subnet, gates, teacher=teacher[0] if teacher else None)
+                stats.update(self.distillation.of_step(model, output, heard, self.distillation.weight))
+                return output.loss * per_frame(subsampled)
+            gates = self._gates(subnet, step)
+            output = model.run_subnet(subsampled, heard, subnet, gates, teacher=teacher[0] if teacher else None)
             stats[f"loss_{subnet.name}"] = output.loss.detach()
-            loss = self._subnet_loss(output.loss * _per_frame(subsampled))
+            loss = weighted(output.loss * per_frame(subsampled), self.subnet_weight, self.focal_detached)
             if not self.distillation.weight:
                 return loss
             kd = model.distillation(teacher[0], output.posteriors, batch, self.divergence)
             weight = stats.get(KD_WEIGHT, self.distillation.weight)
-            return (1 - weight) * loss + weight * kd * _per_frame(subsampled)
+            return (1 - weight) * loss + weight * kd * per_frame(subsampled)
 
-        subnets = self.picked(step)
-        passes: list[Pass[Any]] = [partial(loss_of, subnet=subnet) for subnet in subnets]
+        passes: list[Pass[Any]] = [partial(loss_of, number=n, subnet=subnet) for n, subnet in enumerate(subnets)]
         if not self.decided and step >= self.warmup_steps:
             passes += self._penalty(self._drawn(step), step - self.warmup_steps, stats)
         observe = self.agreement.of_step(model, subnets, stats, step)
@@ -162,12 +169,11 @@ class TwoStageTrainer(SubnetTrainer):
         )
         return loss, stats
 
-    def _subnet_loss(self, loss: Tensor) -> Tensor:
-        """Multiply a subnet's loss per frame by its weight."""
-        if self.subnet_weight != "focal":
-            return float(self.subnet_weight) * loss
-        weight = 1 - torch.exp(-loss)
-        return (weight.detach() if self.focal_detached else weight) * loss
+    def _gates(self, subnet: Subnet, step: int) -> Optional[Gates]:
+        """The soft gates of a size in the first stage."""
+        if self.decided:
+            return None
+        return self.selection.units.gates(self.selection.weights(subnet.name, step - self.warmup_steps))
 
     def _penalty(self, size: str, step: int, stats: Stats) -> list[Pass[Any]]:
         """The selection's penalty as a separate pass, which does not use the speech."""
@@ -243,13 +249,9 @@ class TwoStageTrainer(SubnetTrainer):
         orders = sorted_orders(self.keys, chosen)
         states = {parameter: state for optimizer in optimizers for parameter, state in optimizer.state.items()}
         model.encoder.reorder(orders, states)
-        new = {
-            Key(*place, old): Key(*place, index) for place, order in orders.items() for index, old in enumerate(order)
-        }
-        moved = {n: Subnet(n, frozenset(new[key] for key in subnet.components)) for n, subnet in chosen.items()}
-        self.switch.choose(moved)
+        self.switch.choose(moved(orders, chosen))
         self.restore(model)
-        for name, subnet in {FULL: self.full, **moved}.items():
+        for name, subnet in model.encoder.sizes.items():
             share = self.selection.units.table.share(subnet, self.selection.units.criterion)
             logging.info("size %s keeps %d components, %.1f%% of the cost", name, len(subnet.components), 100 * share)
 
@@ -273,8 +275,9 @@ class TwoStageTrainer(SubnetTrainer):
         """As in the base class. A step of stage 1 has two passes at full width, a step of the warm-up has one."""
         first = min(updates, self._first_stage(TrainingSetup(planned_steps=updates)))
         alone = min(self.warmup_steps, first)
-        two = (first - alone) * passes_cost(table, [[self.full, self.full]])
-        return alone + two + passes_cost(table, map(self.picked, range(first, updates)))
+        cost = split_cost if self.split_batch else passes_cost
+        two = (first - alone) * cost(table, [[self.full, self.full]])
+        return alone + two + cost(table, map(self.picked, range(first, updates)))
 
     def size_updates(self, sizes: Mapping[str, Subnet], updates: int) -> dict[str, SizeUpdates]:
         """As in the base class. The full size is trained in every step; in stage 1 the others have soft gates."""
@@ -290,8 +293,3 @@ class TwoStageTrainer(SubnetTrainer):
             return list(model.encoder.sizes.values())
         now = self.selection.units.nested(self.selection.order(max(0, (step or 0) - self.warmup_steps)), self.shares)
         return [self.full, *reversed(now.values())]
-
-
-def _per_frame(subsampled: SubsampledFeatures) -> Tensor:
-    """Factor that turns a sum over frames, averaged over utterances, into the mean over output frames: scalar tensor."""
-    return len(subsampled.lengths) / subsampled.lengths.sum().clamp(min=1)

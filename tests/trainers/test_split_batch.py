@@ -10,10 +10,11 @@ from torch import Tensor
 
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Batch
-from espnet_todm.models.subnet_trainer import passes_cost
+from espnet_todm.models.subnet_trainer import TrainingSetup, passes_cost
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.kd import KDTrainer
 from espnet_todm.trainers.split_batch import own_rows, split_cost
+from espnet_todm.trainers.two_stage import TwoStageTrainer
 from tests.models.test_transducer import transducer
 from tests.tiny_model import batch, tiny_model
 
@@ -79,6 +80,61 @@ def test_a_step_costs_the_mean_of_its_subnets() -> None:
     assert split_cost(table, one) == pytest.approx(passes_cost(table, one)) == pytest.approx(1.0)
     assert split_cost(table, three) < 1 < passes_cost(table, three)
     assert trainer.model_steps(table, 10) == pytest.approx(10 * split_cost(table, three))
+
+
+def two_stage(step: int, **options: Any) -> TodmModel:
+    """Step 0 is the warm-up, step 1 the first stage, step 2 the second."""
+    model = tiny_model(sizes={"small": 0.6, "middle": 0.8}).train()
+    conf = {"split_batch": True, "warmup_steps": 1, "stage1_steps": 2, "layer_drop": 0.0, **options}
+    model.subnet_trainer = TwoStageTrainer(model, **conf, penalty_weight=0.0)
+    for reached in range(step + 1):
+        model.subnet_trainer.prepare(model, reached, TrainingSetup())
+    return model
+
+
+def two_stage_by_hand(model: TodmModel, whole: Batch, step: int) -> Tensor:
+    """The sum over subnets of w times the loss per frame, each on a batch of its utterances alone."""
+    trainer = model.subnet_trainer
+    assert isinstance(trainer, TwoStageTrainer)
+    subnets, total = trainer.picked(step), torch.zeros(())
+    for number, subnet in enumerate(subnets):
+        of = whole.rows(own_rows(len(whole.text), number, len(subnets), step))
+        features = model.run_subsampling(of)
+        gates = None
+        if number and not trainer.decided:
+            gates = trainer.selection.units.gates(trainer.selection.weights(subnet.name, step - 1))
+        loss = model.run_subnet(features, of, subnet, gates).loss * len(of.text) / features.lengths.sum()
+        total = total + (loss if number == 0 else (1 - torch.exp(-loss)).detach() * loss)
+    return total
+
+
+@pytest.mark.parametrize("step, subnets", [(0, 1), (1, 2), (2, 3)])
+def test_both_stages_train_each_subnet_on_its_own_utterances(step: int, subnets: int) -> None:
+    model, whole = two_stage(step), batch(utterances=5)
+    assert len(model.subnet_trainer.picked(step)) == subnets
+    loss, _ = model.subnet_trainer.step(model, whole, step)
+    expected = two_stage_by_hand(model, whole, step)
+    torch.testing.assert_close(loss.detach(), expected.detach())
+    got, want = gradients(model, loss), gradients(model, expected)
+    assert got.keys() >= want.keys()
+    for name, gradient in want.items():
+        torch.testing.assert_close(got[name], gradient, msg=name)
+
+
+def test_two_stages_cost_the_means_of_their_subnets() -> None:
+    model = two_stage(2)
+    trainer, table = model.subnet_trainer, model.component_table()
+    second = split_cost(table, [trainer.picked(2)])
+    # One warm-up step of the full model, one with two gated passes on half the batch each, and ten of the second stage.
+    assert trainer.model_steps(table, 12) == pytest.approx(1 + 1 + 10 * second)
+    assert second < 1
+
+
+def test_two_stages_refuse_distillation_between_different_speech() -> None:
+    with pytest.raises(UserError, match="nothing to distil; set kd_weight: 0"):
+        two_stage(0, kd_weight=0.5)
+    with pytest.raises(UserError, match="split_batch"):
+        two_stage(0, split_batch="yes")
 
 
 @pytest.mark.parametrize(

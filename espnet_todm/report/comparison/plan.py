@@ -33,7 +33,8 @@ class Method:
     name: unique in the plan. config: all options. sizes: those that it trains; others are not scored.
     label: the name without the seed; seed: None for the base's; length: updates as a multiple of the base's.
     twins: size -> label of the method that trains it alone. learned_by: label of the method whose trained card says what the
-    only size of this one keeps; its configuration is complete once that is known.
+    only size of this one keeps; its configuration is complete once that is known. speech: in an update, as a multiple of
+    the base's.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Method:
     length: int = 1
     twins: Mapping[str, str] = field(default_factory=dict)
     learned_by: str = ""
+    speech: float = 1.0
 
     @property
     def slug(self) -> str:
@@ -74,7 +76,8 @@ def read_plan(path: PathLike) -> list[Method]:
             raise UserError(f"{path}: methods.{name}: {changes!r} must be a mapping of options")
         config = merged(base, changes)
         _check_sizes(f"{path}: methods.{name}", config)
-        methods.append(Method(str(name), config, (FULL, *config["encoder_conf"]["sizes"]), str(name)))
+        sizes = (FULL, *config["encoder_conf"]["sizes"])
+        methods.append(Method(str(name), config, sizes, str(name), speech=_speech(config, base)))
     for method in methods:
         _check_updates(path, method, base)
     methods = _with_twins(methods, base, plan.get("alone", False))
@@ -96,6 +99,12 @@ def _check_updates(path: PathLike, method: Method, base: Mapping[str, Any]) -> N
     for key in SAME_UPDATES:
         if method.config.get(key) != base.get(key) and not (splits and key in OWN_BATCHES):
             raise UserError(f"{path}: methods.{method.name}: changes {key}; all methods must make the same updates")
+
+
+def _speech(config: Mapping[str, Any], base: Mapping[str, Any]) -> float:
+    """How much speech an update has, as a multiple of the base's. ESPnet's other types of batches count utterances."""
+    key = "batch_bins" if config.get("batch_type") in ("numel", "length") else "batch_size"
+    return float(config[key] / base[key]) if base.get(key) and config.get(key) else 1.0
 
 
 def _check_sizes(where: str, config: Mapping[str, Any]) -> None:

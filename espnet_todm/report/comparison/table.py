@@ -31,7 +31,8 @@ def size_table(results: Results) -> Table:
     """One row for each size and method, the sizes of all methods in the order of the plan. What is not there is blank.
 
     Costs are means over seeds. ``updates``: of the training; ``of this size``: those in which the size was trained. Those of
-    a first stage, in which it has soft gates, are counted apart.
+    a first stage, in which it has soft gates, are counted apart. ``model-steps``: steps of one full model on the base's
+    batches that have as many FLOPs.
     """
     header = ["size", "method", "seeds", *(f"WER {split} [95%]" for split in results.splits)]
     header += ["params (M)", "GFLOPs per s", "budget error (points)"]
@@ -67,7 +68,7 @@ def _training_cells(row: Row, size: str) -> list[str]:
     return [
         number_cell(row.mean(training.updates for training in trainings), 1, 0),
         f"{sliced:.0f}" + (f" + {gated:.0f} gated" if gated else ""),
-        number_cell(row.mean(training.model_steps for training in trainings), 1, 0),
+        number_cell(row.mean(training.model_steps for training in trainings), row.methods[0].speech, 0),
         number_cell(row.mean(training.hours for training in trainings), 1, 2),
     ]
 

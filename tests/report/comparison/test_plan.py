@@ -61,13 +61,13 @@ def test_lengths_stretch_every_method_and_leave_the_first_as_it_is(plan: Path) -
 
 def test_subnets_with_utterances_of_their_own_may_have_larger_batches(plan: Path) -> None:
     """Their twins have the base's batches, so a size and its twin have as many updates and as much speech in each."""
-    base = {**BASE, "max_epoch": 3, "batch_bins": 1000, "num_iters_per_epoch": 10}
+    base = {**BASE, "max_epoch": 3, "batch_type": "numel", "batch_bins": 1000, "num_iters_per_epoch": 10}
     (plan.parent / "base.yaml").write_text(yaml.safe_dump(base))
     split = {"batch_bins": 2000, "subnet_trainer_conf": {"split_batch": True, "kd_weight": 0}}
     methods = {m.name: m for m in read_plan(write(plan.parent, methods={"split": split}, alone="sets"))}
-    assert methods["split"].config["batch_bins"] == 2000
+    assert methods["split"].config["batch_bins"] == 2000 and methods["split"].speech == 2
     assert methods["split"].twins == {"full": "alone full", "small": "alone small"}
-    assert methods["alone small"].config["batch_bins"] == 1000
+    assert methods["alone small"].config["batch_bins"] == 1000 and methods["alone small"].speech == 1
     (plan.parent / "base.yaml").write_text(yaml.safe_dump({**base, "num_iters_per_epoch": None}))
     with pytest.raises(UserError, match="changes batch_bins; all methods must make the same updates"):
         read_plan(write(plan.parent, methods={"split": split}))

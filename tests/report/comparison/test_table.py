@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,12 @@ def test_rows_hold_what_was_measured_and_blanks_elsewhere(scored: Path) -> None:
     assert small.startswith("|small|ours|1|") and small.endswith("|1.250|0.050|-0.50|1042|521 + 20 gated|1563|1.12|")
     assert uncosted.endswith("|||||1042|0|1563|1.12|")
     assert theirs == "|full|theirs|0 of 1||||||||||"
+
+
+def test_model_steps_are_on_the_batches_of_the_base(scored: Path) -> None:
+    write_training(scored)
+    ours = replace(a_method("ours"), speech=3.0)
+    assert {row[-2] for row in size_table(Results([ours], [(ours, scored)])).rows} == {str(3 * 1563)}
 
 
 def pair(folder: Path, seeds: tuple[int, ...], rates: dict[str, float], alone: dict[str, float]) -> Results:
