@@ -40,7 +40,9 @@ def calls(mini: Recipe) -> list[tuple[str, str]]:
 
 
 def test_the_corpus_is_its_own_and_the_workers_share_a_plan(mini: Recipe) -> None:
-    ended = compare(mini, "--workers", "2", "--plan", "conf/ablation.yaml", "--output", "ABLATION.md", "--", "--nj", "1")
+    ended = compare(
+        mini, "--workers", "2", "--plan", "conf/ablation.yaml", "--output", "ABLATION.md", "--", "--nj", "1"
+    )
     assert ended.returncode == 0, ended.stderr
     there = mini.folder / "exp/large/egs/mini"
     assert {folder for folder, _ in calls(mini)} == {str(there)}
