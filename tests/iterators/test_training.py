@@ -17,6 +17,7 @@ from espnet_todm import register
 from espnet_todm.bin.asr_train import main
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.options import parse_training
+from espnet_todm.models.todm import TodmModel
 from espnet_todm.util.files import read_table
 from tests.iterators.made import feature_cuts, joined, write_manifest, write_shar
 from tests.tiny_training import arguments, write_config, write_data
@@ -84,6 +85,27 @@ def test_a_resumed_training_equals_the_whole_one(data: Path, tmp_path: Path, cha
     main(options(data, tmp_path / "stopped", "--max_epoch", "1", **changes))
     main(options(data, tmp_path / "stopped", **changes))
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "stopped"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_training_that_ends_within_an_epoch_goes_on_exactly(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """As kill -9 leaves it: the checkpoint is of the epoch before."""
+    changes = {"num_iters_per_epoch": 4, "num_workers": workers}
+    main(options(data, tmp_path / "whole", **changes))
+    forward, steps = TodmModel.forward, iter(range(100))
+
+    def killed(self: TodmModel, *args: Any, **kwargs: Any) -> Any:
+        if self.training and next(steps) == 6:
+            raise KeyboardInterrupt
+        return forward(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(TodmModel, "forward", killed)
+        main(options(data, tmp_path / "killed", **changes))
+    main(options(data, tmp_path / "killed", **changes))
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
 
 
 def test_workers_change_nothing(data: Path, tmp_path: Path) -> None:
