@@ -80,8 +80,8 @@ stage_11() {
     --ngpu "$ngpu" --multiprocessing_distributed true --resume true --output_dir "$folder")
   if [ "$feats_type" = shar ]; then
     shards=$(dump_dir)/shards
-    training+=(--iterator lhotse --iterator_conf "train=$shards/$(train_data)"
-      --iterator_conf "valid=$shards/$(split_name "$valid_set")")
+    training+=(--iterator lhotse --iterator_conf "train=$shards/$(train_data)/shar"
+      --iterator_conf "valid=$shards/$(split_name "$valid_set")/shar")
   else
     training+=("${tables[@]}")
     for split in train valid; do

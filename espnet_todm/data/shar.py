@@ -21,12 +21,12 @@ from lhotse.shar import SharWriter
 
 from espnet_todm.errors import UserError
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
-from espnet_todm.util.checks import check_choice, check_number
+from espnet_todm.util.checks import check_number
 from espnet_todm.util.files import PathLike, read_table
 from espnet_todm.util.launch import launch
 from espnet_todm.util.stage_marker import atomic_stage, fingerprint
 
-FORMATS = ("numpy", "lilcom")  # float32 as it is; about one byte per value, with errors of some hundredths
+SHAR = "shar"
 LARGEST, SHARDS = 1000, 64  # utterances of a shard; small sets are cut into this many shards
 
 
@@ -37,44 +37,42 @@ class ShardOfFeatures:
     folder: Path
     number: int
     rows: Sequence[tuple[str, str, str, str]]
-    stored: str
 
 
 def make_shar(
     features: PathLike,
     output: PathLike,
-    stored: str = "numpy",
     shard_size: Optional[int] = None,
     seed: int = 0,
     **how: Any,
 ) -> Path:
-    """Write the Shar folder ``output`` of a set of stage 4, ``features`` (``<features>/<split>``).
+    """Write the Shar folder ``output``/shar of a set of stage 4, ``features`` (``<features>/<split>``), and return it.
 
-    stored: one of FORMATS. shard_size: utterances of a shard; None: LARGEST, or fewer, for SHARDS shards of a small set.
+    shard_size: utterances of a shard; None: LARGEST, or fewer, for SHARDS shards of a small set.
     seed: of the order. ``how`` goes to ``launch`` (jobs, launcher, logs).
     Raises UserError where stage 4 has not been completed or has no archives of features.
     """
-    check_choice("format", stored, FORMATS)
     source, target = Path(features), Path(output)
-    options = {"stage": "shar", "format": stored, "shard_size": shard_size, "seed": seed, "input": fingerprint(source)}
+    options = {"stage": "shar", "shard_size": shard_size, "seed": seed, "input": fingerprint(source)}
     with atomic_stage(target, options) as folder:
         if folder is None:
-            return target
+            return target / SHAR
         rows = _rows(source, seed)
         size = max(1, min(LARGEST, len(rows) // SHARDS)) if shard_size is None else shard_size
         check_number("shard_size", size, at_least=1, whole=True)
         starts = range(0, len(rows), size)
-        shards = [ShardOfFeatures(folder, n, rows[start : start + size], stored) for n, start in enumerate(starts)]
+        (folder / SHAR).mkdir()  # of its own: lhotse takes all files of a Shar folder for shards
+        shards = [ShardOfFeatures(folder / SHAR, n, rows[start : start + size]) for n, start in enumerate(starts)]
         launch(write_shard, shards, **{"name": "shar", **how})
     logging.info("%s: %d utterances in %d shards", target, len(rows), len(starts))
-    return target
+    return target / SHAR
 
 
 def write_shard(shard: ShardOfFeatures) -> None:
     """Write ``cuts.N.jsonl.gz`` and ``features.N.tar``."""
     with SharWriter(
         shard.folder,
-        fields={"features": shard.stored},
+        fields={"features": "numpy"},
         shard_size=len(shard.rows),
         shard_offset=shard.number,
     ) as writer:

@@ -44,16 +44,6 @@ def test_features_words_and_speakers_are_those_of_the_tables(features: Path, tmp
         assert cut.duration == pytest.approx(len(matrices[cut.id]) / 100)
 
 
-def test_lilcom_is_smaller_and_nearly_the_same(features: Path, tmp_path: Path) -> None:
-    make_shar(features, tmp_path / "exact", shard_size=COUNT, logs=tmp_path)
-    small = make_shar(features, tmp_path / "small", "lilcom", COUNT, logs=tmp_path)
-    sizes = [(tmp_path / name / "features.000000.tar").stat().st_size for name in ("exact", "small")]
-    assert sizes[1] < 0.5 * sizes[0]
-    matrices = kaldiio.load_scp(str(features / "feats.scp"))
-    source = open_source(str(small), "features", "train")
-    assert all(np.abs(source.fill(cut).load_features() - matrices[cut.id]).max() < 0.1 for cut in source.cuts())
-
-
 def test_it_is_made_once_and_wants_a_completed_stage_4(
     features: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -66,5 +56,3 @@ def test_it_is_made_once_and_wants_a_completed_stage_4(
         make_shar(features, tmp_path / "other", logs=tmp_path)
     with pytest.raises(UserError, match=r"nothing: not there or not complete"):
         make_shar(tmp_path / "nothing", tmp_path / "other", logs=tmp_path)
-    with pytest.raises(UserError, match=r"format: 'zip' is unknown; allowed: numpy, lilcom"):
-        make_shar(features, tmp_path / "other", "zip", logs=tmp_path)

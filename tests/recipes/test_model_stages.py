@@ -152,7 +152,7 @@ def test_a_training_from_shar(done: Recipe) -> None:
     config = yaml.safe_load((done.folder / "exp/shar/config.yaml").read_text())
     assert config["iterator"] == "lhotse" and not config["train_data_path_and_name_and_type"]
     assert config["iterator_conf"] == {
-        "train": "dump/shar/shards/train-tiny", "valid": "dump/shar/shards/dev-tiny", "max_duration": 20,
+        "train": "dump/shar/shards/train-tiny/shar", "valid": "dump/shar/shards/dev-tiny/shar", "max_duration": 20,
     }  # fmt: skip
     assert (done.folder / "exp/shar/2epoch.pth").exists()
     assert "goes without --token_type phone" in done.error(*DATA, *shar, "--token_type", "phone", "--stage", 4)

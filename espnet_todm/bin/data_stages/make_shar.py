@@ -9,22 +9,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_todm.bin._cli import Parser, run
-from espnet_todm.data.shar import FORMATS, make_shar
+from espnet_todm.data.shar import make_shar
 from espnet_todm.util.launch import add_launcher_arguments, launcher_arguments
 
 
 def main(arguments: Sequence[str]) -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--features", required=True, help="e.g. dump/shar; <split> is read, shards/<split> is written")
+    parser.add_argument(
+        "--features", required=True, help="e.g. dump/shar; <split> is read, shards/<split>/shar is written"
+    )
     parser.add_argument("--splits", nargs="+", required=True, help="sets of stage 4")
-    parser.add_argument("--format", choices=FORMATS, default="numpy", help="of features (default numpy: float32)")
     parser.add_argument("--shard_size", type=int, help="utterances of a shard (default 1000, fewer in small sets)")
     add_launcher_arguments(parser)
     parsed = parser.parse_args(arguments)
     features = Path(parsed.features)
     for split in parsed.splits:
         how = launcher_arguments(parsed)
-        make_shar(features / split, features / "shards" / split, parsed.format, parsed.shard_size, **how)
+        make_shar(features / split, features / "shards" / split, parsed.shard_size, **how)
 
 
 if __name__ == "__main__":
