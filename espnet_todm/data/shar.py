@@ -106,7 +106,7 @@ def _cut(name: str, matrix: np.ndarray, words: str, speaker: str) -> MonoCut:
         duration=seconds,
         storage_type="memory_npy",
         storage_path="",
-        storage_key=content.getvalue(),  # type: ignore[arg-type]  # as lhotse stores arrays in memory
+        storage_key=content.getvalue(),  # as lhotse keeps arrays in memory
         recording_id=name,
         channels=0,
     )
