@@ -126,7 +126,7 @@ def _single(batches: CutBatches, count: int) -> Iterator[Drawn]:
 def _check_model(args: argparse.Namespace, options: LhotseOptions, preprocess: Any) -> None:
     if preprocess is None:
         raise UserError("use_preprocessor: false, but iterator: lhotse needs true: it makes tokens of the cuts' words")
-    if args.multiple_iterator:
+    if getattr(args, "multiple_iterator", False):
         raise UserError("multiple_iterator: true is for ESPnet's tables; iterator: lhotse reads shards by itself")
     if options.features == "none" and args.input_size is not None:
         raise UserError(
