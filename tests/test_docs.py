@@ -13,7 +13,7 @@ from espnet_todm.bin.bench import KINDS
 from espnet_todm.bin.main import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+PAGES = sorted([*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 
 
 def blocks(page: Path, language: str = "") -> list[str]:
@@ -68,8 +68,9 @@ def test_reading_order_names_at_most_eight_files() -> None:
 
 
 def test_every_page_is_in_the_list() -> None:
-    listed = set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "README.md").read_text(encoding="utf-8")))
-    assert listed == {page.name for page in ROOT.glob("docs/*.md")} - {"README.md"}
+    docs = ROOT / "docs"
+    listed = set(re.findall(r"\]\(([\w/]+\.md)\)", (docs / "README.md").read_text(encoding="utf-8")))
+    assert listed == {page.relative_to(docs).as_posix() for page in docs.glob("**/*.md")} - {"README.md"}
 
 
 def test_the_page_of_commands_is_what_the_command_prints() -> None:

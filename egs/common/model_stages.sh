@@ -19,9 +19,10 @@ input_type() { if [ "$feats_type" = raw ]; then printf sound; else printf kaldi_
 # The table of the last test set, on which stage 14 measures.
 measured_input() { input_of "${evaluation[${#evaluation[@]} - 1]}"; }
 
-# Arguments that stages 10 and 11 share, in the array `training`.
+# Arguments that stages 10 and 11 share, in the array `training`. The tables are in the array `tables`.
 set_training() {
   local tokens split
+  tables=()
   tokens=$(token_dir)
   training=(--config "$asr_config" --use_preprocessor true --token_list "$tokens/tokens.txt")
   case $token_type in
@@ -33,7 +34,7 @@ set_training() {
   for split in train valid; do
     local data
     data=$(if [ $split = train ]; then train_data; else split_name "$valid_set"; fi)
-    training+=("--${split}_data_path_and_name_and_type" "$(input_of "$data"),speech,$(input_type)"
+    tables+=("--${split}_data_path_and_name_and_type" "$(input_of "$data"),speech,$(input_type)"
       "--${split}_data_path_and_name_and_type" "$(text_dir)/$data/text,text,text")
   done
   local more
@@ -56,7 +57,7 @@ stage_10() {
   set_launcher_arguments statistics
   python -m espnet_todm.bin.collect_stats --train_scp "$(input_of "$(train_data)")" \
     --valid_scp "$(input_of "$(split_name "$valid_set")")" --tokens "$(token_dir)/tokens.txt" \
-    --output "$(statistics_dir)" "${launcher_arguments[@]}" -- "${training[@]}"
+    --output "$(statistics_dir)" "${launcher_arguments[@]}" -- "${training[@]}" "${tables[@]}"
 }
 
 # Run the command behind a name and a log, with its output at the end of the log; where it fails, show its error lines.
@@ -71,15 +72,22 @@ logged() {
 
 # Training resumes from its last checkpoint. The command stands in the experiment's train.sh, its output in train.log.
 stage_11() {
-  local folder statistics split
+  local folder statistics split shards
   folder=$(experiment)
   statistics=$(statistics_dir)
   set_training
   training+=(--normalize global_mvn --normalize_conf "stats_file=$statistics/train/feats_stats.npz"
     --ngpu "$ngpu" --multiprocessing_distributed true --resume true --output_dir "$folder")
-  for split in train valid; do
-    training+=("--${split}_shape_file" "$statistics/$split/speech_shape" "--${split}_shape_file" "$statistics/$split/text_shape")
-  done
+  if [ "$feats_type" = shar ]; then
+    shards=$(dump_dir)/shards
+    training+=(--iterator lhotse --iterator_conf "train=$shards/$(train_data)/shar"
+      --iterator_conf "valid=$shards/$(split_name "$valid_set")/shar")
+  else
+    training+=("${tables[@]}")
+    for split in train valid; do
+      training+=("--${split}_shape_file" "$statistics/$split/speech_shape" "--${split}_shape_file" "$statistics/$split/text_shape")
+    done
+  fi
   mkdir -p "$folder"
   local command=(python -m espnet_todm.bin.asr_train "${training[@]}")
   if [ "$ngpu" -eq 0 ]; then command=(python -m espnet_todm.bin.asr_train_cpu --processes "$cpu_processes" -- "${training[@]}"); fi

@@ -18,7 +18,7 @@ test_sets=  # splits to decode and score, in one pair of quotes
 dry_run=false  # true builds the model of --asr_config, runs one step on random speech, prints what its sizes cost, and stops
 limit=  # keep only this many utterances of each split (for a quick trial)
 speed_factors="0.9 1.1"  # speed-perturbed copies of the training set, or none
-feats_type=fbank  # fbank (Kaldi's, 80 filters, in archives) or raw (audio; the model's front end computes features)
+feats_type=fbank  # fbank (Kaldi's, 80 filters, in archives), shar (also in Shar folders, from which lhotse trains) or raw (audio; the model's front end computes features)
 compression=two-byte  # of fbank archives: two-byte, one-byte or none
 min_seconds=0.1  # shorter utterances are not trained on
 max_seconds=30  # longer utterances are not trained on
@@ -92,6 +92,9 @@ set_evaluation() {
   done
 }
 
+# What stage 3 computes.
+computed_type() { if [ "$feats_type" = raw ]; then printf raw; else printf fbank; fi; }
+
 dump_dir() { printf 'dump/%s' "$feats_type"; }
 
 token_dir() {
@@ -137,7 +140,7 @@ stage_3() {
   set_evaluation
   set_launcher_arguments features
   python -m espnet_todm.bin.compute_features --splits "$(train_data)" "${evaluation[@]}" --output "$(dump_dir)" \
-    --feats_type "$feats_type" --compression "$compression" "${launcher_arguments[@]}"
+    --feats_type "$(computed_type)" --compression "$compression" "${launcher_arguments[@]}"
 }
 
 stage_4() {
@@ -147,6 +150,10 @@ stage_4() {
   python -m espnet_todm.bin.filter_data --features "$(dump_dir)" --train "$(train_data)" --evaluation "${evaluation[@]}" \
     --min_seconds "$min_seconds" --max_seconds "$max_seconds" --max_clipped "$max_clipped" \
     --max_quarantine_share "$max_quarantine_share" -- --config "$asr_config" ${more[@]+"${more[@]}"}
+  [ "$feats_type" = shar ] || return 0
+  set_launcher_arguments shar
+  python -m espnet_todm.bin.make_shar --features "$(dump_dir)" --splits "$(train_data)" "$(split_name "$valid_set")" \
+    "${launcher_arguments[@]}"
 }
 
 stage_5() {
@@ -221,6 +228,8 @@ check_options() {
       *) die "--$name: '${!name}', but a number from 1 to 15 is expected" ;;
     esac
   done
+  case $feats_type in fbank | shar | raw) ;; *) die "--feats_type: '$feats_type', but fbank, shar or raw is expected" ;; esac
+  [ "$feats_type$token_type" != sharphone ] || die "--feats_type: shar has the words of stage 1, so it goes without --token_type phone"
   case $dry_run in true | false) ;; *) die "--dry_run: '$dry_run', but true or false is expected" ;; esac
   [ "$stage" -le "$stop_stage" ] || die "--stage: $stage lies behind --stop_stage $stop_stage"
   [ -z "$decode_config" ] || [ -z "$search" ] || die "--search: goes without --decode_config, which says how to search"

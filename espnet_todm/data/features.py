@@ -139,6 +139,11 @@ def read_measures(folder: PathLike) -> Iterator[Measure]:
             yield Measure(**json.loads(line))
 
 
+def fbank_extractor(sampling_rate: int = SAMPLING_RATE, mel_bins: int = MEL_BINS) -> Fbank:
+    """Computes Kaldi's filterbank features, (T, mel_bins), of audio at a rate in Hz."""
+    return Fbank(FbankConfig(sampling_rate=sampling_rate, num_filters=mel_bins))
+
+
 def usable(measure: Measure, sampling_rate: int) -> bool:
     """Whether features can be computed at all."""
     return (
@@ -192,7 +197,7 @@ def _finish(folder: Path, shards: list[Shard], wanted: dict[str, Any]) -> None:
 
 def _write_fbank(shard: Shard) -> list[Measure]:
     options = shard.options
-    extractor = Fbank(FbankConfig(sampling_rate=options.sampling_rate, num_filters=options.mel_bins))
+    extractor = fbank_extractor(options.sampling_rate, options.mel_bins)
     measures = []
     with atomic_path(shard.archive) as temporary, temporary.open("wb") as archive:
         for cut in iterate_cuts(shard.cuts):

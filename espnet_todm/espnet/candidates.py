@@ -19,6 +19,8 @@ from espnet2.main_funcs.average_nbest_models import average_nbest_models
 from espnet2.train import trainer
 from espnet2.train.reporter import Reporter, SubReporter
 
+from espnet_todm.iterators.position import TrainingBatches, check_other_iterator
+
 
 class CandidateReporter(Reporter):
     """ESPnet's Reporter. Only epochs that end after the switch, and whose value is finite, are candidates.
@@ -27,11 +29,17 @@ class CandidateReporter(Reporter):
         pending: returns whether sizes are not chosen yet. Until they are, all epochs are candidates.
         configured: options that are stored in the checkpoint. A run that resumes from it has them as
             ``configured_before``.
+        batches: the training's batches, if they have a position that is stored in the checkpoint.
     """
 
-    def __init__(self, pending: Callable[[], bool], configured: Optional[dict[str, Any]] = None) -> None:
+    def __init__(
+        self,
+        pending: Callable[[], bool],
+        configured: Optional[dict[str, Any]] = None,
+        batches: Optional[TrainingBatches] = None,
+    ) -> None:
         super().__init__()
-        self.pending, self.configured = pending, configured or {}
+        self.pending, self.configured, self.batches = pending, configured or {}, batches
         self.configured_before: dict[str, Any] = {}
         self.last_pending = 0  # the last epoch that ended before the sizes were chosen
 
@@ -59,12 +67,17 @@ class CandidateReporter(Reporter):
         return not self.pending() and bool(super().check_early_stopping(*args, **kwargs))
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "last_pending": self.last_pending, "configured": self.configured}
+        batches = {} if self.batches is None else {"batches": self.batches.state_dict()}
+        return {**super().state_dict(), "last_pending": self.last_pending, "configured": self.configured, **batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.last_pending = state_dict.get("last_pending", 0)  # stock ESPnet's checkpoints lack it
         self.configured_before = state_dict.get("configured", {})
+        if self.batches is not None:
+            self.batches.load_state_dict(state_dict.get("batches"))
+        elif "batches" in state_dict:
+            check_other_iterator(state_dict["batches"])
 
 
 def average_candidates(
@@ -98,11 +111,11 @@ def average_candidates(
 
 
 @contextmanager
-def candidates(model: Any, configured: dict[str, Any]) -> Iterator[None]:
+def candidates(model: Any, configured: dict[str, Any], batches: Optional[TrainingBatches] = None) -> Iterator[None]:
     """In this context ESPnet's trainer uses the Reporter and the averaging above. Only its module refers to them by name."""
 
     def make() -> CandidateReporter:
-        return CandidateReporter(lambda: bool(getattr(model.encoder, "pending", "")), configured)
+        return CandidateReporter(lambda: bool(getattr(model.encoder, "pending", "")), configured, batches)
 
     with mock.patch.multiple(trainer, Reporter=make, average_nbest_models=average_candidates):
         yield

@@ -49,6 +49,7 @@ IMPORTS = {
     "espnet2.asr.transducer.beam_search_transducer": "BeamSearchTransducer",
     "espnet2.asr_transducer.joint_network": "JointNetwork",
     "espnet2.bin.aggregate_stats_dirs": "aggregate_stats_dirs",
+    "espnet2.iterators.abs_iter_factory": "AbsIterFactory",
     "espnet2.bin.asr_inference": "Speech2Text get_parser main",
     "espnet2.layers.global_mvn": "GlobalMVN",
     "espnet2.main_funcs.average_nbest_models": "average_nbest_models",
@@ -71,7 +72,8 @@ IMPORTS = {
 # Methods that the package calls or overrides, including private ones.
 MEMBERS = {
     (_MODEL, "ESPnetASRModel"): "encode",
-    (_TASK, "ASRTask"): "build_iter_factory build_model build_model_from_file build_optimizers class_choices_list"
+    (_TASK, "ASRTask"): "build_collate_fn build_iter_factory build_model build_model_from_file build_optimizers"
+    " build_preprocess_fn class_choices_list"
     " get_parser main main_worker print_config trainer",
     (_TRAINER, "Trainer"): "build_options resume run train_one_epoch validate_one_epoch",
     (_REPORTER, "Reporter"): "check_early_stopping finish_epoch get_best_epoch get_epoch has set_epoch sort_epochs"

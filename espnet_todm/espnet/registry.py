@@ -33,6 +33,7 @@ def register() -> None:
     _registered = True
     _register_classes(symbols)
     _register_subnet_trainers(symbols)
+    _register_iterators(symbols)
     _register_init_param(symbols)
     _wrap_methods(symbols["espnet2.tasks.asr", "ASRTask"])
 
@@ -108,6 +109,33 @@ def _register_building(task: Any, subnet_trainers: Any, encoders: dict[str, Any]
         return model
 
     task.build_model = classmethod(build_model)
+
+
+def _register_iterators(symbols: dict[tuple[str, str], Any]) -> None:
+    """Add the options ``iterator`` and ``iterator_conf`` to the ASR task. Without them it builds ESPnet's own iterators."""
+    from espnet_todm.iterators.options import ITERATORS
+
+    task = symbols["espnet2.tasks.asr", "ASRTask"]
+    choices = symbols["espnet2.train.class_choices", "ClassChoices"](
+        name="iterator", classes=ITERATORS, default=None, optional=True
+    )
+    task.class_choices_list.append(choices)
+    build_stock = task.build_iter_factory.__func__
+
+    def build_iter_factory(cls: Any, args: Any, distributed_option: Any, mode: str, kwargs: Any = None) -> Any:
+        factory = None
+        if str(getattr(args, "iterator", None)).lower() in choices.classes:
+            from espnet_todm.iterators.factory import build_factory
+            from espnet_todm.iterators.sources import ALL, Share
+
+            one = not distributed_option.distributed or mode == "plot_att"  # which only the first rank does
+            share = ALL if one else Share(distributed_option.dist_rank, distributed_option.dist_world_size)
+            training = mode == "train"
+            parts = cls.build_preprocess_fn(args, train=training), cls.build_collate_fn(args, train=training)
+            factory = build_factory(args, mode, share, *parts)
+        return factory or build_stock(cls, args, distributed_option, mode, kwargs)
+
+    task.build_iter_factory = classmethod(build_iter_factory)
 
 
 def _register_init_param(symbols: dict[tuple[str, str], Any]) -> None:

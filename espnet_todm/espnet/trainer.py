@@ -51,8 +51,10 @@ class TodmTrainer(Trainer):
         without_missing_packages(options)
         if not options.use_matplotlib:
             kwargs["plot_attention_iter_factory"] = None  # attention plots need matplotlib too
+        batches = getattr(kwargs["train_iter_factory"], "position", None)
         try:
-            with guarded_checkpoints(), candidates(kwargs["model"], configured(options)), noise_by_step(options.seed):
+            reporter = candidates(kwargs["model"], configured(options), batches)
+            with guarded_checkpoints(), reporter, noise_by_step(options.seed):
                 super().run(**kwargs)
         finally:
             cls.criteria = None

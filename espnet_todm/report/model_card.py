@@ -118,8 +118,9 @@ def _notes(folder: Path, data: Optional[str]) -> str:
     """Of which data the error rates are, and of which machine the real-time factors."""
     speed, config = read_optional(folder / "rtf.json"), read_config(folder / CONFIG)
     trained = [entry[0] for entry in config.get("train_data_path_and_name_and_type") or ()][:1]
+    cuts = (config.get("iterator_conf") or {}).get("train")
     notes = [f"Scored on: {data or 'the sets named above, of which nothing more was told'}."]
-    notes += [f"Trained on: `{Path(path).parent}`." for path in trained]
+    notes += [f"Trained on: `{cuts}`."] if cuts else [f"Trained on: `{Path(path).parent}`." for path in trained]
     if "rtf_median" in speed:
         machine = f"{speed.get('cpu')}, {speed.get('threads')} thread(s), {speed.get('utterances')} utterances"
         notes.append(f"Real-time factors of PyTorch, without computing features: {machine}.")

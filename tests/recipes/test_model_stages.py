@@ -145,6 +145,20 @@ def test_raw_audio_goes_through_the_model_stages(done: Recipe, tmp_path: Path) -
     assert len(read_table(done.folder / "exp/raw/decode/test-tiny/small/text")) == 6
 
 
+def test_a_training_from_shar(done: Recipe) -> None:
+    corpus = done.folder.parents[1]
+    shar = ["--feats_type", "shar", "--asr_tag", "shar", "--asr_args", "--iterator_conf max_duration=20"]
+    done.good("--corpus", corpus, *DATA, "--token_type", "char", *shar, "--stop_stage", 11)
+    config = yaml.safe_load((done.folder / "exp/shar/config.yaml").read_text())
+    assert config["iterator"] == "lhotse" and not config["train_data_path_and_name_and_type"]
+    assert config["iterator_conf"] == {
+        "train": "dump/shar/shards/train-tiny/shar", "valid": "dump/shar/shards/dev-tiny/shar", "max_duration": 20,
+    }  # fmt: skip
+    assert (done.folder / "exp/shar/2epoch.pth").exists()
+    assert "goes without --token_type phone" in done.error(*DATA, *shar, "--token_type", "phone", "--stage", 4)
+    assert "--feats_type: 'mfcc', but fbank, shar or raw is expected" in done.error(*DATA, "--feats_type", "mfcc")
+
+
 def test_decoding_settings_of_a_file(done: Recipe) -> None:
     stage = [*DATA, "--stage", 13, "--stop_stage", 13, "--decode_config"]
     assert "chunk: 16 64 is for models trained with" in done.error(*stage, "../../conf/decode/chunks.yaml")

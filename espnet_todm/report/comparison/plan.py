@@ -22,6 +22,7 @@ ALONE = (False, True, "sets", "both")
 SAME_UPDATES = (
     *("max_epoch", "num_iters_per_epoch", "patience", "accum_grad"),
     *("batch_type", "batch_size", "batch_bins", "fold_length", "min_batch_size", "drop_last_iter"),
+    *("iterator", "iterator_conf"),
 )
 OWN_BATCHES = ("batch_size", "batch_bins")  # may differ where each subnet has its own part of a batch
 
