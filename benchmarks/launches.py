@@ -17,7 +17,7 @@ from typing import Any, Callable, Optional
 
 import torch
 
-from espnet_todm.bench.step_cost import plain_step
+from espnet_todm.bench.step_cost import extracted_model, plain_step
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.kd import KDTrainer
 from espnet_todm.trainers.single import SingleTrainer
@@ -28,6 +28,7 @@ from tests.mock_device import DEVICE, MockDevice, on_device
 from tests.tiny_model import batch
 
 BLOCKS = 16
+STEPS_BEFORE = 2  # before the step that is counted
 STOCK = "one model, as in ESPnet"
 CTC = Case()
 
@@ -55,26 +56,45 @@ STEPS: dict[str, Case] = {
 
 def step_rows(utterances: int, rounds: int) -> list[str]:
     """Rows of the table of steps. Factors are to the first row."""
-    stock = counted_stock(utterances), host_seconds(STEPS["single"].build(), utterances, rounds, plain_step)
-    lines = [row(STOCK, stock[0], stock[1], stock, 1.0)]
+    stock = (
+        counted_model(STEPS["single"].build(), utterances),
+        host_seconds(STEPS["single"].build(), utterances, rounds, plain_step),
+    )
+    lines = [row(STOCK, stock[0], stock[0][0], stock[1], stock, 1.0)]
     for name, case in STEPS.items():
         _, counts = mock_outcome(case, utterances=utterances)
         seconds = host_seconds(case.build(), utterances, rounds)
-        lines.append(row(name, counts.total, seconds, stock, flops(case)))
+        lines.append(row(name, counts.total, launches_of_parts(case, utterances), seconds, stock, flops(case)))
     return lines
 
 
-def row(name: str, counts: tuple[int, int], seconds: float, stock: tuple[tuple[int, int], float], factor: float) -> str:
+Counted = tuple[int, int]  # launches and synchronisations
+
+
+def row(name: str, counts: Counted, parts: int, seconds: float, stock: tuple[Counted, float], factor: float) -> str:
+    """A row of the table. ``stock``: what the first row has. ``parts``: launches of the step's subnets as models."""
     return (
-        f"| {name} | {counts[0]} | {counts[1]} | {1e3 * seconds:.0f} | {counts[0] / stock[0][0]:.2f} |"
-        f" {seconds / stock[1]:.2f} | {factor:.2f} |"
+        f"| {name} | {counts[0]} | {counts[0] / parts:.2f} | {counts[1]} | {1e3 * seconds:.0f} |"
+        f" {counts[0] / stock[0][0]:.2f} | {seconds / stock[1]:.2f} | {factor:.2f} |"
     )
 
 
-def counted_stock(utterances: int) -> tuple[int, int]:
-    """Launches and synchronisations of a step of the full model in one autograd graph."""
+def launches_of_parts(case: Case, utterances: int) -> int:
+    """Sum of the launches of a step's subnets as models of their own, each with its own front part."""
+    model = case.build()
+    steps = trained_steps(model, batch(utterances))
+    for _ in range(STEPS_BEFORE):
+        next(steps)
+    model.zero_grad(set_to_none=True)
+    assert model.subnet_trainer is not None
+    small = (extracted_model(model, subnet) for subnet in model.subnet_trainer.picked(STEPS_BEFORE))
+    return sum(counted_model(one, utterances)[0] for one in small)
+
+
+def counted_model(model: TodmModel, utterances: int) -> Counted:
+    """Launches and synchronisations of a step of one model in one autograd graph."""
     with MockDevice() as device:
-        model, speech = STEPS["single"].build().to(DEVICE), on_device(batch(utterances))
+        model, speech = model.to(DEVICE), on_device(batch(utterances))
         for step in range(2):
             model.zero_grad(set_to_none=True)
             device.counts.clear()
@@ -127,16 +147,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = STEPS["single"].build()
-    header = "| step | launches | syncs | host ms | factor of launches | of host time | of FLOPs |"
+    header = "| step | launches | to its parts | syncs | host ms | factor of launches | of host time | of FLOPs |"
     tables = [
-        f"## Batches of {utterances} utterances\n\n{header}\n| --- | --- | --- | --- | --- | --- | --- |\n"
+        f"## Batches of {utterances} utterances\n\n{header}\n| --- | --- | --- | --- | --- | --- | --- | --- |\n"
         + "\n".join(step_rows(utterances, options.rounds))
         for utterances in options.utterances
     ]
     report = f"""# Launches and host synchronisations
 
 Steps of a Conformer with {BLOCKS} blocks ({len(list(model.parameters()))} tensors) on the mock device: forward and
-backward. Factors are to a step of one full model in one autograd graph. FLOPs are those of the encoder.
+backward. Factors are to a step of one full model in one autograd graph. FLOPs are those of the encoder. Launches to its
+parts: divided by those of the same subnets as models of their own.
 
 {(2 * chr(10)).join(tables)}
 

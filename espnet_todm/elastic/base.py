@@ -12,8 +12,12 @@ from typing import Any, ClassVar, NamedTuple, Optional
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from espnet_todm.components import FULL
+
+_FEW = 128
+"""So many elements, or fewer, are multiplied in a square table: a few launches, and still little arithmetic."""
 
 KeepIndices = Optional[tuple[int, ...]]  # component indices, ascending; None keeps all
 
@@ -165,7 +169,29 @@ def any_open(gates: Tensor) -> Tensor:
     """A smooth "or" of gates (components,): 1 - prod(1 - g). With 0/1 gates: 1 if the module keeps any component, else
     0.
     """
-    return 1 - (1 - gates).prod()
+    product: Tensor = _Product.apply(1 - gates)
+    return 1 - product
+
+
+class _Product(torch.autograd.Function):
+    """``x.prod()`` of x (n,). The backward of torch's looks for zeros, for which it waits for the device."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.prod()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """gradient () -> (n,): times the product of all other elements."""
+        (x,) = ctx.saved_tensors
+        if len(x) <= _FEW:
+            return gradient * x.repeat(len(x), 1).fill_diagonal_(1.0).prod(1)
+        one = x.new_ones(1)  # the product of those before, and of those after
+        before = torch.cat([one, x[:-1]]).cumprod(0)
+        after = torch.cat([one, x.flip(0)[:-1]]).cumprod(0).flip(0)
+        return gradient * before * after
 
 
 def spread(gates: Tensor, units: int) -> Tensor:

@@ -24,6 +24,7 @@ from espnet_todm.encoders.options import CUTS, SUPERNET_OPTIONS, EncoderOptions,
 from espnet_todm.encoders.positions import position_encoding
 from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SubsampledFeatures, SupernetEncoder
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND
+from espnet_todm.util.host import on_both
 
 
 class StackedEncoder(SupernetEncoder):
@@ -82,7 +83,7 @@ class StackedEncoder(SupernetEncoder):
         self.input_layer.check_length(features.size(1))
         embedded, _ = self.embed(features, length_mask(lengths, features.size(1)))
         hidden, positions = embedded if isinstance(embedded, tuple) else (embedded, None)
-        lengths = self.input_layer.lengths(lengths)
+        lengths = on_both(self.input_layer.lengths, lengths)
         mask, chunk = length_mask(lengths, hidden.size(1)), self._chunk(step)
         visible = None if chunk is None else mask & chunk.visible(hidden.size(1), hidden.device)
         depth = self._depth.draw(step) if self.training else WHOLE

@@ -30,9 +30,7 @@ REGISTRATION = (
 
 # Module -> names that the package imports from it.
 IMPORTS = {
-    "espnet.nets.pytorch_backend.nets_utils": "th_accuracy",
     _TRANSFORMER: "subsampling",
-    f"{_TRANSFORMER}.add_sos_eos": "add_sos_eos",
     f"{_TRANSFORMER}.embedding": "LegacyRelPositionalEncoding PositionalEncoding RelPositionalEncoding"
     " ScaledPositionalEncoding",
     f"{_TRANSFORMER}.subsampling": "Conv2dSubsampling Conv2dSubsampling1 Conv2dSubsampling2 Conv2dSubsampling6"
@@ -73,7 +71,7 @@ IMPORTS = {
 
 # Methods that the package calls or overrides, including private ones.
 MEMBERS = {
-    (_MODEL, "ESPnetASRModel"): "_extract_feats encode",
+    (_MODEL, "ESPnetASRModel"): "encode",
     (_TASK, "ASRTask"): "build_collate_fn build_iter_factory build_model build_model_from_file build_optimizers"
     " build_preprocess_fn class_choices_list"
     " get_parser main main_worker print_config trainer",

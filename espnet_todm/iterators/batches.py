@@ -39,6 +39,7 @@ class CutBatches:
         seed: of the order, the speeds and the noise.
         share: the rank, and the number of ranks. Each rank has cuts of its own, and the same buckets.
         training: whether cuts are shuffled, left out by length, and read at another speed.
+        name: of the option that names the source, for errors.
     """
 
     def __init__(

@@ -37,6 +37,7 @@ from torch.autograd.function import once_differentiable
 
 from espnet_todm.errors import UserError
 from espnet_todm.util.checks import check_choice, is_number
+from espnet_todm.util.host import places
 
 KINDS = ("adaptive_alpha", "alpha", "kl", "reverse_kl")
 
@@ -84,12 +85,19 @@ class Divergence:
             allowed = f"a number between 1 - clip = {1 - self.clip:g} and 1"
             raise UserError(f"divergence {key}: {value!r} is not allowed; it must be {allowed}")
 
-    def __call__(self, teacher_logits: Tensor, student_logits: Tensor, valid: Optional[Tensor] = None) -> Tensor:
+    def __call__(
+        self,
+        teacher_logits: Tensor,
+        student_logits: Tensor,
+        valid: Optional[Tensor] = None,
+        count: Optional[int] = None,
+    ) -> Tensor:
         """Loss of each distribution, with the clipped gradient for the student's logits and none for the teacher's.
 
         teacher_logits, student_logits: (..., V), any float dtype. The computation is in float32 or float64, also under
             autocast. Results are finite for logits of any scale.
         valid: (...) bool; where it is False, the loss and its gradient are 0 and the logits are not read.
+        count: number of true entries of ``valid``, if known. Otherwise the device is waited for.
         Returns (...), float32 or float64. It can be differentiated once.
         Raises ValueError on shapes that do not match.
         """
@@ -103,7 +111,8 @@ class Divergence:
         if valid is not None:
             if valid.shape != shape or valid.dtype != torch.bool:
                 raise ValueError(f"valid {tuple(valid.shape)} {valid.dtype} must be bool of shape {tuple(shape)}")
-            rows = valid.reshape(-1).nonzero(as_tuple=True)[0]
+            flat = valid.reshape(-1)
+            rows = flat.nonzero(as_tuple=True)[0] if count is None else places(flat, count)
         teacher, student = (logits.reshape(-1, vocabulary) for logits in (teacher_logits.detach(), student_logits))
         loss: Tensor = _ClippedDivergence.apply(teacher, student, rows, self)
         return loss.reshape(shape)

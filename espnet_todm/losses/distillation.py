@@ -11,6 +11,7 @@ from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.transducer_nodes import collapse
 from espnet_todm.losses.transducer_targets import Targets, check_ranges, check_targets
 from espnet_todm.util.checks import check_choice
+from espnet_todm.util.host import values
 
 SCALES = ("lattice", "path")
 
@@ -34,11 +35,12 @@ def ctc_frame_distillation(
     batch, frames, _ = student_logits.shape
     if lengths.shape != (batch,) or lengths.is_floating_point():
         raise ValueError(f"lengths {tuple(lengths.shape)} {lengths.dtype} must be whole numbers of shape ({batch},)")
+    numbers = values(lengths)
+    if not all(0 <= number <= frames for number in numbers):
+        raise ValueError(f"lengths {numbers} must lie between 0 and T = {frames}")
     lengths = lengths.to(student_logits.device)
-    if batch and not 0 <= int(lengths.min()) <= int(lengths.max()) <= frames:
-        raise ValueError(f"lengths {lengths.tolist()} must lie between 0 and T = {frames}")
     valid = torch.arange(frames, device=student_logits.device) < lengths.unsqueeze(1)
-    return divergence(teacher_logits, student_logits, valid).sum() / max(batch, 1)
+    return divergence(teacher_logits, student_logits, valid, sum(numbers)).sum() / max(batch, 1)
 
 
 def token_distillation(
@@ -94,7 +96,7 @@ def lattice_distillation(
         teacher_logits, student_logits, labels, lengths, label_lengths, ranges, blank
     )
     teacher, student = (collapse(x, next_labels, targets) for x in (teacher_logits.detach(), student_logits))
-    per_utterance = divergence(teacher, student, valid).sum((1, 2))
+    per_utterance = divergence(teacher, student, valid, targets.nodes(student_logits.shape[2])).sum((1, 2))
     if scale == "path":
         per_utterance = per_utterance * (targets.lengths + targets.label_lengths) / valid.sum((1, 2))
     return per_utterance.sum() / max(len(labels), 1)

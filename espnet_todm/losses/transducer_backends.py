@@ -95,9 +95,10 @@ def k2_pruned(logits: Tensor, ranges: Tensor, targets: Targets) -> Tensor:
 def _clean(logits: Tensor, targets: Targets) -> Tensor:
     """(B, T, S, V) in float32 or float64, with zeros outside the utterances."""
     frames, rows = logits.shape[1:3]
-    valid = targets.valid_nodes(frames)[:, :, :rows]
     logits = logits.to(compute_dtype(logits))
-    return logits if bool(valid.all()) else logits.masked_fill(~valid.unsqueeze(-1), 0.0)
+    if min(targets.frames, default=frames) >= frames and min(targets.rows, default=rows) >= rows:
+        return logits
+    return logits.masked_fill(~targets.valid_nodes(frames)[:, :, :rows].unsqueeze(-1), 0.0)
 
 
 def _k2_sizes(targets: Targets, frames: int) -> tuple[Tensor, int]:

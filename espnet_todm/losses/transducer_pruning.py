@@ -25,6 +25,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.losses.transducer_lattice import Occupation, lattice_loss
 from espnet_todm.losses.transducer_nodes import compute_dtype
 from espnet_todm.losses.transducer_targets import Targets, check_targets
+from espnet_todm.util.host import places, values
 
 _UNDERFLOW = 1e-20
 """Products of exponentials below this may have lost terms by underflow; such nodes are normalised one by one."""
@@ -67,7 +68,7 @@ def simple_loss(
         alone = _transitions(torch.zeros_like(am), lm, lm.logsumexp(-1).unsqueeze(1), targets)
         blanks, moves = blanks + lm_scale * alone[0], moves + lm_scale * alone[1]
     if am_scale:
-        average = _average_log_probs(lm, valid[:, 0])
+        average = _average_log_probs(lm, valid[:, 0], sum(targets.rows))
         alone = _transitions(am, average.expand_as(lm), (am + average).logsumexp(-1).unsqueeze(2), targets)
         blanks, moves = blanks + am_scale * alone[0], moves + am_scale * alone[1]
     return lattice_loss(blanks, moves, targets)
@@ -89,8 +90,8 @@ def prune_ranges(occupation: Occupation, lengths: Tensor, label_lengths: Tensor,
         raise UserError(f"transducer prune width: {width!r} is not allowed; it must be a whole number, 2 or more")
     _, frames, rows = occupation.blank.shape
     device = occupation.blank.device
+    least = max((-(-u // t) for u, t in zip(values(label_lengths), values(lengths))), default=0) + 1
     lengths, label_lengths = (x.to(device=device, dtype=torch.int64).unsqueeze(1) for x in (lengths, label_lengths))
-    least = int((-(-label_lengths // lengths)).max()) + 1 if len(lengths) else 1
     width = min(max(width, least), rows)
     # Subtract alignments that only enter the window from below within this frame.
     inside = occupation.blank.unfold(2, width, 1).sum(-1)
@@ -158,13 +159,14 @@ def _transitions(am: Tensor, lm: Tensor, normalizer: Tensor, targets: Targets) -
     return blanks, am_labels + lm_labels.unsqueeze(1) - normalizer.expand(-1, -1, rows)[:, :, :-1]
 
 
-def _average_log_probs(lm: Tensor, valid: Tensor) -> Tensor:
-    """Logarithm (V,) of the average over valid rows of softmax(lm): lm (B, U + 1, V), valid (B, U + 1).
+def _average_log_probs(lm: Tensor, valid: Tensor, count: int) -> Tensor:
+    """Logarithm (V,) of the average over the ``count`` valid rows of softmax(lm): lm (B, U + 1, V), valid (B, U + 1).
 
     The average is over the batch, as in k2. It is the only part of an utterance's loss that depends on the other
     utterances.
     """
-    log_probs = torch.log_softmax(lm[valid], -1)
+    rows = lm.flatten(0, 1).index_select(0, places(valid.reshape(-1), count))
+    log_probs = torch.log_softmax(rows, -1)
     return log_probs.logsumexp(0) - torch.log(valid.sum().to(lm.dtype))
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from espnet_todm.errors import UserError
+from espnet_todm.util.host import copy_on_host, fact, values
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Targets:
         t = torch.arange(frames, device=self.labels.device)
         u = torch.arange(self.labels.shape[1] + 1, device=self.labels.device)
         return (t < self.lengths.unsqueeze(1)).unsqueeze(2) & (u <= self.label_lengths.unsqueeze(1)).unsqueeze(1)
+
+    def nodes(self, width: int) -> int:
+        """Number of nodes inside the utterances, if each frame has at most ``width`` rows, consecutive and among the first
+        U_b + 1 ones."""
+        return sum(frames * min(rows, width) for frames, rows in zip(self.frames, self.rows))
 
     def next_labels(self) -> Tensor:
         """(B, U + 1) int64: the next label in each row of the lattice, the blank where there is none."""
@@ -72,7 +78,7 @@ def check_targets(
     lengths, label_lengths = (x.to(device=device, dtype=torch.int64) for x in (lengths, label_lengths))
     labels = labels.to(device=device, dtype=torch.int64)
     valid = torch.arange(width, device=device) < label_lengths.unsqueeze(1)
-    wrong = labels[valid & ((labels < 0) | (labels >= vocabulary) | (labels == blank))]
+    wrong = _wrong_labels(copy_on_host(labels), copy_on_host(label_lengths), blank, vocabulary)
     if len(wrong):
         allowed = f"0 to {vocabulary - 1}, without the blank {blank}"
         raise UserError(f"transducer labels: {int(wrong[0])} is not allowed; the vocabulary's labels are {allowed}")
@@ -88,17 +94,31 @@ def check_ranges(ranges: Tensor, targets: Targets) -> Tensor:
     rows of it.
     """
     ranges = ranges.to(device=targets.labels.device, dtype=torch.int64)
-    width, rows = ranges.shape[2], targets.labels.shape[1] + 1
-    consecutive = bool((ranges.diff(dim=2) == 1).all()) and 1 <= width <= rows
-    ends = ranges.gather(1, (targets.lengths - 1).view(-1, 1, 1).expand(-1, 1, width))[:, 0, -1]
-    most = (targets.label_lengths.unsqueeze(1) + 1 - width).clamp(min=0)
-    inside = bool(((ranges[:, :, 0] >= 0) & (ranges[:, :, 0] <= most)).all())
-    if not consecutive or not inside or bool(ranges[:, 0, 0].any()) or bool((ends < targets.label_lengths).any()):
+    # Passes of a step share their ranges: these are checked once.
+    if not fact(ranges, (targets.frames, targets.rows), lambda: _are_windows(ranges, targets)):
         raise ValueError(
             f"ranges {tuple(ranges.shape)} must be windows of consecutive rows of the lattice, from row 0 in the first "
             f"frame to the row of the last label in the last, as prune_ranges makes them for these lengths"
         )
     return ranges
+
+
+def _wrong_labels(labels: Tensor, label_lengths: Tensor, blank: int, vocabulary: int) -> Tensor:
+    """The labels (n,) among those of utterances that are not allowed: labels (B, U), label_lengths (B,)."""
+    valid = torch.arange(labels.shape[1]) < label_lengths.unsqueeze(1)
+    return labels[valid & ((labels < 0) | (labels >= vocabulary) | (labels == blank))]
+
+
+def _are_windows(ranges: Tensor, targets: Targets) -> bool:
+    """Whether ranges (B, T, S) are as :func:`check_ranges` says. Waits once for the device."""
+    width, rows = ranges.shape[2], targets.labels.shape[1] + 1
+    if not 1 <= width <= rows:
+        return False
+    ends = ranges.gather(1, (targets.lengths - 1).view(-1, 1, 1).expand(-1, 1, width))[:, 0, -1]
+    most = (targets.label_lengths.unsqueeze(1) + 1 - width).clamp(min=0)
+    inside = (ranges[:, :, 0] >= 0) & (ranges[:, :, 0] <= most)
+    starts_and_ends = (ranges[:, 0, 0] == 0) & (ends >= targets.label_lengths)
+    return bool((ranges.diff(dim=2) == 1).all() & inside.all() & starts_and_ends.all())
 
 
 def _check_lengths(
@@ -107,7 +127,7 @@ def _check_lengths(
     """The lengths as Python numbers, all within ``limits``."""
     if lengths.shape != (batch,) or lengths.is_floating_point():
         raise ValueError(f"{name} {tuple(lengths.shape)} {lengths.dtype} must be whole numbers of shape ({batch},)")
-    numbers, (least, most) = tuple(lengths.tolist()), limits
+    numbers, (least, most) = tuple(values(lengths)), limits
     if not all(least <= number <= most for number in numbers):
         raise ValueError(f"{name} {list(numbers)} must lie between {least} and {largest_name} = {most}")
     return numbers

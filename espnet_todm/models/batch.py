@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Optional
 
+import torch
 from torch import Tensor
 
 from espnet_todm.models.autocast import FLOAT32, Autocast
 from espnet_todm.models.transducer import Lattice
+from espnet_todm.util.host import on_both, places, values
 
 Stats = dict[str, Any]  # name -> value that a step reports
 
@@ -46,13 +49,25 @@ class Batch:
     text_lengths: Tensor
     context: StepContext = OUTSIDE
 
+    @cached_property
+    def labels(self) -> Tensor:
+        """The labels of all utterances, one after the other: (sum of text_lengths,)."""
+        return labels_of(self.text, self.text_lengths)
+
     def rows(self, rows: slice) -> Batch:
         """Some of the utterances. The text is cut to the longest one."""
-        texts = self.text_lengths[rows]
-        text = self.text[rows, : int(texts.max())]
+        texts = on_both(lambda lengths: lengths[rows], self.text_lengths)
+        longest = max(values(texts))
+        text = on_both(lambda whole: whole[rows, :longest], self.text)
         return replace(
             self, speech=self.speech[rows], speech_lengths=self.speech_lengths[rows], text=text, text_lengths=texts
         )
+
+
+def labels_of(text: Tensor, text_lengths: Tensor) -> Tensor:
+    """text (B, U), lengths (B,) -> labels (sum of lengths,)."""
+    valid = torch.arange(text.size(1), device=text.device) < text_lengths.unsqueeze(1)
+    return text.reshape(-1)[places(valid.reshape(-1), sum(values(text_lengths)))]
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, Optional
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from espnet_todm.models.transducer import error_rate
+from espnet_todm.util.host import values
 
 
 def lengthen(features: Tensor, frames: int) -> Tensor:
@@ -18,10 +20,15 @@ def lengthen(features: Tensor, frames: int) -> Tensor:
     return F.pad(features, (0, 0, 0, lacking)) if lacking > 0 else features
 
 
+def at_least_one(lengths: Tensor) -> Tensor:
+    """Lengths (B,), of which those below 1 are set to 1."""
+    return lengths.clamp(min=1)
+
+
 def heard(lengths: Tensor) -> Optional[Tensor]:
     """Output lengths (B,) -> indices of the utterances with at least one frame, (n,) int64; None if all have one."""
-    some = lengths > 0
-    return None if bool(some.all()) else some.nonzero().flatten()
+    some = [index for index, length in enumerate(values(lengths)) if length > 0]
+    return None if len(some) == len(lengths) else torch.tensor(some, device=lengths.device)
 
 
 class ErrorRates:
@@ -47,7 +54,7 @@ class ErrorRates:
             rate = error_rate(found, text, text_lengths)
             rates["cer_transducer"] = math.nan if rate is None else rate
         if self.report_wer:
-            said = [row[:length].tolist() for row, length in zip(text, text_lengths.tolist())]
+            said = [row[:length] for row, length in zip(values(text), values(text_lengths))]
             try:
                 rates["wer_transducer"] = float(
                     self.calculate_wer(*([*map(self._spell, side)] for side in (found, said)))

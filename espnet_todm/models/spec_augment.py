@@ -13,6 +13,7 @@ from espnet2.asr.specaug.abs_specaug import AbsSpecAug
 from torch import Tensor
 
 from espnet_todm.util.checks import check_choice, check_number
+from espnet_todm.util.host import on_both, values
 
 REPLACEMENTS = ("mean", "zero")
 
@@ -62,10 +63,11 @@ class SpecAugmentByLength(AbsSpecAug):
         """Features x (B, T, F), lengths (B,) or None if all are T -> masked features (B, T, F), the given lengths."""
         batch, frames, bands = x.shape
         lengths = x.new_full((batch,), frames, dtype=torch.long) if x_lengths is None else x_lengths.to(x.device)
-        most = (lengths // self.frames_per_time_mask).clamp_min(self.min_time_masks)
-        time = draw_masks(most.new_full((batch,), self.min_time_masks), most, self.time_width, lengths, frames)
-        most = lengths.new_full((batch,), self.freq_masks)
-        freq = draw_masks(most.clamp_max(2), most, self.freq_width, lengths.new_full((batch,), bands), bands)
+        most = on_both(lambda x: (x // self.frames_per_time_mask).clamp_min(self.min_time_masks), lengths)
+        slots = max(values(most), default=0)
+        time = draw_masks(most.new_full((batch,), self.min_time_masks), most, slots, self.time_width, lengths, frames)
+        most, ends = lengths.new_full((batch,), self.freq_masks), lengths.new_full((batch,), bands)
+        freq = draw_masks(most.clamp_max(2), most, self.freq_masks, self.freq_width, ends, bands)
         valid = torch.arange(frames, device=x.device) < lengths[:, None]  # (B, T)
         masked = (time[:, :, None] | freq[:, None, :]) & valid[:, :, None]  # (B, T, F)
         return torch.where(masked, self._replacement(x, valid), x), x_lengths
@@ -78,13 +80,12 @@ class SpecAugmentByLength(AbsSpecAug):
         return total / valid.sum(1)[:, None, None].clamp_min(1)
 
 
-def draw_masks(fewest: Tensor, most: Tensor, width: int, lengths: Tensor, size: int) -> Tensor:
-    """Draw masks. Returns (B, size) bool, true where a place is masked.
+def draw_masks(fewest: Tensor, most: Tensor, slots: int, width: int, lengths: Tensor, size: int) -> Tensor:
+    """Draw masks. Returns (B, size) bool, true where a place is masked. ``slots``: the largest number in ``most``.
 
     Utterance b gets fewest[b] to most[b] masks of 1 to ``width`` places. Each begins before lengths[b] and is cut off there.
     """
     device = lengths.device
-    slots = int(most.max()) if most.numel() else 0
     if slots == 0:
         return torch.zeros(lengths.numel(), size, dtype=torch.bool, device=device)
     count = fewest + (torch.rand(fewest.shape, device=device) * (most - fewest + 1)).long()

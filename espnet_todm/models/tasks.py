@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
-from espnet.nets.pytorch_backend.nets_utils import th_accuracy
-from espnet.nets.pytorch_backend.transformer.add_sos_eos import add_sos_eos
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,9 +19,10 @@ from espnet_todm.encoders.interctc import Taken
 from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation, token_distillation
-from espnet_todm.models.batch import Batch, Posteriors, Stats, StepContext, SubnetOutput
+from espnet_todm.models.batch import Batch, Posteriors, Stats, StepContext, SubnetOutput, labels_of
 from espnet_todm.models.odd_utterances import heard, lengthen
 from espnet_todm.models.transducer import Lattice
+from espnet_todm.util.host import copy_on_host, on_both, values
 
 if TYPE_CHECKING:
     from espnet_todm.models.todm import TodmModel
@@ -104,10 +103,10 @@ def ctc_task(
     if model.ctc is None:
         return None, None
     logits = _ctc_logits(model, encoded, subsampled, batch, size)
-    loss = _ctc_loss(model, logits, subsampled.lengths, batch.text, batch.text_lengths)
+    loss = _ctc_loss(model, logits, subsampled.lengths, batch)
     stats[f"loss_{name}"] = loss.detach()
     if batch.context.error_rates and model.error_calculator is not None:
-        stats[f"cer_{name}"] = model.error_calculator(logits.argmax(-1).cpu(), batch.text.cpu(), is_ctc=True)
+        stats[f"cer_{name}"] = model.error_calculator(logits.argmax(-1).cpu(), copy_on_host(batch.text), is_ctc=True)
     return loss, logits
 
 
@@ -127,16 +126,19 @@ def run_ctc(model: TodmModel, subsampled: SubsampledFeatures, batch: Batch, subn
     return _ctc_logits(model, encoded, subsampled, batch, subnet.name)
 
 
-def _ctc_loss(model: TodmModel, logits: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor) -> Tensor:
-    """Logits (B, T, V), text (B, U) -> mean loss over utterances. Utterances without a frame have loss 0."""
-    rows, utterances = heard(lengths), len(logits)
+def _ctc_loss(model: TodmModel, logits: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+    """Logits (B, T, V) -> mean loss over utterances. Utterances without a frame have loss 0."""
+    rows, utterances, text_lengths, labels = heard(lengths), len(logits), batch.text_lengths, batch.labels
     if rows is not None:
         if not len(rows):
             return logits.sum() * 0.0
-        logits, lengths, text, text_lengths = (x[rows] for x in (logits, lengths, text, text_lengths))
-    # One mask instead of a slice for each utterance: a single synchronisation with the device.
-    labels = text[length_mask(text_lengths, text.size(1)).squeeze(1)]
-    loss: Tensor = model.ctc.loss_fn(logits.transpose(0, 1), labels, lengths, text_lengths)
+        logits, lengths, text_lengths = (x[rows] for x in (logits, lengths, text_lengths))
+        labels = labels_of(batch.text[rows], text_lengths)
+    sizes: tuple[Any, Any] = lengths, text_lengths
+    # torch's loss needs them on the host. ESPnet itself reads them in other kinds of CTC.
+    if model.ctc.ctc_type == "builtin" and model.ctc.ctc_loss.zero_infinity:
+        sizes = values(lengths), values(text_lengths)
+    loss: Tensor = model.ctc.loss_fn(logits.transpose(0, 1), labels, *sizes)
     return loss if rows is None else loss * (len(rows) / utterances)
 
 
@@ -153,16 +155,43 @@ def _attention_task(
     if rows is not None and len(rows):
         inputs = tuple(x[rows] for x in inputs)
     encoded, lengths, text, text_lengths = inputs
-    before, following = add_sos_eos(text, model.sos, model.eos, model.ignore_id)
+    longest = max(values(text_lengths))
+    text = on_both(lambda whole: whole[:, :longest], text)
+    before, following = with_ends(text, model.sos, model.eos, model.ignore_id)
     with batch.context.autocast(encoded.device):
-        logits, _ = model.decoder(encoded, lengths, before, text_lengths + 1)
+        # Lengths on the host: ESPnet's decoder reads their values.
+        on_host = copy_on_host(lengths), copy_on_host(text_lengths) + 1
+        logits, _ = model.decoder(encoded, on_host[0], before, on_host[1])
         loss = model.criterion_att(logits, following) * (1.0 if rows is None else len(rows) / len(batch.text))
-        stats["acc"] = th_accuracy(logits.reshape(-1, model.vocab_size), following, ignore_label=model.ignore_id)
+        stats["acc"] = accuracy(logits, following, model.ignore_id)
     stats["loss_att"] = loss.detach()
     if batch.context.error_rates and model.error_calculator is not None:
-        rates = zip(("cer", "wer"), model.error_calculator(logits.argmax(-1).cpu(), text.cpu()))
+        rates = zip(("cer", "wer"), model.error_calculator(logits.argmax(-1).cpu(), copy_on_host(text)))
         stats.update({name: rate for name, rate in rates if rate is not None})
-    return loss, logits.float(), (text_lengths + 1) * (lengths > 0)
+    return loss, logits.float(), on_both(_tokens, text_lengths, lengths)
+
+
+def with_ends(text: Tensor, start: int, end: int, padding: int) -> tuple[Tensor, Tensor]:
+    """Text (B, U) with ``padding`` behind each utterance -> an attention decoder's input and target, (B, U + 1) each.
+
+    The input begins with the label ``start`` and is padded with ``end``. The target ends with ``end`` and is padded with
+    ``padding``.
+    """
+    valid = text != padding
+    before = F.pad(text.masked_fill(~valid, end), (1, 0), value=start)
+    ends = F.pad(valid, (1, 0), value=True) & ~F.pad(valid, (0, 1), value=False)  # the first place behind an utterance
+    return before, F.pad(text, (0, 1), value=padding).masked_fill(ends, end)
+
+
+def accuracy(logits: Tensor, labels: Tensor, padding: int) -> Tensor:
+    """Share of the labels (B, U), without padding, that are the most probable ones of the logits (B, U, V): a scalar."""
+    valid = labels != padding
+    return ((logits.argmax(-1) == labels) & valid).sum() / valid.sum()
+
+
+def _tokens(text_lengths: Tensor, lengths: Tensor) -> Tensor:
+    """Tokens of utterances with their ends, 0 without a frame."""
+    return (text_lengths + 1) * (lengths > 0)
 
 
 def _with_language(model: TodmModel, batch: Batch) -> tuple[Tensor, Tensor]:

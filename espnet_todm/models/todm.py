@@ -22,7 +22,7 @@ from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.autocast import Autocast
 from espnet_todm.models.batch import Batch, Features, Posteriors, StepContext, SubnetOutput
 from espnet_todm.models.interctc import between
-from espnet_todm.models.odd_utterances import ErrorRates, lengthen
+from espnet_todm.models.odd_utterances import ErrorRates, at_least_one, lengthen
 from espnet_todm.models.options import check_options, check_outputs
 from espnet_todm.models.outside import component_table, outer_state
 from espnet_todm.models.reports import evaluate
@@ -31,6 +31,7 @@ from espnet_todm.models.tasks import distillation, run_task
 from espnet_todm.models.transducer import SimpleJoint, TransducerOptions, TransducerTask
 from espnet_todm.models.views import Augment
 from espnet_todm.util.checks import build
+from espnet_todm.util.host import on_both, read, values
 
 
 class TodmModel(ESPnetASRModel):
@@ -125,7 +126,10 @@ class TodmModel(ESPnetASRModel):
         """
         step: Any = kwargs.get("step", 0 if self.training else None)
         context = self.context(step, kwargs.get("loss_scale", 1.0))
-        batch = Batch(speech, speech_lengths, text[:, : text_lengths.max()], text_lengths, context)
+        read(speech_lengths, text_lengths, text)
+        longest = max(values(text_lengths))
+        text = on_both(lambda whole: whole[:, :longest], text)
+        batch = Batch(speech, speech_lengths, text, text_lengths, context)
         if self.training:
             if self.subnet_trainer is None:
                 raise UserError("model: todm can only be trained with a subnet_trainer, such as subnet_trainer: kd")
@@ -134,7 +138,7 @@ class TodmModel(ESPnetASRModel):
             loss, stats = evaluate(self, batch)
         stats["loss"] = loss.detach()
         gathered: tuple[Tensor, dict[str, Tensor], Tensor] = force_gatherable(
-            (loss, stats, speech.shape[0]), loss.device
+            (loss, stats, loss.new_full((), speech.shape[0], dtype=torch.long)), loss.device
         )
         return gathered
 
@@ -152,8 +156,11 @@ class TodmModel(ESPnetASRModel):
     def run_features(self, batch: Batch) -> Features:
         """Compute the features before SpecAugment."""
         with torch.autocast(batch.speech.device.type, enabled=False):
-            features, lengths = self._extract_feats(batch.speech, batch.speech_lengths)
-            return Features(lengthen(features, 1), lengths.clamp(min=1))  # ESPnet fails on zero frames
+            lengths = batch.speech_lengths
+            features = batch.speech[:, : max(values(lengths))]
+            if self.frontend is not None:
+                features, lengths = self.frontend(features, lengths)
+            return Features(lengthen(features, 1), on_both(at_least_one, lengths))  # ESPnet fails on zero frames
 
     def run_view(self, features: Features, batch: Batch, augment: Optional[Augment]) -> SubsampledFeatures:
         """Compute SpecAugment (``augment``, in training only), normalisation and subsampling of features."""

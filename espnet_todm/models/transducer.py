@@ -18,6 +18,7 @@ from espnet_todm.losses.transducer import pruned_loss, transducer_loss
 from espnet_todm.losses.transducer_backends import FULL, PRUNED, pick_backend
 from espnet_todm.losses.transducer_pruning import check_scales, gather_ranges, prune_ranges, simple_loss
 from espnet_todm.util.checks import check_choice, check_number
+from espnet_todm.util.host import on_both, values
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,9 @@ class TransducerTask:
         An utterance without a frame has no alignment and loss 0. ``teacher`` provides the pruning ranges.
         """
         some = lengths > 0
-        sizes = lengths.clamp(min=1), text_lengths * some  # an utterance without frames must not widen others' ranges
-        labels = text.clamp(min=0)
+        # An utterance without frames must not widen others' ranges.
+        sizes = on_both(_at_least_one, lengths), on_both(_of_some, text_lengths, lengths)
+        labels = on_both(_without_padding, text)
         self.decoder.set_device(encoded.device)
         predicted = self.decoder(F.pad(labels, (1, 0), value=self.decoder.blank_id))
         am, lm = self.joint.lin_enc(encoded), self.joint.lin_dec(predicted)
@@ -151,16 +153,28 @@ class TransducerTask:
         return search_each(search, encoded.float(), lengths)
 
 
+def _at_least_one(lengths: Tensor) -> Tensor:
+    return lengths.clamp(min=1)
+
+
+def _of_some(text_lengths: Tensor, lengths: Tensor) -> Tensor:
+    return text_lengths * (lengths > 0)
+
+
+def _without_padding(text: Tensor) -> Tensor:
+    return text.clamp(min=0)
+
+
 def search_each(search: BeamSearchTransducer, encoded: Tensor, lengths: Tensor) -> list[list[int]]:
     """encoded (B, T, D), lengths (B,) -> the labels of each utterance's best hypothesis."""
-    return [search(row[:length])[0].yseq[1:] for row, length in zip(encoded, lengths.tolist())]
+    return [search(row[:length])[0].yseq[1:] for row, length in zip(encoded, values(lengths))]
 
 
 def error_rate(hypotheses: Sequence[Sequence[int]], text: Tensor, text_lengths: Tensor) -> Optional[float]:
     """Edit distance to the text (B, U), divided by the number of labels in the text; None if it has no labels."""
     import editdistance  # a dependency of ESPnet's error rates
 
-    references = [row[:length].tolist() for row, length in zip(text, text_lengths.tolist())]
+    references = [row[:length] for row, length in zip(values(text), values(text_lengths))]
     total = sum(map(len, references))
     edits = sum(editdistance.eval(list(ours), theirs) for ours, theirs in zip(hypotheses, references))
     return edits / total if total else None

@@ -15,6 +15,7 @@ from torch import Tensor
 from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.models.batch import Features
 from espnet_todm.models.spec_augment import draw_masks
+from espnet_todm.util.host import on_both, values
 
 Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # features (B, T, F), lengths (B,) -> the same, changed
 
@@ -60,7 +61,8 @@ def masked_frames(subsampled: SubsampledFeatures, seed: str, frames_per_mask: in
     An utterance of T frames gets 1 to max(T // frames_per_mask, 1) masks of 1 to ``width`` frames.
     """
     hidden, lengths = subsampled.hidden, subsampled.lengths.to(subsampled.hidden.device)
-    most = (lengths // frames_per_mask).clamp_min(1)
+    most = on_both(lambda x: (x // frames_per_mask).clamp_min(1), lengths)
     with seeded(seed, hidden.device):
-        masked = draw_masks(torch.ones_like(most), most, width, lengths, hidden.size(1))
+        slots = max(values(most))
+        masked = draw_masks(torch.ones_like(most), most, slots, width, lengths, hidden.size(1))
     return subsampled.with_hidden(hidden.masked_fill(masked.unsqueeze(-1), 0.0))

@@ -84,10 +84,34 @@ def _model_norm(group: dict[str, Any], batches: list[Batch]) -> Tensor:
     """N, the norm of all gradients in units of their tensors' sizes: a scalar tensor on the first batch's device."""
     squares = []
     for batch in batches:
-        norms = torch.stack(list(torch._foreach_norm(batch.gradients)))
+        norms = torch._foreach_norm(batch.gradients)
         units = [state.get("rms", group["scalar_lr_scale"]) for state in batch.states]
-        squares.append((norms * norms.new_tensor(units)).square().sum())
+        squares.append(_products(list(norms), units).square().sum())
     return torch.stack([square.to(squares[0]) for square in squares]).sum().sqrt()
+
+
+def _products(numbers: list[Tensor], factors: list[float]) -> Tensor:
+    """Products of scalar tensors and numbers of the host, (n,)."""
+    if numbers[0].device.type == "cpu":
+        return torch.stack(numbers) * numbers[0].new_tensor(factors)
+    return torch.stack(
+        torch._foreach_mul(numbers, factors)
+    )  # without a copy of the factors, for which the host would wait
+
+
+def _dots(values: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    """sum(value * gradient) of each pair, scalar tensors. On a GPU, tensors of one size are reduced together."""
+    if values[0].device.type == "cpu":
+        return [torch.dot(value.reshape(-1), gradient.reshape(-1)) for value, gradient in zip(values, gradients)]
+    by_size: dict[int, list[int]] = {}
+    for index, value in enumerate(values):
+        by_size.setdefault(value.numel(), []).append(index)
+    products = torch._foreach_mul(values, gradients)
+    found: dict[int, Tensor] = {}
+    for same in by_size.values():
+        rows = torch.stack([products[index].reshape(-1) for index in same])
+        found.update(zip(same, rows.sum(1).unbind(0)))
+    return [found[index] for index in range(len(values))]
 
 
 def update(group: dict[str, Any], batch: Batch) -> None:
@@ -153,12 +177,13 @@ def _denominators(
 def _update_sizes(group: dict[str, Any], batch: Batch, used: Optional[list[Tensor]]) -> None:
     """Part 4: record each tensor's size gradient; after T of them, add p * step to the momentum."""
     period = group["size_update_period"]
-    due = []
-    for index, (value, gradient, state) in enumerate(zip(batch.values, batch.gradients, batch.states)):
-        if "rms" in state:
-            state["scale_grads"].append(torch.dot(value.reshape(-1), gradient.reshape(-1)))
-            if len(state["scale_grads"]) >= period:
-                due.append(index)
+    sized = [index for index, state in enumerate(batch.states) if "rms" in state]
+    if not sized:
+        return
+    dots = _dots([batch.values[index] for index in sized], [batch.gradients[index] for index in sized])
+    for index, dot in zip(sized, dots):
+        batch.states[index]["scale_grads"].append(dot)
+    due = [index for index in sized if len(batch.states[index]["scale_grads"]) >= period]
     if not due:
         return
     values = [batch.values[index] for index in due]

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Units
 from espnet_todm.util.checks import check_choice, check_number
+from espnet_todm.util.host import fact
 
 NORMS = ("l2_sqrt", "l2", "l1")
 SCHEDULES = ("constant", "linear", "learned")
@@ -91,18 +92,22 @@ class OrthoSoftmax(Selection):
 
     def prefix(self, size: str, probabilities: Tensor) -> int:
         """Number of rows whose expected cost is nearest to the size's budget, at least 1."""
-        costs = self.units.costs.to(probabilities.device)
+        costs = self.units.costs_on(probabilities.device)
         expected = self.units.rest + (probabilities.detach().double() @ costs).cumsum(0)
         return int((expected - self.shares[size] * self.units.total).abs().argmin()) + 1
+
+    def _kept(self, size: str, step: int, probabilities: Tensor) -> int:
+        """:meth:`prefix`, read from the device once for scores that do not change."""
+        return fact(self.scores, (size, self.temperature(step)), lambda: self.prefix(size, probabilities))
 
     def weights(self, size: str, step: int) -> Tensor:
         chosen = self.probabilities(step)
         # Rows that still overlap can sum to more than 1 for a unit, which no slice can represent.
-        return chosen[: self.prefix(size, chosen)].sum(0).clamp(max=1.0)
+        return chosen[: self._kept(size, step, chosen)].sum(0).clamp(max=1.0)
 
     def penalty(self, size: str, step: int) -> Tensor:
         chosen = self.probabilities(step)
-        distance = orthogonality(chosen[: self.prefix(size, chosen)], self.norm)
+        distance = orthogonality(chosen[: self._kept(size, step, chosen)], self.norm)
         if self.schedule == "learned":
             factor = F.softplus(self.multiplier)  # gradient descent in the rows, ascent (by the sign) in the multiplier
             return self.weight * (factor.detach() * distance - factor * distance.detach())
@@ -127,7 +132,7 @@ def orthogonality(rows: Tensor, norm: str) -> Tensor:
     """Distance of rows (K, N) from an orthonormal set: a scalar, 0 if all rows are one-hot and distinct."""
     gram = rows @ rows.T
     diagonal = gram.diagonal() - 1
-    above = gram[tuple(torch.triu_indices(len(rows), len(rows), offset=1))]
+    above = gram[tuple(torch.triu_indices(len(rows), len(rows), offset=1, device=rows.device))]
     if norm == "l1":
         return above.abs().sum() + diagonal.abs().sum()
     squares = above.square().sum() + diagonal.square().sum()

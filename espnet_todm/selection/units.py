@@ -34,6 +34,7 @@ class Units:
     costs: Tensor
     rest: float
     places: Mapping[Place, Tensor] = field(repr=False)
+    _copies: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -45,7 +46,19 @@ class Units:
 
     def gates(self, weights: Tensor) -> dict[Place, Tensor]:
         """Weights of the units (N,) -> gates (components,) of every module, for ``SupernetEncoder.blocks``."""
-        return {place: weights[index.to(weights.device)] for place, index in self.places.items()}
+        index = self._on(weights.device)[1]
+        parts = weights[index].split([len(units) for units in self.places.values()])  # one launch for all modules
+        return dict(zip(self.places, parts))
+
+    def costs_on(self, device: torch.device) -> Tensor:
+        """``costs`` on a device."""
+        return self._on(device)[0]
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """``costs`` and all of ``places`` one after the other on a device, copied once."""
+        if device not in self._copies:
+            self._copies[device] = self.costs.to(device), torch.cat(list(self.places.values())).to(device)
+        return self._copies[device]
 
     def subnet(self, name: str, units: Sequence[int]) -> Subnet:
         """The subnet that keeps these units."""

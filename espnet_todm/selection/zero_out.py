@@ -49,7 +49,7 @@ class ZeroOut(Selection):
         return torch.sigmoid(self.logits)
 
     def penalty(self, size: str, step: int) -> Tensor:
-        costs = self.units.costs.to(self.logits)
+        costs = self.units.costs_on(self.logits.device).to(self.logits.dtype)
         sparsity = (1 - torch.sigmoid(self.logits)) @ costs / self.units.total
         return self.sparsity_weight * (sparsity - self._target(self._done(step))).abs()
 

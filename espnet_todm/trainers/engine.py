@@ -10,7 +10,7 @@ DistributedDataParallel work unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Callable, Optional, Protocol, TypeVar
 
 import torch
@@ -29,6 +29,9 @@ class Shared(Protocol):
 S = TypeVar("S", bound=Shared)
 Gradients = list[Optional[Tensor]]
 Observer = Callable[[int, Sequence[Optional[Tensor]]], None]
+_BY_TENSOR = "Tensor" in torch.ops.aten._foreach_mul.overloads()  # from torch 2.1 on
+_CHUNK = 60
+"""Tensors in one foreach operation. It bounds the memory of results whose operands are not free yet."""
 Pass = Callable[[S], Tensor]  # one subnet's part of a step: output of the shared part -> weighted scalar loss
 
 
@@ -53,49 +56,117 @@ def sequential_step(
     leaf = shared.hidden.detach().requires_grad_()
     total = torch.zeros((), device=leaf.device)
     wanted = [leaf, *parameters]
-    sums: Gradients = [None] * len(wanted)
+    sums = Sums(len(wanted))
     for number, part in enumerate(passes):
         loss = part(shared.with_hidden(leaf)).float()
         total += loss.detach()
         of_pass = _grad(loss * loss_scale, wanted)
         del loss  # free its graph before the next subnet builds its own
         if observe is not None:
-            observe(number, of_pass)
-        _add(sums, of_pass)
+            observe(number, tuple(of_pass))
+        sums.add(of_pass)
         del of_pass
-    at_front, gradients = sums[0], sums[1:]
-    if shared.hidden.requires_grad and at_front is not None:
-        _add(gradients, _grad(shared.hidden, parameters, at_front.to(shared.hidden.dtype)))
+    at_front, front = sums.take(0), shared.hidden
+    if front.requires_grad and at_front is not None:
+        sums.add([None, *_grad(front, parameters, at_front.to(front.dtype))])
+    gradients, ours = sums.values[1:], sums.ours[1:]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients)]
-    delivered: Tensor = _Deliver.apply(total, gradients, loss_scale, *parameters)
+    delivered: Tensor = _Deliver.apply(total, gradients, ours, loss_scale, *parameters)
     return delivered
 
 
-def _grad(output: Tensor, inputs: Sequence[Tensor], at_output: Optional[Tensor] = None) -> Sequence[Optional[Tensor]]:
+def _grad(output: Tensor, inputs: Sequence[Tensor], at_output: Optional[Tensor] = None) -> Gradients:
     # autograd.grad returns gradients; backward would change .grad and call the hooks of DistributedDataParallel.
     with torch.autocast(output.device.type, enabled=False):
-        return torch.autograd.grad(output, inputs, at_output, allow_unused=True)
+        return list(torch.autograd.grad(output, inputs, at_output, allow_unused=True))
 
 
-def _add(sums: Gradients, gradients: Sequence[Optional[Tensor]]) -> None:
-    # Not in place: autograd may return one tensor for two inputs (a + b), or an expanded view without own memory (sums).
-    for index, gradient in enumerate(gradients):
-        if gradient is not None:
-            total = sums[index]
-            sums[index] = gradient if total is None else total + gradient
+class Sums:
+    """Sums of the gradients of several passes; an input that no pass has reached has None.
+
+    The first gradient of an input is not changed: autograd may return one tensor for two inputs (a + b), or an expanded view
+    without own memory (sums). A sum of two or more is a tensor of ours (``ours``), to which later ones are added in place.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        self.values: Gradients = [None] * inputs
+        self.ours = [False] * inputs
+
+    def add(self, gradients: Gradients) -> None:
+        """Add the gradients of a pass, which are removed from the list one after the other to free their memory."""
+        both = [index for index, gradient in enumerate(gradients) if gradient is not None]
+        for index in both:
+            if self.values[index] is None:
+                self.values[index], gradients[index] = gradients[index], None
+        for kept in (True, False):
+            some = [index for index in both if gradients[index] is not None and self.ours[index] is kept]
+            for indices in _chunks(some, [self.values, gradients]):
+                totals, new = _some(self.values, indices), _some(gradients, indices)
+                if kept:
+                    torch._foreach_add_(totals, new)
+                else:
+                    totals = list(torch._foreach_add(totals, new))
+                for index, total in zip(indices, totals):
+                    self.values[index], self.ours[index], gradients[index] = total, True, None
+
+    def take(self, index: int) -> Optional[Tensor]:
+        """Remove a sum and return it."""
+        value, self.values[index] = self.values[index], None
+        return value
+
+
+def _chunks(indices: Sequence[int], lists: Sequence[Sequence[Optional[Tensor]]]) -> Iterator[list[int]]:
+    """The indices in chunks whose tensors in ``lists`` CUDA's foreach kernels handle in one launch. They must be dense and
+    of one dtype; other indices are chunks of their own."""
+    alike: dict[torch.dtype, list[int]] = {}
+    for index in indices:
+        tensors = [values[index] for values in lists]
+        first = tensors[0]
+        assert first is not None
+        if all(tensor is not None and tensor.is_contiguous() and tensor.dtype == first.dtype for tensor in tensors):
+            alike.setdefault(first.dtype, []).append(index)
+        else:
+            yield [index]
+    for same in alike.values():
+        for start in range(0, len(same), _CHUNK):
+            yield same[start : start + _CHUNK]
+
+
+def _some(gradients: Gradients, indices: Sequence[int]) -> list[Tensor]:
+    """Gradients at indices where there are some."""
+    return [gradient for gradient in (gradients[index] for index in indices) if gradient is not None]
 
 
 class _Deliver(torch.autograd.Function):
-    """Identity on the loss. Its backward gives the i-th parameter the i-th gradient times the incoming gradient."""
+    """Identity on the loss. Its backward gives the i-th parameter the i-th gradient times the incoming gradient. Gradients
+    that are ``ours`` are multiplied in place."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, gradients: Gradients, loss_scale: float, *parameters: Tensor) -> Tensor:
-        ctx.gradients, ctx.loss_scale = gradients, loss_scale
+    def forward(
+        ctx: Any, loss: Tensor, gradients: Gradients, ours: Sequence[bool], loss_scale: float, *parameters: Tensor
+    ) -> Tensor:
+        ctx.gradients, ctx.ours, ctx.loss_scale = gradients, ours, loss_scale
         return loss.clone()
 
     @staticmethod
     def backward(ctx: Any, at_loss: Tensor) -> tuple[Optional[Tensor], ...]:
-        factor = at_loss / ctx.loss_scale
-        gradients, ctx.gradients = ctx.gradients, None
-        return (None, None, None, *(None if gradient is None else gradient * factor for gradient in gradients))
+        gradients: Gradients = ctx.gradients
+        ctx.gradients = None
+        _multiply(gradients, ctx.ours, at_loss / ctx.loss_scale)
+        return (None, None, None, None, *gradients)
+
+
+def _multiply(gradients: Gradients, ours: Sequence[bool], factor: Tensor) -> None:
+    """Multiply the gradients of the list by a scalar, in place where they are ``ours``."""
+    for kept in (True, False):
+        some = [index for index, gradient in enumerate(gradients) if gradient is not None and ours[index] is kept]
+        for indices in _chunks(some, [gradients]):
+            old = _some(gradients, indices)
+            if kept and _BY_TENSOR:
+                torch._foreach_mul_(old, factor)
+                continue
+            new = torch._foreach_mul(old, factor) if _BY_TENSOR else [gradient * factor for gradient in old]
+            for index, product in zip(indices, new):
+                gradients[index] = product
+            del old

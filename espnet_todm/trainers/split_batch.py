@@ -9,6 +9,7 @@ from typing import Any, Optional
 from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Batch
+from espnet_todm.util.host import on_both
 
 
 def check_split(distils: bool, views: Optional[Mapping[str, Any]] = None) -> None:
@@ -41,5 +42,6 @@ def own_part(
     """The utterances of :func:`own_rows`, subsampled and as they came."""
     rows = own_rows(len(batch.text), number, subnets, step)
     visible = None if subsampled.visible is None else subsampled.visible[rows]
-    hidden, lengths, mask = subsampled.hidden[rows], subsampled.lengths[rows], subsampled.mask[rows]
+    hidden, mask = subsampled.hidden[rows], subsampled.mask[rows]
+    lengths = on_both(lambda whole: whole[rows], subsampled.lengths)
     return replace(subsampled, hidden=hidden, lengths=lengths, mask=mask, visible=visible), batch.rows(rows)

@@ -226,3 +226,19 @@ def test_impossible_shapes_are_refused(make: Any, words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         make()
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize("zeros", [0, 1, 2])
+def test_an_open_gate_has_the_gradient_of_a_product(zeros: int) -> None:
+    gates = torch.tensor([0.3, 1.0, 0.8, 0.0], dtype=torch.float64)
+    gates[:zeros] = 1.0
+    gates.requires_grad_()
+    (gradient,) = torch.autograd.grad(any_open(gates), gates)
+    (expected,) = torch.autograd.grad(1 - (1 - gates).prod(), gates)
+    torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("number", [1, 5, 130])
+def test_its_gradient_is_that_of_finite_differences(number: int) -> None:
+    gates = 0.1 * torch.rand(number, dtype=torch.float64)
+    assert torch.autograd.gradcheck(any_open, gates.requires_grad_())

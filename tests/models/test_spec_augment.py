@@ -22,7 +22,9 @@ def test_time_masks_follow_the_length() -> None:
     torch.manual_seed(0)
     lengths = torch.tensor([1000, 500, 30]).repeat(200)
     most = (lengths // 25).clamp_min(2)
-    masks = draw_masks(torch.full_like(most, 2), most, 1, lengths, 1000)  # of one frame, so that they can be counted
+    masks = draw_masks(
+        torch.full_like(most, 2), most, 40, 1, lengths, 1000
+    )  # of one frame, so that they can be counted
     counts = masks.sum(1).view(200, 3)
     assert counts.max(0).values.tolist()[2] <= 2 and counts.min() >= 1
     assert 20 < counts[:, 0].max() <= 40 and 10 < counts[:, 1].max() <= 20

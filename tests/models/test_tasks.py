@@ -7,6 +7,8 @@ from typing import Any, Optional
 
 import pytest
 import torch
+from espnet.nets.pytorch_backend.nets_utils import th_accuracy
+from espnet.nets.pytorch_backend.transformer.add_sos_eos import add_sos_eos
 from espnet2.asr.ctc import CTC
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.postencoder.length_adaptor_postencoder import LengthAdaptorPostEncoder
@@ -17,7 +19,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation
 from espnet_todm.models.batch import Batch
-from espnet_todm.models.tasks import after_encoder
+from espnet_todm.models.tasks import accuracy, after_encoder, with_ends
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.kd import KDTrainer
 from tests.conftest import disturb, flop_counter
@@ -221,3 +223,12 @@ def test_label_smoothing_is_espnets() -> None:
 
 def test_ctc_drops_out_as_espnets() -> None:
     assert CTC(len(TOKENS), 16).dropout_rate == 0.0  # its default, which configurations of recipes keep
+
+
+def test_texts_with_ends_and_their_accuracy_are_espnets() -> None:
+    text = torch.tensor([[3, 4, 5], [6, -1, -1], [-1, -1, -1]])
+    ours, theirs = with_ends(text, 1, 2, -1), add_sos_eos(text, 1, 2, -1)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+    logits = torch.nn.functional.one_hot(torch.tensor([[3, 4, 0, 2], [6, 2, 2, 2], [0, 2, 2, 2]]), 7).float()
+    share = th_accuracy(logits.reshape(-1, 7), theirs[1], ignore_label=-1)
+    assert float(accuracy(logits, ours[1], -1)) == pytest.approx(share) == pytest.approx(5 / 7)
