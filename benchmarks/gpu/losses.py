@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from benchmarks.gpu.rows import Row, Rows, logger, machines, where
+from benchmarks.gpu.rows import Row, Rows, arguments, logger, machines, where
 from benchmarks.transducer_loss import BASELINE, TINY, Setting, Step, cases, memory, times
 from espnet_todm.errors import one_line
 from espnet_todm.util.markdown import markdown_table
@@ -81,13 +79,7 @@ that picks them. The joiner has dimension 256. See `benchmarks/transducer_loss.p
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
-    parser.add_argument("--state", type=Path, required=True, help="folder that is kept for the next run")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
-    parser.add_argument("--seconds", type=float, default=60.0, help="begin no measurement after this time")
-    parser.add_argument("--smoke", action="store_true", help="a tiny lattice")
-    options = parser.parse_args()
+    options = arguments(__doc__, 60.0, "begin no measurement after this time", smoke="a tiny lattice").parse_args()
     log = logger()
     rows = Rows(options.state, options.output, "transducer_loss", page)
     end = time.monotonic() + options.seconds

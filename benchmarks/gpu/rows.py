@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,17 @@ class Rows:
             rows = list(self.rows.values())
             write_text(self.output / f"{self.part}.md", self.page(rows))
             write_json(self.output / f"{self.part}.json", rows)
+
+
+def arguments(description: str | None, seconds: float, meaning: str, smoke: str) -> argparse.ArgumentParser:
+    """The options of every part. ``meaning``: of ``--seconds``. ``smoke``: what ``--smoke`` makes small."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
+    parser.add_argument("--state", type=Path, required=True, help="folder that is kept for the next run")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
+    parser.add_argument("--seconds", type=float, default=seconds, help=meaning)
+    parser.add_argument("--smoke", action="store_true", help=smoke)
+    return parser
 
 
 def where(device: torch.device) -> str:

@@ -6,19 +6,17 @@ and of one model's, and whole updates (with the optimizer) of the supernet and o
 
 from __future__ import annotations
 
-import argparse
 import gc
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Callable
 
 import torch
 
 from benchmarks.gpu.models import build, read
-from benchmarks.gpu.rows import Row, Rows, logger, machines, where
+from benchmarks.gpu.rows import Row, Rows, arguments, logger, machines, where
 from espnet_todm.bench.step_cost import (
     SINGLE,
     SUPERNET,
@@ -194,13 +192,7 @@ def speed_cells(row: Row) -> list[list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
-    parser.add_argument("--state", type=Path, required=True, help="folder that is kept for the next run")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
-    parser.add_argument("--seconds", type=float, default=170.0, help="begin no case after this time")
-    parser.add_argument("--smoke", action="store_true", help="tiny models")
-    options = parser.parse_args()
+    options = arguments(__doc__, 170.0, "begin no case after this time", smoke="tiny models").parse_args()
     log = logger()
     rows = Rows(options.state, options.output, "step_cost", page)
     end = time.monotonic() + options.seconds

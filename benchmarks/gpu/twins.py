@@ -23,7 +23,7 @@ import torch
 from benchmarks.gpu.corpus import synthetic, unpack
 from benchmarks.gpu.features import write_corpus
 from benchmarks.gpu.models import read
-from benchmarks.gpu.rows import Row, Rows, logger, machines, where
+from benchmarks.gpu.rows import Row, Rows, arguments, logger, machines, where
 from benchmarks.gpu.training import SUPERNET
 from espnet_todm.scoring.significance import error_rate_interval, paired_difference
 from espnet_todm.util.files import read_json, read_optional, write_json
@@ -122,15 +122,10 @@ def curve(row: Row) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, 300.0, "stop after this time", smoke="a tiny model; only full alone")
     parser.add_argument(
         "--features", type=Path, help="file of pack_features.py (default with --smoke: a made-up corpus)"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the tables")
-    parser.add_argument("--state", type=Path, required=True, help="folder that is kept for the next run")
-    parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
-    parser.add_argument("--seconds", type=float, default=300.0, help="stop after this time")
-    parser.add_argument("--smoke", action="store_true", help="a tiny model; only full alone")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("training: stopped"))  # so that the trainings are stopped, too
     log, end, state = logger(), time.monotonic() + options.seconds, options.state / "training"

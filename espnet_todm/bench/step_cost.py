@@ -2,7 +2,8 @@
 
 F is the time of the part that all subnets share (features, subsampling). E_i is the additional time of subnet i. A training
 step of an extracted model takes F + E_i. A step over several subnets takes at least F + sum E_i, a step of the full model
-F + E_max. The lower bound of the cost factor is therefore (F + sum E_i) / (F + E_max).
+F + E_max. The lower bound of the cost factor is therefore (F + sum E_i) / (F + E_max). With ``split_batch``, each of n
+subnets runs on the n-th part of the batch, and the bound has the mean of E_i instead of the sum.
 
 A step here is forward and backward. The optimizer's step is left out: it is the same for both, and would only move the
 factor towards 1.
@@ -62,11 +63,15 @@ Build = Callable[[], Workload]
 
 @dataclass(frozen=True)
 class Round:
-    """Seconds of one round: the shared part, a step of each extracted subnet (full one first), and a supernet step."""
+    """Seconds of one round: the shared part, a step of each extracted subnet (full one first), and a supernet step.
+
+    ``split``: each subnet of the supernet step has an equal part of the batch.
+    """
 
     front: float
     extracted: tuple[float, ...]
     supernet: float
+    split: bool = False
 
     @property
     def single(self) -> float:
@@ -75,8 +80,9 @@ class Round:
 
     @property
     def lower(self) -> float:
-        """F + sum E_i."""
-        return self.front + sum(step - self.front for step in self.extracted)
+        """F + sum E_i, or F + mean E_i with ``split``."""
+        own = [step - self.front for step in self.extracted]
+        return self.front + (statistics.fmean(own) if self.split else sum(own))
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,8 @@ def measure_rounds(workload: Workload, rounds: int) -> list[Round]:
         alone = [small[s.components] for s in subnets]
         subsampled = _seconds(alone[0], partial(front_step, alone[0], batch, step))
         extracted = tuple(_seconds(m, partial(plain_step, m, batch, step)) for m in alone)
-        measured.append(Round(subsampled, extracted, _seconds(model, partial(supernet_step, model, batch, step))))
+        together = _seconds(model, partial(supernet_step, model, batch, step))
+        measured.append(Round(subsampled, extracted, together, model.subnet_trainer.split_batch))
         logging.info("step %d: one model %.3f s, supernet %.3f s", step, extracted[0], measured[-1].supernet)
     return measured[1:]
 

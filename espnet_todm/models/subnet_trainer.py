@@ -41,7 +41,10 @@ class SubnetTrainer(nn.Module, ABC):
 
     Its results must depend only on (seed, step) and the batch, so that all ranks and a resumed training agree. Everything
     that it learns or decides belongs into its state. It is a submodule of the model, so every checkpoint has this state.
+    ``split_batch``: whether the subnets of a step share out its utterances instead of training on all of them.
     """
+
+    split_batch = False
 
     @abstractmethod
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
@@ -72,7 +75,7 @@ class SubnetTrainer(nn.Module, ABC):
     def model_steps(self, table: ComponentTable, updates: int) -> float:
         """Cost of ``updates`` training steps, in steps of one full model. It is the ratio of their FLOPs; each step counts
         the shared part once."""
-        return passes_cost(table, self.picked_in(updates))
+        return passes_cost(table, self.picked_in(updates), self.split_batch)
 
     def size_updates(self, sizes: Mapping[str, Subnet], updates: int) -> dict[str, SizeUpdates]:
         """For each size, in how many of ``updates`` training steps it was trained."""
@@ -88,8 +91,9 @@ class SubnetTrainer(nn.Module, ABC):
         return list(model.encoder.sizes.values())
 
 
-def passes_cost(table: ComponentTable, steps: Iterable[Sequence[Subnet]]) -> float:
-    """Sum over steps of (F + sum E_i) / (F + E_max). F is the FLOPs of the shared part, E_i those of subnet i without it."""
+def passes_cost(table: ComponentTable, steps: Iterable[Sequence[Subnet]], split: bool = False) -> float:
+    """Sum over steps of (F + sum E_i) / (F + E_max). F is the FLOPs of the shared part, E_i those of subnet i without it.
+    With ``split``, each of n subnets runs on the n-th part of the batch: the mean of E_i instead of the sum."""
     rest, full = table.rest.flops, table.cost(table.full()).flops
     own: dict[frozenset[Key], float] = {}  # a cache: steps repeat the same few subnets
 
@@ -98,7 +102,8 @@ def passes_cost(table: ComponentTable, steps: Iterable[Sequence[Subnet]]) -> flo
             own[subnet.components] = table.cost(subnet).flops - rest
         return own[subnet.components]
 
-    return sum(rest + sum(map(own_flops, subnets)) for subnets in steps) / full
+    of_steps = (rest + sum(map(own_flops, subnets)) / (len(subnets) if split else 1) for subnets in steps)
+    return sum(of_steps) / full
 
 
 def count_updates(sizes: Mapping[str, Subnet], steps: Iterable[Sequence[Subnet]]) -> dict[str, SizeUpdates]:

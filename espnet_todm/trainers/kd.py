@@ -21,7 +21,7 @@ from espnet_todm.trainers.averaged_teacher import MAX, make_teacher
 from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
 from espnet_todm.trainers.engine import sequential_step
 from espnet_todm.trainers.loss_weights import LossWeights
-from espnet_todm.trainers.split_batch import check_split, own_part, split_cost
+from espnet_todm.trainers.split_batch import check_split, own_part
 from espnet_todm.trainers.views import StepViews, ViewOptions, Views
 from espnet_todm.util.checks import build, check_choice, check_number, check_type
 
@@ -187,8 +187,6 @@ class KDTrainer(SubnetTrainer):
     def model_steps(self, table: ComponentTable, updates: int) -> float:
         """As in the base class, with what views and an averaged teacher cost: a forward pass is a third of a step."""
         picked = list(self.picked_in(updates))
-        if self.split_batch:
-            return split_cost(table, picked)
         extra = 0.0 if self.views is None else self.views.extra_cost(table, picked)
         if self.teacher is not None:
             extra += sum(len(subnets) > 1 for subnets in picked) / 3

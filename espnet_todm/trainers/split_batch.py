@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Optional
 
-from espnet_todm.components import ComponentTable, Subnet
 from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Batch
-from espnet_todm.models.subnet_trainer import passes_cost
 from espnet_todm.util.host import on_both
 
 
@@ -47,10 +45,3 @@ def own_part(
     hidden, mask = subsampled.hidden[rows], subsampled.mask[rows]
     lengths = on_both(lambda whole: whole[rows], subsampled.lengths)
     return replace(subsampled, hidden=hidden, lengths=lengths, mask=mask, visible=visible), batch.rows(rows)
-
-
-def split_cost(table: ComponentTable, steps: Iterable[Sequence[Subnet]]) -> float:
-    """As :func:`passes_cost`, where each of n subnets runs on the n-th part of the batch: sum over steps of
-    (F + mean E_i) / (F + E_max)."""
-    front = table.rest.flops / table.cost(table.full()).flops
-    return sum(front + (passes_cost(table, [subnets]) - front) / len(subnets) for subnets in steps)

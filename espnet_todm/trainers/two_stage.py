@@ -31,7 +31,7 @@ from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeig
 from espnet_todm.trainers.engine import Pass, sequential_step
 from espnet_todm.trainers.loss_weights import FOCAL, per_frame, weighted
 from espnet_todm.trainers.selection_log import SelectionLog
-from espnet_todm.trainers.split_batch import check_split, own_part, split_cost
+from espnet_todm.trainers.split_batch import check_split, own_part
 from espnet_todm.trainers.switch import SwitchState, convert_older, moved, sorted_orders
 from espnet_todm.util.checks import build, check_length, check_number, check_type
 
@@ -275,9 +275,8 @@ class TwoStageTrainer(SubnetTrainer):
         """As in the base class. A step of stage 1 has two passes at full width, a step of the warm-up has one."""
         first = min(updates, self._first_stage(TrainingSetup(planned_steps=updates)))
         alone = min(self.warmup_steps, first)
-        cost = split_cost if self.split_batch else passes_cost
-        two = (first - alone) * cost(table, [[self.full, self.full]])
-        return alone + two + cost(table, map(self.picked, range(first, updates)))
+        two = (first - alone) * passes_cost(table, [[self.full, self.full]], self.split_batch)
+        return alone + two + passes_cost(table, map(self.picked, range(first, updates)), self.split_batch)
 
     def size_updates(self, sizes: Mapping[str, Subnet], updates: int) -> dict[str, SizeUpdates]:
         """As in the base class. The full size is trained in every step; in stage 1 the others have soft gates."""

@@ -25,6 +25,7 @@ def workload(width: int = 20) -> Workload:
 def test_ratios_are_those_of_each_round() -> None:
     rounds = [Round(1.0, (4.0, 3.0, 2.0), 7.35), Round(2.0, (8.0, 6.0, 4.0), 14.0), Round(1.0, (4.0, 3.0, 2.0), 70.0)]
     assert [r.lower for r in rounds] == [7.0, 14.0, 7.0]  # 1 + 3 + 2 + 1
+    assert Round(1.0, (4.0, 3.0, 2.0), 7.35, split=True).lower == 1 + (3 + 2 + 1) / 3
     result = summary(rounds, {"single": Memory(10, 100.04), "supernet": Memory(10, 104)})
     assert result["bound"] == 7 / 4
     assert result["factor"] == pytest.approx(7.35 / 4)  # the round that something else slowed does not count

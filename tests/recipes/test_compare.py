@@ -40,7 +40,9 @@ def calls(mini: Recipe) -> list[tuple[str, str]]:
 
 
 def test_the_corpus_is_its_own_and_the_workers_share_a_plan(mini: Recipe) -> None:
-    ended = compare(mini, "--workers", "2", "--plan", "conf/seeds.yaml", "--output", "SEEDS.md", "--", "--nj", "1")
+    ended = compare(
+        mini, "--workers", "2", "--plan", "conf/ablation.yaml", "--output", "ABLATION.md", "--", "--nj", "1"
+    )
     assert ended.returncode == 0, ended.stderr
     there = mini.folder / "exp/large/egs/mini"
     assert {folder for folder, _ in calls(mini)} == {str(there)}
@@ -49,11 +51,11 @@ def test_the_corpus_is_its_own_and_the_workers_share_a_plan(mini: Recipe) -> Non
     assert any("bin.collect_stats" in rest for rest in data) and not any("asr_train " in rest for rest in data)
     workers = [rest for _, rest in calls(mini) if "bin.compare" in rest]
     assert len(workers) == 2 and workers[0] == workers[1]
-    assert "--plan conf/seeds.yaml --folder seeds" in workers[0]
-    assert workers[0].endswith(f"--output {mini.folder}/SEEDS.md -- --cpu_processes 1 --nj 1")
+    assert "--plan conf/ablation.yaml --folder ablation" in workers[0]
+    assert workers[0].endswith(f"--output {mini.folder}/ABLATION.md -- --cpu_processes 1 --nj 1")
     for name in ("run.sh", "path.sh", "cmd.sh", "conf", "local", "../common/recipe.sh", "../../conf/train/kd.yaml"):
         assert (there / name).exists(), name
-    assert compare(mini, "--plan", "conf/seeds.yaml").returncode == 0
+    assert compare(mini, "--plan", "conf/ablation.yaml").returncode == 0
     assert [rest for _, rest in calls(mini) if "bin.compare" not in rest] == data  # made once
     other = compare(mini, "--corpus_args", "--train_minutes 9")
     assert other.returncode == 1 and "exp/large has a corpus of '--train_minutes 150 " in other.stderr

@@ -20,11 +20,9 @@ LEFT_OUT = {
     "librispeech/conf/ortho.yaml",
     "tedlium2/conf/ortho.yaml",
     "mini/conf/ablation.yaml",
+    "mini/conf/baselines.yaml",
     "mini/conf/compare.yaml",
-    "mini/conf/seeds.yaml",
     "mini/conf/stock_conformer.yaml",
-    "mini/conf/tune_ortho.yaml",
-    "mini/conf/twins.yaml",
 }
 FOUND = sorted(str(path.relative_to(EGS)) for path in EGS.glob("*/conf/*.yaml"))
 

@@ -13,7 +13,7 @@ from espnet_todm.models.batch import Batch
 from espnet_todm.models.subnet_trainer import TrainingSetup, passes_cost
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.kd import KDTrainer
-from espnet_todm.trainers.split_batch import own_rows, split_cost
+from espnet_todm.trainers.split_batch import own_rows
 from espnet_todm.trainers.two_stage import TwoStageTrainer
 from tests.models.test_transducer import transducer
 from tests.tiny_model import batch, tiny_model
@@ -77,9 +77,9 @@ def test_a_step_costs_the_mean_of_its_subnets() -> None:
     model = tiny_model()
     trainer, table = KDTrainer(model, **SPLIT), model.component_table()
     one, three = [[trainer.picked(0)[0]]], [trainer.picked(0)]
-    assert split_cost(table, one) == pytest.approx(passes_cost(table, one)) == pytest.approx(1.0)
-    assert split_cost(table, three) < 1 < passes_cost(table, three)
-    assert trainer.model_steps(table, 10) == pytest.approx(10 * split_cost(table, three))
+    assert passes_cost(table, one, split=True) == pytest.approx(passes_cost(table, one)) == pytest.approx(1.0)
+    assert passes_cost(table, three, split=True) < 1 < passes_cost(table, three)
+    assert trainer.model_steps(table, 10) == pytest.approx(10 * passes_cost(table, three, split=True))
 
 
 def two_stage(step: int, **options: Any) -> TodmModel:
@@ -124,7 +124,7 @@ def test_both_stages_train_each_subnet_on_its_own_utterances(step: int, subnets:
 def test_two_stages_cost_the_means_of_their_subnets() -> None:
     model = two_stage(2)
     trainer, table = model.subnet_trainer, model.component_table()
-    second = split_cost(table, [trainer.picked(2)])
+    second = passes_cost(table, [trainer.picked(2)], split=True)
     # One warm-up step of the full model, one with two gated passes on half the batch each, and ten of the second stage.
     assert trainer.model_steps(table, 12) == pytest.approx(1 + 1 + 10 * second)
     assert second < 1
