@@ -1,6 +1,6 @@
 """Memory of a training process by size of its corpus: ESPnet's tables, a manifest of cuts, a Shar folder.
 
-    python benchmarks/lhotse_memory.py --utterances 1000 20000 1000000 --output benchmarks/results/lhotse_memory.md
+    python -m benchmarks.lhotse_memory --utterances 1000 20000 1000000 --output benchmarks/results/lhotse_memory.md
 
 The utterances are made: a thousand matrices of random features, which the tables, manifests and shards of all sizes name
 again and again (shards are links). Each training is a process of its own, with a supernet of a few thousand parameters. A
@@ -31,26 +31,14 @@ from lhotse.shar import SharWriter
 from espnet_todm.util.files import write_text
 from espnet_todm.util.memory import peak_memory, resident_memory
 from espnet_todm.util.processor import cpu_model
+from tests.tiny_training import SUPERNET
 
 DISTINCT, WIDTH = 1000, 20  # matrices of features, and values of a frame
 SECONDS = (2.0, 14.0)  # shortest and longest utterance
 KINDS = ("tables", "manifest", "shar")
 TOKENS = ["<blank>", "<unk>", "<space>", *"abcdefgh", "<sos/eos>"]
 CONFIG: dict[str, Any] = {
-    "encoder": "todm_conformer",
-    "encoder_conf": {
-        "output_size": 16,
-        "attention_heads": 2,
-        "linear_units": 32,
-        "num_blocks": 2,
-        "macaron_style": True,
-        "rel_pos_type": "latest",
-        "cnn_module_kernel": 5,
-        "sizes": {"small": {"depth": 0.5, "ffn": 0.5}},
-    },
-    "model": "todm",
-    "model_conf": {"ctc_weight": 1.0},
-    "subnet_trainer": "kd",
+    **SUPERNET,
     "optim": "adam",
     "optim_conf": {"lr": 0.001},
     "max_epoch": 1,
@@ -157,7 +145,13 @@ def child(training: list[str]) -> None:
 def measure(made: Made, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for count in options.utterances:
         for kind in options.kinds:
-            command = [sys.executable, __file__, "--child", *arguments(made, kind, count, options)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.lhotse_memory",
+                "--child",
+                *arguments(made, kind, count, options),
+            ]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             if ended.returncode:
@@ -177,7 +171,7 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
         "# Memory of a training process by size of the corpus\n\n" + "\n".join(lines) + "\n\n"
         f"{options.steps} steps of {options.max_duration:g} s of made features, {options.workers} workers; tables are"
         f" ESPnet's own iterator; `s for all` includes making the batches and one validation.\n\n{cpu_model()}; "
-        f"`python benchmarks/lhotse_memory.py {' '.join(sys.argv[1:])}`\n"
+        f"`python -m benchmarks.lhotse_memory {' '.join(sys.argv[1:])}`\n"
     )
 
 

@@ -16,7 +16,7 @@ import yaml
 from tests.tiny_model import TOKENS
 
 UTTERANCES = 12
-CONFIG: dict[str, Any] = {
+SUPERNET: dict[str, Any] = {
     "encoder": "todm_conformer",
     "encoder_conf": {
         "output_size": 16,
@@ -31,6 +31,9 @@ CONFIG: dict[str, Any] = {
     "model": "todm",
     "model_conf": {"ctc_weight": 1.0},
     "subnet_trainer": "kd",
+}
+CONFIG: dict[str, Any] = {
+    **SUPERNET,
     "subnet_trainer_conf": {"search_space": {"depth": [0.5, 1.0], "ffn": [0.5, 1.0]}},
     "specaug": "specaug",
     "specaug_conf": {"apply_time_mask": True, "num_time_mask": 1, "time_mask_width_range": [0, 5]},

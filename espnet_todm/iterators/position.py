@@ -66,8 +66,7 @@ class TrainingBatches:
         Raises UserError if the batches would be others, unless ``iterator_conf.resume`` allows a new pass.
         """
         differing = _differing(state, self.state_dict())
-        if differing is None:
-            assert state is not None
+        if state is not None and differing is None:
             self._move([(at[0], at[1]) for at in state["at"]])
             return
         exact = self.per_epoch is not None or (state is not None and state["num_iters_per_epoch"] is not None)
@@ -124,9 +123,9 @@ def _differing(before: Optional[Mapping[str, Any]], now: Mapping[str, Any]) -> O
     """What differs between two states but the position, in words."""
     if before is None:
         return "iterator: lhotse, but the checkpoint was trained with another iterator"
-    for name, told in (("ranks", "ranks"), ("seed", "seed"), ("num_iters_per_epoch", "num_iters_per_epoch")):
+    for name in ("ranks", "seed", "num_iters_per_epoch"):
         if before[name] != now[name]:
-            return f"{told}: {now[name]}, but the checkpoint was trained with {before[name]}"
+            return f"{name}: {now[name]}, but the checkpoint was trained with {before[name]}"
     for name, value in now["sampler"].items():
         if before["sampler"].get(name) != value:
             return f"iterator_conf.{name}: {value}, but the checkpoint was trained with {before['sampler'].get(name)}"

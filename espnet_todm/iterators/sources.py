@@ -171,9 +171,7 @@ def _cut(described: Any, path: Path) -> MonoCut:
 def _check_stored(cut: MonoCut, field: str, path: Path) -> None:
     stored = getattr(cut, field)
     if stored is None:
-        raise UserError(
-            f"{path}: {cut.id}: has no {field}; features: stored needs features, on_the_fly and none need recording"
-        )
+        raise UserError(f"{path}: {cut.id}: has no {field}; {_NEEDED}")
     if field == "features" and stored.storage_type not in STORED:
         raise UserError(
             f"{path}: {cut.id}: its features are stored as {stored.storage_type}; allowed: {', '.join(STORED)}"

@@ -64,6 +64,12 @@ class Batch:
         )
 
 
+def shortened(text: Tensor, text_lengths: Tensor) -> Tensor:
+    """text (B, U) without the padding that no utterance needs, lengths (B,) -> (B, longest)."""
+    longest = max(values(text_lengths))
+    return on_both(lambda whole: whole[:, :longest], text)
+
+
 def labels_of(text: Tensor, text_lengths: Tensor) -> Tensor:
     """text (B, U), lengths (B,) -> labels (sum of lengths,)."""
     valid = torch.arange(text.size(1), device=text.device) < text_lengths.unsqueeze(1)

@@ -20,11 +20,6 @@ def lengthen(features: Tensor, frames: int) -> Tensor:
     return F.pad(features, (0, 0, 0, lacking)) if lacking > 0 else features
 
 
-def at_least_one(lengths: Tensor) -> Tensor:
-    """Lengths (B,), of which those below 1 are set to 1."""
-    return lengths.clamp(min=1)
-
-
 def heard(lengths: Tensor) -> Optional[Tensor]:
     """Output lengths (B,) -> indices of the utterances with at least one frame, (n,) int64; None if all have one."""
     some = [index for index, length in enumerate(values(lengths)) if length > 0]

@@ -19,7 +19,7 @@ from espnet_todm.encoders.interctc import Taken
 from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation, token_distillation
-from espnet_todm.models.batch import Batch, Posteriors, Stats, StepContext, SubnetOutput, labels_of
+from espnet_todm.models.batch import Batch, Posteriors, Stats, StepContext, SubnetOutput, labels_of, shortened
 from espnet_todm.models.odd_utterances import heard, lengthen
 from espnet_todm.models.transducer import Lattice
 from espnet_todm.util.host import copy_on_host, on_both, values
@@ -155,8 +155,7 @@ def _attention_task(
     if rows is not None and len(rows):
         inputs = tuple(x[rows] for x in inputs)
     encoded, lengths, text, text_lengths = inputs
-    longest = max(values(text_lengths))
-    text = on_both(lambda whole: whole[:, :longest], text)
+    text = shortened(text, text_lengths)
     before, following = with_ends(text, model.sos, model.eos, model.ignore_id)
     with batch.context.autocast(encoded.device):
         # Lengths on the host: ESPnet's decoder reads their values.

@@ -20,15 +20,15 @@ from espnet_todm.encoders.supernet import Drop, Gates, SubsampledFeatures, Super
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.autocast import Autocast
-from espnet_todm.models.batch import Batch, Features, Posteriors, StepContext, SubnetOutput
+from espnet_todm.models.batch import Batch, Features, Posteriors, StepContext, SubnetOutput, shortened
 from espnet_todm.models.interctc import between
-from espnet_todm.models.odd_utterances import ErrorRates, at_least_one, lengthen
+from espnet_todm.models.odd_utterances import ErrorRates, lengthen
 from espnet_todm.models.options import check_options, check_outputs
 from espnet_todm.models.outside import component_table, outer_state
 from espnet_todm.models.reports import evaluate
 from espnet_todm.models.subnet_trainer import SubnetTrainer
 from espnet_todm.models.tasks import distillation, run_task
-from espnet_todm.models.transducer import SimpleJoint, TransducerOptions, TransducerTask
+from espnet_todm.models.transducer import SimpleJoint, TransducerOptions, TransducerTask, at_least_one
 from espnet_todm.models.views import Augment
 from espnet_todm.util.checks import build
 from espnet_todm.util.host import on_both, read, values
@@ -127,9 +127,7 @@ class TodmModel(ESPnetASRModel):
         step: Any = kwargs.get("step", 0 if self.training else None)
         context = self.context(step, kwargs.get("loss_scale", 1.0))
         read(speech_lengths, text_lengths, text)
-        longest = max(values(text_lengths))
-        text = on_both(lambda whole: whole[:, :longest], text)
-        batch = Batch(speech, speech_lengths, text, text_lengths, context)
+        batch = Batch(speech, speech_lengths, shortened(text, text_lengths), text_lengths, context)
         if self.training:
             if self.subnet_trainer is None:
                 raise UserError("model: todm can only be trained with a subnet_trainer, such as subnet_trainer: kd")

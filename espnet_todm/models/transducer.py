@@ -121,7 +121,7 @@ class TransducerTask:
         """
         some = lengths > 0
         # An utterance without frames must not widen others' ranges.
-        sizes = on_both(_at_least_one, lengths), on_both(_of_some, text_lengths, lengths)
+        sizes = on_both(at_least_one, lengths), on_both(_of_some, text_lengths, lengths)
         labels = on_both(_without_padding, text)
         self.decoder.set_device(encoded.device)
         predicted = self.decoder(F.pad(labels, (1, 0), value=self.decoder.blank_id))
@@ -153,7 +153,8 @@ class TransducerTask:
         return search_each(search, encoded.float(), lengths)
 
 
-def _at_least_one(lengths: Tensor) -> Tensor:
+def at_least_one(lengths: Tensor) -> Tensor:
+    """Lengths (B,), of which those below 1 are set to 1."""
     return lengths.clamp(min=1)
 
 
