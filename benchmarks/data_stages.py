@@ -78,11 +78,12 @@ def make_measures(_: int) -> None:
 
 
 def stage_1(jobs: int) -> None:
-    prepare_data.main(["--corpus", "corpus", "--splits", SPLIT])
+    prepare_data.main(["--corpus", "corpus", "--splits", SPLIT, "--jobs", str(jobs)])
 
 
 def stage_2(jobs: int) -> None:
-    perturb_speed.main(["--data", f"data/{SPLIT}", "--output", f"data/{SPLIT}_sp", "--factors", *map(str, FACTORS)])
+    folders = ["--data", f"data/{SPLIT}", "--output", f"data/{SPLIT}_sp"]
+    perturb_speed.main([*folders, "--factors", *map(str, FACTORS), "--jobs", str(jobs)])
 
 
 def stage_3(jobs: int) -> None:
