@@ -59,6 +59,9 @@ def _plan(costs: dict[str, float]) -> dict[str, Callable[[float], str]]:
         "stages 1, 2, 4: peak memory measured at 100,000 utterances (GiB)": lambda hours: (
             _number(costs["data_stage_peak_mib"] / 1024) if utterances(hours) <= 1e5 else BLANK
         ),
+        "stage 5, unigram: memory that grows (GiB)": lambda hours: _number(
+            min(utterances(hours), costs["sentence_limit"]) * costs["unigram_bytes_per_sentence"] / _GIB
+        ),
         "Shar folder: memory that grows (GiB)": lambda hours: _number(rows(hours) * costs["shar_bytes_per_row"] / _GIB),
         "training from tables: memory per rank that grows (GiB)": lambda hours: _number(
             rows(hours) * costs["table_bytes_per_row"] / _GIB
