@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter
+from espnet2.train.trainer import Trainer
 
 from espnet_todm.espnet.trainer import TodmTrainer
 from espnet_todm.models.todm import TodmModel
@@ -44,3 +46,25 @@ def test_the_trainer_may_change_the_model_before_a_step_and_gets_what_it_needs(m
     train_epoch(model, batches(False, False), optimizer, max_epoch=7)
     assert [(of is model, step) for of, step, _ in seen] == [(True, 0), (True, 1)]
     assert seen[0][2].optimizers == [optimizer] and seen[0][2].planned_steps == 14
+
+
+def test_ranks_of_a_supernet_leave_unreached_parameters_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """DistributedDataParallel then gives no zeros to what no rank reached in a step."""
+    given: list[bool] = []
+    monkeypatch.setattr(Trainer, "run", classmethod(lambda _, **kwargs: given.append(_unused(**kwargs))))
+    for model in (trained_by(), torch.nn.Linear(1, 1)):
+        TodmTrainer.run(
+            model=model,
+            optimizers=[],
+            schedulers=[],
+            train_iter_factory=None,
+            valid_iter_factory=None,
+            plot_attention_iter_factory=None,
+            trainer_options=trainer_options(output_dir=str(tmp_path)),
+            distributed_option=DistributedOption(),
+        )
+    assert given == [True, False]
+
+
+def _unused(trainer_options: Any, **_: Any) -> bool:
+    return bool(trainer_options.unused_parameters)
