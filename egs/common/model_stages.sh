@@ -43,13 +43,23 @@ set_training() {
 }
 
 # One training step on random speech, without data. The vocabulary is that of the tokens if they are there already.
+# Arguments of a training from Shar folders, in the array `iterator`.
+set_iterator() {
+  local shards
+  shards=$(dump_dir)/shards
+  iterator=(--iterator lhotse --iterator_conf "train=$shards/$(train_data)/shar"
+    --iterator_conf "valid=$shards/$(split_name "$valid_set")/shar")
+}
+
 try_configuration() {
-  local tokens vocabulary=$token_size features=80 more
+  local tokens vocabulary=$token_size features=80 more iterator=()
   tokens=$(token_dir)/tokens.txt
   [ ! -f "$tokens" ] || vocabulary=$(wc -l <"$tokens")
   [ "$feats_type" != raw ] || features=0
+  [ "$feats_type" != shar ] || set_iterator
   read -ra more <<<"$asr_args"
-  python -m espnet_todm.bin.dry_run --config "$asr_config" --vocabulary "$vocabulary" --input_size "$features" "${more[@]}"
+  python -m espnet_todm.bin.dry_run --config "$asr_config" --vocabulary "$vocabulary" --input_size "$features" \
+    ${iterator[@]+"${iterator[@]}"} "${more[@]}"
 }
 
 stage_10() {
@@ -72,16 +82,15 @@ logged() {
 
 # Training resumes from its last checkpoint. The command stands in the experiment's train.sh, its output in train.log.
 stage_11() {
-  local folder statistics split shards
+  local folder statistics split iterator
   folder=$(experiment)
   statistics=$(statistics_dir)
   set_training
   training+=(--normalize global_mvn --normalize_conf "stats_file=$statistics/train/feats_stats.npz"
     --ngpu "$ngpu" --multiprocessing_distributed true --resume true --output_dir "$folder")
   if [ "$feats_type" = shar ]; then
-    shards=$(dump_dir)/shards
-    training+=(--iterator lhotse --iterator_conf "train=$shards/$(train_data)/shar"
-      --iterator_conf "valid=$shards/$(split_name "$valid_set")/shar")
+    set_iterator
+    training+=("${iterator[@]}")
   else
     training+=("${tables[@]}")
     for split in train valid; do

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
@@ -19,11 +18,13 @@ from tqdm import tqdm
 
 from espnet_todm.data.audio import Measure
 from espnet_todm.data.features import read_measures
-from espnet_todm.data.tables import PROBLEMS, Problem, read_problems, write_problems, write_speakers
+from espnet_todm.data.sorted_rows import SortedRows
+from espnet_todm.data.sorted_tables import Lookup, write_tables
+from espnet_todm.data.tables import PROBLEMS, Problem, Problems, read_problems
 from espnet_todm.errors import UserError
 from espnet_todm.util.acoustics import SAMPLING_RATE
 from espnet_todm.util.checks import check_number
-from espnet_todm.util.files import PathLike, read_json, read_table, write_table
+from espnet_todm.util.files import PathLike, read_json
 from espnet_todm.util.stage_marker import MARKER, atomic_stage, fingerprint
 
 QUARANTINE = "quarantine.tsv"
@@ -96,18 +97,19 @@ def filter_split(
     with atomic_stage(target, options) as folder:
         if folder is None:
             return target
-        problems = read_problems(Path(data) / PROBLEMS)
-        passed: dict[str, tuple[str, str]] = {}  # utterance -> where its features are, how long they are
+        problems, passed = Problems(folder), SortedRows(folder)  # rows: utterance, where its features are, their length
+        for known in read_problems(Path(data) / PROBLEMS):
+            problems.add(known)
         for measure in tqdm(read_measures(features), desc=target.name, unit="utt", disable=None):
             problem = judge(measure, limits, evaluation, shortest)
             if problem is None:
-                passed[measure.utterance] = (str(measure.where), str(measure.frames))
+                passed.add(measure.utterance, str(measure.where), str(measure.frames))
             else:
-                problems.append(problem)
+                problems.add(problem)
         _check_share(target.name, problems, len(passed), limits)
         _report(target, problems, len(passed), evaluation)
         _write(folder, Path(data), raw, passed)
-        write_problems(folder / QUARANTINE, problems)
+        problems.write(folder / QUARANTINE)
     return target
 
 
@@ -141,46 +143,48 @@ def _unfit(measure: Measure, limits: Limits, shortest: int) -> Optional[tuple[st
     return None
 
 
-def _check_share(name: str, problems: list[Problem], passed: int, limits: Limits) -> None:
-    faults = [problem for problem in problems if problem.reason not in LENGTH_REASONS]
-    total = len(problems) + passed
-    if faults and len(faults) > limits.max_quarantine_share * total:
+def _check_share(name: str, problems: Problems, passed: int, limits: Limits) -> None:
+    faults = Counter({reason: n for reason, n in problems.reasons.items() if reason not in LENGTH_REASONS})
+    found, total = sum(faults.values()), len(problems) + passed
+    if found and found > limits.max_quarantine_share * total:
+        first = problems.first[next(iter(faults))]
         raise UserError(
-            f"{name}: {len(faults)} of {total} utterances ({len(faults) / total:.1%}) have faults, "
-            f"but max_quarantine_share is {limits.max_quarantine_share:.1%}: {_reasons(faults)}; "
-            f"first: {faults[0].utterance}: {faults[0].detail}"
+            f"{name}: {found} of {total} utterances ({found / total:.1%}) have faults, "
+            f"but max_quarantine_share is {limits.max_quarantine_share:.1%}: {_in_words(faults)}; "
+            f"first: {first.utterance}: {first.detail}"
         )
     if not passed:
-        raise UserError(f"{name}: no utterance of {total} passed: {_reasons(problems) or 'the split is empty'}")
+        raise UserError(
+            f"{name}: no utterance of {total} passed: {_in_words(problems.reasons) or 'the split is empty'}"
+        )
 
 
-def _reasons(problems: Iterable[Problem]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in Counter(one.reason for one in problems).most_common())
+def _in_words(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
 
 
-def _report(target: Path, problems: list[Problem], passed: int, evaluation: bool) -> None:
+def _report(target: Path, problems: Problems, passed: int, evaluation: bool) -> None:
     logging.info("%s: %d utterances passed", target, passed)
-    if not problems:
+    if not len(problems):
         return
     if evaluation:
         logging.warning(
             "%s IS NOT WHOLE: %s; error rates will be over %d of %d utterances and not compare with others' (see %s)",
             target.name,
-            _reasons(problems),
+            _in_words(problems.reasons),
             passed,
             passed + len(problems),
             target / QUARANTINE,
         )
     else:
-        logging.info("%s: %d quarantined: %s (see %s)", target, len(problems), _reasons(problems), target / QUARANTINE)
+        logging.info(
+            "%s: %d quarantined: %s (see %s)", target, len(problems), _in_words(problems.reasons), target / QUARANTINE
+        )
 
 
-def _write(folder: Path, data: Path, raw: bool, passed: dict[str, tuple[str, str]]) -> None:
-    write_table(folder / ("wav.scp" if raw else "feats.scp"), {name: where for name, (where, _) in passed.items()})
-    lengths = {name: length for name, (_, length) in passed.items()}
-    write_table(folder / ("utt2num_samples" if raw else "utt2num_frames"), lengths)
-    for table in ("text", "utt2dur"):
-        values = read_table(data / table)
-        write_table(folder / table, {name: values[name] for name in passed})
-    speakers = read_table(data / "utt2spk")
-    write_speakers(folder, {name: speakers[name] for name in passed})
+def _write(folder: Path, data: Path, raw: bool, passed: SortedRows) -> None:
+    columns = ("text", "utt2dur", "utt2spk")
+    tables = [Lookup(data / column) for column in columns]
+    names = ("wav.scp", "utt2num_samples") if raw else ("feats.scp", "utt2num_frames")
+    rows = ((name, where, length, *(table[name] for table in tables)) for name, where, length in passed)
+    write_tables(folder, (*names, *columns), rows)

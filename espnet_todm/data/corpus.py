@@ -7,7 +7,7 @@ header) goes to the data folder's ``problems.tsv``, from where stage 4 takes it 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -20,11 +20,19 @@ from espnet_todm.data.audio import in_words, libsndfile
 from espnet_todm.data.headers import cut_off
 from espnet_todm.data.librispeech import list_utterances
 from espnet_todm.data.listing import Reader, Utterance
-from espnet_todm.data.tables import PROBLEMS, Problem, read_cuts, read_problems, write_data_folder, write_problems
+from espnet_todm.data.tables import (
+    PROBLEMS,
+    Problem,
+    Problems,
+    read_cuts,
+    read_problems,
+    write_data_folder,
+    write_problems,
+)
 from espnet_todm.data.transcripts import plain_texts
 from espnet_todm.errors import UserError
 from espnet_todm.util.checks import check_number
-from espnet_todm.util.evenly import evenly
+from espnet_todm.util.evenly import evenly, groups
 from espnet_todm.util.files import PathLike
 from espnet_todm.util.stage_marker import atomic_stage, fingerprint
 
@@ -55,18 +63,17 @@ def prepare_split(
     with atomic_stage(target, {**options, "files": listing.digest}) as folder:
         if folder is None:
             return target
-        problems: list[Problem] = []
-        utterances = plain_texts(evenly(listing.utterances, limit), name)
-        if not utterances:
+        total = min(len(listing.utterances), limit or len(listing.utterances))
+        if not total:
             raise UserError(f"{name}: no utterance in {', '.join(folders)} of {corpus}; an empty split cannot be used")
+        utterances = plain_texts(evenly(listing.utterances, limit), name)
+        problems = Problems(folder)
         totals = write_data_folder(folder, _cuts(utterances, problems), name)
         if not totals.utterances:
-            first = problems[0]
-            raise UserError(
-                f"{name}: none of {len(utterances)} utterances can be used; {first.utterance}: {first.detail}"
-            )
-        write_problems(folder / PROBLEMS, problems)
-    logging.info("%s: %s%s", target, totals, f", {len(problems)} with problems ({PROBLEMS})" if problems else "")
+            first = next(iter(problems.first.values()))
+            raise UserError(f"{name}: none of {total} utterances can be used; {first.utterance}: {first.detail}")
+        problems.write(folder / PROBLEMS)
+    logging.info("%s: %s%s", target, totals, f", {len(problems)} with problems ({PROBLEMS})" if len(problems) else "")
     return target
 
 
@@ -96,17 +103,17 @@ def perturb_speed(data: PathLike, output: PathLike, factors: Sequence[float]) ->
     return target
 
 
-def _cuts(utterances: Sequence[Utterance], problems: list[Problem]) -> Iterator[MonoCut]:
+def _cuts(utterances: Iterable[Utterance], problems: Problems) -> Iterator[MonoCut]:
     opened = lru_cache(maxsize=64)(_open)  # the segments of a recording come one after another
 
     def cut(utterance: Utterance) -> Union[MonoCut, Problem]:
         return _cut(utterance, opened)
 
     with libsndfile(), ThreadPoolExecutor(_HEADER_THREADS) as threads:
-        for start in range(0, len(utterances), _HEADERS_AT_ONCE):
-            for result in threads.map(cut, utterances[start : start + _HEADERS_AT_ONCE]):
+        for group in groups(utterances, _HEADERS_AT_ONCE):
+            for result in threads.map(cut, group):
                 if isinstance(result, Problem):
-                    problems.append(result)
+                    problems.add(result)
                 else:
                     yield result
 

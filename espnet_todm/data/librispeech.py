@@ -6,17 +6,20 @@ public domain audio books", ICASSP 2015.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from espnet_todm.data import listing
-from espnet_todm.data.listing import Listing, Utterance, files_below, split_folder
+from espnet_todm.data.listing import Listing, Utterance, Utterances, files_below, split_folder
+from espnet_todm.data.sorted_rows import SortedRows
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import PathLike, read_lines, split_key
 
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg")
 TRANSCRIPTS = ".trans.txt"
+_AUDIO, _TEXT = "audio", "text"  # kinds of rows, in this order
 
 # Names for several folders together, as the recipes of the field use them; a folder of that name goes first.
 PRESETS = {
@@ -26,12 +29,39 @@ PRESETS = {
 }
 
 
-@dataclass
 class _Files:
-    audio: dict[str, Path] = field(default_factory=dict)
-    speakers: dict[str, str] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
-    sizes: list[str] = field(default_factory=list)
+    """What is found in the folders. A row is (utterance, kind, number, file, speaker, words of a transcript)."""
+
+    def __init__(self) -> None:
+        self.rows, self.sizes = SortedRows(), SortedRows()
+        self.found = {_AUDIO: 0, _TEXT: 0}
+
+    def add(self, name: str, kind: str, path: Path, speaker: str, text: str = "") -> None:
+        self.found[kind] += 1
+        self.rows.add(name, kind, f"{len(self.rows):012d}", str(path), speaker, text)
+
+    def by_name(self) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+        return ((name, list(rows)) for name, rows in groupby(self.rows, key=itemgetter(0)))
+
+    def count(self) -> int:
+        """How many names there are. Raises UserError when one has two files or two transcripts."""
+        twice: list[tuple[str, str, str]] = []
+        count = 0
+        for name, rows in self.by_name():
+            count += 1
+            twice += [(row[2], row[3], name) for before, row in zip(rows, rows[1:]) if row[1] == before[1]]
+            twice = sorted(twice)[:1]  # the one that was found first is told
+        if twice:
+            _, path, name = twice[0]
+            raise UserError(f"{path}: utterance {name} is listed twice in this split, but names must be unique")
+        return count
+
+    def utterances(self) -> Iterator[Utterance]:
+        for name, rows in self.by_name():
+            kinds = {row[1]: row for row in rows}
+            audio = Path(kinds[_AUDIO][3]) if _AUDIO in kinds else None
+            text = kinds[_TEXT][5] if _TEXT in kinds else ""
+            yield Utterance(name, rows[0][4], audio, text or None)  # audio comes first, and its folder is the speaker
 
 
 def parse_split(spec: str, corpus: PathLike = "") -> tuple[str, tuple[str, ...]]:
@@ -70,41 +100,24 @@ def list_utterances(corpus: Path, folders: Sequence[str]) -> Listing:
     files = _Files()
     for folder in folders:
         _scan(corpus, folder, files)
-    names = sorted(files.audio.keys() | files.texts.keys())
-    utterances = [
-        Utterance(name, files.speakers[name], files.audio.get(name), files.texts.get(name) or None) for name in names
-    ]
-    return Listing(utterances, listing.digest(files.sizes))
+    return Listing(Utterances(files.utterances, files.count()), listing.digest(files.sizes))
 
 
 def _scan(corpus: Path, folder: str, files: _Files) -> None:
     top = split_folder(corpus, folder)
-    audio, texts = len(files.audio), len(files.texts)
+    before = dict(files.found)
     for path in files_below(top, (TRANSCRIPTS, *AUDIO_SUFFIXES)):
         if path.name.lower().endswith(TRANSCRIPTS):
-            _read_transcripts(path, top, files)
+            for name, text in map(split_key, read_lines(path)):
+                if name:
+                    files.add(name, _TEXT, path, _speaker(name, path, top), text)
         else:
-            _once(files.audio, path.stem, path, path)
-            files.speakers[path.stem] = _speaker(path.stem, path, top)
-        files.sizes.append(f"{path.relative_to(corpus)} {path.stat().st_size}")
-    if len(files.audio) == audio:
+            files.add(path.stem, _AUDIO, path, _speaker(path.stem, path, top))
+        files.sizes.add(f"{path.relative_to(corpus)} {path.stat().st_size}")
+    if files.found[_AUDIO] == before[_AUDIO]:
         raise UserError(f"{top}: no audio in it ({', '.join(AUDIO_SUFFIXES)}); an empty split cannot be used")
-    if len(files.texts) == texts:
+    if files.found[_TEXT] == before[_TEXT]:
         raise UserError(f"{top}: no transcripts in it; LibriSpeech has a <speaker>-<chapter>.trans.txt in each chapter")
-
-
-def _read_transcripts(path: Path, top: Path, files: _Files) -> None:
-    for line in read_lines(path):
-        name, text = split_key(line)
-        if name:
-            _once(files.texts, name, text, path)
-            files.speakers.setdefault(name, _speaker(name, path, top))
-
-
-def _once(table: dict, key: str, value: object, path: Path) -> None:
-    if key in table:
-        raise UserError(f"{path}: utterance {key} is listed twice in this split, but names must be unique")
-    table[key] = value
 
 
 def _speaker(name: str, path: Path, top: Path) -> str:

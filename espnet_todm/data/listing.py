@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
 
+from espnet_todm.data.sorted_rows import SortedRows
 from espnet_todm.errors import UserError
-from espnet_todm.util.files import PathLike, hash_text
+from espnet_todm.util.files import PathLike
 
 _NAMES_SHOWN = 12
 _TO_THE_END = "-1"  # for an end; Kaldi's way to say so
@@ -32,11 +34,27 @@ class Utterance:
     end: Optional[float] = None
 
 
+class Utterances(Collection[Utterance]):
+    """Utterances that are not in memory: each iteration makes them anew, ``count`` in all."""
+
+    def __init__(self, make: Callable[[], Iterator[Utterance]], count: int) -> None:
+        self._make, self._count = make, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return self._make()
+
+    def __contains__(self, one: object) -> bool:
+        return any(one == other for other in self)
+
+
 @dataclass
 class Listing:
     """The utterances of a split, sorted by name, and a digest of the files (paths and sizes) they were listed from."""
 
-    utterances: list[Utterance]
+    utterances: Collection[Utterance]
     digest: str
 
 
@@ -44,14 +62,15 @@ Reader = Callable[[Path, Sequence[str]], Listing]
 """(corpus, folders) -> their utterances together."""
 
 
-def digest(lines: Iterable[str]) -> str:
-    """SHA-256 of lines in any order. Raises UserError for a file's name that is not UTF-8, which no table can hold."""
-    ordered = sorted(lines)
-    try:
-        return hash_text("\n".join(ordered))
-    except UnicodeEncodeError:  # Python reads such names as halves of characters
-        name = next(line for line in ordered if line.encode("utf-8", "ignore").decode() != line)
-        raise UserError(f"{name!r}: the file's name is not UTF-8; rename it") from None
+def digest(lines: SortedRows) -> str:
+    """SHA-256 of rows of one line. Raises UserError for a file's name that is not UTF-8, which no table can hold."""
+    found = hashlib.sha256()
+    for number, (line,) in enumerate(lines):
+        try:
+            found.update((f"\n{line}" if number else line).encode())
+        except UnicodeEncodeError:  # Python reads such names as halves of characters
+            raise UserError(f"{line!r}: the file's name is not UTF-8; rename it") from None
+    return found.hexdigest()
 
 
 def parse_split(

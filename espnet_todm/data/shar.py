@@ -6,9 +6,10 @@ Its utterances are in random order, so that each shard has all kinds of them.
 from __future__ import annotations
 
 import io
+import json
 import logging
 import random
-from collections.abc import Sequence
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -19,10 +20,13 @@ from lhotse import Features, SupervisionSegment
 from lhotse.cut import MonoCut
 from lhotse.shar import SharWriter
 
+from espnet_todm.data.sorted_rows import SortedRows
+from espnet_todm.data.sorted_tables import Lookup, sorted_table
 from espnet_todm.errors import UserError
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
 from espnet_todm.util.checks import check_number
-from espnet_todm.util.files import PathLike, read_table
+from espnet_todm.util.evenly import groups
+from espnet_todm.util.files import PathLike, to_json, write_text
 from espnet_todm.util.launch import launch
 from espnet_todm.util.stage_marker import atomic_stage, fingerprint
 
@@ -32,11 +36,14 @@ LARGEST, SHARDS = 1000, 64  # utterances of a shard; small sets are cut into thi
 
 @dataclass(frozen=True)
 class ShardOfFeatures:
-    """One task: these utterances become shard ``number`` of ``folder``. A row is (name, archive's place, words, speaker)."""
+    """One task: the utterances in ``rows`` become shard ``number`` of ``folder``.
+
+    ``rows`` has a line of JSON each: name, the archive's place, words, speaker.
+    """
 
     folder: Path
     number: int
-    rows: Sequence[tuple[str, str, str, str]]
+    rows: Path
 
 
 def make_shar(
@@ -57,37 +64,48 @@ def make_shar(
     with atomic_stage(target, options) as folder:
         if folder is None:
             return target / SHAR
-        rows = _rows(source, seed)
+        rows = _rows(source, seed, folder)
         size = max(1, min(LARGEST, len(rows) // SHARDS)) if shard_size is None else shard_size
         check_number("shard_size", size, at_least=1, whole=True)
-        starts = range(0, len(rows), size)
         (folder / SHAR).mkdir()  # of its own: lhotse takes all files of a Shar folder for shards
-        shards = [ShardOfFeatures(folder / SHAR, n, rows[start : start + size]) for n, start in enumerate(starts)]
+        shards = []
+        for number, group in enumerate(groups(rows, size)):
+            shards.append(ShardOfFeatures(folder / SHAR, number, folder / f"rows.{number}.jsonl"))
+            write_text(shards[-1].rows, "".join(to_json(row[1:]) + "\n" for row in group))
         launch(write_shard, shards, **{"name": "shar", **how})
-    logging.info("%s: %d utterances in %d shards", target, len(rows), len(starts))
+    logging.info("%s: %d utterances in %d shards", target, len(rows), len(shards))
     return target / SHAR
 
 
 def write_shard(shard: ShardOfFeatures) -> None:
-    """Write ``cuts.N.jsonl.gz`` and ``features.N.tar``."""
+    """Write ``cuts.N.jsonl.gz`` and ``features.N.tar``. The task's rows go with it."""
+    rows = [json.loads(line) for line in shard.rows.read_text(encoding="utf-8").split("\n")[:-1]]
     with SharWriter(
         shard.folder,
         fields={"features": "numpy"},
-        shard_size=len(shard.rows),
+        shard_size=len(rows),
         shard_offset=shard.number,
     ) as writer:
-        for name, place, words, speaker in shard.rows:
+        for name, place, words, speaker in rows:
             writer.write(_cut(name, np.asarray(kaldiio.load_mat(place), dtype=np.float32), words, speaker))
+    shard.rows.unlink()
 
 
-def _rows(source: Path, seed: int) -> list[tuple[str, str, str, str]]:
+def _rows(source: Path, seed: int, folder: Path) -> SortedRows:
+    """Rows (place in the order, name, archive's place, words, speaker) in random order. Memory holds 16 bytes for each."""
     if not (source / "feats.scp").is_file():
         raise UserError(
             f"{source}: no feats.scp in it; a Shar folder is made of features, so of feats_type fbank or shar"
         )
-    texts, speakers = read_table(source / "text"), read_table(source / "utt2spk")
-    rows = [(name, place, texts[name], speakers[name]) for name, place in read_table(source / "feats.scp").items()]
-    random.Random(seed).shuffle(rows)
+    order = array("q", range(sum(1 for _ in sorted_table(source / "feats.scp"))))
+    random.Random(seed).shuffle(order)
+    places = array("q", order)
+    for place, number in enumerate(order):
+        places[number] = place
+    texts, speakers = Lookup(source / "text"), Lookup(source / "utt2spk")
+    rows = SortedRows(folder)
+    for place, (name, archive) in zip(places, sorted_table(source / "feats.scp")):
+        rows.add(f"{place:012d}", name, archive, texts[name], speakers[name])
     return rows
 
 

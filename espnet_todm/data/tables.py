@@ -8,16 +8,22 @@ recordings; ``wav.scp`` then names recordings) and ``problems.tsv`` (utterances 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
+from typing import Optional
 
 from lhotse import CutSet
 from lhotse.cut import MonoCut
 from tqdm import tqdm
 
+from espnet_todm.data.sorted_rows import SortedRows
+from espnet_todm.data.sorted_tables import open_table, write_tables
 from espnet_todm.errors import UserError
-from espnet_todm.util.files import PathLike, damage_told, read_lines, write_table, write_text
+from espnet_todm.util.files import PathLike, atomic_path, damage_told, encode, read_lines
 
 CUTS = "cuts.jsonl.gz"
 DAMAGED = "remove its folder and run stage 1 (data) again"  # what to do
@@ -49,47 +55,52 @@ def is_whole(cut: MonoCut) -> bool:
     return bool(cut.start == 0 and cut.duration == cut.recording.duration)
 
 
+class DataFolder:
+    """What becomes the tables of a data folder: rows of its cuts, in any order, with memory for few of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.totals = Totals()
+        self._folder, self._rows, self._audio = folder, SortedRows(folder), SortedRows(folder)
+        self._unchanged, self._parts = True, False
+        self._before = ("", "")
+
+    def add(self, cut: MonoCut) -> None:
+        """Take the row of a cut with one supervision."""
+        supervision, recording = cut.supervisions[0], cut.recording
+        self._unchanged = self._unchanged and not recording.transforms
+        self._parts = self._parts or not is_whole(cut)
+        segment = f"{recording.id} {cut.start:.4f} {cut.end:.4f}"
+        self._rows.add(cut.id, supervision.text, supervision.speaker, f"{cut.duration:.4f}", segment)
+        audio = recording.id, recording.sources[0].source
+        if self._unchanged and audio != self._before:  # cuts of a recording come one after another
+            self._audio.add(audio[0], f"{self.totals.utterances:012d}", audio[1])
+            self._before = audio
+        self.totals.utterances += 1
+        self.totals.seconds += cut.duration
+
+    def write(self) -> None:
+        """Write the tables. Raises UserError for names that come twice or cannot stand in a table."""
+        names = ["text", "utt2spk", "utt2dur"]
+        write_tables(self._folder, [*names, "segments"] if self._unchanged and self._parts else names, self._rows)
+        if self._unchanged:
+            with open_table(self._folder / "wav.scp") as write:
+                for recording, group in groupby(self._audio, key=itemgetter(0)):
+                    *_, (_, _, source) = group  # the last one that was named
+                    write(recording, source)
+
+
 def write_data_folder(folder: Path, cuts: Iterable[MonoCut], name: str) -> Totals:
     """Stream ``cuts`` (one supervision each) into a data folder, with a progress bar called ``name``.
 
     The caller makes the folder appear as a whole.
     """
-    totals, audio, unchanged = Totals(), {}, True
-    segments: dict[str, str] = {}
-    parts = False
-    texts: dict[str, str] = {}
-    speakers: dict[str, str] = {}
-    durations: dict[str, str] = {}
+    tables = DataFolder(folder)
     with CutSet.open_writer(folder / CUTS) as writer:
         for cut in tqdm(cuts, desc=name, unit="utt", disable=None):
             writer.write(cut)
-            supervision = cut.supervisions[0]
-            texts[cut.id], speakers[cut.id] = supervision.text, supervision.speaker
-            durations[cut.id] = f"{cut.duration:.4f}"
-            recording = cut.recording
-            unchanged = unchanged and not recording.transforms
-            parts = parts or not is_whole(cut)
-            audio[recording.id] = recording.sources[0].source
-            segments[cut.id] = f"{recording.id} {cut.start:.4f} {cut.end:.4f}"
-            totals.utterances += 1
-            totals.seconds += cut.duration
-    write_table(folder / "text", texts)
-    write_speakers(folder, speakers)
-    write_table(folder / "utt2dur", durations)
-    if unchanged:
-        write_table(folder / "wav.scp", audio)
-    if unchanged and parts:
-        write_table(folder / "segments", segments)
-    return totals
-
-
-def write_speakers(folder: PathLike, speakers: dict[str, str]) -> None:
-    """Write ``utt2spk`` and ``spk2utt`` from utterance -> speaker."""
-    utterances: dict[str, list[str]] = {}
-    for name in sorted(speakers):
-        utterances.setdefault(speakers[name], []).append(name)
-    write_table(Path(folder) / "utt2spk", speakers)
-    write_table(Path(folder) / "spk2utt", {speaker: " ".join(names) for speaker, names in utterances.items()})
+            tables.add(cut)
+    tables.write()
+    return tables.totals
 
 
 def read_cuts(folder: PathLike) -> Iterator[MonoCut]:
@@ -113,15 +124,38 @@ def iterate_cuts(path: PathLike) -> Iterator[MonoCut]:
             yield cut
 
 
+class Problems:
+    """Problems in any number, with memory for few: how many of each reason, the first of each, and all of them to write."""
+
+    def __init__(self, folder: Optional[PathLike] = None) -> None:
+        self.reasons: Counter[str] = Counter()
+        self.first: dict[str, Problem] = {}
+        self._rows = SortedRows(folder)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, problem: Problem) -> None:
+        self.reasons[problem.reason] += 1
+        self.first.setdefault(problem.reason, problem)
+        self._rows.add(problem.utterance, problem.reason, re.sub(r"\s+", " ", problem.detail))
+
+    def write(self, path: PathLike) -> None:
+        """Write tab-separated lines (utterance, reason, detail) under a heading, sorted."""
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            for row in chain([("utterance", "reason", "detail")], self._rows):
+                file.write(encode(path, "\t".join(row) + "\n"))
+
+
 def write_problems(path: PathLike, problems: Iterable[Problem]) -> None:
-    """Write problems as tab-separated lines (utterance, reason, detail) under a heading."""
-    rows = sorted((one.utterance, one.reason, re.sub(r"\s+", " ", one.detail)) for one in problems)
-    write_text(path, "".join("\t".join(row) + "\n" for row in [("utterance", "reason", "detail"), *rows]))
+    """Write problems as ``Problems.write``."""
+    collected = Problems(Path(path).parent)
+    for problem in problems:
+        collected.add(problem)
+    collected.write(path)
 
 
-def read_problems(path: PathLike) -> list[Problem]:
-    """Read what ``write_problems`` wrote; no file means no problems."""
-    source = Path(path)
-    if not source.is_file():
-        return []
-    return [Problem(*line.split("\t", 2)) for line in list(read_lines(source))[1:]]
+def read_problems(path: PathLike) -> Iterator[Problem]:
+    """Read what ``write_problems`` wrote, one at a time; no file means no problems."""
+    lines = islice(read_lines(path), 1, None) if Path(path).is_file() else ()
+    return (Problem(*line.split("\t", 2)) for line in lines)

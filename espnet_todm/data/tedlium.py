@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Optional
 
 from espnet_todm.data import listing
 from espnet_todm.data.headers import sphere_seconds
-from espnet_todm.data.listing import Listing, Utterance, files_below, parse_times, split_folder
+from espnet_todm.data.listing import Listing, Utterance, Utterances, files_below, parse_times, split_folder
+from espnet_todm.data.sorted_rows import SortedRows
 from espnet_todm.errors import UserError
 from espnet_todm.util.checks import check_choice, check_number
 from espnet_todm.util.files import PathLike, read_lines
@@ -68,12 +71,24 @@ class Segment:
 
 @dataclass
 class _Talks:
-    """A folder's talks: audio by name, segments by name, where each name stands in stm files, and files with sizes."""
+    """A folder's talks: audio by name, where each name stands in stm files, and rows of segments in the order of talks."""
 
     audio: dict[str, Path] = field(default_factory=dict)
-    segments: dict[str, list[Segment]] = field(default_factory=dict)
     named: dict[str, str] = field(default_factory=dict)
-    sizes: list[str] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
+    rows: SortedRows = field(default_factory=SortedRows)
+
+    def add(self, one: Segment) -> None:
+        self.named.setdefault(one.talk, one.where)
+        number = self.numbers.setdefault(one.talk, len(self.numbers))
+        times = repr(one.start), repr(one.end)
+        self.rows.add(f"{number:09d}", f"{len(self.rows):012d}", one.talk, *times, one.text, one.where)
+
+    def segments(self) -> Iterator[tuple[str, list[Segment]]]:
+        """Each talk with its segments in the order of the stm files."""
+        for _, rows in groupby(self.rows, key=itemgetter(0)):
+            mine = [Segment(talk, float(start), float(end), *rest) for _, _, talk, start, end, *rest in rows]
+            yield mine[0].talk, mine
 
 
 def corpus_folder(corpus: PathLike) -> Path:
@@ -87,19 +102,31 @@ def list_utterances(corpus: Path, folders: Sequence[str], options: TedliumOption
     Raises UserError for: a missing folder; audio without stm and the other way round; compressed audio; a malformed
     line; a segment that reaches beyond its audio or into another one. A segment without words has the text None.
     """
-    utterances: dict[str, Utterance] = {}
-    sizes: list[str] = [repr(options)]
+    rows, sizes = SortedRows(), SortedRows()
+    sizes.add(repr(options))
     for folder in folders:
-        talks = _scan(corpus, folder, options)
-        sizes += talks.sizes
-        for talk, segments in talks.segments.items():
+        talks = _scan(corpus, folder, options, sizes)
+        for talk, segments in talks.segments():
             audio = talks.audio[talk]
             _check_times(audio, segments, options.max_overlap)
             for one in segments:
-                if one.name in utterances:
-                    raise UserError(f"{one.where}: segment {one.name} is listed twice, but names must be unique")
-                utterances[one.name] = Utterance(one.name, talk, audio, one.text or None, one.start, one.end)
-    return Listing([utterances[name] for name in sorted(utterances)], listing.digest(sizes))
+                times = repr(one.start), repr(one.end)
+                rows.add(one.name, f"{len(rows):012d}", talk, str(audio), one.text, *times, one.where)
+    _check_names(rows)
+    return Listing(Utterances(lambda: map(_utterance, rows), len(rows)), listing.digest(sizes))
+
+
+def _check_names(rows: SortedRows) -> None:
+    name = ""
+    for row in rows:
+        if row[0] == name:
+            raise UserError(f"{row[-1]}: segment {name} is listed twice, but names must be unique")
+        name = row[0]
+
+
+def _utterance(row: tuple[str, ...]) -> Utterance:
+    name, _, talk, audio, text, start, end, _ = row
+    return Utterance(name, talk, Path(audio), text or None, float(start), float(end))
 
 
 def read_stm(path: Path, options: TedliumOptions = TedliumOptions()) -> list[Segment]:
@@ -152,7 +179,7 @@ def _segment(line: str, where: str, options: TedliumOptions) -> Optional[Segment
     return Segment(talk, start, end, " ".join(words), where)
 
 
-def _scan(corpus: Path, folder: str, options: TedliumOptions) -> _Talks:
+def _scan(corpus: Path, folder: str, options: TedliumOptions, sizes: SortedRows) -> _Talks:
     top = split_folder(corpus, folder)
     talks = _Talks()
     for path in sorted(files_below(split_folder(top, "sph"), AUDIO_SUFFIXES), key=_rank):
@@ -160,13 +187,13 @@ def _scan(corpus: Path, folder: str, options: TedliumOptions) -> _Talks:
     for path in files_below(split_folder(top, "stm"), (".stm",)):
         segments = read_stm(path, options)
         for one in segments:
-            talks.named.setdefault(one.talk, one.where)
-            talks.segments.setdefault(one.talk, []).append(one)
+            talks.add(one)
         if not segments:
             logging.warning("%s: no segment to recognise in it, so the audio of %s is not used", path, path.stem)
             talks.named.setdefault(path.stem, str(path))
-        talks.sizes.append(f"{path.relative_to(corpus)} {path.stat().st_size}")
-    talks.sizes += [f"{path.relative_to(corpus)} {path.stat().st_size}" for path in talks.audio.values()]
+        sizes.add(f"{path.relative_to(corpus)} {path.stat().st_size}")
+    for path in talks.audio.values():
+        sizes.add(f"{path.relative_to(corpus)} {path.stat().st_size}")
     if not talks.audio:
         raise UserError(f"{top / 'sph'}: no audio in it ({', '.join(AUDIO_SUFFIXES)}); an empty split cannot be used")
     for talk, where in talks.named.items():

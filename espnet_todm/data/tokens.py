@@ -7,11 +7,12 @@ and a list of 500 tokens.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -20,7 +21,7 @@ import sentencepiece
 from espnet_todm.data.transcripts import plain_text
 from espnet_todm.errors import UserError, last_line
 from espnet_todm.util.checks import check_choice, check_number
-from espnet_todm.util.files import PathLike, hash_text, read_lines, split_key, write_text
+from espnet_todm.util.files import PathLike, read_lines, split_key, write_text
 from espnet_todm.util.stage_marker import atomic_stage
 from espnet_todm.util.vocabulary import BLANK, SENTENCEPIECE, SOS_EOS, SPACE, TOKENS, UNKNOWN, WORD_MARK
 
@@ -42,37 +43,66 @@ def make_tokens(token_type: str, size: Optional[int], texts: Sequence[PathLike],
     if token_type != "char":
         check_number("token_size", size, at_least=1, whole=True)
     size = None if token_type == "char" else size
-    lines = [line for text in texts for line in read_words(text)]
-    marked = next((line for line in lines if WORD_MARK in line), None)
-    if marked is not None:
-        raise UserError(
-            f"token_type: the text holds {WORD_MARK} (U+2581), which stands for spaces in tokens: {marked[:60]!r}"
-        )
-    options = {"stage": "tokens", "token_type": token_type, "size": size, "text": hash_text("\n".join(lines))}
+    words = Words(texts)
+    options = {"stage": "tokens", "token_type": token_type, "size": size, "text": words.digest}
     with atomic_stage(output, options) as folder:
         if folder is None:
             return Path(output)
         if size is None:
-            tokens = characters(lines)
+            tokens = characters(words)
         else:
-            model = train_sentencepiece(lines, token_type, size)
+            model = train_sentencepiece(words, token_type, size, words.longest)
             (folder / SENTENCEPIECE).write_bytes(model)
             tokens = pieces(model)
-            _report_changed(changed_words(model, lines), output)
+            _report_changed(changed_words(model, words), output)
         write_text(folder / TOKENS, "".join(f"{token}\n" for token in [BLANK, UNKNOWN, *tokens, SOS_EOS]))
-    logging.info("%s: %d tokens from %d lines of text", output, len(tokens) + _MODEL_SPECIALS, len(lines))
+    logging.info("%s: %d tokens from %d lines of text", output, len(tokens) + _MODEL_SPECIALS, words.lines)
     return Path(output)
 
 
-def read_words(path: PathLike) -> list[str]:
+class Words:
+    """The words of each line of Kaldi text tables, read anew at each iteration, with what a first reading finds.
+
+    lines: how many there are; longest: bytes of the longest; digest: SHA-256 of them all.
+    Raises UserError as ``read_words``, and for text with the mark of tokens in it.
+    """
+
+    def __init__(self, texts: Sequence[PathLike]) -> None:
+        self._texts = texts
+        self.lines, self.longest = 0, 0
+        found = hashlib.sha256()
+        for line in self:
+            if WORD_MARK in line:
+                raise UserError(
+                    f"token_type: the text holds {WORD_MARK} (U+2581), which stands for spaces in tokens: {line[:60]!r}"
+                )
+            content = line.encode()
+            found.update(b"\n" + content if self.lines else content)
+            self.lines, self.longest = self.lines + 1, max(self.longest, len(content))
+        self.digest = found.hexdigest()
+
+    def __iter__(self) -> Iterator[str]:
+        return (line for text in self._texts for line in iterate_words(text))
+
+
+def iterate_words(path: PathLike) -> Iterator[str]:
     """The words of each line of a Kaldi text table, plain or ``.gz``, without the utterance names, as plain text.
 
-    Raises UserError when the file is missing, not UTF-8 or without words.
+    Raises UserError when the file is missing or not UTF-8, and at its end when it is without words.
     """
-    lines = [line for line in (plain_text(split_key(row)[1]) for row in read_lines(path)) if line]
-    if not lines:
+    some = False
+    for row in read_lines(path):
+        line = plain_text(split_key(row)[1])
+        if line:
+            some = True
+            yield line
+    if not some:
         raise UserError(f"{path}: no words in it; each line is an utterance's name and its words")
-    return lines
+
+
+def read_words(path: PathLike) -> list[str]:
+    """All of ``iterate_words`` at once."""
+    return list(iterate_words(path))
 
 
 def read_sentences(path: PathLike) -> list[str]:
@@ -83,9 +113,11 @@ def read_sentences(path: PathLike) -> list[str]:
     return lines
 
 
-def train_sentencepiece(lines: Sequence[str], token_type: str, size: int) -> bytes:
-    """A sentencepiece model with exactly ``size`` pieces. Raises UserError, with the allowed sizes, when that cannot
-    be."""
+def train_sentencepiece(lines: Iterable[str], token_type: str, size: int, longest: int) -> bytes:
+    """A sentencepiece model with exactly ``size`` pieces. longest: bytes of the longest line.
+
+    Raises UserError, with the allowed sizes, when that cannot be.
+    """
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -96,7 +128,7 @@ def train_sentencepiece(lines: Sequence[str], token_type: str, size: int) -> byt
             character_coverage=1.0,
             input_sentence_size=_SAMPLED_SENTENCES,
             # The default of both would lose text: longer lines altogether, and letters in favour of others (nmt_nfkc).
-            max_sentence_length=max(_LINE_BYTES, max(len(line.encode()) for line in lines)),
+            max_sentence_length=max(_LINE_BYTES, longest),
             normalization_rule_name="identity",
             num_threads=1,  # the same model on every machine
             minloglevel=2,
@@ -106,7 +138,7 @@ def train_sentencepiece(lines: Sequence[str], token_type: str, size: int) -> byt
     return model.getvalue()
 
 
-def changed_words(model: bytes, lines: Sequence[str]) -> Counter[tuple[str, str]]:
+def changed_words(model: bytes, lines: Iterable[str]) -> Counter[tuple[str, str]]:
     """How often a word of ``lines`` comes back as another from the tokens: (word, what it becomes) -> count."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     changed: Counter[tuple[str, str]] = Counter()
@@ -123,7 +155,7 @@ def pieces(model: bytes) -> list[str]:
     return [processor.id_to_piece(number) for number in range(_MODEL_SPECIALS, processor.vocab_size())]
 
 
-def characters(lines: Sequence[str]) -> list[str]:
+def characters(lines: Iterable[str]) -> list[str]:
     """All characters of the text, the most frequent first, with the space by its name."""
     counts = Counter(character for line in lines for character in line)
     return [SPACE if one == " " else one for one in sorted(counts, key=lambda one: (-counts[one], one))]

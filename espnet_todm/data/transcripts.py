@@ -12,7 +12,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from espnet_todm.data.listing import Utterance
@@ -34,24 +34,28 @@ def plain_text(text: str) -> str:
     return " ".join(_CONTROL.sub(" ", text).split())
 
 
-def plain_texts(utterances: Sequence[Utterance], name: str) -> list[Utterance]:
+def plain_texts(utterances: Iterable[Utterance], name: str) -> Iterator[Utterance]:
     """The utterances with their texts as ``plain_text`` makes them, None where nothing is left.
 
-    The log says once for the split ``name`` how many texts had characters that became spaces or were composed.
+    At the end the log says for the split ``name`` how many texts had characters that became spaces or were composed.
     """
-    texts = [one.text or "" for one in utterances]
-    spaces = [set(_OTHER_SPACE.findall(text)) for text in texts]
-    if any(spaces):
-        most = Counter(character for found in spaces for character in found).most_common(_SHOWN)
-        shown = ", ".join(f"U+{ord(character):04X} in {count}" for character, count in most)
+    characters: Counter[str] = Counter()
+    total, spaced, apart = 0, 0, 0
+    for one in utterances:
+        text = one.text or ""
+        found = set(_OTHER_SPACE.findall(text))
+        characters.update(found)
+        total, spaced = total + 1, spaced + bool(found)
+        apart += not unicodedata.is_normalized("NFC", text)
+        yield replace(one, text=plain_text(text) or None)
+    if spaced:
+        shown = ", ".join(f"U+{ord(character):04X} in {n}" for character, n in characters.most_common(_SHOWN))
         logging.info(
             "%s: %d of %d transcripts had control characters or white space other than spaces, now plain spaces: %s",
             name,
-            sum(map(bool, spaces)),
-            len(texts),
+            spaced,
+            total,
             shown,
         )
-    apart = sum(not unicodedata.is_normalized("NFC", text) for text in texts)
     if apart:
-        logging.info("%s: %d of %d transcripts brought into Unicode's form NFC", name, apart, len(texts))
-    return [replace(one, text=plain_text(text) or None) for one, text in zip(utterances, texts)]
+        logging.info("%s: %d of %d transcripts brought into Unicode's form NFC", name, apart, total)

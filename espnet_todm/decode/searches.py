@@ -15,7 +15,8 @@ from espnet_todm.decode.options import GREEDY, PREFIX, TRANSDUCER_BEAM, SearchOp
 from espnet_todm.decode.text import TextJoint, forbidden_tokens, only_text
 from espnet_todm.errors import UserError
 from espnet_todm.lm.spelling import holds_pronunciations
-from espnet_todm.models.transducer import search_each
+from espnet_todm.models.greedy import greedy_search
+from espnet_todm.util.host import values
 from espnet_todm.util.optional import needed
 
 if TYPE_CHECKING:
@@ -100,11 +101,14 @@ def _transducer_search(model: ESPnetASRModel, options: SearchOptions) -> Search:
     if options.kind == PREFIX:
         allowed = ", ".join((GREEDY, *TRANSDUCER_BEAM))
         raise UserError(f"search: {PREFIX} is for CTC, but this model is a transducer; allowed: {allowed}")
-    beam_size = 1 if options.kind == GREEDY else options.beam_size
-    kind = "default" if options.kind == GREEDY else options.kind
-    if beam_size > model.vocab_size - 2:  # mAES adds two more candidates
-        raise UserError(f"beam_size: {beam_size} is too large for {model.vocab_size} tokens")
     joint = TextJoint(model.joint_network, forbidden_tokens(model))
-    beam = BeamSearchTransducer(model.decoder, joint, beam_size, search_type=kind)
+    if options.kind == GREEDY:
+        return partial(greedy_search, model.decoder, joint)
+    if options.beam_size > model.vocab_size - 2:  # mAES adds two more candidates
+        raise UserError(f"beam_size: {options.beam_size} is too large for {model.vocab_size} tokens")
+    beam = BeamSearchTransducer(model.decoder, joint, options.beam_size, search_type=options.kind)
 
-    return partial(search_each, beam)
+    def search(encoded: Tensor, lengths: Tensor) -> list[list[int]]:
+        return [beam(row[:length])[0].yseq[1:] for row, length in zip(encoded, values(lengths))]
+
+    return search

@@ -37,16 +37,18 @@ def forbidden_tokens(model: Any) -> list[int]:
 
 def only_text(logits: Tensor, forbidden: Sequence[int]) -> Tensor:
     """Logits (..., V), changed in place: NEVER for tokens that are not text."""
-    logits[..., list(forbidden)] = NEVER
+    for token in forbidden:  # one by one: for a list of them, the host would wait for a GPU
+        logits[..., token] = NEVER
     return logits
 
 
 class TextJoint(nn.Module):
     """A joiner with the interface of searches, whose logits (..., V) only allow text tokens."""
 
-    def __init__(self, joint: nn.Module, forbidden: Sequence[int]) -> None:
+    def __init__(self, joint: Any, forbidden: Sequence[int]) -> None:
         super().__init__()
         self.joint, self.forbidden = joint, list(forbidden)
+        self.lin_enc, self.lin_dec = joint.lin_enc, joint.lin_dec  # for searches that project the encoder's output once
 
     def forward(self, *inputs: Any, **options: Any) -> Tensor:
         return only_text(self.joint(*inputs, **options), self.forbidden)

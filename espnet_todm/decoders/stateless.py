@@ -71,6 +71,13 @@ class StatelessDecoder(AbsDecoder):
         history = F.pad(embedded.transpose(1, 2), (self.context_size - 1, 0))
         return F.relu(self.conv(history)).transpose(1, 2)
 
+    def after(self, labels: Tensor) -> Tensor:
+        """The last context_size labels (B, context_size) int64 -> output after the last one, (B, D)."""
+        embedded = self.dropout_embed(self.embed(labels))
+        if self.context_size == 1:
+            return embedded.squeeze(1)
+        return F.relu(self.conv(embedded.transpose(1, 2))).squeeze(2)
+
     # ---- ESPnet's beam search ---------------------------------------------------------------------------------------
 
     def init_state(self, batch_size: int) -> State:
@@ -96,7 +103,7 @@ class StatelessDecoder(AbsDecoder):
         new = [context for context in dict.fromkeys(contexts) if context not in cache]
         if new:
             labels = torch.tensor(new, dtype=torch.long, device=self.device)
-            cache.update(zip(new, self(labels)[:, -1]))
+            cache.update(zip(new, self.after(labels)))
         outputs = torch.stack([cache[context] for context in contexts])
         last = torch.tensor([[hyp.yseq[-1]] for hyp in hyps], dtype=torch.long, device=self.device)
         return outputs, dec_states, last if use_lm else None

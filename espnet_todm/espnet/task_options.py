@@ -12,6 +12,7 @@ import torch
 from espnet2.train import trainer
 
 from espnet_todm.errors import UserError
+from espnet_todm.iterators.options import ITERATORS, iterator_options
 from espnet_todm.util.checks import check_number
 
 # Option that must not be true -> reason. NEVER is for all models of this package's trainer.
@@ -27,7 +28,7 @@ NEVER_WITH_SUPERNETS = {
     "use_lora": _NO_ADAPTERS,  # ESPnet 202402's name for one kind of it
 }
 
-ITERATORS = ("sequence", "category")
+ITERATOR_TYPES = ("sequence", "category")
 COUNTS = ("accum_grad", "log_interval", "batch_size", "batch_bins", "valid_batch_size", "valid_batch_bins")
 
 
@@ -46,15 +47,25 @@ def check_training(options: Any) -> None:
             check_number(key, getattr(options, key), at_least=1, whole=True)
     for key in () if options.collect_stats else ("iterator_type", "valid_iterator_type"):
         kind = getattr(options, key, None)
-        if kind is not None and kind not in ITERATORS:
+        if kind is not None and kind not in ITERATOR_TYPES:
             why = " (it cuts speech into pieces, but not its text)" if "chunk" in str(kind) else ""
-            raise UserError(f"{key}: {kind!r} is not possible{why}; allowed: {', '.join(ITERATORS)}")
+            raise UserError(f"{key}: {kind!r} is not possible{why}; allowed: {', '.join(ITERATOR_TYPES)}")
+    if not options.collect_stats:
+        _check_iterator(options)
     distributed = options.multiprocessing_distributed or getattr(options, "distributed", False)
     if supernet and options.ngpu > 1 and not distributed:
         raise UserError(
             f"ngpu: {options.ngpu} in one process is not possible with model: todm, whose steps need a process for each GPU;"
             " add --multiprocessing_distributed true"
         )
+
+
+def _check_iterator(options: Any) -> None:
+    """Check ``iterator`` and ``iterator_conf``, of which ESPnet reads the first alone where it is none."""
+    if str(getattr(options, "iterator", None)).lower() in ITERATORS:
+        iterator_options(options)
+    elif getattr(options, "iterator_conf", None):
+        raise UserError(f"iterator_conf: {options.iterator_conf} is for iterator: lhotse, but there is no iterator")
 
 
 def is_installed(package: str) -> bool:

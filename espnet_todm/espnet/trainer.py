@@ -103,8 +103,9 @@ class TodmTrainer(Trainer):
     def validate_one_epoch(cls, **kwargs: Any) -> None:
         """As in ESPnet, which passes all arguments by name."""
         kwargs["iterator"] = Batches(kwargs["iterator"], "valid")
-        if isinstance(getattr(kwargs["model"], "module", kwargs["model"]), TodmModel):
-            kwargs["iterator"] = ((names, {**tensors, "step": cls.last_step}) for names, tensors in kwargs["iterator"])
+        inner = getattr(kwargs["model"], "module", kwargs["model"])
+        if isinstance(inner, TodmModel):
+            kwargs["iterator"] = _validation_steps(kwargs["iterator"], cls.last_step, inner.error_rates_every)
         super().validate_one_epoch(**kwargs)
         check_validation(kwargs["reporter"])
 
@@ -129,6 +130,13 @@ def _training_steps(
         if model.subnet_trainer is not None:
             model.subnet_trainer.prepare(model, step, setup)
         yield names, {**tensors, "step": step, "loss_scale": 1.0 if scale is None else scale()}
+
+
+def _validation_steps(batches: Iterable[Any], step: int, error_rates_every: int) -> Iterator[Any]:
+    """Yield the batches, each with the number of the last training step. The first of ``error_rates_every`` batches has its
+    error rates computed. All ranks have parts of the same batch, so they report the same names."""
+    for number, (names, tensors) in enumerate(batches):
+        yield names, {**tensors, "step": step, "error_rates": number % error_rates_every == 0}
 
 
 def _training_setup(

@@ -17,10 +17,9 @@ from torch.utils.data import DataLoader
 from espnet_todm.errors import UserError
 from espnet_todm.iterators.batches import CutBatches, Drawn, shared
 from espnet_todm.iterators.loading import BatchReader, read_noise
-from espnet_todm.iterators.options import LhotseOptions
+from espnet_todm.iterators.options import iterator_options
 from espnet_todm.iterators.position import TrainingBatches
 from espnet_todm.iterators.sources import ALL, Share, open_source
-from espnet_todm.util.acoustics import MEL_BINS
 
 
 class LhotseIterFactory(AbsIterFactory):
@@ -99,12 +98,13 @@ def build_factory(
     share: rank and number of ranks. preprocess, collate: ESPnet's functions for this mode.
     Raises UserError for options that do not fit the model's or the data.
     """
-    options = LhotseOptions(**args.iterator_conf)
+    options = iterator_options(args)
+    if preprocess is None:
+        raise UserError("use_preprocessor: false, but iterator: lhotse needs true: it makes tokens of the cuts' words")
     training = mode == "train"
     path = options.train if training else options.valid
     if path is None:
         return None
-    _check_model(args, options, preprocess)
     name = "train" if training else "valid"
     source = open_source(path, options.field, f"iterator_conf.{name}")
     noise = read_noise(options.noise, options.sampling_rate) if training else []
@@ -121,24 +121,6 @@ def build_factory(
 def _single(batches: CutBatches, count: int) -> Iterator[Drawn]:
     """The first cuts, one in a batch."""
     return (Drawn([cut], str(number)) for number, cut in enumerate(islice(batches.cuts(0), count)))
-
-
-def _check_model(args: argparse.Namespace, options: LhotseOptions, preprocess: Any) -> None:
-    if preprocess is None:
-        raise UserError("use_preprocessor: false, but iterator: lhotse needs true: it makes tokens of the cuts' words")
-    if getattr(args, "multiple_iterator", False):
-        raise UserError("multiple_iterator: true is for ESPnet's tables; iterator: lhotse reads shards by itself")
-    if options.features == "none" and args.input_size is not None:
-        raise UserError(
-            f"iterator_conf.features: none gives audio, but input_size: {args.input_size} is for features; leave it out"
-        )
-    if options.features == "on_the_fly" and args.input_size != MEL_BINS:
-        raise UserError(
-            f"iterator_conf.features: on_the_fly computes {MEL_BINS} filters, but input_size is {args.input_size};"
-            f" say --input_size {MEL_BINS}"
-        )
-    if options.features == "stored" and args.input_size is None:
-        raise UserError("iterator_conf.features: stored needs input_size, the number of features of a frame")
 
 
 def _seed_worker(seed: int, number: int) -> None:

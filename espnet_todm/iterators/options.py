@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional, Union
 
 from espnet_todm.errors import UserError
-from espnet_todm.util.acoustics import SAMPLING_RATE
+from espnet_todm.util.acoustics import MEL_BINS, SAMPLING_RATE
 from espnet_todm.util.checks import check_choice, check_number
 
 FEATURES = ("stored", "on_the_fly", "none")
@@ -120,8 +121,27 @@ class LhotseOptions:
             )
 
 
+ITERATORS = {"lhotse": LhotseOptions}  # name in ``iterator:`` -> class of its options
+
+
+def iterator_options(args: argparse.Namespace) -> LhotseOptions:
+    """The options of ``iterator: lhotse`` in ESPnet's training options. Raises UserError if they do not fit the others."""
+    options = LhotseOptions(**args.iterator_conf)
+    if getattr(args, "multiple_iterator", False):
+        raise UserError("multiple_iterator: true is for ESPnet's tables; iterator: lhotse reads shards by itself")
+    if options.features == "none" and args.input_size is not None:
+        raise UserError(
+            f"{_key('features')}: none gives audio, but input_size: {args.input_size} is for features; leave it out"
+        )
+    if options.features == "on_the_fly" and args.input_size != MEL_BINS:
+        raise UserError(
+            f"{_key('features')}: on_the_fly computes {MEL_BINS} filters, but input_size is {args.input_size};"
+            f" say --input_size {MEL_BINS}"
+        )
+    if options.features == "stored" and args.input_size is None:
+        raise UserError(f"{_key('features')}: stored needs input_size, the number of features of a frame")
+    return options
+
+
 def _key(name: str) -> str:
     return f"iterator_conf.{name}"
-
-
-ITERATORS = {"lhotse": LhotseOptions}  # name in ``iterator:`` -> class of its options

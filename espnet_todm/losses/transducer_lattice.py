@@ -10,7 +10,8 @@ exp(alpha(n) + log p + beta(m) - total). This is the probability that an alignme
 transition. It is also minus the gradient of the loss with respect to the transition's log-probability.
 
 All nodes of an anti-diagonal t + u = d are computed at once from the previous one. There are two kernel calls for each
-of the T + U anti-diagonals, for any batch size, for three reasons:
+of the T + U anti-diagonals, for any batch size, or one for all of them where Triton and a GPU are there
+(:mod:`espnet_todm.losses.transducer_kernel`), for three reasons:
 - Tensors of transitions are stored by anti-diagonal. This only takes strides: node (t, u) of utterance n lies
   at [t + u, n, u], so one copy into such a view skews a rectangle and every anti-diagonal is contiguous.
 - After the last node of an utterance, its path continues at no cost and in only one way to the last node of the
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from espnet_todm.losses.transducer_kernel import has_kernel, sweep
 from espnet_todm.losses.transducer_targets import Targets
 
 DTYPE = torch.float64
@@ -128,6 +130,14 @@ def _from_the_start(blank: Tensor, label: Tensor) -> Tensor:
     width = rows + 1
     alpha = torch.full((diagonals + 1, count, width), NEVER, dtype=DTYPE, device=blank.device)
     alpha[0, :, 1] = 0.0
+    (sweep if has_kernel(blank.device) else _sweep)(alpha, moves)
+    return alpha.as_strided((count, frames + 1, rows), (width, count * width, count * width + 1), 1)
+
+
+def _sweep(alpha: Tensor, moves: Tensor) -> None:
+    """Fill alpha (D + 1, N, U + 2) from its first anti-diagonal on. moves: (D, 2, N, U + 1)."""
+    diagonals, _, count, rows = moves.shape
+    width = rows + 1
     # The sources of both transitions are two views of one slice, shifted by a row.
     sources = alpha.as_strided((diagonals, 2, count, rows), (count * width, 1, width, 1)).unbind(0)
     reached = torch.empty_like(moves[0])
@@ -135,4 +145,3 @@ def _from_the_start(blank: Tensor, label: Tensor) -> Tensor:
     for source, move, target in zip(sources, moves.unbind(0), alpha[1:, :, 1:].unbind(0)):
         torch.add(source, move, out=reached)
         torch.logaddexp(by_label, by_blank, out=target)
-    return alpha.as_strided((count, frames + 1, rows), (width, count * width, count * width + 1), 1)

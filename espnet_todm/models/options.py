@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OUTPUT_LAYERS = ("shared", "per_size")
 # Options in addition to ESPnet's own. An extracted model does not need them.
-OPTIONS = ("autocast", "output_layers", "transducer_conf", "distil_attention")
+OPTIONS = ("autocast", "output_layers", "transducer_conf", "distil_attention", "error_rates_every")
 # Part -> allowed ESPnet classes. The others need a different computation, or build a pretrained model without subnets.
 ALLOWED_PARTS = {
     "preencoder": ("linear",),
@@ -76,7 +76,11 @@ def _refused_labels(conf: Mapping[str, Any]) -> Iterable[str]:
 
 
 def check_options(
-    autocast: Optional[str], output_layers: str, distil_attention: Optional[bool], espnet: Mapping[str, Any]
+    autocast: Optional[str],
+    output_layers: str,
+    distil_attention: Optional[bool],
+    error_rates_every: int,
+    espnet: Mapping[str, Any],
 ) -> None:
     """Raises UserError, in one line, for all options of ``model_conf`` that a supernet does not allow."""
     if not isinstance(espnet.get("encoder"), SupernetEncoder):
@@ -93,6 +97,7 @@ def check_options(
     problems += refusal(
         lambda: check_number("interctc_weight", espnet.get("interctc_weight", 0.0), at_least=0, below=1)
     )
+    problems += refusal(lambda: check_number("error_rates_every", error_rates_every, at_least=1, whole=True))
     if autocast is not None and autocast not in DTYPES:
         problems.append(f"autocast: {autocast!r} is unknown; allowed: {', '.join(DTYPES)} or leave it out")
     if output_layers not in OUTPUT_LAYERS:

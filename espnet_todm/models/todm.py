@@ -45,6 +45,7 @@ class TodmModel(ESPnetASRModel):
         distil_attention: also distil the max subnet's attention decoder. Default: only if the model has no CTC.
         autocast: "bfloat16" runs training and validation in mixed precision, see :mod:`espnet_todm.models.autocast`.
             Leave it out if use_amp is on.
+        error_rates_every: validation computes error rates of the first of so many batches; 1: of all.
         **espnet: arguments of ESPnet's model.
 
     Raises:
@@ -64,9 +65,10 @@ class TodmModel(ESPnetASRModel):
         output_layers: str = "shared",
         transducer_conf: Optional[Mapping[str, Any]] = None,
         distil_attention: Optional[bool] = None,
+        error_rates_every: int = 1,
         **espnet: Any,
     ) -> None:
-        check_options(autocast, output_layers, distil_attention, espnet)
+        check_options(autocast, output_layers, distil_attention, error_rates_every, espnet)
         decoder, joint = espnet["decoder"], espnet.pop("joint_network", None)
         transducer = isinstance(decoder, (TransducerDecoder, StatelessDecoder))
         if transducer:  # without its joiner: with it, ESPnet needs a loss package that is on no package index
@@ -88,7 +90,7 @@ class TodmModel(ESPnetASRModel):
         if transducer:
             self.use_transducer_decoder = True
             self.join(self.make_joint({}) if joint is None else joint)
-        self.autocast = Autocast(autocast)
+        self.autocast, self.error_rates_every = Autocast(autocast), error_rates_every
         self.subnet_trainer: Optional[SubnetTrainer] = None
         self.register_load_state_dict_post_hook(_after_loading)
 
@@ -121,11 +123,11 @@ class TodmModel(ESPnetASRModel):
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """speech (B, T, F) or (B, samples), text (B, U), lengths (B,) -> loss, statistics and weight, as in ESPnet.
 
-        ``kwargs`` may have ``step`` and ``loss_scale``, see :class:`StepContext`. They are not named in the signature:
-        ESPnet passes all named arguments to TensorBoard's graph, which takes only tensors.
+        ``kwargs`` may have ``step``, ``loss_scale`` and ``error_rates``, see :class:`StepContext`. They are not named in
+        the signature: ESPnet passes all named arguments to TensorBoard's graph, which takes only tensors.
         """
         step: Any = kwargs.get("step", 0 if self.training else None)
-        context = self.context(step, kwargs.get("loss_scale", 1.0))
+        context = self.context(step, kwargs.get("loss_scale", 1.0), kwargs.get("error_rates", True))
         read(speech_lengths, text_lengths, text)
         batch = Batch(speech, speech_lengths, shortened(text, text_lengths), text_lengths, context)
         if self.training:
@@ -140,9 +142,10 @@ class TodmModel(ESPnetASRModel):
         )
         return gathered
 
-    def context(self, step: Optional[int] = None, loss_scale: float = 1.0) -> StepContext:
-        """The context of a pass with the model's current mode (training or not) and precision."""
-        return StepContext(self.training, step, self.autocast, loss_scale, error_rates=not self.training)
+    def context(self, step: Optional[int] = None, loss_scale: float = 1.0, error_rates: bool = True) -> StepContext:
+        """The context of a pass with the model's current mode (training or not) and precision. Training computes no error
+        rates."""
+        return StepContext(self.training, step, self.autocast, loss_scale, error_rates and not self.training)
 
     def run_subsampling(self, batch: Batch) -> SubsampledFeatures:
         """Compute features, SpecAugment, normalisation and subsampling, once for all subnets of a step.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 import torch
-from espnet2.asr.transducer.beam_search_transducer import BeamSearchTransducer
 from espnet2.asr_transducer.joint_network import JointNetwork
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ from espnet_todm.losses.transducer import pruned_loss, transducer_loss
 from espnet_todm.losses.transducer_backends import FULL, PRUNED, pick_backend
 from espnet_todm.losses.transducer_pruning import check_scales, gather_ranges, prune_ranges, simple_loss
 from espnet_todm.models.autocast import at_least_float32
+from espnet_todm.models.greedy import greedy_search
 from espnet_todm.util.checks import check_choice, check_number
 from espnet_todm.util.host import on_both, values
 
@@ -149,9 +149,8 @@ class TransducerTask:
         return extra + weight * _mean(losses, some), Lattice(logits, ranges, at)
 
     def greedy(self, encoded: Tensor, lengths: Tensor) -> list[list[int]]:
-        """encoded (B, T, D), any float dtype -> labels of each utterance by ESPnet's search, at most one per frame."""
-        search = BeamSearchTransducer(self.decoder, self.joint, beam_size=1, score_norm=False)
-        return search_each(search, encoded.float(), lengths)
+        """encoded (B, T, D), any float dtype -> labels of each utterance, at most one per frame."""
+        return greedy_search(self.decoder, self.joint, encoded.float(), lengths)
 
 
 def at_least_one(lengths: Tensor) -> Tensor:
@@ -165,11 +164,6 @@ def _of_some(text_lengths: Tensor, lengths: Tensor) -> Tensor:
 
 def _without_padding(text: Tensor) -> Tensor:
     return text.clamp(min=0)
-
-
-def search_each(search: BeamSearchTransducer, encoded: Tensor, lengths: Tensor) -> list[list[int]]:
-    """encoded (B, T, D), lengths (B,) -> the labels of each utterance's best hypothesis."""
-    return [search(row[:length])[0].yseq[1:] for row, length in zip(encoded, values(lengths))]
 
 
 def error_rate(hypotheses: Sequence[Sequence[int]], text: Tensor, text_lengths: Tensor) -> Optional[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from typing import Optional, TypeVar
 
@@ -18,12 +18,23 @@ def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield group
 
 
-def evenly(items: Sequence[T], count: Optional[int]) -> list[T]:
+def evenly(items: Collection[T], count: Optional[int]) -> Iterator[T]:
     """So many of the items in their order, from the first on; all if there are no more, or if ``count`` is None.
 
     Raises UserError below 1.
     """
     if count is None or count >= len(items):
-        return list(items)
+        return iter(items)
     check_number("utterances", count, at_least=1, whole=True)
-    return [items[index * len(items) // count] for index in range(count)]
+    return _at_places(items, (index * len(items) // count for index in range(count)))
+
+
+def _at_places(items: Iterable[T], places: Iterator[int]) -> Iterator[T]:
+    """The items at ascending places."""
+    wanted = next(places, None)
+    for place, item in enumerate(items):
+        if place == wanted:
+            yield item
+            wanted = next(places, None)
+            if wanted is None:
+                return

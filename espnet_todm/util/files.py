@@ -118,13 +118,18 @@ def _full_disk(error: Optional[BaseException]) -> Optional[str]:
 
 def write_text(path: PathLike, text: str) -> None:
     """Write ``text`` as UTF-8 with plain line feeds, atomically. Raises UserError for what is no text."""
+    content = encode(path, text)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def encode(path: PathLike, text: str) -> bytes:
+    """``text``, which is for the file ``path``, as UTF-8. Raises UserError, naming both, for what is no text."""
     try:
-        content = text.encode()
+        return text.encode()
     except UnicodeEncodeError as error:  # Python reads file names of another encoding as halves of characters
         row = text[text.rfind("\n", 0, error.start) + 1 :].partition("\n")[0]
         raise UserError(f"{path}: {row!r} cannot be written as UTF-8; is a file's name in another encoding?") from None
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def write_json(path: PathLike, value: Any) -> None:
@@ -249,14 +254,21 @@ def read_table(path: PathLike) -> dict[str, str]:
 def write_table(path: PathLike, table: dict[str, str]) -> None:
     """Write a Kaldi table sorted by key (the order that Kaldi and ESPnet tools expect), atomically.
 
+    Raises UserError as ``table_row``.
+    """
+    write_text(path, "".join(table_row(path, key, table[key]) for key in sorted(table)))
+
+
+def table_row(path: PathLike, key: str, value: str) -> str:
+    """A row of the Kaldi table ``path``, with its end.
+
     Raises UserError where a row would be read back as another: for white space in a key and a line's end in a value.
     """
-    for key, value in table.items():
-        if key.split() != [key]:
-            raise UserError(f"{path}: {key!r} cannot be the key of a row, because it is empty or holds white space")
-        if "\n" in value or "\r" in value:
-            raise UserError(f"{path}: {key}: {value!r} cannot stand in a row, because it holds a line's end")
-    write_text(path, "".join(f"{key} {table[key]}".rstrip() + "\n" for key in sorted(table)))
+    if key.split() != [key]:
+        raise UserError(f"{path}: {key!r} cannot be the key of a row, because it is empty or holds white space")
+    if "\n" in value or "\r" in value:
+        raise UserError(f"{path}: {key}: {value!r} cannot stand in a row, because it holds a line's end")
+    return f"{key} {value}".rstrip() + "\n"
 
 
 def hash_file(path: PathLike) -> str:

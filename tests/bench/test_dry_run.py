@@ -97,6 +97,12 @@ def test_audio_goes_through_the_front_end(tmp_path: Path, capsys: pytest.Capture
             "one_cycle_linear is now .*piecewiselinearwarmuplr",
         ),
         (("--max_epochz", "3"), {}, "--max_epochz"),
+        (("--iterator_conf", "max_duration=9"), {}, "iterator_conf: {'max_duration': 9} is for iterator: lhotse, but"),
+        (
+            ("--iterator", "lhotse", "--iterator_conf", "train=shar", "--iterator_conf", "max_duration=0"),
+            {},
+            "iterator_conf.max_duration: 0 is not allowed",
+        ),
         ((), {"use_adapter": True}, "use_adapter: true is not possible with model: todm"),
     ],
 )

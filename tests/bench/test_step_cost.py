@@ -55,6 +55,12 @@ def test_steps_of_the_warm_up_are_not_the_ones_measured() -> None:
     assert all(len(r.extracted) == 3 for r in measure_rounds(of, 2))
 
 
+def test_a_size_is_extracted_from_a_model_with_attention_that_has_made_a_step() -> None:
+    model = trained_by(ctc_weight=0.3)
+    cost.supernet_step(model, batch(), 0)
+    assert _size(extracted_model(model, model.encoder.sizes["small"])) < _size(model)
+
+
 def _size(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 

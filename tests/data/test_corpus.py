@@ -50,7 +50,7 @@ def test_transcripts_of_any_editor_become_tables_that_espnet_reads_alike(tmp_pat
     expected = {first: "one two", second: "café au lait", third: "a b c d"}
     assert read_2columns_text(data / "text") == read_table(data / "text") == expected
     assert {cut.id: cut.supervisions[0].text for cut in read_cuts(data)} == expected
-    assert not read_problems(data / "problems.tsv")
+    assert not list(read_problems(data / "problems.tsv"))
 
 
 def test_unusable_utterances_go_to_problems(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def test_problems_come_back_whatever_their_detail(details: dict[str, str]) -> No
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "problems.tsv")
         write_problems(path, [Problem(name, "unreadable", detail) for name, detail in details.items()])
-        found = read_problems(path)
+        found = list(read_problems(path))
         assert len(path.read_text().splitlines()) == 1 + len(details)
     assert [one.utterance for one in found] == sorted(details)
     for one in found:
@@ -28,7 +28,7 @@ def test_problems_come_back_whatever_their_detail(details: dict[str, str]) -> No
 
 
 def test_no_file_means_no_problems(tmp_path: Path) -> None:
-    assert read_problems(tmp_path / "problems.tsv") == []
+    assert not list(read_problems(tmp_path / "problems.tsv"))
 
 
 def test_missing_cuts_are_named(tmp_path: Path) -> None:

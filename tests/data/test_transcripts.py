@@ -51,14 +51,14 @@ def test_the_log_says_once_how_many_transcripts_changed(caplog: pytest.LogCaptur
     texts = ["plain", "two\u2028lines", "a\u2028b\x85c", "cafe\u0301", None, "\x0b"]
     utterances = [Utterance(f"u{number}", "s", None, text) for number, text in enumerate(texts)]
     with caplog.at_level(logging.INFO):
-        found = plain_texts(utterances, "dev")
+        found = list(plain_texts(utterances, "dev"))
     assert [one.text for one in found] == ["plain", "two lines", "a b c", "café", None, None]
     assert [one.name for one in found] == [one.name for one in utterances]
     spaces, composed = caplog.messages
     assert spaces.startswith("dev: 3 of 6 transcripts had control characters") and "U+2028 in 2, U+0085 in 1" in spaces
     assert composed == "dev: 1 of 6 transcripts brought into Unicode's form NFC"
     caplog.clear()
-    plain_texts(found, "dev")
+    assert list(plain_texts(found, "dev")) == found
     assert not caplog.messages
 
 

@@ -156,6 +156,7 @@ def test_stock_inference_encodes_the_chosen_subnet() -> None:
         ({"autocast": "bf16"}, ["autocast", "bf16", "bfloat16"]),
         ({"encoder": torch.nn.Linear(1, 1)}, ["encoder", "todm_conformer"]),
         ({"distil_attention": "yes"}, ["distil_attention", "'yes'", "true or false"]),
+        ({"error_rates_every": 0}, ["error_rates_every", "0", ">= 1"]),
         ({"autocast": "bf16", "output_layers": "own", "widht": 1}, ["autocast", "output_layers", "'own'", "'widht'"]),
     ],
 )

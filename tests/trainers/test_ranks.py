@@ -27,6 +27,7 @@ from espnet_todm.trainers.aux_loss import AuxLossTrainer
 from espnet_todm.trainers.kd import KDTrainer
 from espnet_todm.trainers.single import SingleTrainer
 from espnet_todm.trainers.two_stage import TwoStageTrainer
+from tests.conftest import transformer
 from tests.tiny_model import SIZES, TOKENS, tiny_model
 from tests.trainers.epochs import Named, train_epoch
 
@@ -45,13 +46,18 @@ TWO_SIZES = {"small": 0.6, "middle": 0.8}
 MORE_SIZES = {**SIZES, "wide": {"depth": 0.67}}
 
 
+def small(sizes: Any = SIZES, linear_units: int = 64, **options: Any) -> TodmModel:
+    """A Transformer of two blocks. ``options``: of :func:`tiny_model`."""
+    return tiny_model(supernet=transformer(num_blocks=2, sizes=sizes, linear_units=linear_units), **options)
+
+
 @dataclass(frozen=True)
 class Case:
     """A training. ``conf``: options of the trainer. ``parts``: utterances of each of two and of three ranks."""
 
     trainer: type[SubnetTrainer]
     conf: dict[str, Any]
-    make: Callable[[], TodmModel] = tiny_model
+    make: Callable[[], TodmModel] = small
     parts: tuple[tuple[int, ...], ...] = ANY
 
     def model(self) -> TodmModel:
@@ -61,23 +67,23 @@ class Case:
 
 
 _STAGES = {"stage1_steps": 5, "layer_drop": 0.0, "warmup_steps": 1}
-_two_stage = partial(Case, TwoStageTrainer, make=partial(tiny_model, sizes=TWO_SIZES))
+_two_stage = partial(Case, TwoStageTrainer, make=partial(small, sizes=TWO_SIZES))
 # With every optimizer.
 TRAINERS = {
     "single": Case(SingleTrainer, {"size": "small"}),
     "kd": Case(KDTrainer, {}),
     "kd, split": Case(KDTrainer, {"split_batch": True, "kd_weight": 0.0}, parts=BY_THREE),
-    "aux_loss": Case(AuxLossTrainer, {}, partial(tiny_model, sizes={"small": {"depth": 0.34, "drop": "last"}})),
+    "aux_loss": Case(AuxLossTrainer, {}, partial(small, sizes={"small": {"depth": 0.5, "drop": "last"}})),
     "two_stage": _two_stage(_STAGES),
     "two_stage, split": Case(
-        TwoStageTrainer, {**_STAGES, "split_batch": True}, partial(tiny_model, sizes={"small": 0.6}), BY_TWO
+        TwoStageTrainer, {**_STAGES, "split_batch": True}, partial(small, sizes={"small": 0.6}), BY_TWO
     ),
 }
 # With AdamW, which decays parameters that have a gradient of zeros.
 OPTIONS = {
-    "kd, per size": Case(KDTrainer, {}, partial(tiny_model, model={"output_layers": "per_size"}, sizes=MORE_SIZES)),
+    "kd, per size": Case(KDTrainer, {}, partial(small, model={"output_layers": "per_size"}, sizes=MORE_SIZES)),
     "kd, own norms": Case(KDTrainer, {}, partial(tiny_model, own_affine=True, own_branch_scale=1.0, sizes=MORE_SIZES)),
-    "kd, attention": Case(KDTrainer, {"kd_start": {"loss_per_label": 9.0}}, partial(tiny_model, ctc_weight=0.3)),
+    "kd, attention": Case(KDTrainer, {"kd_start": {"loss_per_label": 9.0}}, partial(small, ctc_weight=0.3)),
     "kd, averaged teacher": Case(KDTrainer, {"teacher": "ema", "join": {"middle": 4}}),
     "two_stage, kd": _two_stage({**_STAGES, "kd_weight": 0.4, "focal_detached": False}),
     "two_stage, top_k": _two_stage({**_STAGES, "selection": "top_k"}),

@@ -15,9 +15,9 @@ from espnet_todm.bin._cli import Parser, add_fields, from_fields, run
 from espnet_todm.data import librispeech, tedlium
 from espnet_todm.data.corpus import prepare_split
 from espnet_todm.data.listing import Reader, parse_split
+from espnet_todm.data.sorted_tables import sorted_table
 from espnet_todm.errors import UserError
 from espnet_todm.scoring.scores import OFFICIAL_SIZES, official_note
-from espnet_todm.util.files import read_table
 
 LAYOUTS = ("librispeech", "tedlium2")
 Layout = tuple[Path, dict[str, tuple[str, ...]], Reader]  # the folder of the splits, their parts, what lists them
@@ -63,8 +63,10 @@ def _tedlium(parsed: Namespace) -> Layout:
 
 
 def _check_size(data: Path, official: str) -> None:
-    texts = read_table(data / "text").values()
-    note = official_note(data.name, len(texts), sum(len(text.split()) for text in texts), official)
+    utterances, words = 0, 0
+    for _, text in sorted_table(data / "text"):
+        utterances, words = utterances + 1, words + len(text.split())
+    note = official_note(data.name, utterances, words, official)
     if note:
         logging.warning("%s", note)
 
