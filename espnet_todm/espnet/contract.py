@@ -58,6 +58,7 @@ IMPORTS = {
     _ABS_TASK: "optim_classes scheduler_classes",
     _TASK: "ASRTask encoder_choices",
     "espnet2.tasks.lm": "LMTask",
+    "espnet2.train.class_choices": "ClassChoices",
     "espnet2.text.build_tokenizer": "build_tokenizer",
     "espnet2.text.token_id_converter": "TokenIDConverter",
     "espnet2.torch_utils.device_funcs": "force_gatherable",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import io
+import logging
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
@@ -13,6 +15,7 @@ from typing import Any
 
 from espnet_todm.espnet.contract import REGISTRATION, SUPPORTED
 
+ESPNET3 = "espnet3.systems.asr.task"  # a copy of ESPnet's ASR task, with registries of its own
 _registered = False
 
 
@@ -36,6 +39,8 @@ def register() -> None:
     _register_iterators(symbols)
     _register_init_param(symbols)
     _wrap_methods(symbols["espnet2.tasks.asr", "ASRTask"])
+    if importlib.util.find_spec("espnet3") is not None:
+        _register_in_espnet3()
 
 
 def _symbol(module: str, name: str) -> Any:
@@ -48,30 +53,47 @@ def _symbol(module: str, name: str) -> Any:
 
 
 def _register_classes(symbols: dict[tuple[str, str], Any]) -> None:
+    from espnet_todm.optim.eden import Eden, Eden2
+    from espnet_todm.optim.scaled_adam import ScaledAdam
+
+    for choices, classes in _classes().items():
+        symbols["espnet2.tasks.asr", choices].classes.update(classes)
+    symbols["espnet2.tasks.abs_task", "optim_classes"]["scaledadam"] = ScaledAdam
+    symbols["espnet2.tasks.abs_task", "scheduler_classes"].update({"eden": Eden, "eden2": Eden2})
+
+
+def _classes() -> dict[str, dict[str, type]]:
+    """Registry of an ASR task -> our classes. Parsers share registries by reference, so they are updated and never
+    replaced. Keys must be lower case."""
     from espnet_todm.decoders.stateless import StatelessDecoder
     from espnet_todm.encoders.known import encoders
     from espnet_todm.models.spec_augment import SpecAugmentByLength
     from espnet_todm.models.todm import TodmModel
-    from espnet_todm.optim.eden import Eden, Eden2
-    from espnet_todm.optim.scaled_adam import ScaledAdam
 
-    # Parsers share these dicts by reference, so they are updated and never replaced. Keys must be lower case.
-    symbols["espnet2.tasks.asr", "encoder_choices"].classes.update(encoders())
-    symbols["espnet2.tasks.asr", "decoder_choices"].classes["todm_stateless"] = StatelessDecoder
-    symbols["espnet2.tasks.asr", "model_choices"].classes["todm"] = TodmModel
-    symbols["espnet2.tasks.asr", "specaug_choices"].classes["todm_specaug"] = SpecAugmentByLength
-    symbols["espnet2.tasks.abs_task", "optim_classes"]["scaledadam"] = ScaledAdam
-    symbols["espnet2.tasks.abs_task", "scheduler_classes"].update({"eden": Eden, "eden2": Eden2})
+    return {
+        "encoder_choices": dict(encoders()),
+        "decoder_choices": {"todm_stateless": StatelessDecoder},
+        "model_choices": {"todm": TodmModel},
+        "specaug_choices": {"todm_specaug": SpecAugmentByLength},
+    }
 
 
 def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
     """Add the options ``subnet_trainer`` and ``subnet_trainer_conf`` to the ASR task, which builds them with the model."""
     from espnet_todm.espnet.trainer import TodmTrainer
+
+    task = symbols["espnet2.tasks.asr", "ASRTask"]
+    task.trainer = TodmTrainer
+    _add_subnet_trainers(task, symbols["espnet2.tasks.asr", "encoder_choices"].classes)
+
+
+def _add_subnet_trainers(task: Any, encoders: dict[str, Any]) -> None:
+    from espnet2.train.class_choices import ClassChoices
+
     from espnet_todm.models.subnet_trainer import SubnetTrainer
     from espnet_todm.trainers.known import trainers
 
-    task = symbols["espnet2.tasks.asr", "ASRTask"]
-    choices = symbols["espnet2.train.class_choices", "ClassChoices"](
+    choices = ClassChoices(
         name="subnet_trainer",
         classes=trainers(),
         type_check=SubnetTrainer,
@@ -79,8 +101,21 @@ def _register_subnet_trainers(symbols: dict[tuple[str, str], Any]) -> None:
         optional=True,
     )
     task.class_choices_list.append(choices)
-    task.trainer = TodmTrainer
-    _register_building(task, choices, symbols["espnet2.tasks.asr", "encoder_choices"].classes)
+    _register_building(task, choices, encoders)
+
+
+def _register_in_espnet3() -> None:
+    """Register in ESPnet 3's copy of the ASR task. Training with ESPnet 2 does not need it, so a failure is a warning."""
+    try:
+        module = importlib.import_module(ESPNET3)
+        registries = {choices: getattr(module, choices).classes for choices in _classes()}
+        task = module.ASRTask
+    except (ImportError, AttributeError) as error:
+        logging.warning("espnet_todm is not registered in ESPnet 3, whose ASR task is another: %s", error)
+        return
+    for choices, classes in _classes().items():
+        registries[choices].update(classes)
+    _add_subnet_trainers(task, registries["encoder_choices"])
 
 
 def _register_building(task: Any, subnet_trainers: Any, encoders: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""The front door for ESPnet 3, whose configurations name classes by their dotted paths."""
