@@ -151,6 +151,7 @@ def of_ranks(folder: Path) -> dict[tuple[int, int], dict[tuple[str, str], Parame
     return {(world, rank): torch.load(folder / f"{world}_{rank}.pth") for world in (2, 3) for rank in range(world)}
 
 
+@pytest.mark.timeout(3600)  # the first case waits for all ranks
 @pytest.mark.parametrize(("case", "optimizer"), RUNS, ids=map(", ".join, RUNS))
 def test_ranks_train_what_one_process_trains(case: str, optimizer: str, of_ranks: Any) -> None:
     before = dict(find(case).model().named_parameters())
