@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, ClassVar, Optional
@@ -43,6 +44,8 @@ class TodmTrainer(Trainer):
         options, first = kwargs["trainer_options"], kwargs["distributed_option"].dist_rank in (None, 0)
         if isinstance(kwargs["model"], TodmModel):
             check_criteria(kwargs["model"], options, [type(s) for s in kwargs["schedulers"] if s is not None])
+            # Without this, DistributedDataParallel gives zeros to what no rank reached, and optimizers decay it.
+            options = kwargs["trainer_options"] = replace(options, unused_parameters=True)
         check_frozen(kwargs["model"], options.freeze_param)
         cls.criteria = options.best_model_criterion if first else None
         if first:

@@ -19,6 +19,7 @@ from espnet_todm.encoders.interctc import Taken
 from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation, token_distillation
+from espnet_todm.models.autocast import at_least_float32
 from espnet_todm.models.batch import Batch, Posteriors, Stats, StepContext, SubnetOutput, labels_of, shortened
 from espnet_todm.models.odd_utterances import heard, lengthen
 from espnet_todm.models.transducer import Lattice
@@ -115,8 +116,7 @@ def _ctc_logits(model: TodmModel, encoded: Tensor, subsampled: SubsampledFeature
     with batch.context.autocast(encoded.device):
         # float32, since log probabilities of utterances in bfloat16 have only about two correct digits.
         encoded = F.dropout(encoded, model.ctc.dropout_rate, batch.context.training and subsampled.dropout)
-        logits: Tensor = model.output_layer(size)(encoded).float()
-        return logits
+        return at_least_float32(model.output_layer(size)(encoded))
 
 
 def run_ctc(model: TodmModel, subsampled: SubsampledFeatures, batch: Batch, subnet: Subnet) -> Tensor:
@@ -161,13 +161,14 @@ def _attention_task(
         # Lengths on the host: ESPnet's decoder reads their values.
         on_host = copy_on_host(lengths), copy_on_host(text_lengths) + 1
         logits, _ = model.decoder(encoded, on_host[0], before, on_host[1])
+        logits = at_least_float32(logits)
         loss = model.criterion_att(logits, following) * (1.0 if rows is None else len(rows) / len(batch.text))
         stats["acc"] = accuracy(logits, following, model.ignore_id)
     stats["loss_att"] = loss.detach()
     if batch.context.error_rates and model.error_calculator is not None:
         rates = zip(("cer", "wer"), model.error_calculator(logits.argmax(-1).cpu(), copy_on_host(text)))
         stats.update({name: rate for name, rate in rates if rate is not None})
-    return loss, logits.float(), on_both(_tokens, text_lengths, lengths)
+    return loss, logits, on_both(_tokens, text_lengths, lengths)
 
 
 def with_ends(text: Tensor, start: int, end: int, padding: int) -> tuple[Tensor, Tensor]:

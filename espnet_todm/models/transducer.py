@@ -16,6 +16,7 @@ from espnet_todm.losses.distillation import SCALES
 from espnet_todm.losses.transducer import pruned_loss, transducer_loss
 from espnet_todm.losses.transducer_backends import FULL, PRUNED, pick_backend
 from espnet_todm.losses.transducer_pruning import check_scales, gather_ranges, prune_ranges, simple_loss
+from espnet_todm.models.autocast import at_least_float32
 from espnet_todm.models.greedy import greedy_search
 from espnet_todm.util.checks import check_choice, check_number
 from espnet_todm.util.host import on_both, values
@@ -138,7 +139,7 @@ class TransducerTask:
         if self.options.reuse_ranges and teacher is not None and teacher.ranges is not None:
             ranges, extra = teacher.ranges, torch.zeros((), device=encoded.device)
         else:
-            parts = self.simple.am(encoded).float(), self.simple.lm(predicted).float()
+            parts = at_least_float32(self.simple.am(encoded)), at_least_float32(self.simple.lm(predicted))
             scales = self.options.am_scale, self.options.lm_scale
             simple, occupation = simple_loss(*parts, labels, *sizes, self.decoder.blank_id, *scales)
             ranges = prune_ranges(occupation, *sizes, self.options.prune_range)

@@ -87,8 +87,9 @@ class OrthoSoftmax(Selection):
         return max(self.start * decay**step, self.floor)
 
     def probabilities(self, step: int) -> Tensor:
-        """P (N, N) in float32. Row k is the distribution of choice k over the units."""
-        return torch.softmax(self.scores.float() / self.temperature(step), dim=1)
+        """P (N, N) in float32 or float64. Row k is the distribution of choice k over the units."""
+        scores = self.scores.to(torch.promote_types(self.scores.dtype, torch.float32))
+        return torch.softmax(scores / self.temperature(step), dim=1)
 
     def prefix(self, size: str, probabilities: Tensor) -> int:
         """Number of rows whose expected cost is nearest to the size's budget, at least 1."""

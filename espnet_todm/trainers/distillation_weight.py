@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Batch, Stats, SubnetOutput
 from espnet_todm.models.tasks import loss_per_label
+from espnet_todm.trainers.ranks import over_ranks
 from espnet_todm.util.checks import build, check_length, check_number
 
 if TYPE_CHECKING:
@@ -92,9 +93,7 @@ class DistillationWeight(nn.Module):
 
     def note(self, loss: Tensor, labels: Tensor) -> None:
         """Add a batch to the running average: its loss in nats per label and its number of labels, scalars."""
-        new = torch.stack([loss.float() * labels, labels.float()])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(new)
+        new = over_ranks(torch.stack([loss.to(self.seen.dtype) * labels, labels.to(self.seen.dtype)]))
         seen = _KEPT * self.seen + new
         self.seen.copy_(torch.where(seen.isfinite().all(), seen, self.seen))  # ESPnet skips a step that is not finite
 

@@ -16,6 +16,8 @@ from typing import Any, Callable, Optional, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from espnet_todm.models.autocast import at_least_float32
+
 
 class Shared(Protocol):
     """The output of the shared part: :class:`SubsampledFeatures`, or the features if each subnet subsamples its own view."""
@@ -47,8 +49,9 @@ def sequential_step(
     Args:
         shared: output of the shared part, with its autograd graph, if it has one.
         passes: they run in this order. A later pass may use results of an earlier one (the teacher's posteriors).
-        parameters: all parameters that may receive a gradient. A parameter that no pass uses gets None, or zeros under
-            DistributedDataParallel, which waits for every parameter.
+        parameters: all parameters that may receive a gradient. A parameter that no pass uses gets None. With
+            ``find_unused_parameters``, DistributedDataParallel leaves a parameter that no rank uses without gradient, too;
+            without, it makes zeros of None.
         loss_scale: factor on the losses before the inner backward, divided out afterwards. float16 needs it.
         observe: called after each pass with its number and its gradients at (shared.hidden, *parameters), before they
             are summed; None where the pass has none. They are those of the scaled loss.
@@ -58,8 +61,8 @@ def sequential_step(
     wanted = [leaf, *parameters]
     sums = Sums(len(wanted))
     for number, part in enumerate(passes):
-        loss = part(shared.with_hidden(leaf)).float()
-        total += loss.detach()
+        loss = at_least_float32(part(shared.with_hidden(leaf)))
+        total = total + loss.detach()
         of_pass = _grad(loss * loss_scale, wanted)
         del loss  # free its graph before the next subnet builds its own
         if observe is not None:
@@ -70,8 +73,6 @@ def sequential_step(
     if front.requires_grad and at_front is not None:
         sums.add([None, *_grad(front, parameters, at_front.to(front.dtype))])
     gradients, ours = sums.values[1:], sums.ours[1:]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients)]
     delivered: Tensor = _Deliver.apply(total, gradients, ours, loss_scale, *parameters)
     return delivered
 

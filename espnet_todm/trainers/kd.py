@@ -21,6 +21,7 @@ from espnet_todm.trainers.averaged_teacher import MAX, make_teacher
 from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
 from espnet_todm.trainers.engine import sequential_step
 from espnet_todm.trainers.loss_weights import LossWeights
+from espnet_todm.trainers.ranks import per_own_utterance
 from espnet_todm.trainers.split_batch import check_split, own_part
 from espnet_todm.trainers.views import StepViews, ViewOptions, Views
 from espnet_todm.util.checks import build, check_choice, check_number, check_type
@@ -121,6 +122,8 @@ class KDTrainer(SubnetTrainer):
             output = model.run_subnet(subsampled, heard, subnet, teacher=None if is_max or not teacher else teacher[0])
             loss = output.loss
             stats[f"loss_{subnet.name}"] = loss.detach()
+            if self.split_batch:
+                loss = per_own_utterance(loss, len(heard.text), len(batch.text))
             if is_max:
                 stats.update(self._noted(model, output, heard, largest))
                 if not teacher and (largest or (model.lends_ranges and not self.split_batch)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -11,9 +11,6 @@ from torch import Tensor
 from espnet_todm.components import FULL, Subnet
 from espnet_todm.errors import UserError
 from espnet_todm.util.checks import check_by_name, check_length, check_number
-
-if TYPE_CHECKING:
-    from espnet_todm.encoders.supernet import SubsampledFeatures
 
 FOCAL = "focal"
 
@@ -62,11 +59,6 @@ def weighted(loss: Tensor, weight: Union[str, float], detached: bool) -> Tensor:
         return float(weight) * loss
     focal = 1 - torch.exp(-loss)
     return (focal.detach() if detached else focal) * loss
-
-
-def per_frame(subsampled: SubsampledFeatures) -> Tensor:
-    """Factor that turns a sum over frames, averaged over utterances, into the mean over output frames: scalar tensor."""
-    return len(subsampled.lengths) / subsampled.lengths.sum().clamp(min=1)
 
 
 def _check_range(pair: Any) -> tuple[float, float]:

@@ -29,7 +29,8 @@ from espnet_todm.selection.units import check_distinct, check_shares, draw, make
 from espnet_todm.trainers.agreement import GradientAgreement
 from espnet_todm.trainers.distillation_weight import KD_WEIGHT, DistillationWeight
 from espnet_todm.trainers.engine import Pass, sequential_step
-from espnet_todm.trainers.loss_weights import FOCAL, per_frame, weighted
+from espnet_todm.trainers.loss_weights import FOCAL, weighted
+from espnet_todm.trainers.ranks import per_frame
 from espnet_todm.trainers.selection_log import SelectionLog
 from espnet_todm.trainers.split_batch import check_split, own_part
 from espnet_todm.trainers.switch import SwitchState, convert_older, moved, sorted_orders
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 
 
 class TwoStageTrainer(SubnetTrainer):
-    """The loss is L(supernet) + the sum of w L(subnet) + the penalty of the selection. L is the mean per output frame.
+    """The loss is L(supernet) + the sum of w L(subnet) + the penalty of the selection. L is the mean per output frame, over
+    the frames of all ranks.
 
     Args:
         seed: seed of the drawn sizes and of the selection. Default: the seed of the training.
@@ -137,7 +139,9 @@ class TwoStageTrainer(SubnetTrainer):
     def step(self, model: TodmModel, batch: Batch, step: int) -> tuple[Tensor, Stats]:
         stats: Stats = {}
         teacher: list[Posteriors] = []
-        subnets = self.picked(step)
+        subnets, utterances = self.picked(step), len(batch.text)
+        # What the selection learns is in float32, with use_amp too.
+        in_float32 = partial(torch.autocast, batch.speech.device.type, enabled=False)
 
         def loss_of(subsampled: SubsampledFeatures, number: int, subnet: Subnet) -> Tensor:
             heard = batch
@@ -149,20 +153,23 @@ class TwoStageTrainer(SubnetTrainer):
                     teacher.append(output.posteriors.detach())
                 stats.update(output.stats, loss_full=output.loss.detach())
                 stats.update(self.distillation.of_step(model, output, heard, self.distillation.weight))
-                return output.loss * per_frame(subsampled)
-            gates = self._gates(subnet, step)
+                return per_frame(output.loss, subsampled.lengths, utterances)
+            with in_float32():
+                gates = self._gates(subnet, step)
             output = model.run_subnet(subsampled, heard, subnet, gates, teacher=teacher[0] if teacher else None)
             stats[f"loss_{subnet.name}"] = output.loss.detach()
-            loss = weighted(output.loss * per_frame(subsampled), self.subnet_weight, self.focal_detached)
+            loss = per_frame(output.loss, subsampled.lengths, utterances)
+            loss = weighted(loss, self.subnet_weight, self.focal_detached)
             if not self.distillation.weight:
                 return loss
             kd = model.distillation(teacher[0], output.posteriors, batch, self.divergence)
             weight = stats.get(KD_WEIGHT, self.distillation.weight)
-            return (1 - weight) * loss + weight * kd * per_frame(subsampled)
+            return (1 - weight) * loss + per_frame(weight * kd, subsampled.lengths, utterances)
 
         passes: list[Pass[Any]] = [partial(loss_of, number=n, subnet=subnet) for n, subnet in enumerate(subnets)]
         if not self.decided and step >= self.warmup_steps:
-            passes += self._penalty(self._drawn(step), step - self.warmup_steps, stats)
+            with in_float32():
+                passes += self._penalty(self._drawn(step), step - self.warmup_steps, stats)
         observe = self.agreement.of_step(model, subnets, stats, step)
         loss = sequential_step(
             model.run_subsampling(batch), passes, model.trained_parameters(), batch.context.loss_scale, observe

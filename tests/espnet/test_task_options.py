@@ -67,6 +67,7 @@ def test_the_training_command_looks_at_them(tmp_path: Path) -> None:
     for more, words in (
         (["--use_adapter", "true"], "use_adapter: true"),
         (["--freeze_param", "encoder.enbed"], "freeze_param: 'encoder.enbed'"),
+        (["--ngpu", "2"], "ngpu: 2 in one process .* add --multiprocessing_distributed true"),
     ):
         with pytest.raises(UserError, match=words):
             main([*arguments(data, tmp_path / "exp"), *more])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from espnet2.train.distributed_utils import DistributedOption
 from espnet2.train.reporter import Reporter
+from espnet2.train.trainer import Trainer
 
 from espnet_todm.espnet.trainer import TodmTrainer
 from espnet_todm.models.todm import TodmModel
@@ -62,3 +64,25 @@ def test_error_rates_may_be_those_of_some_batches() -> None:
     for name in ("cer_ctc", "cer_ctc_small"):
         first, second, third = some[name]
         assert math.isnan(second) and [first, third] == every[name][::2]
+
+
+def test_ranks_of_a_supernet_leave_unreached_parameters_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """DistributedDataParallel then gives no zeros to what no rank reached in a step."""
+    given: list[bool] = []
+    monkeypatch.setattr(Trainer, "run", classmethod(lambda _, **kwargs: given.append(_unused(**kwargs))))
+    for model in (trained_by(), torch.nn.Linear(1, 1)):
+        TodmTrainer.run(
+            model=model,
+            optimizers=[],
+            schedulers=[],
+            train_iter_factory=None,
+            valid_iter_factory=None,
+            plot_attention_iter_factory=None,
+            trainer_options=trainer_options(output_dir=str(tmp_path)),
+            distributed_option=DistributedOption(),
+        )
+    assert given == [True, False]
+
+
+def _unused(trainer_options: Any, **_: Any) -> bool:
+    return bool(trainer_options.unused_parameters)

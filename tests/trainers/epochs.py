@@ -42,9 +42,10 @@ def train_epoch(
     iterator: Iterable[Named],
     optimizer: torch.optim.Optimizer,
     scaler: Any = None,
+    ranks: bool = False,
     **options: Any,
 ) -> Reporter:
-    """The reporter after this epoch, the first one."""
+    """The reporter after this epoch, the first one. ``ranks``: this process is one of those that train the model."""
     reporter = Reporter()
     reporter.set_epoch(1)
     with reporter.observe("train") as part:
@@ -57,6 +58,6 @@ def train_epoch(
             scaler=scaler,
             summary_writer=None,
             options=trainer_options(**options),
-            distributed_option=DistributedOption(),
+            distributed_option=DistributedOption(distributed=ranks),
         )
     return reporter

@@ -19,6 +19,7 @@ from espnet_todm.losses.distillation import ctc_frame_distillation
 from espnet_todm.models.batch import Batch
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.trainers.engine import Pass, sequential_step
+from espnet_todm.trainers.single import SingleTrainer
 from espnet_todm.util.compat import autocasts_on_cpu
 from tests.tiny_model import batch, gradients, run, tiny_model, trained_by
 
@@ -268,15 +269,20 @@ def test_distributed_gradients_are_the_mean_over_ranks(tmp_path: Path) -> None:
         optimizer.step()
 
 
-def test_distributed_training_gets_zeros_for_what_no_subnet_reaches(tmp_path: Path) -> None:
-    model, of = tiny_model().train(), batch()
-    small = model.encoder.sizes["small"]
-    part: Pass[SubsampledFeatures] = lambda subsampled: model.run_subnet(subsampled, of, small).loss  # noqa: E731
+def test_distributed_training_leaves_alone_what_no_subnet_reaches(tmp_path: Path) -> None:
+    """The trainer wraps a supernet like this. Without the option, DistributedDataParallel makes zeros."""
+    found = []
     torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        sequential_step(model.run_subsampling(of), [part], model.trained_parameters()).backward()
+        for finds in (True, False):
+            wrapped = DistributedDataParallel(trained_by(SingleTrainer, size="small"), find_unused_parameters=finds)
+            of = batch()
+            wrapped(of.speech, of.speech_lengths, of.text, of.text_lengths, step=0)[0].sum().backward()
+            found.append(gradients(wrapped.module))
     finally:
         torch.distributed.destroy_process_group()
-    got = gradients(model)
-    assert all(gradient is not None for gradient in got.values())
-    assert any(not gradient.any() for gradient in got.values())
+    model = trained_by(SingleTrainer, size="small")
+    run(model, batch())[0].backward()
+    assert_same(found[0], gradients(model))
+    unreached = [name for name, gradient in found[0].items() if gradient is None]
+    assert unreached and all(float(found[1][name].abs().max()) == 0 for name in unreached)  # type: ignore[union-attr]
