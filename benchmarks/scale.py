@@ -79,7 +79,7 @@ def _number(value: float) -> str:
 
 
 def page(text: str) -> str:
-    """docs/scale.md with its two tables made anew."""
+    """docs/data/scale.md with its two tables made anew."""
     costs = yaml.safe_load(COSTS.read_text(encoding="utf-8"))
     sources = "".join(f"| {name} | {cost['value']:,} | {cost['source']} |\n" for name, cost in costs.items())
     values = {name: float(cost["value"]) for name, cost in costs.items()}
@@ -96,7 +96,7 @@ def page(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--page", default="docs/scale.md", help="the page whose tables are made (default docs/scale.md)"
+        "--page", default="docs/data/scale.md", help="the page whose tables are made (default docs/data/scale.md)"
     )
     options = parser.parse_args()
     write_text(options.page, page(Path(options.page).read_text(encoding="utf-8")))

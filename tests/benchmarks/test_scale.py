@@ -10,7 +10,7 @@ from benchmarks.scale import COSTS, page, table
 
 
 def test_the_page_is_up_to_date() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "data" / "scale.md").read_text(encoding="utf-8")
     assert page(text) == text
 
 
