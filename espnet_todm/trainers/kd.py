@@ -24,7 +24,7 @@ from espnet_todm.trainers.loss_weights import LossWeights
 from espnet_todm.trainers.ranks import per_own_utterance
 from espnet_todm.trainers.split_batch import check_split, own_part
 from espnet_todm.trainers.views import StepViews, ViewOptions, Views
-from espnet_todm.util.checks import build, check_choice, check_number, check_type
+from espnet_todm.util.checks import build, check_choice, check_number
 
 if TYPE_CHECKING:
     from espnet_todm.encoders.supernet import SubsampledFeatures
@@ -85,7 +85,6 @@ class KDTrainer(SubnetTrainer):
         check_space(model, search_space)
         check_number("warmup_steps", warmup_steps, at_least=0, whole=True)
         check_choice("dropout", dropout, (ALL_SUBNETS, MAX_ONLY))
-        check_type("split_batch", split_batch, bool)
         sizes, table = model.encoder.sizes, model.encoder.component_table()
         self.sandwich = Sandwich(table, sizes, seed, random_subnets, search_space, size_sampling, join)
         if size_weights and search_space:
@@ -95,9 +94,8 @@ class KDTrainer(SubnetTrainer):
         self.views = None if options is None else Views(options, model, seed, kd_start, dropout != MAX_ONLY)
         for_views = options is not None and options.consistency and not (kd_weight or kd_only_share)
         self.distillation = DistillationWeight(kd_weight, None if for_views else kd_start, kd_only_share)
+        check_split(split_batch, self.distillation.ever, views)
         self.split_batch = split_batch
-        if split_batch:
-            check_split(self.distillation.ever, views)
         self.teacher = make_teacher(model, teacher, self.distillation.ever, views)
         self.dropout, self.warmup_steps = dropout, warmup_steps
         self.divergence: Divergence = build(Divergence, divergence or {}, "subnet_trainer_conf.divergence")
@@ -114,9 +112,7 @@ class KDTrainer(SubnetTrainer):
         def loss_of(shared: Any, number: int, subnet: Subnet, weight: float) -> Tensor:
             is_max = subnet is subnets[0]
             subsampled: SubsampledFeatures = shared if views is None else views.of(shared, subnet)
-            heard = batch
-            if self.split_batch:
-                subsampled, heard = own_part(subsampled, batch, number, len(subnets), step)
+            subsampled, heard = own_part(self.split_batch, subsampled, batch, number, len(subnets), step)
             if not is_max and self.dropout == MAX_ONLY:
                 subsampled = replace(subsampled, dropout=False)
             output = model.run_subnet(subsampled, heard, subnet, teacher=None if is_max or not teacher else teacher[0])

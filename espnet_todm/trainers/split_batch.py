@@ -9,17 +9,19 @@ from typing import Any, Optional
 from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Batch
+from espnet_todm.util.checks import check_type
 from espnet_todm.util.host import on_both
 
 
-def check_split(distils: bool, views: Optional[Mapping[str, Any]] = None) -> None:
-    """Raises UserError for options that compare subnets on the same speech."""
-    if distils:
+def check_split(split_batch: bool, distils: bool, views: Optional[Mapping[str, Any]] = None) -> None:
+    """Raises UserError for another type, and if it is true, for options that compare subnets on the same speech."""
+    check_type("split_batch", split_batch, bool)
+    if split_batch and distils:
         raise UserError(
             "split_batch: true gives each subnet utterances of its own, so there is nothing to distil; set kd_weight: 0 and"
             " leave out kd_only_share"
         )
-    if views is not None:
+    if split_batch and views is not None:
         raise UserError(
             "split_batch: true gives each subnet utterances of its own, not a view of the same; leave out views"
         )
@@ -37,9 +39,11 @@ def own_rows(utterances: int, number: int, subnets: int, step: int) -> slice:
 
 
 def own_part(
-    subsampled: SubsampledFeatures, batch: Batch, number: int, subnets: int, step: int
+    split_batch: bool, subsampled: SubsampledFeatures, batch: Batch, number: int, subnets: int, step: int
 ) -> tuple[SubsampledFeatures, Batch]:
-    """The utterances of :func:`own_rows`, subsampled and as they came."""
+    """What a subnet trains on, subsampled and as it came: its :func:`own_rows` if ``split_batch``, else all utterances."""
+    if not split_batch:
+        return subsampled, batch
     rows = own_rows(len(batch.text), number, subnets, step)
     visible = None if subsampled.visible is None else subsampled.visible[rows]
     hidden, mask = subsampled.hidden[rows], subsampled.mask[rows]

@@ -34,7 +34,7 @@ from espnet_todm.trainers.ranks import per_frame
 from espnet_todm.trainers.selection_log import SelectionLog
 from espnet_todm.trainers.split_batch import check_split, own_part
 from espnet_todm.trainers.switch import SwitchState, convert_older, moved, sorted_orders
-from espnet_todm.util.checks import build, check_length, check_number, check_type
+from espnet_todm.util.checks import build, check_length, check_number
 
 if TYPE_CHECKING:
     from espnet_todm.encoders.supernet import Drop, Gates, SubsampledFeatures
@@ -117,9 +117,7 @@ class TwoStageTrainer(SubnetTrainer):
         check_number("stage1_share", self.stage1_share, at_least=0, below=1)
         check_number("warmup_steps", self.warmup_steps, at_least=0, whole=True)
         check_number("layer_drop", self.layer_drop, at_least=0, below=1)
-        check_type("split_batch", self.split_batch, bool)
-        if self.split_batch:
-            check_split(self.distillation.ever)
+        check_split(self.split_batch, self.distillation.ever)
 
     def _kind(self, selection: Optional[str]) -> type[Selection]:
         """Class of the selection. Raises UserError for an unknown one, and for one that differs from the alias."""
@@ -144,9 +142,7 @@ class TwoStageTrainer(SubnetTrainer):
         in_float32 = partial(torch.autocast, batch.speech.device.type, enabled=False)
 
         def loss_of(subsampled: SubsampledFeatures, number: int, subnet: Subnet) -> Tensor:
-            heard = batch
-            if self.split_batch:
-                subsampled, heard = own_part(subsampled, batch, number, len(subnets), step)
+            subsampled, heard = own_part(self.split_batch, subsampled, batch, number, len(subnets), step)
             if subnet.name == FULL:
                 output = model.run_subnet(subsampled, heard, subnet, drop=self._droppable())
                 if self.distillation.weight or (model.lends_ranges and not self.split_batch):
