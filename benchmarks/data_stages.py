@@ -2,7 +2,7 @@
 
     python -m benchmarks.data_stages --utterances 1000 10000 --output benchmarks/results/data_stages.md
 
-The corpus is made in LibriSpeech's layout: links to one file of 0.3 s of noise, 50 to a chapter, with words drawn from a
+The corpus is made in LibriSpeech's layout: links to one file of noise, 50 to a chapter, with words drawn from a
 thousand made ones. Each stage is a process of its own. Stage 3 and the Shar folder read audio or features, so
 they are measured up to --features utterances; above that, stage 4 judges made measures, which name the same features.
 """
@@ -41,19 +41,19 @@ from espnet_todm.util.memory import peak_memory, reset_peak, resident_memory
 from espnet_todm.util.processor import cpu_model
 from espnet_todm.util.stage_marker import fingerprint, mark_complete
 
-PER_CHAPTER, SECONDS, RATE = 50, 0.3, 16000
+PER_CHAPTER, RATE = 50, 16000
 WORDS = 12  # of an utterance
 SPLIT = "made"
 FACTORS = (0.9, 1.1)
 ROWS = 1 + len(FACTORS)  # of stages 2, 3 and 4 for each utterance
 
 
-def make_corpus(folder: Path, count: int) -> None:
+def make_corpus(folder: Path, count: int, seconds: float) -> None:
     """``count`` utterances below ``folder``/corpus/made."""
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), rng.integers(2, 9))) for _ in range(1000)]
     audio = folder / "audio.flac"
-    soundfile.write(audio, 0.1 * rng.standard_normal(int(SECONDS * RATE)), RATE)
+    soundfile.write(audio, 0.1 * rng.standard_normal(int(seconds * RATE)), RATE)
     for start in range(0, count, PER_CHAPTER):
         speaker, chapter = start // (10 * PER_CHAPTER), start // PER_CHAPTER
         here = folder / "corpus" / SPLIT / f"{speaker:06d}" / f"{chapter:07d}"
@@ -78,11 +78,12 @@ def make_measures(_: int) -> None:
 
 
 def stage_1(jobs: int) -> None:
-    prepare_data.main(["--corpus", "corpus", "--splits", SPLIT])
+    prepare_data.main(["--corpus", "corpus", "--splits", SPLIT, "--jobs", str(jobs)])
 
 
 def stage_2(jobs: int) -> None:
-    perturb_speed.main(["--data", f"data/{SPLIT}", "--output", f"data/{SPLIT}_sp", "--factors", *map(str, FACTORS)])
+    folders = ["--data", f"data/{SPLIT}", "--output", f"data/{SPLIT}_sp"]
+    perturb_speed.main([*folders, "--factors", *map(str, FACTORS), "--jobs", str(jobs)])
 
 
 def stage_3(jobs: int) -> None:
@@ -138,7 +139,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for count in options.utterances:
         with tempfile.TemporaryDirectory(dir=options.folder) as name:
             folder = Path(name)
-            make_corpus(folder, count)
+            make_corpus(folder, count, options.seconds)
             for stage in STAGES:
                 if stage in (("made",) if count <= options.features else ("3", "shar")):
                     continue
@@ -181,7 +182,7 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
         )
     return (
         "# Data stages by size of the corpus\n\n" + "\n".join(lines) + "\n\n"
-        f"Data: made utterances, links to one file of {SECONDS:g} s of noise, {PER_CHAPTER} to a chapter,"
+        f"Data: made utterances, links to one file of {options.seconds:g} s of noise, {PER_CHAPTER} to a chapter,"
         f" {WORDS} words each; speeds {', '.join(f'{factor:g}' for factor in FACTORS)}; {options.jobs} job(s)."
         " A row is an utterance or a copy of one. `before`: after the imports. `bytes per row`: the growth over that."
         f" `processor s` are of all processes.\n\n{cpu_model()};"
@@ -192,6 +193,7 @@ def report(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--utterances", type=int, nargs="+", default=[1000, 10000])
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of each (default 0.3)")
     parser.add_argument("--features", type=int, default=1000, help="measure stage 3 up to so many (default 1000)")
     parser.add_argument("--jobs", type=int, default=1, help="of the stages that have jobs (default 1)")
     parser.add_argument("--folder", help="where the corpora are made (default: the system's for temporary files)")

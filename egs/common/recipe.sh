@@ -120,7 +120,8 @@ prepare_data() {
   [ -z "$limit" ] || options+=(--limit "$limit")
   [ -z "$official" ] || options+=(--official "$official")
   read -ra splits <<<"$train_set $valid_set $test_sets"
-  python -m espnet_todm.bin.prepare_data "${options[@]}" --splits "${splits[@]}"
+  set_launcher_arguments data
+  python -m espnet_todm.bin.prepare_data "${options[@]}" --splits "${splits[@]}" "${launcher_arguments[@]}"
 }
 
 stage_1() { die "this recipe's run.sh defines no stage 1"; }
@@ -133,7 +134,9 @@ stage_2() {
   fi
   read -ra factors <<<"$speed_factors"
   data=data/$(split_name "$train_set")
-  python -m espnet_todm.bin.perturb_speed --data "$data" --output "${data}_sp" --factors "${factors[@]}"
+  set_launcher_arguments speed
+  python -m espnet_todm.bin.perturb_speed --data "$data" --output "${data}_sp" --factors "${factors[@]}" \
+    "${launcher_arguments[@]}"
 }
 
 stage_3() {

@@ -6,10 +6,12 @@ header) goes to the data folder's ``problems.tsv``, from where stage 4 takes it 
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from dataclasses import asdict
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
@@ -20,11 +22,13 @@ from espnet_todm.data.audio import in_words, libsndfile
 from espnet_todm.data.headers import cut_off
 from espnet_todm.data.librispeech import list_utterances
 from espnet_todm.data.listing import Reader, Utterance
+from espnet_todm.data.pieces import in_one, write_pieces
 from espnet_todm.data.tables import (
     PROBLEMS,
     Problem,
-    Problems,
-    read_cuts,
+    cut_lines,
+    cuts_of,
+    iterate_cuts,
     read_problems,
     write_data_folder,
     write_problems,
@@ -33,7 +37,7 @@ from espnet_todm.data.transcripts import plain_texts
 from espnet_todm.errors import UserError
 from espnet_todm.util.checks import check_number
 from espnet_todm.util.evenly import evenly, groups
-from espnet_todm.util.files import PathLike
+from espnet_todm.util.files import PathLike, read_lines, to_json
 from espnet_todm.util.stage_marker import atomic_stage, fingerprint
 
 _HEADER_THREADS = 8  # headers wait for the disk, not for a core
@@ -49,10 +53,12 @@ def prepare_split(
     output: PathLike,
     limit: Optional[int] = None,
     reader: Reader = list_utterances,
+    **how: Any,
 ) -> Path:
     """Stage 1: write the data folder ``output``/``name`` from ``folders`` of a corpus, by default in LibriSpeech's layout.
 
     limit: keep this many utterances, taken at even steps through the sorted list, so that all speakers keep a share.
+    ``how`` goes to ``launch`` (jobs, launcher, logs): above PIECE utterances, jobs read the headers.
     Raises UserError for folders that are missing, empty or without transcripts, and when no utterance can be used.
     """
     if limit is not None:
@@ -67,23 +73,28 @@ def prepare_split(
         if not total:
             raise UserError(f"{name}: no utterance in {', '.join(folders)} of {corpus}; an empty split cannot be used")
         utterances = plain_texts(evenly(listing.utterances, limit), name)
-        problems = Problems(folder)
-        totals = write_data_folder(folder, _cuts(utterances, problems), name)
-        if not totals.utterances:
+        if in_one(total, how):
+            data = write_data_folder(folder, _cuts(utterances), name)
+        else:
+            lines = (to_json(_plain(one)) + "\n" for one in utterances)
+            data = write_pieces(folder, lines, _cuts_of, f"data {name}", how)
+        problems = data.problems
+        if not data.totals.utterances:
             first = next(iter(problems.first.values()))
             raise UserError(f"{name}: none of {total} utterances can be used; {first.utterance}: {first.detail}")
         problems.write(folder / PROBLEMS)
-    logging.info("%s: %s%s", target, totals, f", {len(problems)} with problems ({PROBLEMS})" if len(problems) else "")
+    faults = f", {len(problems)} with problems ({PROBLEMS})" if len(problems) else ""
+    logging.info("%s: %s%s", target, data.totals, faults)
     return target
 
 
-def perturb_speed(data: PathLike, output: PathLike, factors: Sequence[float]) -> Path:
+def perturb_speed(data: PathLike, output: PathLike, factors: Sequence[float], **how: Any) -> Path:
     """Stage 2: write the data folder ``output`` with the utterances of ``data`` and a copy of each at every speed
     factor.
 
     A factor of 1.1 makes speech 1.1 times as fast (resampling, so the pitch moves along; Ko et al., Interspeech
     2015). The copy of utterance X is named X_sp1.1. Only the manifest is written: audio is resampled when stage 3
-    reads it.
+    reads it. ``how`` goes to ``launch``, as in ``prepare_split``.
     """
     for factor in factors:
         if not 0.5 <= factor <= 2 or factor == 1:
@@ -97,13 +108,27 @@ def perturb_speed(data: PathLike, output: PathLike, factors: Sequence[float]) ->
     with atomic_stage(target, options) as folder:
         if folder is None:
             return target
-        totals = write_data_folder(folder, _with_copies(data, factors), target.name)
+        cuts, copies = cuts_of(data), partial(_with_copies, factors=factors)
+        if in_one(sum(1 for _ in read_lines(Path(data) / "text")), how):
+            made = write_data_folder(folder, copies(cuts), target.name)
+        else:
+            made = write_pieces(folder, cut_lines(cuts), copies, f"speed {target.name}", how)
         write_problems(folder / PROBLEMS, read_problems(Path(data) / PROBLEMS))
-    logging.info("%s: %s", target, totals)
+    logging.info("%s: %s", target, made.totals)
     return target
 
 
-def _cuts(utterances: Iterable[Utterance], problems: Problems) -> Iterator[MonoCut]:
+def _plain(utterance: Utterance) -> dict[str, Any]:
+    return {**asdict(utterance), "audio": None if utterance.audio is None else str(utterance.audio)}
+
+
+def _cuts_of(lines: Path) -> Iterator[Union[MonoCut, Problem]]:
+    """The cuts of utterances in a file, one in a line of JSON."""
+    rows = map(json.loads, read_lines(lines))
+    return _cuts(Utterance(**{**row, "audio": row["audio"] and Path(row["audio"])}) for row in rows)
+
+
+def _cuts(utterances: Iterable[Utterance]) -> Iterator[Union[MonoCut, Problem]]:
     opened = lru_cache(maxsize=64)(_open)  # the segments of a recording come one after another
 
     def cut(utterance: Utterance) -> Union[MonoCut, Problem]:
@@ -111,11 +136,7 @@ def _cuts(utterances: Iterable[Utterance], problems: Problems) -> Iterator[MonoC
 
     with libsndfile(), ThreadPoolExecutor(_HEADER_THREADS) as threads:
         for group in groups(utterances, _HEADERS_AT_ONCE):
-            for result in threads.map(cut, group):
-                if isinstance(result, Problem):
-                    problems.add(result)
-                else:
-                    yield result
+            yield from threads.map(cut, group)
 
 
 def _open(audio: Path, name: str) -> tuple[Recording, Optional[str]]:
@@ -153,8 +174,8 @@ def _cut(
     )
 
 
-def _with_copies(data: PathLike, factors: Sequence[float]) -> Iterator[MonoCut]:
-    for cut in read_cuts(data):
+def _with_copies(cuts: Path, factors: Sequence[float]) -> Iterator[MonoCut]:
+    for cut in iterate_cuts(cuts):
         yield cut
         for factor in factors:
             yield cut.perturb_speed(factor)

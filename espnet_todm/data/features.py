@@ -10,7 +10,6 @@ Output ``<features>/org/<split>/``: ``archives/feats.N.ark`` (or ``audio/N/*.fla
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 import shutil
@@ -27,7 +26,7 @@ from lhotse import Fbank, FbankConfig
 from lhotse.cut import MonoCut
 
 from espnet_todm.data.audio import Measure, libsndfile, read
-from espnet_todm.data.tables import CUTS, DAMAGED, is_whole, iterate_cuts
+from espnet_todm.data.tables import CUTS, cut_lines, is_whole, iterate_cuts
 from espnet_todm.util.acoustics import MEL_BINS, SAMPLING_RATE
 from espnet_todm.util.checks import check_choice, check_number
 from espnet_todm.util.evenly import groups
@@ -170,15 +169,10 @@ def _begin(data: Path, folder: Path, options: FeatureOptions, wanted: dict[str, 
     shutil.rmtree(folder, ignore_errors=True)
     number = 0
     (folder / "shards").mkdir(parents=True)
-    for number, lines in enumerate(_pieces(data / CUTS, options.shard)):
+    for number, lines in enumerate(groups(cut_lines(data / CUTS), options.shard)):
         write_text(Shard(folder, number, options).cuts, "".join(lines))
     write_json(begun, {"options": wanted, "shards": number + 1})
     return [Shard(folder, n, options) for n in range(number + 1)]
-
-
-def _pieces(cuts: Path, size: int) -> Iterator[list[str]]:
-    with damage_told(cuts, DAMAGED), gzip.open(cuts, "rt", encoding="utf-8") as lines:
-        yield from groups(lines, size)
 
 
 def _finish(folder: Path, shards: list[Shard], wanted: dict[str, Any]) -> None:

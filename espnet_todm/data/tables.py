@@ -7,6 +7,7 @@ recordings; ``wav.scp`` then names recordings) and ``problems.tsv`` (utterances 
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional, Union
 
 from lhotse import CutSet
 from lhotse.cut import MonoCut
@@ -55,28 +56,45 @@ def is_whole(cut: MonoCut) -> bool:
     return bool(cut.start == 0 and cut.duration == cut.recording.duration)
 
 
+def cut_row(cut: MonoCut) -> tuple[Any, ...]:
+    """What ``DataFolder.add`` wants to know of a cut with one supervision."""
+    said, recording = cut.supervisions[0], cut.recording
+    audio, changed = recording.sources[0].source, bool(recording.transforms)
+    times = cut.start, cut.end, cut.duration
+    return cut.id, said.text, said.speaker, *times, recording.id, str(audio), changed, is_whole(cut)
+
+
 class DataFolder:
-    """What becomes the tables of a data folder: rows of its cuts, in any order, with memory for few of them."""
+    """The tables and the problems of a data folder, from rows in any order and with memory for few of them."""
 
     def __init__(self, folder: Path) -> None:
-        self.totals = Totals()
+        self.totals, self.problems = Totals(), Problems(folder)
         self._folder, self._rows, self._audio = folder, SortedRows(folder), SortedRows(folder)
         self._unchanged, self._parts = True, False
         self._before = ("", "")
 
-    def add(self, cut: MonoCut) -> None:
-        """Take the row of a cut with one supervision."""
-        supervision, recording = cut.supervisions[0], cut.recording
-        self._unchanged = self._unchanged and not recording.transforms
-        self._parts = self._parts or not is_whole(cut)
-        segment = f"{recording.id} {cut.start:.4f} {cut.end:.4f}"
-        self._rows.add(cut.id, supervision.text, supervision.speaker, f"{cut.duration:.4f}", segment)
-        audio = recording.id, recording.sources[0].source
-        if self._unchanged and audio != self._before:  # cuts of a recording come one after another
-            self._audio.add(audio[0], f"{self.totals.utterances:012d}", audio[1])
-            self._before = audio
+    def add(
+        self,
+        name: str,
+        text: str,
+        speaker: str,
+        start: float,
+        end: float,
+        duration: float,
+        recording: str,
+        source: str,
+        changed: bool,
+        whole: bool,
+    ) -> None:
+        """Take an utterance. start, end, duration: seconds; changed: its audio is in no file; whole: it is all of it."""
+        self._unchanged = self._unchanged and not changed
+        self._parts = self._parts or not whole
+        self._rows.add(name, text, speaker, f"{duration:.4f}", f"{recording} {start:.4f} {end:.4f}")
+        if self._unchanged and self._before != (recording, source):  # cuts of a recording come one after another
+            self._audio.add(recording, f"{self.totals.utterances:012d}", source)
+            self._before = recording, source
         self.totals.utterances += 1
-        self.totals.seconds += cut.duration
+        self.totals.seconds += duration
 
     def write(self) -> None:
         """Write the tables. Raises UserError for names that come twice or cannot stand in a table."""
@@ -89,26 +107,34 @@ class DataFolder:
                     write(recording, source)
 
 
-def write_data_folder(folder: Path, cuts: Iterable[MonoCut], name: str) -> Totals:
-    """Stream ``cuts`` (one supervision each) into a data folder, with a progress bar called ``name``.
+def write_data_folder(folder: Path, found: Iterable[Union[MonoCut, Problem]], name: str) -> DataFolder:
+    """Stream cuts (one supervision each) into a data folder, with a progress bar called ``name``.
 
-    The caller makes the folder appear as a whole.
+    The caller makes the folder appear as a whole, and writes the problems.
     """
-    tables = DataFolder(folder)
+    data = DataFolder(folder)
     with CutSet.open_writer(folder / CUTS) as writer:
-        for cut in tqdm(cuts, desc=name, unit="utt", disable=None):
-            writer.write(cut)
-            tables.add(cut)
-    tables.write()
-    return tables.totals
+        for one in tqdm(found, desc=name, unit="utt", disable=None):
+            if isinstance(one, Problem):
+                data.problems.add(one)
+            else:
+                writer.write(one)
+                data.add(*cut_row(one))
+    data.write()
+    return data
 
 
 def read_cuts(folder: PathLike) -> Iterator[MonoCut]:
-    """The cuts of a data folder, read lazily. Raises UserError when there are none, and as ``iterate_cuts``."""
+    """The cuts of a data folder, read lazily. Raises UserError as ``cuts_of`` and ``iterate_cuts``."""
+    return iterate_cuts(cuts_of(folder))
+
+
+def cuts_of(folder: PathLike) -> Path:
+    """The file with a data folder's cuts. Raises UserError when there is none."""
     path = Path(folder) / CUTS
     if not path.is_file():
         raise UserError(f"{path}: no such file; run stage 1 (data) first")
-    return iterate_cuts(path)
+    return path
 
 
 def iterate_cuts(path: PathLike) -> Iterator[MonoCut]:
@@ -145,6 +171,12 @@ class Problems:
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             for row in chain([("utterance", "reason", "detail")], self._rows):
                 file.write(encode(path, "\t".join(row) + "\n"))
+
+
+def cut_lines(path: PathLike) -> Iterator[str]:
+    """The lines of a data folder's cuts, with their ends. Raises UserError when the file is damaged."""
+    with damage_told(path, DAMAGED), gzip.open(path, "rt", encoding="utf-8") as lines:
+        yield from lines
 
 
 def write_problems(path: PathLike, problems: Iterable[Problem]) -> None:

@@ -18,6 +18,7 @@ from espnet_todm.data.listing import Reader, parse_split
 from espnet_todm.data.sorted_tables import sorted_table
 from espnet_todm.errors import UserError
 from espnet_todm.scoring.scores import OFFICIAL_SIZES, official_note
+from espnet_todm.util.launch import add_launcher_arguments, launcher_arguments
 
 LAYOUTS = ("librispeech", "tedlium2")
 Layout = tuple[Path, dict[str, tuple[str, ...]], Reader]  # the folder of the splits, their parts, what lists them
@@ -37,12 +38,14 @@ parser.add_argument("--download", action="store_true", help="LibriSpeech: downlo
 told = {"unknown": "keep (default) or remove <unk>", "max_overlap": "seconds segments share (default 0.1)"}
 add_fields(parser, tedlium.TedliumOptions, {name: f"TED-LIUM: {text}" for name, text in told.items()})
 
+add_launcher_arguments(parser)
+
 
 def main(arguments: Sequence[str]) -> None:
     parsed = parser.parse_args(arguments)
     corpus, splits, reader = (_tedlium if parsed.layout == "tedlium2" else _librispeech)(parsed)
     for name, folders in splits.items():
-        data = prepare_split(corpus, name, folders, parsed.output, parsed.limit, reader)
+        data = prepare_split(corpus, name, folders, parsed.output, parsed.limit, reader, **launcher_arguments(parsed))
         if parsed.official and parsed.limit is None:
             _check_size(data, parsed.official)
 
