@@ -37,7 +37,7 @@ FLOORS = (
 TOP = {
     **dict.fromkeys(("recognizer", "run"), "front door"),
     **dict.fromkeys(("components", "sizes", "card"), "vocabulary"),
-    "hook": "util",
+    **dict.fromkeys(("hook", "precision"), "util"),
     "errors": "errors",
 }
 WORDS = {

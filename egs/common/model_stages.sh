@@ -42,7 +42,6 @@ set_training() {
   training+=("${more[@]}")
 }
 
-# One training step on random speech, without data. The vocabulary is that of the tokens if they are there already.
 # Arguments of a training from Shar folders, in the array `iterator`.
 set_iterator() {
   local shards
@@ -51,6 +50,7 @@ set_iterator() {
     --iterator_conf "valid=$shards/$(split_name "$valid_set")/shar")
 }
 
+# One training step on random speech, without data. The vocabulary is that of the tokens if they are there already.
 try_configuration() {
   local tokens vocabulary=$token_size features=80 more iterator=()
   tokens=$(token_dir)/tokens.txt

@@ -110,11 +110,10 @@ def random_batch(
 
 def extracted_model(model: TodmModel, subnet: Subnet) -> TodmModel:
     """The subnet as an extracted model with its own copy of the parameters."""
+    # ESPnet's attention keeps its last weights, which are part of a graph and cannot be copied.
     for module in model.modules():
         if isinstance(getattr(module, "attn", None), torch.Tensor):
-            module.attn = (
-                None  # ESPnet's attention keeps its last weights, which are part of a graph and cannot be copied
-            )
+            module.attn = None
     small = copy.deepcopy(model)
     small.encoder = model.encoder.extract(subnet).to(next(model.parameters()).device)
     return small

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from espnet_todm.elastic.base import Context, Cut, ElasticModule, KeepIndices, last_linear
 from espnet_todm.errors import UserError
+from espnet_todm.precision import at_least_float32
 
 INITS = ("lin", "inv")
 MIDDLE_STEP, STEP_RANGE = 0.01, 10.0  # dt starts log-uniform from a tenth to ten times 0.01
@@ -122,7 +123,7 @@ class ElasticStateSpace(ElasticModule):
         hidden = self._heads(x, kept)
         for stage in range(self.stack):
             with torch.autocast(x.device.type, enabled=False):
-                outputs = self.filtered(_at_least_float32(hidden.masked_fill(~mask, 0.0)), stage, kept)
+                outputs = self.filtered(at_least_float32(hidden.masked_fill(~mask, 0.0)), stage, kept)
             hidden = self._mix(outputs.to(hidden.dtype), stage, kept)
         return self._project(hidden, kept, gates)
 
@@ -149,7 +150,7 @@ class ElasticStateSpace(ElasticModule):
         hidden, states = self._heads(x.unsqueeze(1), kept), []
         for stage in range(self.stack):
             log_transition, output = self._discrete(stage, kept)
-            signal = _at_least_float32(hidden)
+            signal = at_least_float32(hidden)
             states.append(torch.exp(log_transition) * state[stage] + signal)
             read = 2 * (output.squeeze(1) * states[-1]).sum(-1, keepdim=True).real  # (B, C, 1)
             outputs = read + self.take("skip", kept)[stage] * signal
@@ -165,7 +166,7 @@ class ElasticStateSpace(ElasticModule):
         """dt A (C, M) and C Bbar (C, R, M), complex, of a stage."""
         names = ("log_step", "log_decay", "frequency", "coefficients")
         log_step, log_decay, frequency, coefficients = (
-            _at_least_float32(self.take(name, kept)[stage]) for name in names
+            at_least_float32(self.take(name, kept)[stage]) for name in names
         )
         transition = torch.complex(-log_decay.exp(), frequency * self.fastest)
         log_transition = (MIDDLE_STEP * STEP_RANGE**log_step).unsqueeze(-1) * transition
@@ -231,7 +232,3 @@ def _tiles(frames: int) -> tuple[int, int]:
     """Rows I and columns J, about equal, with I J >= ``frames``."""
     columns = math.isqrt(frames - 1) + 1
     return -(-frames // columns), columns
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -16,6 +16,7 @@ from espnet2.train.reporter import SubReporter
 from torch import Tensor
 
 from espnet_todm.errors import UserError
+from espnet_todm.trainers.ranks import several_ranks
 
 MOST_IN_A_ROW = 100
 NAMED = 3  # utterances in a message
@@ -89,7 +90,7 @@ class SkippedSteps:
     def _why(self) -> str:
         """The cause of skipped steps. All ranks must call it together, since each has only its own utterances."""
         found = [self.broken]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if several_ranks():
             found = [[] for _ in range(torch.distributed.get_world_size())]
             torch.distributed.all_gather_object(found, self.broken)
         names = sorted({name for names in found for name in names})

@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from espnet_todm.errors import UserError
+from espnet_todm.precision import compute_dtype
 from espnet_todm.util.checks import check_choice, is_number
 from espnet_todm.util.host import places
 
@@ -133,7 +134,7 @@ def alpha_divergence(teacher_logits: Tensor, student_logits: Tensor, alpha: floa
 
     teacher_logits, student_logits: (..., V). Returns (...). For alpha outside [0, 1] it may overflow to inf.
     """
-    dtype = _compute_dtype(teacher_logits, student_logits)
+    dtype = compute_dtype(teacher_logits, student_logits)
     log_p, log_q = (
         torch.log_softmax(logits, -1, dtype=dtype).clamp(min=_LOWEST) for logits in (teacher_logits, student_logits)
     )
@@ -152,7 +153,7 @@ class _ClippedDivergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, teacher: Tensor, student: Tensor, rows: Optional[Tensor], divergence: Divergence) -> Tensor:
         """teacher, student (N, V); rows (M,) int64, the rows to read, or None for all. Returns (N,)."""
-        dtype = _compute_dtype(teacher, student)
+        dtype = compute_dtype(teacher, student)
         wanted = ctx.needs_input_grad[1]
         loss = torch.zeros(len(student), dtype=dtype, device=student.device)
         gradient = torch.zeros(student.shape if wanted else (), dtype=dtype, device=student.device)
@@ -210,10 +211,6 @@ def _blocks(logits: Tensor, rows: Optional[Tensor]) -> Iterator[Union[slice, Ten
     count = len(logits) if rows is None else len(rows)
     for start in range(0, count, size):
         yield slice(start, min(start + size, count)) if rows is None else rows[start : start + size]
-
-
-def _compute_dtype(teacher: Tensor, student: Tensor) -> torch.dtype:
-    return torch.promote_types(torch.promote_types(teacher.dtype, student.dtype), torch.float32)
 
 
 def _snap(alpha: float) -> float:

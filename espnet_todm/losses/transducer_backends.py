@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from espnet_todm.errors import UserError
-from espnet_todm.losses.transducer_nodes import compute_dtype
 from espnet_todm.losses.transducer_targets import Targets
+from espnet_todm.precision import compute_dtype
 
 FULL = ("torch", "torchaudio", "k2")
 PRUNED = ("torch", "k2")

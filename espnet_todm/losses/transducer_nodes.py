@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from espnet_todm.losses.transducer_targets import Targets
+from espnet_todm.precision import compute_dtype
 from espnet_todm.util.host import places
 
 _BLOCK = {"cpu": 1 << 17, "cuda": 1 << 25}
@@ -120,11 +121,6 @@ def _without(block: Tensor, chosen: Tensor, blank: int) -> Tensor:
     others = block.scatter(-1, chosen, float("-inf"))
     others[..., blank] = float("-inf")
     return others
-
-
-def compute_dtype(logits: Tensor) -> torch.dtype:
-    """float32, or float64 for float64 input: the dtype of the computation."""
-    return torch.promote_types(logits.dtype, torch.float32)
 
 
 def _blocks(logits: Tensor, targets: Targets) -> Iterator[Index]:

@@ -23,8 +23,8 @@ from torch.autograd.function import once_differentiable
 
 from espnet_todm.errors import UserError
 from espnet_todm.losses.transducer_lattice import Occupation, lattice_loss
-from espnet_todm.losses.transducer_nodes import compute_dtype
 from espnet_todm.losses.transducer_targets import Targets, check_targets
+from espnet_todm.precision import compute_dtype
 from espnet_todm.util.host import places, values
 
 _UNDERFLOW = 1e-20

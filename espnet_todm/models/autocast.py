@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional
 
 import torch
-from torch import Tensor
 
 from espnet_todm.util.compat import autocasts_on_cpu
 from espnet_todm.util.processor import cpu_has
@@ -34,8 +33,3 @@ class Autocast:
 
 
 FLOAT32 = Autocast(None)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """A floating-point tensor in float32, or as it is in float64."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -19,10 +19,10 @@ from espnet_todm.encoders.interctc import Taken
 from espnet_todm.encoders.supernet import SubsampledFeatures
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation, token_distillation
-from espnet_todm.models.autocast import at_least_float32
 from espnet_todm.models.batch import Batch, Posteriors, Stats, StepContext, SubnetOutput, labels_of, shortened
 from espnet_todm.models.odd_utterances import heard, lengthen
 from espnet_todm.models.transducer import Lattice
+from espnet_todm.precision import at_least_float32
 from espnet_todm.util.host import copy_on_host, on_both, values
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from espnet_todm.losses.distillation import SCALES
 from espnet_todm.losses.transducer import pruned_loss, transducer_loss
 from espnet_todm.losses.transducer_backends import FULL, PRUNED, pick_backend
 from espnet_todm.losses.transducer_pruning import check_scales, gather_ranges, prune_ranges, simple_loss
-from espnet_todm.models.autocast import at_least_float32
 from espnet_todm.models.greedy import greedy_search
+from espnet_todm.precision import at_least_float32
 from espnet_todm.util.checks import check_choice, check_number
 from espnet_todm.util.host import on_both, values
 

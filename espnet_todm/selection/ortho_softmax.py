@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_todm.precision import at_least_float32
 from espnet_todm.selection.base import Selection
 from espnet_todm.selection.units import Units
 from espnet_todm.util.checks import check_choice, check_number
@@ -88,8 +89,7 @@ class OrthoSoftmax(Selection):
 
     def probabilities(self, step: int) -> Tensor:
         """P (N, N) in float32 or float64. Row k is the distribution of choice k over the units."""
-        scores = self.scores.to(torch.promote_types(self.scores.dtype, torch.float32))
-        return torch.softmax(scores / self.temperature(step), dim=1)
+        return torch.softmax(at_least_float32(self.scores) / self.temperature(step), dim=1)
 
     def prefix(self, size: str, probabilities: Tensor) -> int:
         """Number of rows whose expected cost is nearest to the size's budget, at least 1."""

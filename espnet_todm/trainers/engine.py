@@ -16,7 +16,7 @@ from typing import Any, Callable, Optional, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from espnet_todm.models.autocast import at_least_float32
+from espnet_todm.precision import at_least_float32
 
 
 class Shared(Protocol):
