@@ -55,18 +55,26 @@ def _training(output: Path, data: Path, *before: str) -> Iterator[subprocess.Pop
     """A training of two ranks that would take hours, as soon as it has written an epoch; its output goes to a file."""
     options = ["--processes", "2", "--", *arguments(data, output, "--max_epoch", "100000", "--num_workers", "1")]
     with output.with_suffix(".log").open("w") as log:
-        started = subprocess.Popen([*before, *options], cwd=ROOT, stdout=log, stderr=log, text=True)
+        environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+        started = subprocess.Popen([*before, *options], cwd=ROOT, env=environment, stdout=log, stderr=log, text=True)
     try:
-        end = time.monotonic() + 900
+        end = time.monotonic() + 600
         while not (output / "checkpoint.pth").exists():
-            assert started.poll() is None and time.monotonic() < end, output.with_suffix(".log").read_text()[-3000:]
+            if time.monotonic() > end:  # its log then says where each process stands
+                _signal([started.pid, *_family(started.pid)], signal.SIGABRT)
+                started.wait(60)
+            assert started.poll() is None, output.with_suffix(".log").read_text()[-20000:]
             time.sleep(0.1)
         yield started
     finally:
-        for pid in [started.pid, *_family(started.pid)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _signal([started.pid, *_family(started.pid)], signal.SIGKILL)
         started.wait()
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _family(pid: int) -> list[int]:

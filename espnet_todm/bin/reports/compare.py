@@ -32,6 +32,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--label", required=True, help="what the data are")
     parser.add_argument("--output", required=True, help="the report (Markdown); pictures go to the folder beside it")
     parser.add_argument(
+        "--results",
+        help="folder for small files with the results of each training; those of other machines count as done",
+    )
+    parser.add_argument(
         "--only", nargs="+", help="methods to run and show, by name, with or without the seed (default: all)"
     )
     parser.add_argument(
@@ -52,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
 
     methods = read_plan(options.plan)
     chosen = choose(methods, options.only)
-    runs = Runs(methods, options.recipe, options.folder, options.options)
+    runs = Runs(methods, options.recipe, options.folder, options.options, options.results)
     failure = None
     if not options.report_only:
         try:

@@ -10,19 +10,19 @@ from espnet_todm.report.comparison.curve import curve_section
 from espnet_todm.report.comparison.plan import Method
 from espnet_todm.report.comparison.results import Results
 from espnet_todm.report.comparison.table import gap_section, size_table
+from espnet_todm.report.comparison.trained import Trained
 from espnet_todm.report.environment import Environment
 from espnet_todm.report.results import environment_section
 from espnet_todm.report.selection_page import selection_section
-from espnet_todm.trainers.selection_log import CARDS
 from espnet_todm.util.files import PathLike, write_text
 
 
 def write_comparison(
-    chosen: Sequence[Method], done: Sequence[tuple[Method, Path]], output: PathLike, label: str, plan: PathLike
+    chosen: Sequence[Method], done: Sequence[Trained], output: PathLike, label: str, plan: PathLike
 ) -> str:
     """Write the report, with its environment; returns the text. Rows of methods that are not done have blank cells.
 
-    chosen: methods to show; done: those that are complete, with their experiments. label: what the data are; plan: quoted,
+    chosen: methods to show; done: those that are complete. label: what the data are; plan: quoted,
     since it is what was run. Raises UserError when none is done, and when a size and its twin differ in cost.
     """
     if not done:
@@ -51,6 +51,11 @@ def _selections(results: Results, plots: Path, home: Path) -> list[str]:
     sections = []
     for row in results.rows.values():
         first = next(iter(row.done.values()), None)
-        if first is not None and (first.folder / CARDS).is_dir():
-            sections.append(f"## {first.method.name}\n{selection_section(first.folder, plots, home)}")
+        if first is None or not first.kept:
+            continue
+        if first.experiment is None:
+            told = "Its experiment is not on this machine, so its components are not shown.\n"
+        else:
+            told = selection_section(first.experiment, plots, home)
+        sections.append(f"## {first.method.name}\n{told}")
     return sections

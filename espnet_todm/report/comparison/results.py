@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from statistics import fmean
 from typing import Any, Optional
 
@@ -14,32 +12,12 @@ import numpy as np
 from espnet_todm.components import FULL
 from espnet_todm.errors import UserError
 from espnet_todm.report.comparison.plan import Method
-from espnet_todm.report.comparison.training import Training, read_training
+from espnet_todm.report.comparison.trained import Trained
 from espnet_todm.report.comparison.twins import check_twin
-from espnet_todm.report.experiment import Experiment, SizeResult, load_experiment
+from espnet_todm.report.experiment import SizeResult
 from espnet_todm.scoring.scores import Score
 from espnet_todm.scoring.twins import Rate, TwinDifference, mean_rate, twin_difference
 from espnet_todm.util.checks import is_number
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A training that is done, with its experiment."""
-
-    method: Method
-    folder: Path
-    experiment: Experiment
-
-    @cached_property
-    def training(self) -> Training:
-        return read_training(self.folder)
-
-    def size(self, name: str) -> Optional[SizeResult]:
-        return next((size for size in self.experiment.sizes if size.name == name), None)
-
-    def score(self, size: str, split: str) -> Optional[Score]:
-        result = self.size(size)
-        return result.scores.get(split) if result else None
 
 
 @dataclass(frozen=True)
@@ -133,10 +111,10 @@ def check_same_utterances(one: Score, other: Score, name: str) -> None:
 
 
 class Results:
-    """All that is done of a plan. chosen: methods to show; done: those that are complete, with their experiments."""
+    """All that is done of a plan. chosen: methods to show; done: those that are complete."""
 
-    def __init__(self, chosen: Sequence[Method], done: Sequence[tuple[Method, Path]]) -> None:
-        trained = {method.name: Trained(method, folder, load_experiment(folder)) for method, folder in done}
+    def __init__(self, chosen: Sequence[Method], done: Sequence[Trained]) -> None:
+        trained = {one.method.name: one for one in done}
         groups: dict[tuple[str, int], list[Method]] = {}
         for method in chosen:
             groups.setdefault((method.label or method.name, method.length), []).append(method)
@@ -144,7 +122,7 @@ class Results:
             key: Row(*key, tuple(methods), {m.seed: trained[m.name] for m in methods if m.name in trained})
             for key, methods in groups.items()
         }
-        splits = (split for one in trained.values() for split in one.experiment.splits)
+        splits = (split for one in trained.values() for split in one.splits)
         self.splits = tuple(dict.fromkeys(splits))
         self._gaps: dict[tuple[str, tuple[str, ...], str], Optional[Gap]] = {}  # tables and plots ask for the same ones
 

@@ -10,7 +10,7 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,11 +19,19 @@ from typing import Optional
 
 import yaml
 
-from espnet_todm.components import ComponentTable
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.config_inheritance import read_yaml
 from espnet_todm.report.comparison.plan import Method
-from espnet_todm.report.comparison.twins import card_of, learned_config
+from espnet_todm.report.comparison.trained import (
+    SUFFIX,
+    Trained,
+    chosen_there,
+    config_of,
+    from_experiment,
+    read_trained,
+    write_trained,
+)
+from espnet_todm.report.comparison.twins import learned_config
 from espnet_todm.util.files import PathLike, write_text
 from espnet_todm.util.lifetime import end_with
 from espnet_todm.util.stage_marker import Busy, as_recorded, completed_with, exclusive, is_complete, mark_complete
@@ -34,12 +42,21 @@ SECONDS_BETWEEN_LOOKS = 10.0
 class Runs:
     """The experiments of a plan, in ``exp/<folder>`` of a recipe.
 
-    methods: all of the plan. recipe: its run.sh, whose data stages are done. options: for the recipe.
+    methods: all of the plan. recipe: its run.sh, whose data stages are done. options: for the recipe. results: folder with
+    the results of trainings (see :mod:`espnet_todm.report.comparison.trained`), also of other machines.
     """
 
-    def __init__(self, methods: Sequence[Method], recipe: PathLike, folder: str, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        methods: Sequence[Method],
+        recipe: PathLike,
+        folder: str,
+        options: Sequence[str] = (),
+        results: Optional[PathLike] = None,
+    ) -> None:
         self.methods = list(methods)
         self.run_sh, self.folder, self.options = Path(recipe), folder, list(options)
+        self.results = None if results is None else Path(results)
         self._by_label = {(method.label, method.seed, method.length): method for method in methods}
         self._learned: dict[str, Method] = {}
 
@@ -50,27 +67,56 @@ class Runs:
         """The method of this label with the seed and the length of another."""
         return self._by_label[label, like.seed, like.length]
 
+    def result(self, method: Method) -> Optional[Path]:
+        """The file of its results, there or not; None without a folder for them."""
+        return None if self.results is None else self.results / f"{method.slug}{SUFFIX}"
+
     def configured(self, method: Method) -> Optional[Method]:
         """The method with its complete configuration; None while the method that chooses its components is not done."""
         if not method.learned_by:
             return method
         if method.name not in self._learned:
             owner = self.find(method.learned_by, method)
-            if not self.is_done(owner):
+            kept = self._kept(owner)
+            if kept is None:
                 return None
-            folder, (size,) = self.experiment(owner), method.sizes
-            config = learned_config(method.config, size, card_of(folder, size), encoder_table(folder))
-            self._learned[method.name] = replace(method, config=config)
+            (size,) = method.sizes
+            self._learned[method.name] = replace(method, config=learned_config(method.config, size, kept[size]))
         return self._learned[method.name]
 
+    def _kept(self, owner: Method) -> Optional[Mapping[str, Mapping[str, list[int]]]]:
+        """What the sizes keep whose components a method chose; None while it is not done."""
+        if self._has_experiment(owner):
+            return chosen_there(owner, self.experiment(owner))
+        path = self._stored(owner)
+        return None if path is None else read_trained(owner, path).kept
+
     def is_done(self, method: Method) -> bool:
-        """Whether the experiment was completed with this method's configuration."""
+        """Whether there is a completed experiment with this method's configuration, or a file of its results."""
+        return self._has_experiment(method) or self._stored(method) is not None
+
+    def _has_experiment(self, method: Method) -> bool:
         known, record = self.configured(method), completed_with(self.experiment(method))
         return known is not None and isinstance(record, dict) and record.get("config") == as_recorded(known.config)
 
-    def done(self, chosen: Sequence[Method]) -> list[tuple[Method, Path]]:
-        """Those of the chosen methods that are done, with their experiments."""
-        return [(method, self.experiment(method)) for method in chosen if self.is_done(method)]
+    def _stored(self, method: Method) -> Optional[Path]:
+        """The file of this method's results, if it is there and of its configuration."""
+        known, path = self.configured(method), self.result(method)
+        there = known is not None and path is not None and config_of(path) == as_recorded(known.config)
+        return path if there else None
+
+    def done(self, chosen: Sequence[Method]) -> list[Trained]:
+        """Those of the chosen methods that are done. Results of experiments are written to the folder of results."""
+        return [self._trained(method) for method in chosen if self.is_done(method)]
+
+    def _trained(self, method: Method) -> Trained:
+        known, path = self.configured(method) or method, self._stored(method)
+        if path is not None and not self._has_experiment(method):
+            return read_trained(known, path)
+        trained, path = from_experiment(known, self.experiment(method)), self.result(method)
+        if path is not None:
+            write_trained(trained, path)
+        return trained
 
     def run(self, chosen: Sequence[Method]) -> None:
         """Train and score these methods, those of other workers by waiting for them.
@@ -100,7 +146,10 @@ class Runs:
 
     def _attempt(self, method: Method, left: Sequence[Method]) -> bool:
         """Run one method. False while it is another worker's, or waits for another method."""
-        known = self.configured(method)
+        known, path = self.configured(method), self._stored(method)
+        if path is not None:
+            logging.info("%s: done already, its results are in %s", method.name, path)
+            return True
         if known is None:
             owner = self.find(method.learned_by, method)
             if owner in left or self._is_busy(owner) or self.is_done(owner):
@@ -125,13 +174,6 @@ class Runs:
         # Not the lock of the experiment's folder, which its training takes.
         with exclusive(self.experiment(method).with_name(f"{method.slug}.worker")) as descriptor:
             yield descriptor
-
-
-def encoder_table(experiment: Path) -> ComponentTable:
-    """The components of an experiment's encoder."""
-    from espnet_todm.report.selection_page import load_encoder
-
-    return load_encoder(experiment)[0].component_table()
 
 
 def train_and_score(

@@ -140,11 +140,11 @@ def chooses_sizes(config: Mapping[str, Any]) -> bool:
     return not (uniform and config["encoder_conf"].get("share_shape", "uniform") == "uniform")
 
 
-def learned_config(config: Mapping[str, Any], size: str, card: PathLike, table: ComponentTable) -> dict[str, Any]:
-    """``config`` of a twin with the components that a card keeps, as numbers of components per module and layer.
+def kept_by_card(size: str, card: PathLike, table: ComponentTable) -> dict[str, list[int]]:
+    """Module -> number of components in each layer that a card keeps. table: of the encoder that chose them.
 
-    table: of the encoder that chose them. A module's components are interchangeable, so their number is all that a fresh
-    encoder needs. That holds after training has sorted them, too. Raises UserError for a card of another encoder.
+    A module's components are interchangeable, so their number is all that a fresh encoder needs. That holds after training
+    has sorted them, too. Raises UserError for a card of another encoder.
     """
     subnet = Subnet.from_json(size, read_card(card)["kept"])
     try:
@@ -154,8 +154,13 @@ def learned_config(config: Mapping[str, Any], size: str, card: PathLike, table: 
     kept: dict[str, list[int]] = {}
     for layer, module in module_sizes(table):
         kept.setdefault(module, [0] * table.num_layers)[layer] = len(subnet.layers.get(layer, {}).get(module, ()))
+    return kept
+
+
+def learned_config(config: Mapping[str, Any], size: str, kept: Mapping[str, list[int]]) -> dict[str, Any]:
+    """``config`` of a twin whose size keeps these numbers of components (see ``kept_by_card``)."""
     encoder = {key: value for key, value in config["encoder_conf"].items() if key not in SUPERNET_OPTIONS}
-    return {**config, "encoder_conf": {**encoder, "sizes": {size: kept}}}
+    return {**config, "encoder_conf": {**encoder, "sizes": {size: dict(kept)}}}
 
 
 def check_twin(

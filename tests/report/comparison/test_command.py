@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,16 @@ def test_what_is_done_is_reported_and_what_failed_is_told(recipe: Path, capsys: 
         "|small|plain|alone small|+0.0, +0.0|test|1|30.0|30.0|+0.0 [+0.0, +0.0]|+0.0 [+0.0, +0.0]|equal within ±0.0|"
         in text
     )
+
+
+def test_results_are_kept_in_small_files_which_stand_for_their_experiments(recipe: Path) -> None:
+    main([*ARGUMENTS, "--results", "results"])
+    assert len(list((recipe / "results").iterdir())) == 4
+    told = (recipe / "REPORT.md").read_text().partition("## Methods")[2]
+    shutil.rmtree(recipe / "exp")
+    main([*ARGUMENTS, "--results", "results"])
+    assert len((recipe / "calls").read_text().split()) == 4
+    assert (recipe / "REPORT.md").read_text().partition("## Methods")[2] == told
 
 
 def test_one_method_is_run_and_shown(recipe: Path) -> None:

@@ -11,6 +11,7 @@ from espnet_todm.report.comparison.curve import curve_section, curve_table, draw
 from espnet_todm.report.comparison.page import write_comparison
 from espnet_todm.report.comparison.plan import Method
 from espnet_todm.report.comparison.results import Results
+from espnet_todm.report.comparison.trained import Trained, from_experiment
 from tests.report.comparison.conftest import a_method, write_rates
 
 TWINS = {"full": "alone full", "small": "alone small"}
@@ -19,22 +20,22 @@ ALONE = {1: {"full": 30, "small": 20}, 2: {"full": 20, "small": 18}, 4: {"full":
 
 
 @pytest.fixture
-def trained(tmp_path: Path) -> tuple[list[Method], list[tuple[Method, Path]]]:
+def trained(tmp_path: Path) -> tuple[list[Method], list[Trained]]:
     """Three lengths; the longest lacks the small size's twin."""
     done, missing = [], []
     for length in OURS:
         ours = a_method("ours", length=length, twins=TWINS)
-        done.append((ours, write_rates(tmp_path / "exp" / ours.slug, OURS[length])))
+        done.append(from_experiment(ours, write_rates(tmp_path / "exp" / ours.slug, OURS[length])))
         for size, rate in ALONE[length].items():
             twin = a_method(f"alone {size}", length=length, sizes=(size,))
             if (length, size) == (4, "small"):
                 missing.append(twin)
             else:
-                done.append((twin, write_rates(tmp_path / "exp" / twin.slug, {size: rate})))
-    return [*(method for method, _ in done), *missing], done
+                done.append(from_experiment(twin, write_rates(tmp_path / "exp" / twin.slug, {size: rate})))
+    return [*(one.method for one in done), *missing], done
 
 
-def test_the_gap_at_each_length(trained: tuple[list[Method], list[tuple[Method, Path]]]) -> None:
+def test_the_gap_at_each_length(trained: tuple[list[Method], list[Trained]]) -> None:
     table = curve_table(Results(*trained), "test")
     assert table.header == ["size", "method", "1x", "2x", "4x"]
     (_, _, *full), (_, _, *small) = table.rows
@@ -42,24 +43,24 @@ def test_the_gap_at_each_length(trained: tuple[list[Method], list[tuple[Method, 
     assert [cell.split(" ")[0] for cell in small] == ["+10.0", "+4.0", ""]
 
 
-def test_whether_the_twins_are_in_order_of_size(trained: tuple[list[Method], list[tuple[Method, Path]]]) -> None:
+def test_whether_the_twins_are_in_order_of_size(trained: tuple[list[Method], list[Trained]]) -> None:
     rows = order_table(Results(*trained), "test").rows
     assert rows[0] == ["1x", "ours", "full 30.0, small 20.0", "no: small is better than full"]
     assert [row[0] for row in rows] == ["1x", "2x"]  # at 4x a twin is missing
 
 
 def test_the_section_has_a_plot_and_is_left_out_for_one_length(
-    trained: tuple[list[Method], list[tuple[Method, Path]]], tmp_path: Path
+    trained: tuple[list[Method], list[Trained]], tmp_path: Path
 ) -> None:
     text = curve_section(Results(*trained), tmp_path / "COMPARISON", tmp_path)
     assert "](COMPARISON/gap_test.png)" in text
     assert (tmp_path / "COMPARISON" / "gap_test.png").read_bytes().startswith(b"\x89PNG")
     chosen = [method for method in trained[0] if method.length == 1]
-    done = [(method, path) for method, path in trained[1] if method.length == 1]
+    done = [one for one in trained[1] if one.method.length == 1]
     assert curve_section(Results(chosen, done), tmp_path / "COMPARISON", tmp_path) == ""
 
 
-def test_all_marks_are_inside_the_plot(trained: tuple[list[Method], list[tuple[Method, Path]]]) -> None:
+def test_all_marks_are_inside_the_plot(trained: tuple[list[Method], list[Trained]]) -> None:
     figure = draw_gaps(Results(*trained), "test")
     figure.canvas.draw()
     full, small = (panel for panel in figure.axes if panel.get_title() in ("full", "small"))
@@ -69,9 +70,7 @@ def test_all_marks_are_inside_the_plot(trained: tuple[list[Method], list[tuple[M
         assert panel.get_xlim()[0] < 1 and panel.get_xlim()[1] > 4
 
 
-def test_a_partly_finished_comparison_is_reported(
-    trained: tuple[list[Method], list[tuple[Method, Path]]], tmp_path: Path
-) -> None:
+def test_a_partly_finished_comparison_is_reported(trained: tuple[list[Method], list[Trained]], tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text("base: base.yaml\n")
     chosen, done = trained

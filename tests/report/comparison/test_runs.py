@@ -18,6 +18,8 @@ from espnet_todm.errors import UserError
 from espnet_todm.report.comparison import runs as module
 from espnet_todm.report.comparison.plan import Method, read_plan
 from espnet_todm.report.comparison.runs import Runs, train_and_score
+from espnet_todm.report.comparison.trained import Trained, write_trained
+from espnet_todm.report.comparison.training import Training
 from espnet_todm.util.child import child_environment
 from espnet_todm.util.stage_marker import Busy, exclusive
 
@@ -75,7 +77,7 @@ def test_an_experiment_of_another_configuration_is_not_taken(methods: list[Metho
 def test_what_is_done_is_known_whatever_the_recipes_options_were(methods: list[Method], tmp_path: Path) -> None:
     Runs(methods, tmp_path / "run.sh", "compare", ["--nj", "1"]).run(methods[:2])
     runs = Runs(methods, tmp_path / "run.sh", "compare")
-    assert [method.name for method, _ in runs.done(methods)] == ["top-k", "kd"]
+    assert [method.name for method in methods if runs.is_done(method)] == ["top-k", "kd"]
 
 
 def test_a_failure_stops_no_other_method(methods: list[Method], tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_two_workers_share_a_plan(methods: list[Method], tmp_path: Path, monkeyp
         "compare/kd",
         "compare/top_k",
     ]
-    assert len(workers[0].done(methods)) == 4
+    assert all(workers[0].is_done(method) for method in methods)
 
 
 WORKER = """
@@ -159,10 +161,30 @@ def test_a_twin_waits_for_the_method_that_chooses_its_components(
     runs = Runs(methods, tmp_path / "run.sh", "compare")
     with pytest.raises(UserError, match=r"alone small of top-k: needs the sizes of top-k, which is not done; run that"):
         runs.run([twin])
-    learned = {**twin.config, "encoder_conf": {"sizes": {"small": {"feed_forward": [1, 2]}}}}
-    monkeypatch.setattr(module, "learned_config", lambda *_: learned)
-    monkeypatch.setattr(module, "encoder_table", lambda folder: None)
+    kept = {"small": {"feed_forward": [1, 2]}}
+    learned = {**twin.config, "encoder_conf": {"sizes": kept}}
+    monkeypatch.setattr(module, "chosen_there", lambda *_: kept)
     runs.run([twin, *methods[:1]])  # in the wrong order
     assert [call.split("--sizes ")[1] for call in calls(tmp_path)] == ["full small", "small"]
     assert yaml.safe_load((tmp_path / "exp/compare/alone_small_of_top_k.yaml").read_text()) == learned
     assert runs.is_done(twin)
+
+
+def test_results_of_another_machine_count_as_done(tmp_path: Path, methods: list[Method]) -> None:
+    """The twin of a method that was trained elsewhere has the components that were chosen there."""
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({**PLAN, "alone": "sets"}, sort_keys=False))
+    methods = read_plan(tmp_path / "plan.yaml")
+    owner, twin = methods[0], next(method for method in methods if method.learned_by)
+    here = Runs(methods, tmp_path / "run.sh", "compare", results=tmp_path / "results")
+    training = Training(3, 0.5, 2.0, {})
+    trained = Trained(owner, (), (), training, {"small": {"feed_forward": [1, 2]}})
+    write_trained(trained, tmp_path / "results" / "top_k.json.gz")
+    here.run([twin, owner])
+    assert [call.split("--sizes ")[1] for call in calls(tmp_path)] == ["small"]
+    known = here.configured(twin)
+    assert known is not None and known.config["encoder_conf"] == {"sizes": trained.kept}
+    (only,) = here.done([owner])
+    assert only.experiment is None and only.training == training
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**BASE, "max_epoch": 4}))
+    changed = read_plan(tmp_path / "plan.yaml")
+    assert not Runs(changed, tmp_path / "run.sh", "compare", results=tmp_path / "results").is_done(changed[0])

@@ -10,6 +10,7 @@ import pytest
 from espnet_todm.errors import UserError
 from espnet_todm.report.comparison.results import Results
 from espnet_todm.report.comparison.table import gap_section, gap_table, size_table
+from espnet_todm.report.comparison.trained import from_experiment
 from espnet_todm.util.files import read_json, write_json
 from tests.report.comparison.conftest import a_method, write_rates, write_training
 
@@ -23,7 +24,7 @@ def test_rows_hold_what_was_measured_and_blanks_elsewhere(scored: Path) -> None:
     content["cost"]["encoder_shares"] = {"params": 0.305, "flops": 0.4}
     write_json(card, content)
     ours = a_method("ours", sizes=("full", "small", "uncosted"), conf={"sizes": {"small": 0.31}})
-    results = Results([ours, a_method("theirs")], [(ours, scored)])
+    results = Results([ours, a_method("theirs")], [from_experiment(ours, scored)])
     header, _, full, theirs, small, _, uncosted = size_table(results).markdown().splitlines()
     assert header.startswith("|size|method|seeds|WER dev [95%]|WER test_clean [95%]|params (M)|")
     assert header.endswith("|updates|of this size|model-steps|training hours|")
@@ -36,19 +37,19 @@ def test_rows_hold_what_was_measured_and_blanks_elsewhere(scored: Path) -> None:
 def test_model_steps_are_on_the_batches_of_the_base(scored: Path) -> None:
     write_training(scored)
     ours = replace(a_method("ours"), speech=3.0)
-    assert {row[-2] for row in size_table(Results([ours], [(ours, scored)])).rows} == {str(3 * 1563)}
+    assert {row[-2] for row in size_table(Results([ours], [from_experiment(ours, scored)])).rows} == {str(3 * 1563)}
 
 
 def pair(folder: Path, seeds: tuple[int, ...], rates: dict[str, float], alone: dict[str, float]) -> Results:
-    chosen, done = [], []
+    done = []
     for seed in seeds:
         ours = a_method("ours", seed, twins=TWINS)
-        done.append((ours, write_rates(folder / ours.slug, {size: rate + seed for size, rate in rates.items()})))
+        there = write_rates(folder / ours.slug, {size: rate + seed for size, rate in rates.items()})
+        done.append(from_experiment(ours, there))
         for size, rate in alone.items():
             twin = a_method(f"alone {size}", seed, sizes=(size,))
-            done.append((twin, write_rates(folder / twin.slug, {size: rate + seed})))
-    chosen = [method for method, _ in done]
-    return Results(chosen, done)
+            done.append(from_experiment(twin, write_rates(folder / twin.slug, {size: rate + seed})))
+    return Results([one.method for one in done], done)
 
 
 def test_differences_to_twins_are_averaged_over_seeds_and_judged(tmp_path: Path) -> None:
@@ -74,14 +75,14 @@ def test_one_seed_is_said_and_seeds_without_a_twin_are_left_out(tmp_path: Path) 
     assert size == "full" and cells[-1].startswith("equal within ±0.0")
     assert "one seed do not cover seeds" in gap_section(results) and "Few seeds" not in gap_section(results)
     alone = a_method("ours")
-    assert gap_section(Results([alone], [(alone, write_rates(tmp_path / "ours", {"full": 20}))])) == ""
+    assert gap_section(Results([alone], [from_experiment(alone, write_rates(tmp_path / "ours", {"full": 20}))])) == ""
 
 
 def test_scores_of_other_utterances_are_refused(tmp_path: Path) -> None:
     ours, twin = a_method("ours", twins=TWINS), a_method("alone full", sizes=("full",))
     done = [
-        (ours, write_rates(tmp_path / "a", {"full": 20})),
-        (twin, write_rates(tmp_path / "b", {"full": 20}, utterances=30)),
+        from_experiment(ours, write_rates(tmp_path / "a", {"full": 20})),
+        from_experiment(twin, write_rates(tmp_path / "b", {"full": 20}, utterances=30)),
     ]
     with pytest.raises(UserError, match=r"alone full: test/full was scored on other utterances; score all on the same"):
         gap_table(Results([ours, twin], done))
@@ -90,10 +91,12 @@ def test_scores_of_other_utterances_are_refused(tmp_path: Path) -> None:
 def test_a_twin_of_other_cost_is_refused(tmp_path: Path) -> None:
     ours = a_method("ours", twins={"small": "alone small"})
     twin = a_method("alone small", sizes=("small",), learned_by="ours")
-    done = [(method, write_rates(tmp_path / method.slug, {"small": 20})) for method in (ours, twin)]
+    folders = [write_rates(tmp_path / method.slug, {"small": 20}) for method in (ours, twin)]
+    done = [from_experiment(*one) for one in zip((ours, twin), folders)]
     Results([ours, twin], done).check_twins()
-    card = done[1][1] / "subnets" / "small" / "card.json"
+    card = folders[1] / "subnets" / "small" / "card.json"
     write_json(card, {**read_json(card), "cost": {"params": 1.3e6}})
+    done = [from_experiment(*one) for one in zip((ours, twin), folders)]
     assert gap_table(Results([ours, twin], done)).rows[0][3] == "-3.8"
     with pytest.raises(UserError, match=r"alone small 1 None: has 1\.3e\+06 parameters, but small of ours 1 None has"):
         Results([ours, twin], done).check_twins()

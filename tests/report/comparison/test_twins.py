@@ -10,7 +10,14 @@ import pytest
 
 from espnet_todm.components import Key, Subnet
 from espnet_todm.errors import UserError
-from espnet_todm.report.comparison.twins import card_of, check_twin, chooses_sizes, learned_config, plan_twins
+from espnet_todm.report.comparison.twins import (
+    card_of,
+    check_twin,
+    chooses_sizes,
+    kept_by_card,
+    learned_config,
+    plan_twins,
+)
 from espnet_todm.trainers.selection_log import SelectionLog
 from espnet_todm.trainers.single import SingleTrainer
 from espnet_todm.trainers.two_stage import TwoStageTrainer
@@ -129,7 +136,8 @@ def learned(tmp_path: Path) -> tuple[Any, Path]:
 def test_the_card_of_a_sorted_encoder_means_the_same_widths_in_a_fresh_one(learned: tuple[Any, Path]) -> None:
     model, card = learned
     small, table = model.encoder.sizes["small"], model.encoder.component_table()
-    config = learned_config(with_encoder(ORTHO, criterion="flops"), "small", card, table)
+    kept = kept_by_card("small", card, table)
+    config = learned_config(with_encoder(ORTHO, criterion="flops"), "small", kept)
     sizes = config["encoder_conf"]["sizes"]
     assert list(sizes) == ["small"] and "criterion" not in config["encoder_conf"]
     fresh = tiny_model(sizes=sizes)
@@ -147,7 +155,7 @@ def test_the_card_of_a_sorted_encoder_means_the_same_widths_in_a_fresh_one(learn
 def test_a_card_of_another_encoder_is_refused(learned: tuple[Any, Path], tmp_path: Path) -> None:
     _, card = learned
     with pytest.raises(UserError, match=r"small\.json: is the card of another encoder: .*layer") as error:
-        learned_config(ORTHO, "small", card, conformer(num_blocks=1, sizes={}).component_table())
+        kept_by_card("small", card, conformer(num_blocks=1, sizes={}).component_table())
     assert "\n" not in str(error.value)
     other = tiny_model(supernet=conformer(num_blocks=4, linear_units=64, conv_norm="layer_norm"))
     with pytest.raises(UserError, match=r"size: .*small\.json is the card of another encoder: .* params there and"):
@@ -167,7 +175,6 @@ def test_sets_that_are_not_a_prefix_keep_their_numbers(tmp_path: Path) -> None:
     model = tiny_model()
     subnet = Subnet("odd", frozenset({Key(2, "self_attn", 1), Key(0, "feed_forward", 1), Key(0, "feed_forward", 3)}))
     SelectionLog(tmp_path).write_cards(model, {"odd": subnet})
-    config = learned_config(ORTHO, "odd", card_of(tmp_path, "odd"), model.encoder.component_table())
-    sizes = config["encoder_conf"]["sizes"]["odd"]
+    sizes = kept_by_card("odd", card_of(tmp_path, "odd"), model.encoder.component_table())
     assert sizes["feed_forward"] == [2, 0, 0] and sizes["self_attn"] == [0, 0, 1]
     assert not any(sizes["conv_module"])
