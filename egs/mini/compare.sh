@@ -16,6 +16,7 @@ workers=1  # trainings at a time
 processes=1  # processes that share each batch of a training
 only=  # the one method to run and show, by its name in the plan (empty: all)
 report_only=false  # true trains nothing and reports what is done so far
+results=  # folder for small files with the results of each training; those of other machines count as done (empty: none)
 work=large  # folder in exp/ for data and experiments
 corpus_args="--train_minutes 150 --vocabulary_share 0.15 --open_share 0.03 --dev_minutes 48 --test_minutes 48"  # options of make_mini_corpus, in one pair of quotes
 # End of options
@@ -62,6 +63,7 @@ absolute() { case $1 in /*) printf '%s' "$1" ;; *) printf '%s/%s' "$PWD" "$1" ;;
 [ -f "$there/$plan" ] || plan=$(absolute "$plan")
 arguments=(--plan "$plan" --folder "$(basename "$plan" .yaml)" --label "$label" --output "$(absolute "$output")")
 [ -z "$only" ] || arguments+=(--only "$only")
+[ -z "$results" ] || arguments+=(--results "$(absolute "$results")")
 compare() { cd "$there" && exec python -m espnet_todm.bin.compare "${arguments[@]}" "$@"; }
 
 [ "$report_only" = false ] || compare --report_only

@@ -63,9 +63,11 @@ def test_the_corpus_is_its_own_and_the_workers_share_a_plan(mini: Recipe) -> Non
 
 
 def test_a_report_trains_nothing_and_a_failure_is_told(mini: Recipe) -> None:
-    assert compare(mini, "--report_only", "true", "--only", "uniform").returncode == 0
+    options = ("--only", "uniform", "--results", "COMPARISON/results")
+    assert compare(mini, "--report_only", "true", *options).returncode == 0
     ((_, rest),) = calls(mini)
-    assert rest.endswith(f"--output {mini.folder}/COMPARISON.md --only uniform --report_only")
+    results = f"{mini.folder}/COMPARISON/results"
+    assert rest.endswith(f"--output {mini.folder}/COMPARISON.md --only uniform --results {results} --report_only")
     Path(mini.environment["CALLS"] + ".fail").touch()
     ended = compare(mini)
     assert ended.returncode == 1
