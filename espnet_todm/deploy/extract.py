@@ -17,7 +17,8 @@ from espnet_todm.components import FULL, Subnet
 from espnet_todm.deploy.folder import write_config, write_images, write_weights
 from espnet_todm.deploy.stock import STOCK, as_supernet
 from espnet_todm.encoders.calibration import calibrate, needs_calibration
-from espnet_todm.encoders.supernet import SubsampledFeatures, SupernetEncoder
+from espnet_todm.encoders.passes import SubsampledFeatures
+from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.load import build_model, read_trained_config, read_weights
 from espnet_todm.models.options import OPTIONS

@@ -53,7 +53,7 @@ class LayerChoice:
 
     def keeps(self, name: str) -> bool:
         """Whether the module ``name`` runs."""
-        return self.kept is None or bool(self.kept.get(name))
+        return self.kept is None or len(self.kept.get(name, ())) > 0
 
 
 class ElasticBlock(nn.Module):

@@ -11,7 +11,8 @@ from torch import nn
 from espnet_todm.components import Subnet
 from espnet_todm.elastic.convolution import ElasticConvolution
 from espnet_todm.encoders.interctc import Between
-from espnet_todm.encoders.supernet import SubsampledFeatures, SupernetEncoder
+from espnet_todm.encoders.passes import SubsampledFeatures
+from espnet_todm.encoders.supernet import SupernetEncoder
 
 
 def needs_calibration(encoder: SupernetEncoder, subnet: Subnet) -> bool:

@@ -21,8 +21,9 @@ from espnet_todm.encoders.depth import WHOLE, depth_options, kept_rates
 from espnet_todm.encoders.frontends import INPUT_LAYERS, InputLayer, subsampling_cost
 from espnet_todm.encoders.interctc import LAYERS, kept_places, parse_places, renumbered
 from espnet_todm.encoders.options import CUTS, SUPERNET_OPTIONS, EncoderOptions, InterCtcOptions, signature
+from espnet_todm.encoders.passes import SubsampledFeatures
 from espnet_todm.encoders.positions import position_encoding
-from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SubsampledFeatures, SupernetEncoder
+from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SupernetEncoder
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND
 from espnet_todm.util.host import on_both
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Optional, TypeVar
+from typing import Any, ClassVar, Optional
 
 import torch
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from torch import Tensor, nn
 
 from espnet_todm.components import FULL, Component, ComponentTable, Cost, Subnet
-from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.elastic.own import AFTER_NORM, OwnOfSizes, make_own, start_as
-from espnet_todm.encoders.depth import WHOLE, Depth
 from espnet_todm.encoders.interctc import Between, Taken, Weight, kept_places, renumbered, soft_places
 from espnet_todm.encoders.latency import LatencyTable, load_latency
 from espnet_todm.encoders.options import SubnetOptions
+from espnet_todm.encoders.passes import Drop, Gates, SubsampledFeatures, choices
 from espnet_todm.errors import UserError
 from espnet_todm.sizes import ShareShape, SizeSpec, resolve_sizes
 from espnet_todm.util.acoustics import FRAMES_PER_SECOND
@@ -25,26 +23,6 @@ from espnet_todm.util.files import PathLike, read_json
 
 # The cost of attention is quadratic in the length, so FLOPs per second depend on the length of the utterance.
 REFERENCE_SECONDS = 10.0
-
-Gates = Mapping[tuple[int, str], Tensor]  # (layer, module) -> weights (components,)
-Drop = Mapping[tuple[int, str], float]  # (layer, module) -> probability of dropping the module
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class SubsampledFeatures:
-    """The subsampled input, which all subnets of a step share."""
-
-    hidden: Tensor  # (B, T, D)
-    positions: Optional[Tensor]  # relative positions (1, 2T-1, D), legacy ones (1, T, D); else None
-    lengths: Tensor  # (B,) int64, frames after subsampling
-    mask: Tensor  # (B, 1, T) bool, true at valid frames
-    visible: Optional[Tensor] = None  # (B, T, T) bool, chunk mask of attention; None: all valid frames
-    depth: Depth = WHOLE  # layers that this step skips
-    dropout: bool = True  # false turns it off behind the subsampling in a training pass
-
-    def with_hidden(self, hidden: Tensor) -> SubsampledFeatures:
-        return replace(self, hidden=hidden)
 
 
 class SupernetEncoder(AbsEncoder):
@@ -202,17 +180,12 @@ class SupernetEncoder(AbsEncoder):
         are stacked, each after the output norm: (exits, B, T, D). ``between``: collects the intermediate outputs for CTC;
         required with self-conditioning.
         """
-        hidden, outputs, dropout = subsampled.hidden, [], subsampled.dropout
-        chosen = subnet or self.subnet
+        hidden, outputs, chosen = subsampled.hidden, [], subnet or self.subnet
         places = self._places(chosen, gates)
-        for layer, block in enumerate(self.encoders):
-            dropped, scale = _of_layer(layer, drop or {}), subsampled.depth.scales.get(layer, 1.0)
-            own = self.own.block(chosen.name, layer)
-            if gates is not None:
-                choice = LayerChoice(None, _of_layer(layer, gates), dropped, "", scale, own, dropout)
-            else:
-                choice = LayerChoice(chosen.layers.get(layer, {}), None, dropped, chosen.name, scale, own, dropout)
-            if layer not in subsampled.depth.without:
+        depth, dropout = subsampled.depth, subsampled.dropout
+        running = choices(chosen, self.own, len(self.encoders), gates, drop, depth, dropout)
+        for layer, (block, choice) in enumerate(zip(self.encoders, running)):
+            if choice is not None:
                 hidden = block(hidden, subsampled.positions, subsampled.mask, choice, subsampled.visible)
             if layer + 1 in exits:
                 outputs.append(self.output_norm(hidden, chosen.name))
@@ -293,8 +266,3 @@ class SupernetEncoder(AbsEncoder):
             tensor.data = tensor.data.to(state.get(name, tensor))
         small.load_state_dict(state)
         return small.train(self.training)
-
-
-def _of_layer(layer: int, values: Mapping[tuple[int, str], T]) -> dict[str, T]:
-    """Values of one layer's modules, by module."""
-    return {module: value for (la, module), value in values.items() if la == layer}

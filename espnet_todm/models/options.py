@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OUTPUT_LAYERS = ("shared", "per_size")
 # Options in addition to ESPnet's own. An extracted model does not need them.
-OPTIONS = ("autocast", "output_layers", "transducer_conf", "distil_attention", "error_rates_every")
+OPTIONS = ("autocast", "output_layers", "transducer_conf", "distil_attention", "error_rates_every", "compile")
 # Part -> allowed ESPnet classes. The others need a different computation, or build a pretrained model without subnets.
 ALLOWED_PARTS = {
     "preencoder": ("linear",),
@@ -80,6 +80,7 @@ def check_options(
     output_layers: str,
     distil_attention: Optional[bool],
     error_rates_every: int,
+    compile: bool,
     espnet: Mapping[str, Any],
 ) -> None:
     """Raises UserError, in one line, for all options of ``model_conf`` that a supernet does not allow."""
@@ -104,6 +105,8 @@ def check_options(
         problems.append(f"output_layers: {output_layers!r} is unknown; allowed: {', '.join(OUTPUT_LAYERS)}")
     if distil_attention not in (None, True, False):
         problems.append(f"distil_attention: {distil_attention!r} must be true or false")
+    if compile not in (True, False):
+        problems.append(f"compile: {compile!r} must be true or false")
     if problems:
         raise UserError("; ".join(problems))
 

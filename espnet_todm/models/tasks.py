@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from espnet_todm.components import Subnet
 from espnet_todm.encoders.chunks import length_mask
 from espnet_todm.encoders.interctc import Taken
-from espnet_todm.encoders.supernet import SubsampledFeatures
+from espnet_todm.encoders.passes import SubsampledFeatures
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.losses.distillation import ctc_frame_distillation, lattice_distillation, token_distillation
 from espnet_todm.models.batch import Batch, Posteriors, Stats, StepContext, SubnetOutput, labels_of, shortened

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from espnet_todm.components import FULL, ComponentTable, Subnet
 from espnet_todm.decoders.stateless import StatelessDecoder
 from espnet_todm.encoders.interctc import Between, Taken
-from espnet_todm.encoders.supernet import Drop, Gates, SubsampledFeatures, SupernetEncoder
+from espnet_todm.encoders.passes import Drop, Gates, SubsampledFeatures
+from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
 from espnet_todm.losses.alpha_divergence import Divergence
 from espnet_todm.models.autocast import Autocast
 from espnet_todm.models.batch import Batch, Features, Posteriors, StepContext, SubnetOutput, shortened
+from espnet_todm.models.compiled import CompiledBlocks
 from espnet_todm.models.interctc import between
 from espnet_todm.models.odd_utterances import ErrorRates, lengthen
 from espnet_todm.models.options import check_options, check_outputs
@@ -46,6 +48,7 @@ class TodmModel(ESPnetASRModel):
         autocast: "bfloat16" runs training and validation in mixed precision, see :mod:`espnet_todm.models.autocast`.
             Leave it out if use_amp is on.
         error_rates_every: validation computes error rates of the first of so many batches; 1: of all.
+        compile: compile the blocks of each named size, see :mod:`espnet_todm.models.compiled`.
         **espnet: arguments of ESPnet's model.
 
     Raises:
@@ -66,9 +69,10 @@ class TodmModel(ESPnetASRModel):
         transducer_conf: Optional[Mapping[str, Any]] = None,
         distil_attention: Optional[bool] = None,
         error_rates_every: int = 1,
+        compile: bool = False,
         **espnet: Any,
     ) -> None:
-        check_options(autocast, output_layers, distil_attention, error_rates_every, espnet)
+        check_options(autocast, output_layers, distil_attention, error_rates_every, compile, espnet)
         decoder, joint = espnet["decoder"], espnet.pop("joint_network", None)
         transducer = isinstance(decoder, (TransducerDecoder, StatelessDecoder))
         if transducer:  # without its joiner: with it, ESPnet needs a loss package that is on no package index
@@ -91,6 +95,7 @@ class TodmModel(ESPnetASRModel):
             self.use_transducer_decoder = True
             self.join(self.make_joint({}) if joint is None else joint)
         self.autocast, self.error_rates_every = Autocast(autocast), error_rates_every
+        self.compiled = CompiledBlocks() if compile else None
         self.subnet_trainer: Optional[SubnetTrainer] = None
         self.register_load_state_dict_post_hook(_after_loading)
 
@@ -205,7 +210,10 @@ class TodmModel(ESPnetASRModel):
         between: Optional[Between] = None,
     ) -> Tensor:
         """Run :meth:`SupernetEncoder.blocks` in the batch's precision."""
+        plain = gates is None and not drop and not exits
         with batch.context.autocast(subsampled.hidden.device):
+            if self.compiled is not None and plain and self.compiled.takes(self.encoder, subsampled, subnet):
+                return self.compiled.run(self.encoder, subsampled, subnet)
             return self.encoder.blocks(subsampled, subnet, gates, drop, exits, between or self.between(subnet.name))
 
     def between(self, size: str) -> Between:

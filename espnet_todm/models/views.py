@@ -12,7 +12,7 @@ import torch
 from espnet2.asr.specaug.specaug import SpecAug
 from torch import Tensor
 
-from espnet_todm.encoders.supernet import SubsampledFeatures
+from espnet_todm.encoders.passes import SubsampledFeatures
 from espnet_todm.models.batch import Features
 from espnet_todm.models.spec_augment import draw_masks
 from espnet_todm.util.host import on_both, values

@@ -23,7 +23,7 @@ from espnet_todm.decode.searches import best_paths
 from espnet_todm.decode.text import TextJoint, only_text
 from espnet_todm.deploy.extract import Supernet, calibration_fronts
 from espnet_todm.encoders.calibration import calibrate, needs_calibration
-from espnet_todm.encoders.supernet import SubsampledFeatures
+from espnet_todm.encoders.passes import SubsampledFeatures
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import OUTSIDE, Batch
 from espnet_todm.models.tasks import after_encoder

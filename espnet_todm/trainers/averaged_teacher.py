@@ -19,7 +19,7 @@ from espnet_todm.trainers.views import SUBSAMPLED, StepViews
 from espnet_todm.util.checks import build, check_choice, check_number
 
 if TYPE_CHECKING:
-    from espnet_todm.encoders.supernet import SubsampledFeatures
+    from espnet_todm.encoders.passes import SubsampledFeatures
     from espnet_todm.models.todm import TodmModel
 
 MAX, EMA = "max", "ema"

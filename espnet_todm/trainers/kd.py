@@ -27,7 +27,7 @@ from espnet_todm.trainers.views import StepViews, ViewOptions, Views
 from espnet_todm.util.checks import build, check_choice, check_number
 
 if TYPE_CHECKING:
-    from espnet_todm.encoders.supernet import SubsampledFeatures
+    from espnet_todm.encoders.passes import SubsampledFeatures
     from espnet_todm.models.batch import Batch, Posteriors, SubnetOutput
     from espnet_todm.models.todm import TodmModel
 

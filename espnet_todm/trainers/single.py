@@ -16,7 +16,7 @@ from espnet_todm.util.checks import is_number
 from espnet_todm.util.files import read_optional
 
 if TYPE_CHECKING:
-    from espnet_todm.encoders.supernet import SubsampledFeatures
+    from espnet_todm.encoders.passes import SubsampledFeatures
     from espnet_todm.models.batch import Batch
     from espnet_todm.models.todm import TodmModel
 

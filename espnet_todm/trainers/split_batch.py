@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Optional
 
-from espnet_todm.encoders.supernet import SubsampledFeatures
+from espnet_todm.encoders.passes import SubsampledFeatures
 from espnet_todm.errors import UserError
 from espnet_todm.models.batch import Batch
 from espnet_todm.util.checks import check_type

@@ -37,7 +37,7 @@ from espnet_todm.trainers.switch import SwitchState, convert_older, moved, sorte
 from espnet_todm.util.checks import build, check_length, check_number
 
 if TYPE_CHECKING:
-    from espnet_todm.encoders.supernet import Drop, Gates, SubsampledFeatures
+    from espnet_todm.encoders.passes import Drop, Gates, SubsampledFeatures
     from espnet_todm.models.batch import Batch, Posteriors
     from espnet_todm.models.todm import TodmModel
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_todm.components import ComponentTable, Subnet
-from espnet_todm.encoders.supernet import SubsampledFeatures
+from espnet_todm.encoders.passes import SubsampledFeatures
 from espnet_todm.errors import UserError
 from espnet_todm.losses.consistency import ctc_consistency
 from espnet_todm.models.batch import Batch, Features, Posteriors, Stats, SubnetOutput

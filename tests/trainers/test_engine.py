@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from espnet_todm.encoders.supernet import SubsampledFeatures
+from espnet_todm.encoders.passes import SubsampledFeatures
 from espnet_todm.losses.distillation import ctc_frame_distillation
 from espnet_todm.models.batch import Batch
 from espnet_todm.models.todm import TodmModel
