@@ -15,6 +15,7 @@ from espnet_todm.util.files import PathLike
 
 # Modules of espnet_todm/deploy/forms. The first that recognises a folder is used, so the most general one is last.
 NAMES = (
+    "streaming_transducer",
     "transducer",
     "streaming_ctc",
     "ctc",

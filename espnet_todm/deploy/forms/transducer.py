@@ -58,49 +58,52 @@ class TransducerForm(Form):
         return bool(model.use_transducer_decoder)
 
     def graphs(self, model: Any, config: Mapping[str, Any], chunk: Optional[Sequence[int]]) -> list[Graph]:
-        import torch
-
-        from espnet_todm.decode.text import forbidden_tokens
-        from espnet_todm.decoders.stateless import StatelessDecoder
         from espnet_todm.deploy.onnx.graph import encoder_graph, example_features, subsampling_factor
-        from espnet_todm.deploy.onnx.transducer import Joiner, LastLabels, ProjectedEncoder
+        from espnet_todm.deploy.onnx.transducer import ProjectedEncoder
 
-        decoder, joint = model.decoder, model.joint_network
-        if not isinstance(decoder, StatelessDecoder):
-            raise UserError(f"decoder: {type(decoder).__name__} is recurrent and has no export; use todm_stateless")
-        encoder = encoder_graph(model, config)
-        about = {"vocab_size": model.vocab_size, "context_size": decoder.context_size}
-        frame = torch.zeros(2, joint.lin_out.in_features)
-        return [
-            Graph(
-                "encoder",
-                ProjectedEncoder(encoder, joint.lin_enc).eval(),
-                example_features(encoder.features),
-                {"x": {0: "N", 1: "T"}, "x_lens": {0: "N"}},
-                {"encoder_out": {0: "N", 1: "T_out"}, "encoder_out_lens": {0: "N"}},
-                {"model_type": "conformer", **about, "subsampling_factor": subsampling_factor(encoder.encoder)},
-            ),
-            Graph(
-                "decoder",
-                LastLabels(decoder, joint.lin_dec).eval(),
-                (torch.ones(2, decoder.context_size, dtype=torch.int64),),
-                {"y": {0: "N"}},
-                {"decoder_out": {0: "N"}},
-                about,
-            ),
-            Graph(
-                "joiner",
-                Joiner(joint, forbidden_tokens(model)).eval(),
-                (frame, frame),
-                {"encoder_out": {0: "N"}, "decoder_out": {0: "N"}},
-                {"logit": {0: "N"}},
-                {"joiner_dim": frame.size(1)},
-            ),
-        ]
+        others, encoder = label_graphs(model), encoder_graph(model, config)
+        about = {**others[0].metadata, "subsampling_factor": subsampling_factor(encoder.encoder)}
+        first = Graph(
+            self.parts[0],
+            ProjectedEncoder(encoder, model.joint_network.lin_enc).eval(),
+            example_features(encoder.features),
+            {"x": {0: "N", 1: "T"}, "x_lens": {0: "N"}},
+            {"encoder_out": {0: "N", 1: "T_out"}, "encoder_out_lens": {0: "N"}},
+            {"model_type": "conformer", **about},
+        )
+        return [first, *others]
 
     def recognizer(self, arguments: Mapping[str, Any], **details: Any) -> Recognizer:
         stock = needed("sherpa_onnx").OfflineRecognizer
         return OfflineRecognizer(stock.from_transducer(**arguments, model_type="transducer"))
+
+
+def label_graphs(model: Any) -> list[Graph]:
+    """The graphs of a transducer's predictor and joiner. Raises UserError for a recurrent predictor."""
+    import torch
+
+    from espnet_todm.decode.text import forbidden_tokens
+    from espnet_todm.decoders.stateless import StatelessDecoder
+    from espnet_todm.deploy.onnx.transducer import Joiner, LastLabels
+
+    decoder, joint = model.decoder, model.joint_network
+    if not isinstance(decoder, StatelessDecoder):
+        raise UserError(f"decoder: {type(decoder).__name__} is recurrent and has no export; use todm_stateless")
+    about = {"vocab_size": model.vocab_size, "context_size": decoder.context_size}
+    frame = torch.zeros(2, joint.lin_out.in_features)
+    labels = torch.ones(2, decoder.context_size, dtype=torch.int64)
+    predictor = LastLabels(decoder, joint.lin_dec).eval()
+    return [
+        Graph("decoder", predictor, (labels,), {"y": {0: "N"}}, {"decoder_out": {0: "N"}}, about),
+        Graph(
+            "joiner",
+            Joiner(joint, forbidden_tokens(model)).eval(),
+            (frame, frame),
+            {"encoder_out": {0: "N"}, "decoder_out": {0: "N"}},
+            {"logit": {0: "N"}},
+            {"joiner_dim": frame.size(1)},
+        ),
+    ]
 
 
 FORM = TransducerForm()

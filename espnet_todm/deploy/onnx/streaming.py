@@ -1,10 +1,10 @@
-"""The graph of a streaming CTC model, as a torch module: one chunk per run, with the caches of sherpa-onnx's ``zipformer2``.
+"""The graph of a streaming encoder, as a torch module: one chunk per run, with the caches of sherpa-onnx's ``zipformer2``.
 
 Of sherpa-onnx's online CTC types, only this one computes the features of training: Kaldi's, of samples in [-1, 1]. NeMo's
-type computes other features, and WeNet's scales samples differently. The type needs the caches of Zipformer layers, with
-sizes from the metadata. All layers of the model share the caches of one such layer: attention uses the key cache, and the
-convolutions use the two convolution caches, concatenated. So a subnet with different widths per layer wastes no space.
-Unused caches have width 1.
+type computes other features, and WeNet's scales samples differently. Online transducers may be of this type, too. It needs
+the caches of Zipformer layers, with sizes from the metadata. All layers of the model share the caches of one such layer:
+attention uses the key cache, and the convolutions use the two convolution caches, concatenated. So a subnet with different
+widths per layer wastes no space. Unused caches have width 1.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ ROWS = 2  # of the convolution caches: the fewest for which Zipformer's nonlinea
 CACHES = ("key", "nonlin_attn", "val1", "val2", "conv1", "conv2", "embed_states", "processed_lens")
 
 
-class StreamingCtc(nn.Module):
-    """Features of a chunk and the runtime's caches -> log probabilities, caches for the next chunk."""
+class StreamingGraph(nn.Module):
+    """Features of a chunk and the runtime's caches -> output of the chunk, caches for the next chunk.
 
-    def __init__(self, encoder: StreamingEncoder, normalize: nn.Module, output: nn.Linear) -> None:
+    head: computes the output from the encoder's, (N, C, D) -> (N, C, V) log probabilities of CTC, or (N, C, J) for a joiner.
+    """
+
+    def __init__(self, encoder: StreamingEncoder, normalize: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.encoder, self.output = encoder, output
+        self.encoder, self.head = encoder, head
         self.remembered = encoder.memory * encoder.convolution_width
         self.columns = -(-self.remembered // (2 * ROWS))
         shift, scale = mean_and_scale(normalize)
@@ -63,7 +66,7 @@ class StreamingCtc(nn.Module):
         }
 
     def forward(self, x: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
-        """Kaldi features x (N, window, F) float32, caches as in :meth:`initial` -> log_probs (N, C, V), new caches."""
+        """Kaldi features x (N, window, F) float32, caches as in :meth:`initial` -> output (N, C, V or J), new caches."""
         key, nonlinear, first_values, second_values, first, second, embedding, frames = caches
         together = torch.cat([first.flatten(1), second.flatten(1)], dim=1)[:, : self.remembered]
         filtered = together.view(-1, self.encoder.memory, self.encoder.convolution_width)
@@ -71,19 +74,29 @@ class StreamingCtc(nn.Module):
         encoded, after = self.encoder(normalised, Caches(key.transpose(0, 1), filtered, frames))
         together = nn.functional.pad(after.convolution.flatten(1), (0, 2 * ROWS * self.columns - self.remembered))
         first, second = together.view(-1, 2, ROWS, self.columns).unbind(1)
-        key, log_probs = after.attention.transpose(0, 1), torch.log_softmax(self.output(encoded), dim=-1)
-        return log_probs, key, nonlinear, first_values, second_values, first, second, embedding, after.frames
+        key = after.attention.transpose(0, 1)
+        return self.head(encoded), key, nonlinear, first_values, second_values, first, second, embedding, after.frames
 
 
-def streaming_ctc(model: Any, chunk: Optional[Sequence[int]] = None) -> StreamingCtc:
-    """The torch module of the graph, in eval mode.
+def streaming_ctc(model: Any, chunk: Optional[Sequence[int]] = None) -> StreamingGraph:
+    """The torch module of a CTC model's graph, in eval mode. Of a CTC/attention model, only encoder and CTC are in it.
 
     ``chunk``: encoder frames of a chunk and of its left context, by default the model's ``decode_chunk``.
 
-    Raises UserError when the model is not a CTC model, cannot stream, or has no ``decode_chunk`` and none is given.
+    Raises UserError when the model cannot stream, or has no ``decode_chunk`` and none is given.
     """
-    if model.use_transducer_decoder or model.ctc is None:
-        raise UserError("format: streaming-onnx is for CTC models; needed: ctc_weight above 0 and no transducer")
+    if model.ctc is None:
+        raise UserError("ctc_weight: 0 leaves no CTC output to export; allowed: above 0, or a transducer")
+    output = without(model.ctc.ctc_lo, forbidden_tokens(model))
+    return _graph(model, nn.Sequential(output, nn.LogSoftmax(dim=-1)), chunk)
+
+
+def streaming_transducer(model: Any, chunk: Optional[Sequence[int]] = None) -> StreamingGraph:
+    """The torch module of a transducer's encoder with its projection to the joiner, as :func:`streaming_ctc`."""
+    return _graph(model, model.joint_network.lin_enc, chunk)
+
+
+def _graph(model: Any, head: nn.Module, chunk: Optional[Sequence[int]]) -> StreamingGraph:
     if not isinstance(model.encoder, StackedEncoder):
         raise UserError(
             f"encoder: {type(model.encoder).__name__} cannot stream; needed: todm_conformer, trained with causal: true"
@@ -96,11 +109,10 @@ def streaming_ctc(model: Any, chunk: Optional[Sequence[int]] = None) -> Streamin
         raise UserError("decode_chunk: the model names none; give --chunk FRAMES LEFT")
     if given.frames < 1 or given.left < 1:
         raise UserError(f"chunk: {given.frames} and {given.left} are not possible; needed: 1 frame or more of each")
-    output = without(model.ctc.ctc_lo, forbidden_tokens(model))
-    return StreamingCtc(StreamingEncoder(model.encoder, given), model.normalize, output).eval()
+    return StreamingGraph(StreamingEncoder(model.encoder, given), model.normalize, head).eval()
 
 
-def example_inputs(module: StreamingCtc) -> tuple[Tensor, ...]:
+def example_inputs(module: StreamingGraph) -> tuple[Tensor, ...]:
     """Noise and caches for two streams. The first one has no earlier frames."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, module.encoder.window, module.encoder.encoder.input_size, generator=generator)

@@ -12,7 +12,7 @@ from espnet_todm.bin.latency import main
 from espnet_todm.bench.models.measure import Target, Times, find_targets
 from espnet_todm.bench.models.table import results, table
 from espnet_todm.deploy.extract import extract, load_supernet
-from espnet_todm.deploy.forms.streaming_ctc import OnlineRecognizer
+from espnet_todm.deploy.forms.streaming import OnlineRecognizer
 from espnet_todm.deploy.onnx.export import ExportOptions, export
 from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
 from espnet_todm.errors import UserError

@@ -21,6 +21,7 @@ def test_names_and_places_are_unambiguous() -> None:
 
 def test_a_folder_is_of_the_first_form_that_recognises_it() -> None:
     assert form_of(["joiner", "encoder", "decoder"], {"model_type": "zipformer2"}).name == "transducer"
+    assert form_of(["joiner", "encoder", "decoder"], {"decode_chunk_len": "64"}).name == "streaming_transducer"
     assert form_of(["model"], {"decode_chunk_len": "64"}).name == "streaming_ctc"
     assert form_of(["model"], {}).name == "ctc"
 
@@ -29,6 +30,7 @@ def test_a_folder_is_of_the_first_form_that_recognises_it() -> None:
 def test_a_format_has_a_form_for_each_kind_of_model(transducer: bool) -> None:
     model = SimpleNamespace(use_transducer_decoder=transducer)
     assert form_for(model, "onnx").name == ("transducer" if transducer else "ctc")
+    assert form_for(model, "streaming-onnx").name == ("streaming_transducer" if transducer else "streaming_ctc")
 
 
 def test_an_unknown_format_is_one_line() -> None:

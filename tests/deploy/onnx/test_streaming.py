@@ -15,11 +15,11 @@ from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.forms.streaming_ctc import FORM
 from espnet_todm.deploy.onnx.export import ExportOptions, export
 from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
-from espnet_todm.deploy.onnx.streaming import CACHES, StreamingCtc, streaming_ctc
+from espnet_todm.deploy.onnx.streaming import CACHES, StreamingGraph, streaming_ctc
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.load import load_extracted
 from tests.conftest import random_subnet
-from tests.tiny_experiment import TRANSDUCER, write_experiment
+from tests.tiny_experiment import write_experiment
 
 STREAMS = {"causal": True, "decode_chunk": [3, 5], "conv_norm": "layer_norm", "conv_groups": 2}
 
@@ -38,7 +38,7 @@ def extracted(root: Path, seed: int = 4) -> Path:
     return root / "subnet"
 
 
-def chunks(module: StreamingCtc, x: torch.Tensor) -> Iterator[torch.Tensor]:
+def chunks(module: StreamingGraph, x: torch.Tensor) -> Iterator[torch.Tensor]:
     """The windows (B, window, F) of whole utterances (B, T, F); what is left at the end is not enough for one."""
     for start in range(0, x.size(1) - module.encoder.window + 1, module.encoder.shift):
         yield x[:, start : start + module.encoder.window]
@@ -125,7 +125,6 @@ def test_a_subnet_of_feed_forward_modules_alone_streams(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes, encoder, chunk, words",
     [
-        (TRANSDUCER, {}, None, "format: streaming-onnx is for CTC models"),
         ({}, {"causal": False, "decode_chunk": None}, (3, 5), "streaming: needs causal: true"),
         ({}, {"decode_chunk": None}, None, "decode_chunk: the model names none; give --chunk"),
         ({}, {}, (3, 0), "chunk: 3 and 0 are not possible"),
