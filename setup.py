@@ -13,6 +13,7 @@ K2 = [f"{one}; python_version == '3.9'" for one in ("k2==1.23.4", "torch==1.13.1
 SLURM = ["submitit", "submitit<1.5.4; python_version < '3.10'"]
 LM = ["flashlight-text"]
 ZOO = ["espnet_model_zoo"]  # for ESPnet's from_pretrained
+MICROPHONE = ["sounddevice"]
 DOCS = ["pdoc"]
 TEST = ["jiwer", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm"]
 # What is made of ONNX needs a torch that exports it and a runtime of the same age; with k2's Python those tests are skipped.
@@ -58,6 +59,7 @@ setup(
         "search": SEARCH,
         "docs": DOCS,
         "lm": LM,
+        "microphone": MICROPHONE,
         "mini": MINI,
         "slurm": SLURM,
         "zoo": ZOO,

@@ -29,7 +29,7 @@ parser.add_argument(
     "--format",
     choices=FORMATS,
     default=FORMATS[0],
-    help="onnx takes whole utterances, streaming-onnx chunks of speech (CTC models trained with encoder_conf: chunk)",
+    help="onnx takes whole utterances, streaming-onnx chunks of speech (for models trained with encoder_conf: chunk)",
 )
 parser.add_argument(
     "--chunk",
