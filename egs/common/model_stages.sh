@@ -205,6 +205,15 @@ stage_14() {
   python -m espnet_todm.bin.bench rtf --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} \
     --scp "$(measured_input)"
   [ -z "$onnx" ] || measure_exports
+  [ "$nonspeech_minutes" = 0 ] || measure_nonspeech
+}
+
+# The words that the sizes write where nobody speaks, for the report.
+measure_nonspeech() {
+  local precisions
+  read -ra precisions <<<"$onnx"
+  python -m espnet_todm.bin.bench nonspeech --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} \
+    --minutes "$nonspeech_minutes" ${precisions[@]+--precisions "${precisions[@]}"}
 }
 
 # What the exported files take of this machine, for the report.

@@ -54,6 +54,7 @@ fine_tune_steps=0  # updates by which stage 12 trains each size on by itself, as
 fine_tune_lr=0.001  # AdamW's highest rate in them
 fine_tune_args=  # more options for their training command, in one pair of quotes
 onnx=  # ONNX files that stage 12 makes of each size and stage 14 times, in one pair of quotes: fp32, int8, fp16 (empty: none)
+nonspeech_minutes=0  # minutes of silence, noise and tones in which stage 14 counts the words that each size writes (0: none)
 ngpu=0  # GPUs to train with on each node; 0 trains on the CPU
 cpu_processes=2  # processes that share each batch when the training is on the CPU
 nj=$(getconf _NPROCESSORS_ONLN)  # jobs at a time in the stages that have many
@@ -242,6 +243,7 @@ check_options() {
   [ "$lm_unit" = phone ] || [ "$token_type" = phone ] || die "--lm_unit: word is for --token_type phone, but --token_type is $token_type"
   case $lm_vocabulary in open | closed) ;; *) die "--lm_vocabulary: '$lm_vocabulary', but open or closed is expected" ;; esac
   [[ $lm_scales =~ ^(tuned|[0-9.]+\ -?[0-9.]+)$ ]] || die "--lm_scales: '$lm_scales', but tuned or two numbers are expected"
+  [[ $nonspeech_minutes =~ ^[0-9]+([.][0-9]+)?$ ]] || die "--nonspeech_minutes: '$nonspeech_minutes', but a number of minutes is expected (0: none)"
   for name in train_set valid_set test_sets; do
     [ -n "${!name// /}" ] || die "--$name: empty, but a split's name is needed"
   done

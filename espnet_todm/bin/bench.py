@@ -1,9 +1,10 @@
-"""Measure what models cost on this machine: components, models, step or rtf; ``bench KIND --help`` tells its options.
+"""Measure models: components, models, step, rtf or nonspeech; ``bench KIND --help`` tells its options.
 
 components: latency of each component of an encoder, for sizes by latency; needs a training configuration alone.
 models: real-time factor, latency, peak memory and file size of exported models.
 step: a supernet's training step against one model's.
 rtf: real-time factor of extracted models in PyTorch.
+nonspeech: words that models write where nobody speaks.
 
 Example: python -m espnet_todm.bin.bench models --experiment exp/supernet --scp data/test/wav.scp --output model_latency.json
 """
@@ -21,7 +22,13 @@ from espnet_todm.bin._cli import Parser, run
 hook.install()  # child processes of a measurement import this module
 
 # Their modules are commands of their own, under the names that they had first.
-KINDS = {"components": "measure_latency", "models": "latency", "step": "step_cost", "rtf": "measure_rtf"}
+KINDS = {
+    "components": "measure_latency",
+    "models": "latency",
+    "step": "step_cost",
+    "rtf": "measure_rtf",
+    "nonspeech": "measure_nonspeech",
+}
 
 
 def main(arguments: Sequence[str]) -> None:

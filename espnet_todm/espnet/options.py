@@ -26,7 +26,7 @@ _WITH_OTHER_KEYS = (
     " --init_param <its folder>/latest.pth:::subnet_trainer and another --output_dir"
 )
 # Parts in which a number written as text is an error. In other parts text such as "16k" may be intended.
-NUMERIC = ("encoder", "model", "subnet_trainer", "iterator", "optim", "scheduler")
+NUMERIC = ("encoder", "model", "subnet_trainer", "iterator", "nonspeech", "optim", "scheduler")
 
 
 def train(arguments: Sequence[str]) -> None:

@@ -37,6 +37,7 @@ def register() -> None:
     _register_classes(symbols)
     _register_subnet_trainers(symbols)
     _register_iterators(symbols)
+    _register_nonspeech(symbols)
     _register_init_param(symbols)
     _wrap_methods(symbols["espnet2.tasks.asr", "ASRTask"])
     if importlib.util.find_spec("espnet3") is not None:
@@ -171,6 +172,24 @@ def _register_iterators(symbols: dict[tuple[str, str], Any]) -> None:
         return factory or build_stock(cls, args, distributed_option, mode, kwargs)
 
     task.build_iter_factory = classmethod(build_iter_factory)
+
+
+def _register_nonspeech(symbols: dict[tuple[str, str], Any]) -> None:
+    """Add the options ``nonspeech`` and ``nonspeech_conf`` to the ASR task, whose training data then have such sounds."""
+    from espnet_todm.iterators.nonspeech import NONSPEECH, with_nonspeech
+
+    task = symbols["espnet2.tasks.asr", "ASRTask"]
+    choices = symbols["espnet2.train.class_choices", "ClassChoices"](
+        name="nonspeech", classes=NONSPEECH, default=None, optional=True
+    )
+    task.class_choices_list.append(choices)
+    build_stock = task.build_preprocess_fn.__func__
+
+    def build_preprocess_fn(cls: Any, args: Any, train: bool) -> Any:
+        stock = build_stock(cls, args, train)
+        return with_nonspeech(args, stock) if train else stock
+
+    task.build_preprocess_fn = classmethod(build_preprocess_fn)
 
 
 def _register_init_param(symbols: dict[tuple[str, str], Any]) -> None:

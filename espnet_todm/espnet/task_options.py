@@ -12,6 +12,7 @@ import torch
 from espnet2.train import trainer
 
 from espnet_todm.errors import UserError
+from espnet_todm.iterators.nonspeech import check_nonspeech
 from espnet_todm.iterators.options import ITERATORS, iterator_options
 from espnet_todm.util.checks import check_number
 
@@ -52,6 +53,7 @@ def check_training(options: Any) -> None:
             raise UserError(f"{key}: {kind!r} is not possible{why}; allowed: {', '.join(ITERATOR_TYPES)}")
     if not options.collect_stats:
         _check_iterator(options)
+        check_nonspeech(options)
     distributed = options.multiprocessing_distributed or getattr(options, "distributed", False)
     if supernet and options.ngpu > 1 and not distributed:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What other commands measured of an experiment, as sections of its page: latency, parity, search.
+"""What other commands measured of an experiment, as sections of its page: latency, parity, search, words in non-speech.
 
 Each reads the JSON that a command left in the experiment's folder. What is not there has no section, and a column that
 no record has is left out, so that files of older and newer releases can be shown.
@@ -23,6 +23,7 @@ from espnet_todm.util.markdown import Table
 from espnet_todm.util.palette import RULE, STYLES
 
 LATENCY, PARITY, SEARCH = "model_latency.json", "onnx/parity.json", "search/search.json"
+NONSPEECH = "nonspeech.json"
 """Below an experiment; parity also below each of its extracted sizes."""
 
 
@@ -69,6 +70,13 @@ STEP_COLUMNS = (
     Column("utterance", "where"),
     Column("holds", "holds"),
 )
+NONSPEECH_COLUMNS = (
+    Column("size", "size"),
+    Column("runtime", "runtime"),
+    Column("precision", "precision"),
+    Column("all", "words per minute", form=".1f"),
+    *(Column(kind, f"in {kind}", form=".1f") for kind in ("silence", "noise", "hum", "tones", "knocks")),
+)
 AMOUNTS = {
     "wer": ("WER (%)", 1.0, ".2f"),
     "cer": ("CER (%)", 1.0, ".2f"),
@@ -113,7 +121,12 @@ def measured_sections(experiment: PathLike, home: PathLike) -> list[Section]:
     folder = Path(experiment)
     parity = [folder / PARITY, *sorted(folder.glob(f"subnets/*/{PARITY}"))]
     found: list[Section] = []
-    for make, paths in ((_latency, [latency_file(folder)]), (_parity, parity), (_search, [folder / SEARCH])):
+    for make, paths in (
+        (_latency, [latency_file(folder)]),
+        (_parity, parity),
+        (_search, [folder / SEARCH]),
+        (_nonspeech, [folder / NONSPEECH]),
+    ):
         read = {path: read_optional(path) for path in paths if path.is_file()}
         there = [path for path, one in read.items() if one.get("format") != COMPONENTS]
         stored = [read[path] for path in there]
@@ -165,6 +178,15 @@ def _parity(stored: Sequence[Mapping[str, Any]], sources: list[str]) -> Section:
         )
         tables.append(Captioned(f"Steps of {_name(one)}", records_table(one["steps"], STEP_COLUMNS), folded=True))
     return Section("parity", "Parity", words, tables, [], sources)
+
+
+def _nonspeech(stored: Sequence[Mapping[str, Any]], sources: list[str]) -> Section:
+    caption = "Words that a size writes in a minute of sounds without speech, by what ran it"
+    table = records_table(stored[0]["results"], NONSPEECH_COLUMNS)
+    words = [
+        f"{stored[0]['seconds'] / 60:.1f} minutes of made silence, noise, hum, tones and knocks; all words are wrong."
+    ]
+    return Section("nonspeech", "Where nobody speaks", words, [Captioned(caption, table)], [], sources)
 
 
 def _name(report: Mapping[str, Any]) -> str:
