@@ -23,6 +23,7 @@ LEFT_OUT = {
     "mini/conf/baselines.yaml",
     "mini/conf/compare.yaml",
     "mini/conf/compare_24s.yaml",
+    "mini/conf/nonspeech.yaml",
     "mini/conf/stock_conformer.yaml",
 }
 FOUND = sorted(str(path.relative_to(EGS)) for path in EGS.glob("*/conf/*.yaml"))
