@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -60,5 +60,4 @@ def measure_nonspeech(
             place: Path = folder if runtime == TORCH else folder / graphs
             rates = words_per_minute(open_runtime(runtime, place, precision), made)
             rows.append({"size": folder.name, "runtime": runtime, "precision": precision, **rates})
-    seconds: Optional[float] = SECONDS * sum(map(len, made.values()))
-    return {"format": FORMAT, "seconds": seconds, "results": rows}
+    return {"format": FORMAT, "seconds": SECONDS * sum(map(len, made.values())), "results": rows}

@@ -2,7 +2,7 @@
 
 The report shows what --output has in the experiment's folder. A training hears such sounds with ``nonspeech: made``.
 
-Example: python -m espnet_todm.bin.measure_nonspeech --experiment exp/supernet --minutes 10 --precisions fp32 int8
+Example: python -m espnet_todm.bin.bench nonspeech --experiment exp/supernet --minutes 10 --precisions fp32 int8
 """
 
 from __future__ import annotations
