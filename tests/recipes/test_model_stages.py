@@ -67,7 +67,10 @@ def test_a_dry_run_needs_no_data_and_leaves_nothing(librispeech: Recipe) -> None
 
 
 def test_stages_can_be_run_again_alone(done: Recipe) -> None:
-    done.good(*DATA, "--stage", 12, "--stop_stage", 14, "--sizes", "small")
+    done.good(*DATA, "--stage", 12, "--stop_stage", 14, "--sizes", "small", "--nonspeech_minutes", 0.1)
+    measured = json.loads((done.folder / "exp/tiny/nonspeech.json").read_text())
+    assert [(row["size"], row["runtime"]) for row in measured["results"]] == [("small", "torch")]
+    assert "--nonspeech_minutes: 'ten', but a number of minutes" in done.error(*DATA, "--nonspeech_minutes", "ten")
     out = done.good(*DATA, "--stage", 15, "--results", "RESULTS.md")
     assert "test-tiny" in out
     assert (done.folder / "RESULTS.md").is_file() and list((done.folder / "RESULTS").glob("*.png"))
