@@ -6,14 +6,28 @@
 from __future__ import annotations
 
 import importlib.machinery
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from types import ModuleType, TracebackType
 from typing import Any, Optional
 
 TASK = "espnet2.tasks.asr"
 pipes_allowed = True  # until one of this package's own commands changes it
+
+
+@contextmanager
+def short_waits(seconds: float = 5.0) -> Iterator[None]:
+    """Let no connection to the network wait for longer. Packages that ESPnet imports (g2p_en) look for data of nltk's there,
+    and where a network answers nothing, the import would never end."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 class _RegisteringLoader(Loader):
@@ -27,7 +41,8 @@ class _RegisteringLoader(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
+        with short_waits():
+            self.loader.exec_module(module)
         from espnet_todm import register
 
         register()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import sys
 import venv
+from importlib.abc import Loader
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from espnet_todm import hook
 from espnet_todm.errors import UserError
 from espnet_todm.util import startup
 from tests.tiny_training import python
@@ -208,3 +212,21 @@ def test_stock_command_knows_our_names_in_an_environment_with_the_hook(ask: Path
     assert (gone.stdout, gone.stderr) == ("fine\n", "")
     startup.switch_off(str(site))
     assert sys.prefix != str(home)
+
+
+def test_an_import_that_looks_to_the_network_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network is a server that takes connections and says nothing."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # which the loader changes
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+
+        class Looking(Loader):
+            def exec_module(self, module: ModuleType) -> None:
+                with socket.create_connection(silent.getsockname()) as connection:
+                    assert connection.gettimeout() == 5.0
+                    connection.settimeout(0.1)  # for the test's own sake
+                    with pytest.raises(TimeoutError):
+                        connection.recv(1)
+
+        before = socket.getdefaulttimeout()
+        hook._RegisteringLoader(Looking()).exec_module(ModuleType("asr"))
+        assert socket.getdefaulttimeout() == before

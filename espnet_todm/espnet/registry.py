@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import Any
 
 from espnet_todm.espnet.contract import REGISTRATION, SUPPORTED
+from espnet_todm.hook import short_waits
 
 ESPNET3 = "espnet3.systems.asr.task"  # a copy of ESPnet's ASR task, with registries of its own
 _registered = False
@@ -27,7 +28,7 @@ def register() -> None:
     global _registered
     if _registered:
         return
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    with short_waits(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
         # ESPnet's imports print messages about flash attention, nltk data and syntax, which do not help a user.
         warnings.simplefilter("ignore")
         symbols = {(module, name): _symbol(module, name) for module, name in REGISTRATION}
