@@ -21,6 +21,7 @@ from espnet_todm.espnet.inputs import Batches, without_missing_packages
 from espnet_todm.espnet.resumed import TodmTrainerOptions, configuration_holds, configured
 from espnet_todm.espnet.skipped import SkippedSteps, check_validation
 from espnet_todm.espnet.task_options import check_frozen, noise_by_step
+from espnet_todm.iterators.nonspeech import tell_epoch
 from espnet_todm.models.subnet_trainer import TrainingSetup
 from espnet_todm.models.todm import TodmModel
 
@@ -87,6 +88,7 @@ class TodmTrainer(Trainer):
         for schedule in kwargs["schedulers"]:
             if hasattr(schedule, "set_epoch"):
                 schedule.set_epoch(reporter.get_epoch() - 1)
+        tell_epoch(reporter.get_epoch())
         inner, setup = getattr(model, "module", model), _training_setup(**kwargs)
         scale = scaler.get_scale if scaler is not None else None
         steps_of = partial(_training_steps, model=inner, reporter=reporter, setup=setup, scale=scale)

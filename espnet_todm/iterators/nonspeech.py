@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Optional
+from weakref import WeakSet
 
 import numpy as np
 
@@ -19,35 +20,47 @@ from espnet_todm.util.checks import build, check_number
 
 Arrays = dict[str, np.ndarray]
 SPEECH, TEXT = "speech", "text"
+_MADE: WeakSet[WithNonSpeech] = WeakSet()  # in this process, behind whatever iterators ESPnet has built
 
 
 @dataclass(frozen=True)
 class NonSpeech:
-    """Options of ``nonspeech_conf``. share: of the training utterances, drawn anew in each epoch.
+    """Options of ``nonspeech_conf``.
 
-    Features must be Kaldi's filterbanks as stage 3 computes them, and audio 16 kHz. Raises UserError for other shares than
-    those above 0 and below 1.
+    share: of the training utterances, drawn anew in each epoch. begin: share of the epochs before the first one with such
+    sounds; a model that has learned nothing yet would learn to write nothing.
+
+    Features must be Kaldi's filterbanks as stage 3 computes them, and audio 16 kHz. Raises UserError for a share that is not
+    above 0 and below 1, and for a begin that is not from 0 on and below 1.
     """
 
     share: float = 0.03
+    begin: float = 0.5
 
     def __post_init__(self) -> None:
         check_number("nonspeech_conf.share", self.share, above=0, below=1)
+        check_number("nonspeech_conf.begin", self.begin, at_least=0, below=1)
 
 
 class WithNonSpeech:
     """A preprocessor of training: (name, {speech, text}) -> {speech, text}, the text as numbers of tokens.
 
     stock: ESPnet's. It draws from numpy's generator, which ESPnet seeds for each epoch and worker of a data loader.
+    epochs: of the whole training.
     """
 
-    def __init__(self, stock: Callable[[str, dict[str, Any]], Arrays], options: NonSpeech) -> None:
+    def __init__(self, stock: Callable[[str, dict[str, Any]], Arrays], options: NonSpeech, epochs: int) -> None:
         self.stock, self.options = stock, options
+        self.first = int(options.begin * epochs) + 1
+        self.epoch = 1  # that runs; data loaders' workers, which are copies, begin anew in each epoch
         self._fbank: Optional[Any] = None
+        _MADE.add(self)
 
     def __call__(self, name: str, data: dict[str, Any]) -> Arrays:
         arrays = self.stock(name, data)
-        if np.random.random_sample() >= self.options.share or SPEECH not in arrays or TEXT not in arrays:
+        if self.epoch < self.first or SPEECH not in arrays or TEXT not in arrays:
+            return arrays
+        if np.random.random_sample() >= self.options.share:
             return arrays
         speech, rng = arrays[SPEECH], np.random.default_rng(np.random.randint(2**31))
         kind = list(KINDS)[rng.integers(len(KINDS))]
@@ -72,6 +85,12 @@ class WithNonSpeech:
 NONSPEECH = {"made": NonSpeech}
 
 
+def tell_epoch(epoch: int) -> None:
+    """Call this when an epoch of the training begins, the first of which is 1, before its data are read."""
+    for preprocess in _MADE:
+        preprocess.epoch = epoch
+
+
 def check_nonspeech(args: Any) -> Optional[NonSpeech]:
     """The options ``nonspeech`` and ``nonspeech_conf`` of a training; None without. Raises UserError for wrong ones."""
     conf = getattr(args, "nonspeech_conf", None) or {}
@@ -87,4 +106,4 @@ def check_nonspeech(args: Any) -> Optional[NonSpeech]:
 def with_nonspeech(args: Any, stock: Any) -> Any:
     """The preprocessor of a training: ESPnet's, with non-speech behind it if the options ask for it."""
     options = check_nonspeech(args)
-    return stock if options is None else WithNonSpeech(stock, options)
+    return stock if options is None else WithNonSpeech(stock, options, args.max_epoch)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import espnet_todm
 from espnet_todm.data.features import fbank_extractor
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.options import parse_training
@@ -23,6 +24,8 @@ from tests.mock.cases import CASES
 from tests.tiny_model import run, tiny_model
 from tests.tiny_training import arguments, python, write_config, write_data
 
+espnet_todm.register()
+
 
 def stock(name: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
     return {"speech": data["speech"], "text": np.array([3, 4, 5])}
@@ -30,7 +33,7 @@ def stock(name: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def passed(share: float, speech: np.ndarray, times: int) -> list[dict[str, np.ndarray]]:
     np.random.seed(0)
-    preprocess = pickle.loads(pickle.dumps(WithNonSpeech(stock, NonSpeech(share))))
+    preprocess = pickle.loads(pickle.dumps(WithNonSpeech(stock, NonSpeech(share, begin=0), epochs=1)))
     return [preprocess("a", {"speech": speech}) for _ in range(times)]
 
 
@@ -97,6 +100,7 @@ def test_wrong_options_are_one_line(tmp_path: Path) -> None:
     for changes, words in (
         ({"nonspeech_conf": {"share": 0.1}}, "nonspeech_conf: .* is for nonspeech: made, but there is no nonspeech"),
         ({"nonspeech": "made", "nonspeech_conf": {"share": 2}}, "nonspeech_conf.share: 2 is not allowed"),
+        ({"nonspeech": "made", "nonspeech_conf": {"begin": 1}}, r"nonspeech_conf\.begin: 1 is not allowed"),
         ({"nonspeech": "made", "nonspeech_conf": {"part": 2}}, "nonspeech_conf: unknown key 'part'"),
         ({"nonspeech": "loud"}, "nonspeech: .*loud"),
     ):
@@ -113,7 +117,12 @@ def test_wrong_options_are_one_line(tmp_path: Path) -> None:
 @pytest.mark.recipe
 def test_a_training_with_non_speech(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data")
-    write_config(data / "config.yaml", nonspeech="made", nonspeech_conf={"share": 0.4}, num_workers=1)
+    write_config(data / "config.yaml", nonspeech="made", nonspeech_conf={"share": 0.6}, num_workers=1)
     done = python(["-m", "espnet_todm.bin.asr_train", *arguments(data, tmp_path / "exp")])
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "exp/3epoch.pth").is_file()
+    weights = [torch.load(tmp_path / f"exp/{epoch}epoch.pth", weights_only=True) for epoch in (1, 3)]
+    write_config(data / "config.yaml", num_workers=1)
+    assert python(["-m", "espnet_todm.bin.asr_train", *arguments(data, tmp_path / "without")]).returncode == 0
+    others = [torch.load(tmp_path / f"without/{epoch}epoch.pth", weights_only=True) for epoch in (1, 3)]
+    same = [all(torch.equal(one[key], other[key]) for key in one) for one, other in zip(weights, others)]
+    assert same == [True, False]  # it begins in the second of three epochs
