@@ -110,10 +110,10 @@ class Runs:
         return [self._trained(method) for method in chosen if self.is_done(method)]
 
     def _trained(self, method: Method) -> Trained:
-        known, path = self.configured(method) or method, self._stored(method)
+        known, path = self.configured(method) or method, self.result(method)
         if path is not None and not self._has_experiment(method):
             return read_trained(known, path)
-        trained, path = from_experiment(known, self.experiment(method)), self.result(method)
+        trained = from_experiment(known, self.experiment(method))
         if path is not None:
             write_trained(trained, path)
         return trained

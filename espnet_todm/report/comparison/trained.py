@@ -79,7 +79,8 @@ def write_trained(trained: Trained, path: PathLike) -> None:
         "format": FORMAT,
         "name": trained.method.name,
         "config": as_recorded(dict(trained.method.config)),
-        "training": asdict(trained.training),
+        # Costs are sums over sets, whose order changes from process to process, and with it the last digits.
+        "training": {**asdict(trained.training), "model_steps": round(trained.training.model_steps, 6)},
         "kept": trained.kept,
         "costs": {size.name: {key: getattr(size, key) for key in COSTS} for size in trained.sizes},
         "scores": {split: _stored_scores(trained, split) for split in trained.splits},
