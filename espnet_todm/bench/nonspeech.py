@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from espnet_todm.data.nonspeech import KINDS, sound_of
-from espnet_todm.deploy.folder import subnet_folders
+from espnet_todm.deploy.folder import extracted_folders
 from espnet_todm.deploy.onnx.folder import FOLDER
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, TORCH, Runtime
 from espnet_todm.deploy.runtime.opening import open_runtime
-from espnet_todm.errors import UserError
 from espnet_todm.util.acoustics import SAMPLING_RATE
 from espnet_todm.util.checks import check_number
 from espnet_todm.util.files import PathLike
@@ -50,9 +49,7 @@ def measure_nonspeech(
 
     graphs: the folder of the ONNX files in that of a size. Raises UserError for a size or file that is not there.
     """
-    folders = subnet_folders(experiment, sizes)
-    if not folders:
-        raise UserError(f"{experiment}: has no subnets/<size>; write them with python -m espnet_todm.bin.extract")
+    folders = extracted_folders(experiment, sizes)
     made = sounds(minutes)
     rows = []
     for folder in folders:

@@ -73,3 +73,11 @@ def subnet_folders(experiment: PathLike, sizes: Sequence[str] = ()) -> list[Path
     """Folders of an experiment's extracted models: those of ``sizes``, or all."""
     root = Path(experiment) / "subnets"
     return [root / size for size in sizes] if sizes else sorted(path.parent for path in root.glob(f"*/{CARD}"))
+
+
+def extracted_folders(experiment: PathLike, sizes: Sequence[str] = ()) -> list[Path]:
+    """As :func:`subnet_folders`. Raises UserError where nothing was extracted."""
+    folders = subnet_folders(experiment, sizes)
+    if not folders:
+        raise UserError(f"{experiment}: has no subnets/<size>; write them with python -m espnet_todm.bin.extract")
+    return folders

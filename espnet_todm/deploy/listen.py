@@ -17,7 +17,7 @@ import numpy as np
 
 from espnet_todm.deploy.forms.registry import open_exported
 from espnet_todm.deploy.forms.streaming import ChunkedOnnx
-from espnet_todm.deploy.runtime.sherpa_subprocess import make_order, make_recognizer, transcribe_order
+from espnet_todm.deploy.runtime.sherpa_subprocess import order_for, tried_recognizer
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.util.acoustics import SAMPLING_RATE
 from espnet_todm.util.files import PathLike
@@ -59,14 +59,11 @@ class Listener:
             raise UserError(
                 f"{folder}: holds no export; python -m espnet_todm.bin.export --format streaming-onnx makes one of a size"
             )
-        _, model = open_exported(folder, precision, threads)
+        form, model = open_exported(folder, precision, threads)
         if not isinstance(model, ChunkedOnnx):
             raise UserError(f"{folder}: takes whole utterances; export the size with --format streaming-onnx to listen")
-        order = make_order(folder, precision, threads)
-        order["arguments"]["enable_endpoint_detection"] = True
-        noise = np.random.default_rng(0).normal(scale=1e-3, size=SAMPLING_RATE).astype(np.float32)
-        transcribe_order(order, [noise])  # in a subprocess, since sherpa-onnx ends the process of a model with a fault
-        self.stock: Any = make_recognizer(order).stock
+        order = order_for(form, model, folder, threads, enable_endpoint_detection=True)
+        self.stock: Any = tried_recognizer(order).stock
         self.tail_seconds = float(model.details["tail_seconds"])
         self._stretch = model.shift / model.chunk[0] / STOCK_SUBSAMPLING
 

@@ -7,7 +7,7 @@ import importlib.util
 import io
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
 from functools import wraps
 from operator import attrgetter
@@ -148,20 +148,24 @@ def _register_building(task: Any, subnet_trainers: Any, encoders: dict[str, Any]
     task.build_model = classmethod(build_model)
 
 
+def _add_option(symbols: dict[tuple[str, str], Any], name: str, classes: Mapping[str, type]) -> Any:
+    """Add the options ``name``, one of ``classes`` or none, and ``<name>_conf`` to the ASR task, which is returned."""
+    task = symbols["espnet2.tasks.asr", "ASRTask"]
+    make = symbols["espnet2.train.class_choices", "ClassChoices"]
+    task.class_choices_list.append(make(name=name, classes=classes, default=None, optional=True))
+    return task
+
+
 def _register_iterators(symbols: dict[tuple[str, str], Any]) -> None:
     """Add the options ``iterator`` and ``iterator_conf`` to the ASR task. Without them it builds ESPnet's own iterators."""
     from espnet_todm.iterators.options import ITERATORS
 
-    task = symbols["espnet2.tasks.asr", "ASRTask"]
-    choices = symbols["espnet2.train.class_choices", "ClassChoices"](
-        name="iterator", classes=ITERATORS, default=None, optional=True
-    )
-    task.class_choices_list.append(choices)
+    task = _add_option(symbols, "iterator", ITERATORS)
     build_stock = task.build_iter_factory.__func__
 
     def build_iter_factory(cls: Any, args: Any, distributed_option: Any, mode: str, kwargs: Any = None) -> Any:
         factory = None
-        if str(getattr(args, "iterator", None)).lower() in choices.classes:
+        if str(getattr(args, "iterator", None)).lower() in ITERATORS:
             from espnet_todm.iterators.factory import build_factory
             from espnet_todm.iterators.sources import ALL, Share
 
@@ -179,11 +183,7 @@ def _register_nonspeech(symbols: dict[tuple[str, str], Any]) -> None:
     """Add the options ``nonspeech`` and ``nonspeech_conf`` to the ASR task, whose training data then have such sounds."""
     from espnet_todm.iterators.nonspeech import NONSPEECH, with_nonspeech
 
-    task = symbols["espnet2.tasks.asr", "ASRTask"]
-    choices = symbols["espnet2.train.class_choices", "ClassChoices"](
-        name="nonspeech", classes=NONSPEECH, default=None, optional=True
-    )
-    task.class_choices_list.append(choices)
+    task = _add_option(symbols, "nonspeech", NONSPEECH)
     build_stock = task.build_preprocess_fn.__func__
 
     def build_preprocess_fn(cls: Any, args: Any, train: bool) -> Any:

@@ -74,9 +74,9 @@ class WithNonSpeech:
         if speech.ndim != 2:
             raise UserError(f"nonspeech: made is for one channel; this speech has the shape {list(speech.shape)}")
         if self._fbank is None:
-            from lhotse import Fbank, FbankConfig
+            from espnet_todm.data.features import fbank_extractor  # lhotse takes seconds to import
 
-            self._fbank = Fbank(FbankConfig(sampling_rate=SAMPLING_RATE, num_filters=speech.shape[1]))
+            self._fbank = fbank_extractor(SAMPLING_RATE, speech.shape[1])
         samples = sound_of(kind, max(len(speech), 3) * FRAME_SAMPLES, rng)  # a window is longer than two frames
         features = np.asarray(self._fbank.extract(samples, SAMPLING_RATE))
         return features[: len(speech)]

@@ -10,7 +10,7 @@ The draws of dropout differ from those without the option.
 from __future__ import annotations
 
 from types import FunctionType
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Optional
 
 import torch
 from torch import Tensor
@@ -26,13 +26,6 @@ VARYING = ((0, 1), (1,), (0, 2), (0, 1, 2))  # dimensions of a graph's inputs th
 Graph = Callable[[Tensor, Optional[Tensor], Tensor, Optional[Tensor]], Tensor]
 
 
-class _Compiled(NamedTuple):
-    """subnet: the size as it was when its graph was made; a trainer may choose it anew. ran: whether it has run."""
-
-    subnet: Subnet
-    graph: Graph
-
-
 class CompiledBlocks:
     """The graphs of an encoder's sizes. Each is made when its size runs for the second time: the first pass fills caches,
     which a graph must not change."""
@@ -40,8 +33,10 @@ class CompiledBlocks:
     def __init__(self) -> None:
         if not hasattr(torch, "compile"):
             raise UserError(f"model_conf.compile: true needs torch 2.2 or newer, but this is {torch.__version__}")
-        self._seen: dict[tuple[str, bool], Subnet] = {}
-        self._graphs: dict[tuple[str, bool], _Compiled] = {}
+        self._seen: dict[
+            tuple[str, bool], Subnet
+        ] = {}  # by size, and whether with dropout; a trainer may choose it anew
+        self._graphs: dict[tuple[str, bool], Graph] = {}
         self._works = False
 
     def __deepcopy__(self, memo: Any) -> CompiledBlocks:
@@ -56,22 +51,23 @@ class CompiledBlocks:
             return True
         if encoder.sizes[subnet.name] == subnet:
             self._seen[key] = subnet
+            self._graphs.pop(key, None)
         return False
 
     def run(self, encoder: SupernetEncoder, subsampled: SubsampledFeatures, subnet: Subnet) -> Tensor:
         """The blocks and the output norm: (B, T, D) -> (B, T, D). Raises UserError where torch cannot compile."""
         key = subnet.name, subsampled.dropout
-        made = self._graphs.get(key)
-        if made is None or made.subnet is not subnet:
-            made = self._graphs[key] = _Compiled(subnet, _graph(encoder, subnet, subsampled.dropout))
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = _graph(encoder, subnet, subsampled.dropout)
         inputs = subsampled.hidden, subsampled.positions, subsampled.mask, subsampled.visible
         for tensor, dimensions in zip(inputs, VARYING):
             if tensor is not None:
                 torch._dynamo.maybe_mark_dynamic(tensor, [dim for dim in dimensions if tensor.size(dim) > 1])
         if self._works:
-            return made.graph(*inputs)
+            return graph(*inputs)
         try:
-            output = made.graph(*inputs)
+            output = graph(*inputs)
         except _failures() as error:
             raise UserError(
                 f"model_conf.compile: true: torch cannot compile here ({one_line(error, 200)}); it needs a C++ compiler on"

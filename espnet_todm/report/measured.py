@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Optional
 
 from matplotlib.figure import Figure
 
+from espnet_todm.data.nonspeech import KINDS
 from espnet_todm.encoders.latency import (
     FORMAT as COMPONENTS,  # a table of components' latencies, which an older release gave the same file name
 )
@@ -75,7 +76,7 @@ NONSPEECH_COLUMNS = (
     Column("runtime", "runtime"),
     Column("precision", "precision"),
     Column("all", "words per minute", form=".1f"),
-    *(Column(kind, f"in {kind}", form=".1f") for kind in ("silence", "noise", "hum", "tones", "knocks")),
+    *(Column(kind, f"in {kind}", form=".1f") for kind in KINDS),
 )
 AMOUNTS = {
     "wer": ("WER (%)", 1.0, ".2f"),

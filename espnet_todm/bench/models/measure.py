@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from espnet_todm.card import CARD, WEIGHTS, read_card
-from espnet_todm.deploy.folder import subnet_folders
+from espnet_todm.deploy.folder import extracted_folders
 from espnet_todm.deploy.forms.registry import FORMATS, exported_files, of_format, open_exported
 from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, RUNTIMES, SHERPA, TORCH
@@ -163,9 +163,7 @@ def find_targets(
     _check(runtimes, precisions, threads)
     if TORCH in runtimes and any(form.in_chunks for form in of_format(graphs)):
         raise UserError(f"runtimes: {TORCH} is not measured in chunks; allowed: {ONNXRUNTIME}, {SHERPA}")
-    folders = subnet_folders(experiment, sizes)
-    if not folders:
-        raise UserError(f"{experiment}: has no subnets/<size>; write them with python -m espnet_todm.bin.extract")
+    folders = extracted_folders(experiment, sizes)
     cards = {folder: read_card(folder / CARD) for folder in folders}
     ordered = sorted(folders, key=lambda folder: -cards[folder]["cost"]["flops_per_second"])
     return [

@@ -6,8 +6,7 @@ import numpy as np
 
 from espnet_todm.deploy.runtime.base import SHERPA, Runtime
 from espnet_todm.deploy.runtime.fbank import check_samples, device_fbank
-from espnet_todm.deploy.runtime.sherpa_subprocess import make_order, make_recognizer, transcribe_order
-from espnet_todm.util.acoustics import SAMPLING_RATE
+from espnet_todm.deploy.runtime.sherpa_subprocess import make_order, tried_recognizer
 from espnet_todm.util.files import PathLike
 
 
@@ -23,9 +22,7 @@ class SherpaRuntime(Runtime):
     def __init__(self, folder: PathLike, precision: str = "fp32", threads: int = 1) -> None:
         order = make_order(folder, precision, threads)
         self.mel_bins = order["arguments"]["feature_dim"]
-        noise = np.random.default_rng(0).normal(scale=1e-3, size=SAMPLING_RATE).astype(np.float32)
-        transcribe_order(order, [noise])
-        self._recognizer = make_recognizer(order)
+        self._recognizer = tried_recognizer(order)
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         return device_fbank(samples, self.mel_bins)

@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from espnet_todm.deploy.forms.base import Form
 from espnet_todm.deploy.forms.registry import named, open_exported
 from espnet_todm.deploy.onnx.folder import TOKENS
+from espnet_todm.deploy.runtime.onnx import OnnxRuntime
 from espnet_todm.deploy.runtime.recognizer import Recognizer
 from espnet_todm.errors import UserError, last_line
+from espnet_todm.util.acoustics import SAMPLING_RATE
 from espnet_todm.util.child import child_environment, python_module
 from espnet_todm.util.files import PathLike
 from espnet_todm.util.optional import needed
@@ -44,16 +47,27 @@ def make_order(folder: PathLike, precision: str, threads: int) -> Order:
     Raises UserError for faults without a clear message from sherpa-onnx: a missing file, an invalid tokens.txt, a number of
     tokens that is not that of the model's outputs, or another blank.
     """
-    form, model = open_exported(folder, precision)
+    return order_for(*open_exported(folder, precision), folder, threads)
+
+
+def order_for(form: Form, model: OnnxRuntime, folder: PathLike, threads: int, **more: Any) -> Order:
+    """As :func:`make_order`, for the format and the model of an opened folder. more: arguments for sherpa-onnx."""
     files = {part: str(graph.path) for part, graph in model.graphs.items()}
     tokens = str(Path(folder) / TOKENS)
-    arguments = {**files, "tokens": tokens, "num_threads": threads, "feature_dim": model.mel_bins}
+    arguments = {**files, "tokens": tokens, "num_threads": threads, "feature_dim": model.mel_bins, **more}
     return {"form": form.name, "files": list(files.values()), "arguments": arguments, "details": model.details}
 
 
 def make_recognizer(order: Order) -> Recognizer:
     """Create the recognizer. sherpa-onnx may end this process when the model has a fault."""
     return named(order["form"]).recognizer(order["arguments"], **order["details"])
+
+
+def tried_recognizer(order: Order) -> Recognizer:
+    """Create the recognizer after it has run in a subprocess. Raises UserError as :func:`transcribe_order`."""
+    noise = np.random.default_rng(0).normal(scale=1e-3, size=SAMPLING_RATE).astype(np.float32)
+    transcribe_order(order, [noise])
+    return make_recognizer(order)
 
 
 def transcribe_order(order: Order, waves: Sequence[np.ndarray], seconds: float = _LIMIT) -> list[str]:

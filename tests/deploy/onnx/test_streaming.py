@@ -16,6 +16,8 @@ from espnet_todm.deploy.forms.streaming_ctc import FORM
 from espnet_todm.deploy.onnx.export import ExportOptions, export
 from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
 from espnet_todm.deploy.onnx.streaming import CACHES, StreamingGraph, streaming_ctc
+from espnet_todm.deploy.parity.report import ParityReport
+from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.load import load_extracted
 from tests.conftest import random_subnet
@@ -44,17 +46,43 @@ def chunks(module: StreamingGraph, x: torch.Tensor) -> Iterator[torch.Tensor]:
         yield x[:, start : start + module.encoder.window]
 
 
+def faded_noise() -> list[Speech]:
+    """Three utterances of other lengths."""
+    rng = np.random.default_rng(1)
+    lengths = [9000 + 4321 * n for n in range(3)]
+    noise = [(rng.normal(scale=0.1, size=n) * np.hanning(n)).astype(np.float32) for n in lengths]
+    return [Speech(f"utt{n}", samples, "A B") for n, samples in enumerate(noise)]
+
+
+def check_exact_steps(report: ParityReport) -> None:
+    """PyTorch by chunks and float32 in both runtimes must be exact, the end of an utterance included."""
+    assert report.first_fault is None
+    exact = {(step.name, step.of) for step in report.steps if step.limit is not None}
+    assert {
+        ("posteriors", "PyTorch chunk by chunk"),
+        ("posteriors", "onnxruntime fp32"),
+        ("transcripts", "sherpa-onnx fp32"),
+        ("transcripts", "sherpa-onnx fp32, short"),
+    } <= exact
+
+
+def in_chunks(module: StreamingGraph, x: torch.Tensor) -> torch.Tensor:
+    """The outputs (B, T', D) of all chunks of whole utterances (B, T, F)."""
+    first = module.initial(len(x))
+    caches, outputs = first, []
+    for window in chunks(module, x):
+        output, *caches = module(window, *caches)
+        assert [cache.shape for cache in caches] == [cache.shape for cache in first]
+        outputs.append(output)
+    return torch.cat(outputs, dim=1)
+
+
 @torch.no_grad()
 def test_module_is_the_model_on_whole_utterances(folder: Path) -> None:
     model, _ = load_extracted(folder)
     module = streaming_ctc(model)
     x = torch.randn(2, 20 * 12 + 3, 20)
-    caches, outputs = module.initial(2), []
-    for window in chunks(module, x):
-        output, *caches = module(window, *caches)
-        assert [cache.shape for cache in caches] == [cache.shape for cache in module.initial(2)]
-        outputs.append(output)
-    streamed = torch.cat(outputs, dim=1)
+    streamed = in_chunks(module, x)
     encoded, _ = model.encode(x.clone(), torch.tensor([x.size(1)] * 2))
     expected = model.ctc.log_softmax(encoded)
     text = [i for i, token in enumerate(model.token_list) if token not in ("<unk>", "<sos/eos>")]

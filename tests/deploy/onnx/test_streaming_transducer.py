@@ -19,7 +19,7 @@ from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.deploy.runtime.streaming_torch import streaming_runtime
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.load import load_extracted
-from tests.deploy.onnx.test_streaming import STREAMS, chunks, extracted
+from tests.deploy.onnx.test_streaming import STREAMS, check_exact_steps, extracted, faded_noise, in_chunks
 from tests.tiny_experiment import TRANSDUCER, change_weights, write_experiment
 
 
@@ -35,11 +35,7 @@ def subnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def speech() -> list[Speech]:
-    rng = np.random.default_rng(1)
-    lengths = [9000 + 4321 * n for n in range(3)]
-    return [
-        Speech(f"utt{n}", (rng.normal(scale=0.1, size=n) * np.hanning(n)).astype(np.float32), "A B") for n in lengths
-    ]
+    return faded_noise()
 
 
 @torch.no_grad()
@@ -47,13 +43,9 @@ def test_module_is_the_model_on_whole_utterances(subnet: Path) -> None:
     model, _ = load_extracted(subnet)
     module = streaming_transducer(model)
     x = torch.randn(2, 20 * 12 + 3, 80)
-    caches, outputs = module.initial(2), []
-    for window in chunks(module, x):
-        output, *caches = module(window, *caches)
-        outputs.append(output)
     encoded, _ = model.encode(x.clone(), torch.tensor([x.size(1)] * 2))
     expected = model.joint_network.lin_enc(encoded)
-    torch.testing.assert_close(torch.cat(outputs, dim=1), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(in_chunks(module, x), expected, atol=1e-4, rtol=0)
 
 
 def test_the_graphs_have_what_the_runtime_asks_for(subnet: Path) -> None:
@@ -79,14 +71,7 @@ def test_the_graphs_have_what_the_runtime_asks_for(subnet: Path) -> None:
 def test_all_runtimes_agree(subnet: Path, speech: list[Speech]) -> None:
     pytest.importorskip("sherpa_onnx")
     report = check_parity(subnet, subnet / STREAMING_FOLDER, speech, ("fp32", "int8"))
-    assert report.first_fault is None
-    exact = {(step.name, step.of) for step in report.steps if step.limit is not None}
-    assert {
-        ("posteriors", "PyTorch chunk by chunk"),
-        ("posteriors", "onnxruntime fp32"),
-        ("transcripts", "sherpa-onnx fp32"),
-        ("transcripts", "sherpa-onnx fp32, short"),
-    } <= exact
+    check_exact_steps(report)
 
 
 def test_the_predictor_goes_on_from_chunk_to_chunk(subnet: Path, speech: list[Speech]) -> None:

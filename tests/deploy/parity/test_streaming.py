@@ -23,7 +23,7 @@ from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.deploy.runtime.sherpa_subprocess import make_order, transcribe_in_subprocess
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import read_json
-from tests.deploy.onnx.test_streaming import STREAMS, extracted
+from tests.deploy.onnx.test_streaming import STREAMS, check_exact_steps, extracted, faded_noise
 from tests.tiny_experiment import change_weights, write_experiment
 
 onnx = pytest.importorskip("onnx")
@@ -41,27 +41,12 @@ def subnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def speech() -> list[Speech]:
-    rng = np.random.default_rng(1)
-    return [
-        Speech(
-            f"utt{n}",
-            (rng.normal(scale=0.1, size=9000 + 4321 * n) * np.hanning(9000 + 4321 * n)).astype(np.float32),
-            "A B",
-        )
-        for n in range(3)
-    ]
+    return faded_noise()
 
 
 def test_all_runtimes_agree(subnet: Path, speech: list[Speech]) -> None:
     report = check_parity(subnet, subnet / "streaming-onnx", speech, ("fp32", "int8"))
-    assert report.first_fault is None
-    exact = {(step.name, step.of) for step in report.steps if step.limit is not None}
-    assert {
-        ("posteriors", "PyTorch chunk by chunk"),
-        ("posteriors", "onnxruntime fp32"),
-        ("transcripts", "sherpa-onnx fp32"),
-        ("transcripts", "sherpa-onnx fp32, short"),
-    } <= exact
+    check_exact_steps(report)
     assert [rate.of for rate in report.rates] == [
         "PyTorch under the chunks' mask", "onnxruntime fp32", "sherpa-onnx fp32", "onnxruntime int8", "sherpa-onnx int8",
         "PyTorch under the chunks' mask, without the tail", "PyTorch, full context",
