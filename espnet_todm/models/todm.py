@@ -94,7 +94,8 @@ class TodmModel(ESPnetASRModel):
         if transducer:
             self.use_transducer_decoder = True
             self.join(self.make_joint({}) if joint is None else joint)
-        self.autocast, self.error_rates_every = Autocast(autocast), error_rates_every
+        self.autocast = Autocast(autocast, lstm=any(isinstance(module, nn.LSTM) for module in self.modules()))
+        self.error_rates_every = error_rates_every
         self.compiled = CompiledBlocks() if compile else None
         self.subnet_trainer: Optional[SubnetTrainer] = None
         self.register_load_state_dict_post_hook(_after_loading)

@@ -29,6 +29,21 @@ def autocasts_on_cpu(dtype: torch.dtype) -> bool:
     return True
 
 
+@cache
+def runs_lstm_on_cpu(dtype: torch.dtype) -> bool:
+    """Whether torch can train an LSTM under autocast to ``dtype`` on this CPU.
+
+    oneDNN, which autocast gives LSTMs to, refuses bfloat16 on x86 CPUs without AVX-512.
+    """
+    try:
+        with torch.autocast("cpu", dtype=dtype):
+            output, _ = torch.nn.LSTM(2, 2)(torch.zeros(1, 1, 2))
+        output.float().sum().backward()
+    except RuntimeError:
+        return False
+    return True
+
+
 def computes_in_bfloat16_on_cpu(x: torch.Tensor) -> bool:
     """Whether matrix products of ``x`` are in bfloat16 on a CPU, because it is or because autocast makes them so."""
     if x.device.type != "cpu":

@@ -20,7 +20,7 @@ from espnet_todm.trainers.agreement import AgreementOfStep
 from espnet_todm.trainers.distillation_weight import DistillationWeight
 from espnet_todm.trainers.ranks import per_frame
 from espnet_todm.trainers.two_stage import TwoStageTrainer
-from espnet_todm.util.compat import autocasts_on_cpu
+from espnet_todm.util.compat import autocasts_on_cpu, runs_lstm_on_cpu
 from tests.tiny_model import batch, run, tiny_model
 
 CPU = torch.device("cpu")
@@ -40,6 +40,23 @@ def test_a_type_is_used_where_the_cpu_has_it(
     wanted = name is not None and capable and autocasts_on_cpu(torch.bfloat16)
     assert dtype_inside(Autocast(name)) == (torch.bfloat16 if wanted else torch.float32)
     assert ("float32 there" in caplog.text) == (name is not None and not wanted)
+
+
+@pytest.mark.parametrize("capable", [True, False])
+def test_a_cpu_whose_torch_has_no_such_lstm_computes_models_with_one_in_float32(
+    capable: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(autocast, "cpu_has", lambda dtype: True)
+    monkeypatch.setattr(autocast, "autocasts_on_cpu", lambda dtype: True)
+    monkeypatch.setattr(autocast, "runs_lstm_on_cpu", lambda dtype: capable)
+    assert Autocast("bfloat16").on_cpu and Autocast("bfloat16", lstm=True).on_cpu == capable
+    assert ("float32 there" in caplog.text) == (not capable)
+
+
+def test_the_trial_of_an_lstm_says_what_an_lstm_then_does() -> None:
+    lstm, x = torch.nn.LSTM(8, 8), torch.ones(2, 3, 8)
+    with nullcontext() if runs_lstm_on_cpu(torch.bfloat16) else pytest.raises(RuntimeError), in_bfloat16():
+        lstm(x)[0].float().sum().backward()
 
 
 # ---- what stays float32 under use_amp, whose autocast is around the whole step --------------------------------------
