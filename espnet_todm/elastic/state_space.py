@@ -157,6 +157,38 @@ class ElasticStateSpace(ElasticModule):
             hidden = self._mix(outputs.unsqueeze(2).to(hidden.dtype), stage, kept)
         return self._project(hidden, kept, None).squeeze(1), torch.stack(states)
 
+    def stream_width(self, components: int) -> int:
+        """Numbers per utterance in the state of :meth:`stream`, with this number of components."""
+        stack, channels, _, state = self.coefficients.shape
+        return int(stack * state * channels // self.components * components)
+
+    def stream(self, x: Tensor, state: Tensor, kept: KeepIndices = None) -> tuple[Tensor, Tensor]:
+        """A chunk of a layer with one direction: x (B, J, D), state (B, W) float32 -> (B, J, D), the next chunk's state.
+        The state is zero before the first frame. All chunks together give the output of ``forward``.
+        """
+        hidden, states = self._heads(x, kept), []
+        befores = state.reshape(x.size(0), self.stack, -1, self.coefficients.size(-1))
+        for stage in range(self.stack):
+            with torch.autocast(x.device.type, enabled=False):
+                outputs, after = self.filtered_chunk(at_least_float32(hidden), befores[:, stage], stage, kept)
+            states.append(after.flatten(1))
+            hidden = self._mix(outputs.to(hidden.dtype), stage, kept)
+        return self._project(hidden, kept, None), torch.cat(states, dim=1)
+
+    def filtered_chunk(self, signal: Tensor, before: Tensor, stage: int, kept: KeepIndices) -> tuple[Tensor, Tensor]:
+        """signal (B, C, J), before (B, C, 2M): what earlier frames leave in the states at the chunk's first frame, real
+        parts first -> outputs (B, C, 1, J) of a stage's state spaces, the same of the next chunk.
+        """
+        log_transition, output = self._discrete(stage, kept)
+        frames, carried = signal.size(-1), torch.complex(*before.chunk(2, dim=-1))
+        powers = torch.exp(
+            log_transition.unsqueeze(-1) * torch.arange(frames + 1, device=signal.device)
+        )  # (C, M, J + 1)
+        earlier = 2 * torch.einsum("bcm,crm,cmj->bcrj", carried, output, powers[..., :frames]).real
+        entering = torch.einsum("bcj,cmj->bcm", signal.to(powers.dtype), powers.flip(-1)[..., :frames])
+        after = carried * powers[..., frames] + entering
+        return self.filtered(signal, stage, kept) + earlier, torch.cat([after.real, after.imag], dim=-1)
+
     def _heads(self, x: Tensor, kept: KeepIndices) -> Tensor:
         """x (B, T, D) -> (B, C, T)."""
         weight, bias = self.take("linear_in.weight", kept), self.take("linear_in.bias", kept)

@@ -97,7 +97,13 @@ def check_streaming(key: str, options: Any) -> None:
     """Raises UserError when an encoder with these options cannot run in chunks. ``key``: the option that asks for it."""
     if getattr(options, CONDITIONING, False):
         raise UserError(f"{key}: {CONDITIONING}: true is not possible in chunks; leave it out")
-    if not getattr(options, "causal", False):
+    if not hasattr(options, "causal"):
+        raise UserError(f"{key}: this encoder sees all of an utterance; allowed: todm_conformer, todm_mh_ssm")
+    if getattr(options, "bidirectional", False):
+        raise UserError(
+            f"{key}: needs bidirectional: false, or state spaces would see frames to the right of the chunk"
+        )
+    if options.use_cnn_module and not options.causal:
         raise UserError(f"{key}: needs causal: true, or the convolution would see frames to the right of the chunk")
     positions = options.pos_enc_layer_type
     if positions not in ("rel_pos", "none"):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, Optional, Union
 
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
@@ -17,9 +16,8 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet_todm.elastic.base import ElasticModule
 from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, Slot
 from espnet_todm.elastic.convolution import ElasticConvolution
-from espnet_todm.encoders.chunks import check_streaming, parse_chunk, parse_chunk_options
 from espnet_todm.encoders.frontends import STOCK_INPUTS
-from espnet_todm.encoders.options import Checks, ConvolutionOptions, InterCtcOptions, check_positive
+from espnet_todm.encoders.options import Checks, InterCtcOptions, StreamingOptions, check_positive
 from espnet_todm.encoders.positions import LEGACY, LONGEST, Relative
 from espnet_todm.encoders.stack import StackedEncoder
 
@@ -45,7 +43,7 @@ class BlockShape:
 
 
 @dataclass(frozen=True)
-class ConformerOptions(InterCtcOptions, ConvolutionOptions):
+class ConformerOptions(InterCtcOptions, StreamingOptions):
     """Options and defaults of ESPnet's ConformerEncoder, and options of the supernet."""
 
     num_blocks: int = 6
@@ -53,10 +51,6 @@ class ConformerOptions(InterCtcOptions, ConvolutionOptions):
     max_pos_emb_len: int = LONGEST
     stochastic_depth_rate: Union[float, Sequence[float]] = 0.0
     convolution_first: bool = False  # convolution before attention, as in OrthoSoftmax; ESPnet's order is the reverse
-    causal: bool = False  # the convolution sees no frame to the right; needed for streaming
-    chunk: Optional[Mapping[str, Any]] = None  # distribution of chunks in training, see ChunkOptions
-    # [frames of a chunk, frames of left context] in validation and in extracted models; default full context.
-    decode_chunk: Optional[Sequence[int]] = None
 
     fixed: ClassVar[Mapping[str, Any]] = {
         "normalize_before": True,
@@ -69,14 +63,7 @@ class ConformerOptions(InterCtcOptions, ConvolutionOptions):
     ignored: ClassVar[Sequence[str]] = ("positionwise_conv_kernel_size", "padding_idx", "use_flash_attn")
 
     def checks(self) -> Checks:
-        asked = [key for key in ("chunk", "decode_chunk") if getattr(self, key) is not None]
-        return [
-            *super().checks(),
-            lambda: check_positive(self, "attention_heads"),
-            lambda: parse_chunk_options(self.chunk),
-            lambda: parse_chunk(self.decode_chunk),
-            *(partial(check_streaming, key, self) for key in asked),
-        ]
+        return [*super().checks(), lambda: check_positive(self, "attention_heads")]
 
     def shape(self) -> BlockShape:
         return BlockShape(**self.shape_of_modules())
@@ -121,11 +108,6 @@ class TodmConformerEncoder(StackedEncoder):
     stock_name: ClassVar[str] = "conformer"
     stock_class: ClassVar[type[AbsEncoder]] = ConformerEncoder
     stock_inputs: ClassVar[Sequence[Optional[str]]] = STOCK_INPUTS
-
-    def __init__(self, input_size: int, **options: Any) -> None:
-        super().__init__(input_size, **options)
-        self.chunk_options = parse_chunk_options(self.options.chunk)
-        self.decode_chunk = parse_chunk(self.options.decode_chunk)
 
     def stock_widths(self, shape: BlockShape) -> Optional[dict[str, Any]]:
         options, size = self.options, self.options.output_size

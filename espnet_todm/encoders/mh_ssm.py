@@ -18,7 +18,7 @@ from espnet_todm.elastic.base import Context, ElasticModule
 from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, LayerChoice, Slot
 from espnet_todm.elastic.convolution import ElasticConvolution, Norm
 from espnet_todm.elastic.state_space import ElasticStateSpace
-from espnet_todm.encoders.options import Checks, ConvolutionOptions, check_positive
+from espnet_todm.encoders.options import Checks, StreamingOptions, check_positive
 from espnet_todm.encoders.positions import relative_kind
 from espnet_todm.encoders.stack import StackedEncoder
 from espnet_todm.errors import UserError
@@ -46,10 +46,11 @@ class BlockShape:
 
 
 @dataclass(frozen=True)
-class MhSsmOptions(ConvolutionOptions):
+class MhSsmOptions(StreamingOptions):
     """Options of the state space layer, and options of the other modules as in todm_conformer.
 
-    By default, blocks have no attention and no convolution.
+    By default, blocks have no attention and no convolution. Without attention, ``bidirectional: false`` is enough for
+    streaming: chunks of any size give the same output.
     """
 
     ssm_heads: int = 8  # even with head_gating; a component is a head, or with head_gating a pair of heads
@@ -60,7 +61,7 @@ class MhSsmOptions(ConvolutionOptions):
     ssm_init: str = "lin"  # S4D's initialisation, "lin" or "inv"
     ssm_stack: int = 1  # number of state spaces in series inside a head
     head_gating: bool = True  # half of the heads, after an activation, gates the other half
-    bidirectional: bool = True  # false: causal, and ``step`` runs frame by frame
+    bidirectional: bool = True  # false: no frame to the right is seen; needed for streaming
     attention_heads: int = 0  # above 0: self-attention after the state space layer (Stateformer)
     pos_enc_layer_type: str = "none"
     selfattention_layer_type: str = "selfattn"
@@ -77,6 +78,8 @@ class MhSsmOptions(ConvolutionOptions):
     def _check_heads(self) -> None:
         if self.attention_heads:
             check_positive(self, "attention_heads")
+        elif self.chunk is not None:
+            raise UserError("chunk: masks attention, and attention_heads is 0; leave it out")
         elif relative_kind(self) is not None:
             raise UserError(
                 "pos_enc_layer_type: 'rel_pos' has no attention to serve; set attention_heads above 0, or none or abs_pos"
@@ -105,7 +108,7 @@ class ElasticMhSsmBlock(ElasticBlock):
         if shape.heads:
             modules[ATTENTION] = options.self_attention(shape.heads)
         if shape.conv_groups:
-            conv = options.cnn_module_kernel, options.conv_norm, activation, options.size_names
+            conv = options.cnn_module_kernel, options.conv_norm, activation, options.size_names, options.causal
             modules[CONVOLUTION] = ElasticConvolution(size, shape.conv, shape.conv_groups, *conv)
         if shape.ffn_chunks:
             modules[FEED_FORWARD] = options.feed_forward(shape.ffn, shape.ffn_chunks, activation)

@@ -20,6 +20,7 @@ from espnet_todm.elastic.attention import ElasticAttention
 from espnet_todm.elastic.block import Activation
 from espnet_todm.elastic.convolution import Norm
 from espnet_todm.elastic.feed_forward import ElasticFeedForward
+from espnet_todm.encoders.chunks import check_streaming, parse_chunk, parse_chunk_options
 from espnet_todm.encoders.frontends import INPUT_LAYERS, input_names
 from espnet_todm.encoders.positions import PositionOptions, Relative, position_encoding, relative_kind
 from espnet_todm.errors import UserError
@@ -204,6 +205,25 @@ class ConvolutionOptions(FeedForwardOptions):
             "ffn": units,
             "ffn_chunks": chunks,
         }
+
+
+@dataclass(frozen=True)
+class StreamingOptions(ConvolutionOptions):
+    """Options of encoders that can run in chunks."""
+
+    causal: bool = False  # the convolution sees no frame to the right; needed for streaming
+    chunk: Optional[Mapping[str, Any]] = None  # distribution of chunks in training, see ChunkOptions
+    # [frames of a chunk, frames of left context] in validation and in extracted models; default full context.
+    decode_chunk: Optional[Sequence[int]] = None
+
+    def checks(self) -> Checks:
+        asked = [key for key in ("chunk", "decode_chunk") if getattr(self, key) is not None]
+        return [
+            *super().checks(),
+            lambda: parse_chunk_options(self.chunk),
+            lambda: parse_chunk(self.decode_chunk),
+            *(partial(check_streaming, key, self) for key in asked),
+        ]
 
 
 def signature(options: type[EncoderOptions]) -> inspect.Signature:

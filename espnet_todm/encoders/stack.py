@@ -16,11 +16,18 @@ from torch import Tensor, nn
 
 from espnet_todm.components import FULL, Cost, Subnet
 from espnet_todm.elastic.block import LAYER_NORM_EPS, ElasticBlock, count_parameters
-from espnet_todm.encoders.chunks import Chunk, ChunkOptions, length_mask
+from espnet_todm.encoders.chunks import Chunk, ChunkOptions, length_mask, parse_chunk, parse_chunk_options
 from espnet_todm.encoders.depth import WHOLE, depth_options, kept_rates
 from espnet_todm.encoders.frontends import INPUT_LAYERS, InputLayer, subsampling_cost
 from espnet_todm.encoders.interctc import LAYERS, kept_places, parse_places, renumbered
-from espnet_todm.encoders.options import CUTS, SUPERNET_OPTIONS, EncoderOptions, InterCtcOptions, signature
+from espnet_todm.encoders.options import (
+    CUTS,
+    SUPERNET_OPTIONS,
+    EncoderOptions,
+    InterCtcOptions,
+    StreamingOptions,
+    signature,
+)
 from espnet_todm.encoders.passes import SubsampledFeatures
 from espnet_todm.encoders.positions import position_encoding
 from espnet_todm.encoders.supernet import REFERENCE_SECONDS, SupernetEncoder
@@ -70,6 +77,9 @@ class StackedEncoder(SupernetEncoder):
         if isinstance(parsed, InterCtcOptions):
             self.places = self.interctc_layer_idx = parse_places(parsed.interctc_layer_idx, len(self.shapes))
             self.interctc_use_conditioning = bool(parsed.interctc_use_conditioning)
+        if isinstance(parsed, StreamingOptions):
+            self.chunk_options = parse_chunk_options(parsed.chunk)
+            self.decode_chunk = parse_chunk(parsed.decode_chunk)
         self.finish(parsed)
 
     def positional_dropout(self) -> float:

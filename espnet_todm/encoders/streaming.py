@@ -1,4 +1,4 @@
-"""Streaming encoder: runs a model trained with chunk masks chunk by chunk. Three tensors hold its caches.
+"""Streaming encoder: runs a causal model chunk by chunk. Four tensors hold its caches.
 
 A chunk of C frames is computed from the caches and a window of input frames. Successive windows overlap by the context that
 the input layer needs beyond its stride. The output equals that of the encoder on the whole utterance under the mask of the
@@ -7,7 +7,7 @@ same chunks (:mod:`espnet_todm.encoders.chunks`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Optional
 
 import torch
@@ -19,6 +19,7 @@ from espnet_todm.elastic.attention import ElasticAttention
 from espnet_todm.elastic.base import Context
 from espnet_todm.elastic.block import ElasticBlock, LayerChoice
 from espnet_todm.elastic.convolution import ElasticConvolution
+from espnet_todm.elastic.state_space import ElasticStateSpace
 from espnet_todm.encoders.chunks import Chunk, check_streaming
 from espnet_todm.encoders.frontends import encoding_of
 from espnet_todm.encoders.stack import StackedEncoder
@@ -29,18 +30,24 @@ class Caches(NamedTuple):
 
     ``attention`` (B, L, A): keys and values of the left context's frames, A = sum over layers of 2 heads * head_dim.
     ``convolution`` (B, K-1, W): inputs of the filters, W = sum over layers of channels; zero before the first frame.
+    ``state`` (B, S) float32: states of state spaces, see :meth:`ElasticStateSpace.stream`; zero before the first frame.
     ``frames`` (B,) int64: number of valid frames among the L; the last ones are valid.
     """
 
     attention: Tensor
     convolution: Tensor
+    state: Tensor
     frames: Tensor
 
 
-class StreamingEncoder(nn.Module):
-    """Streaming encoder for one subnet of a chunk-trained Conformer, or for an extracted one. It shares their weights.
+STREAMED = (ElasticAttention, ElasticConvolution, ElasticStateSpace)  # modules with a cache, in the order of Caches
 
-    Raises UserError when the encoder cannot stream: it must be ``causal``, with relative positions or none.
+
+class StreamingEncoder(nn.Module):
+    """Streaming encoder for one subnet of a chunk-trained Conformer or a causal state space encoder, or for an extracted
+    one. It shares their weights.
+
+    Raises UserError when the encoder cannot stream, see :func:`espnet_todm.encoders.chunks.check_streaming`.
     """
 
     def __init__(self, encoder: StackedEncoder, chunk: Chunk, subnet: Optional[Subnet] = None) -> None:
@@ -51,8 +58,9 @@ class StreamingEncoder(nn.Module):
         layers = self.subnet.layers
         self.kept = [layers.get(layer, {}) for layer in range(len(encoder.encoders))]
         # At least 1: runtimes do not support empty tensors.
-        self.attention_width = max(sum(2 * w for w in self._widths(ElasticAttention)), 1)
+        self.attention_width = max(sum(self._widths(ElasticAttention)), 1)
         self.convolution_width = max(sum(self._widths(ElasticConvolution)), 1)
+        self.state_width = max(sum(self._widths(ElasticStateSpace)), 1)
         encoding = encoding_of(encoder.embed)
         self.relative = isinstance(encoding, RelPositionalEncoding)
         if self.relative:
@@ -80,6 +88,7 @@ class StreamingEncoder(nn.Module):
         return Caches(
             parameter.new_zeros(batch, self.chunk.left, self.attention_width),
             parameter.new_zeros(batch, self.memory, self.convolution_width),
+            parameter.new_zeros(batch, self.state_width),
             torch.zeros(batch, dtype=torch.int64, device=parameter.device),
         )
 
@@ -90,20 +99,18 @@ class StreamingEncoder(nn.Module):
         """
         embedded, _ = self.encoder.embed(features, features.new_ones(1, 1, features.size(1), dtype=torch.bool))
         hidden = embedded[0] if isinstance(embedded, tuple) else embedded
-        frames, left = (
-            int(hidden.size(1)),
-            self.chunk.left,
-        )  # an int also in tracing: the graph's chunk is fixed
+        frames, left = int(hidden.size(1)), self.chunk.left  # an int also in tracing: the graph's chunk is fixed
         positions = self._positions(frames)
         place = torch.arange(left + frames, device=hidden.device)
         mask = (place >= left - caches.frames.unsqueeze(1)).unsqueeze(1)  # (B, 1, L+C)
-        past = _Parts(caches.attention), _Parts(caches.convolution)
+        past = {kind: _Parts(cache) for kind, cache in zip(STREAMED, caches)}
         for layer, (block, kept) in enumerate(zip(self.encoder.encoders, self.kept)):
             if kept:
                 choice = LayerChoice(kept, size=self.subnet.name, own=self.encoder.own.block(self.subnet.name, layer))
                 hidden = self._block(block, hidden, positions, mask, choice, past)  # type: ignore[arg-type]
         seen = (caches.frames + frames).clamp(max=left)
-        return self.encoder.output_norm(hidden, self.subnet.name), Caches(past[0].joined(), past[1].joined(), seen)
+        attention, convolution, state = (parts.joined() for parts in past.values())
+        return self.encoder.output_norm(hidden, self.subnet.name), Caches(attention, convolution, state, seen)
 
     def utterance(self, features: Tensor) -> Iterator[Tensor]:
         """Whole utterances of equal length (B, T, F) -> outputs (B, C, D) of successive chunks; the last may be shorter."""
@@ -127,31 +134,31 @@ class StreamingEncoder(nn.Module):
         positions: Optional[Tensor],
         mask: Tensor,
         choice: LayerChoice,
-        past: tuple[_Parts, _Parts],
+        past: Mapping[type, _Parts],
     ) -> Tensor:
         """Run one block, x (B, C, D) -> (B, C, D). It takes its part of each cache and appends that of the next chunk."""
         own = choice.own
         for slot in (slot for slot in block.order if choice.keeps(slot.name)):
             module, components = getattr(block, slot.name), (choice.kept or {})[slot.name]
             running = None if len(components) == module.components else components  # all kept: no slicing
-            if not isinstance(module, (ElasticAttention, ElasticConvolution)):
+            parts = next((past[kind] for kind in STREAMED if isinstance(module, kind)), None)
+            if parts is None:
                 x = x + block.branch(x, slot, choice, Context(None, mask, self.subnet.name))
                 continue
-            normed = block.normed(slot.norm, x, own)
+            normed, cache = block.normed(slot.norm, x, own), parts.take(_width(module, components))
             if isinstance(module, ElasticAttention):
-                cache = past[0].take(2 * _width(module, components))
                 branch, cache = module.stream(normed, cache, positions, mask, running)
-                past[0].leave(cache)
-            else:
-                cache = past[1].take(_width(module, components))
+            elif isinstance(module, ElasticConvolution):
                 own_norm = own.norm(f"{slot.name}.{module.norm_name}") if own is not None else None
                 branch, cache = module.stream(normed, cache, running, self.subnet.name, own_norm)
-                past[1].leave(cache)
+            else:
+                branch, cache = module.stream(normed, cache, running)
+            parts.leave(cache)
             x = x + (branch if own is None else own.scaled(slot.name, branch))
         return block.normed("norm_final", x, own) if hasattr(block, "norm_final") else x
 
     def _widths(self, kind: type) -> list[int]:
-        """Kept channels of each module of this type."""
+        """Width of the cache of each module of this type."""
         return [
             _width(module, kept[name])  # type: ignore[arg-type]
             for block, kept in zip(self.encoder.encoders, self.kept)
@@ -161,7 +168,7 @@ class StreamingEncoder(nn.Module):
 
 
 class _Parts:
-    """A cache (B, frames, width) from which layers take their parts in order, and the parts of the next chunk's cache."""
+    """A cache (..., width) from which layers take their parts in order, and the parts of the next chunk's cache."""
 
     def __init__(self, cache: Tensor) -> None:
         self.cache, self.taken = cache, 0
@@ -176,7 +183,7 @@ class _Parts:
         self.left.append(part)
 
     def joined(self) -> Tensor:
-        """The next chunk's cache (B, frames, width); unchanged for a subnet without such a module."""
+        """The next chunk's cache (..., width); unchanged for a subnet without such a module."""
         return torch.cat(self.left, dim=-1) if self.left else self.cache
 
 
@@ -188,6 +195,9 @@ def relative_positions(encoding: RelPositionalEncoding, keys: int, queries: int)
 
 
 def _width(module: nn.Module, kept: tuple[int, ...]) -> int:
-    """Number of channels of these components of an attention or convolution module."""
+    """Width of the cache of a module with these components."""
+    if isinstance(module, ElasticStateSpace):
+        return module.stream_width(len(kept))
     last: Tensor = getattr(module, "linear_out" if isinstance(module, ElasticAttention) else "pointwise_conv2").weight
-    return last.size(1) // int(module.components) * len(kept)  # type: ignore[arg-type]
+    channels = last.size(1) // int(module.components) * len(kept)  # type: ignore[arg-type]
+    return 2 * channels if isinstance(module, ElasticAttention) else channels  # keys and values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from espnet_todm.deploy.onnx.state_space import OnnxStateSpace
 from espnet_todm.elastic.state_space import (
     ElasticStateSpace,
     convolve,
@@ -82,6 +84,28 @@ def test_frame_by_frame_is_the_same_as_all_at_once(frames: int, gating: bool, st
         output, state = module.step(frame, state, kept)
         outputs.append(output)
     torch.testing.assert_close(torch.stack(outputs, 1), module(x, everywhere(frames), kept), atol=1e-4, rtol=1e-4)
+
+
+@few
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    gating=st.booleans(),
+    stack=st.integers(1, 2),
+    kept=st.sampled_from([None, (1,)]),
+)
+@torch.no_grad()
+def test_chunk_by_chunk_is_the_same_as_all_at_once(counts: list[int], gating: bool, stack: int, kept: Any) -> None:
+    """For the layer, and for what a runtime gets of a layer that keeps all."""
+    module = layer(gating=gating, stack=stack, bidirectional=False)
+    forms: list[ElasticStateSpace] = [module, *([OnnxStateSpace(copy.deepcopy(module))] if kept is None else [])]
+    x = torch.randn(2, sum(counts), SIZE)
+    expected = module(x, everywhere(sum(counts), 2), kept)
+    for form in forms:
+        state, outputs = torch.zeros(2, form.stream_width(len(kept or range(form.components)))), []
+        for piece in x.split(counts, dim=1):
+            output, state = form.stream(piece, state, kept)
+            outputs.append(output)
+        torch.testing.assert_close(torch.cat(outputs, 1), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_long_utterances_stay_exact_in_float32() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_todm.encoders.chunks import Chunk, ChunkOptions
-from espnet_todm.encoders.conformer import TodmConformerEncoder
+from espnet_todm.encoders.stack import StackedEncoder
 from espnet_todm.encoders.streaming import StreamingEncoder
 from espnet_todm.errors import UserError
-from tests.conftest import conformer, mh_ssm, random_subnet, speech
+from tests.conftest import conformer, e_branchformer, mh_ssm, random_subnet, speech
 from tests.tiny_model import batch, tiny_model
 
 CHUNK = {"frames": [2, 5], "left": [0, 7], "full_share": 0.25}
@@ -26,17 +27,33 @@ FLAVOURS: dict[str, dict[str, Any]] = {
     "no convolution": {"use_cnn_module": False, "input_layer": "dw_conv2d"},
     "long filters": {"cnn_module_kernel": 9, "input_layer": "conv2d2", "input_channels": 6},
 }
-MADE: dict[str, TodmConformerEncoder] = {}
+STATE_SPACES: dict[str, dict[str, Any]] = {
+    "state spaces": {},
+    "state spaces in series": {"ssm_stack": 2, "head_gating": False},
+    "state spaces, convolution": {"use_cnn_module": True, "causal": True, "cnn_module_kernel": 5, "conv_groups": 2},
+    "Stateformer": {
+        "attention_heads": 4,
+        "pos_enc_layer_type": "rel_pos",
+        "selfattention_layer_type": "rel_selfattn",
+        "chunk": CHUNK,
+        "use_cnn_module": True,
+        "causal": True,
+        "cnn_module_kernel": 5,
+    },
+}
+ALL = sorted([*FLAVOURS, *STATE_SPACES])
+MADE: dict[str, StackedEncoder] = {}
 
 
-def streaming(name: str = "relative") -> TodmConformerEncoder:
+def streaming(name: str = "relative") -> StackedEncoder:
     """A causal encoder of a flavour; do not change it."""
     if name not in MADE:
-        MADE[name] = conformer(causal=True, chunk=CHUNK, **FLAVOURS[name])
+        made = mh_ssm(bidirectional=False, **STATE_SPACES[name]) if name in STATE_SPACES else None
+        MADE[name] = made or conformer(causal=True, chunk=CHUNK, **FLAVOURS[name])
     return MADE[name]
 
 
-def masked(encoder: TodmConformerEncoder, chunk: Chunk, x: torch.Tensor, lengths: torch.Tensor, subnet: Any) -> Any:
+def masked(encoder: StackedEncoder, chunk: Chunk, x: torch.Tensor, lengths: torch.Tensor, subnet: Any) -> Any:
     subsampled = encoder.subsample(x, lengths)
     visible = subsampled.mask & chunk.visible(subsampled.hidden.size(1))
     return encoder.blocks(replace(subsampled, visible=visible), subnet)
@@ -67,7 +84,7 @@ def test_draws_cover_their_ranges_and_full_context() -> None:
 
 @settings(max_examples=40)
 @given(
-    name=st.sampled_from(sorted(FLAVOURS)),
+    name=st.sampled_from(ALL),
     seed=st.integers(0, 1000),
     chunk=st.builds(Chunk, frames=st.integers(1, 6), left=st.integers(0, 9)),
     frames=st.integers(40, 90),
@@ -106,9 +123,7 @@ def test_nothing_right_of_a_chunk_leaks(name: str, seed: int, chunk: Chunk, boun
 
 
 @settings(max_examples=20)
-@given(
-    name=st.sampled_from(sorted(FLAVOURS)), seed=st.integers(0, 1000), frames=st.lists(st.integers(30, 80), min_size=3)
-)
+@given(name=st.sampled_from(ALL), seed=st.integers(0, 1000), frames=st.lists(st.integers(30, 80), min_size=3))
 @torch.no_grad()
 def test_batch_of_n_is_n_batches_of_one(name: str, seed: int, frames: list[int]) -> None:
     encoder, chunk = streaming(name), Chunk(3, 4)
@@ -121,14 +136,16 @@ def test_batch_of_n_is_n_batches_of_one(name: str, seed: int, frames: list[int])
 
 
 @torch.no_grad()
-def test_extracted_model_streams_as_the_slice_does() -> None:
-    encoder, chunk = conformer(causal=True, decode_chunk=[3, 4], conv_groups=2), Chunk(3, 4)
+@pytest.mark.parametrize("name", ["conformer", "mh_ssm"])
+def test_extracted_model_streams_as_the_slice_does(name: str) -> None:
+    made = {"conformer": conformer, "mh_ssm": partial(mh_ssm, bidirectional=False, use_cnn_module=True)}
+    encoder, chunk = made[name](causal=True, decode_chunk=[3, 4], conv_groups=2), Chunk(3, 4)
     subnet = random_subnet(encoder, 7)
     small = encoder.extract(subnet)
     x, lengths = speech(2, 75)
     assert small.decode_chunk == chunk and small.options.causal is True
     ours, form = StreamingEncoder(small, chunk), StreamingEncoder(encoder, chunk, subnet)
-    assert (ours.attention_width, ours.convolution_width) == (form.attention_width, form.convolution_width)
+    assert [cache.shape for cache in ours.initial(2)] == [cache.shape for cache in form.initial(2)]
     expected = encoder.blocks(encoder.subsample(x, lengths), subnet)
     torch.testing.assert_close(small(x, lengths)[0], expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(torch.cat(list(ours.utterance(x)), 1), expected, atol=1e-4, rtol=0)
@@ -204,6 +221,17 @@ def test_wrong_options_are_told(options: dict[str, Any], words: str) -> None:
 
 
 def test_an_encoder_that_is_not_causal_cannot_stream() -> None:
-    for encoder in (conformer(), mh_ssm()):
-        with pytest.raises(UserError, match="streaming: needs causal: true"):
+    for encoder, words in (
+        (conformer(), "needs causal: true"),
+        (mh_ssm(), "needs bidirectional: false"),
+        (mh_ssm(bidirectional=False, use_cnn_module=True), "needs causal: true"),
+        (e_branchformer(), "sees all of an utterance; allowed: todm_conformer, todm_mh_ssm"),
+    ):
+        with pytest.raises(UserError, match=f"streaming: .*{words}"):
             StreamingEncoder(encoder, Chunk(4, 4))
+
+
+def test_chunks_without_attention_to_mask_are_told() -> None:
+    with pytest.raises(UserError, match="chunk: masks attention, and attention_heads is 0; leave it out"):
+        mh_ssm(bidirectional=False, chunk=CHUNK)
+    assert mh_ssm(bidirectional=False, decode_chunk=[1, 1]).decode_chunk == Chunk(1, 1)

@@ -9,7 +9,7 @@ The graph computes the matrices from the layer's few parameters. A runtime does 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,11 @@ class OnnxStateSpace(ElasticStateSpace):
         result: Tensor = self.filters[stage](signal)
         return result
 
+    def filtered_chunk(self, signal: Tensor, before: Tensor, stage: int, kept: KeepIndices) -> tuple[Tensor, Tensor]:
+        del kept
+        result: tuple[Tensor, Tensor] = self.filters[stage](signal, before)
+        return result
+
 
 class ChunkedFilter(nn.Module):
     """State spaces of C channels in R directions.
@@ -61,8 +66,28 @@ class ChunkedFilter(nn.Module):
         places = places + (CHUNK + 1) * torch.arange(skip.size(1)).unsqueeze(-1)
         self.register_buffer("places", places.flatten(1))  # (J, R J)
 
-    def forward(self, signal: Tensor) -> Tensor:
-        """signal (B, C, T) -> (B, C, R, T), equal to :func:`espnet_todm.elastic.state_space.convolve` with the kernels."""
+    def forward(self, signal: Tensor, before: Optional[Tensor] = None) -> Any:
+        """signal (B, C, T) -> (B, C, R, T), equal to :func:`espnet_todm.elastic.state_space.convolve` with the kernels.
+
+        With ``before``, the signal is a chunk of speech, see :meth:`ElasticStateSpace.filtered_chunk`.
+        """
+        return self._whole(signal) if before is None else self._continued(signal, before)
+
+    def _continued(self, signal: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """signal (B, C, J) with a fixed J, before (B, C, 2 M) -> (B, C, 1, J), (B, C, 2 M). For one direction."""
+        real, imaginary = self._powers()
+        toeplitz, reading = self._toeplitz(real, imaginary), self._reading(real, imaginary, 0)
+        powers = torch.cat([real, imaginary], dim=1)  # (C, 2 M, J + 1)
+        frames, state, outputs = int(signal.size(-1)), before, []
+        for start in range(0, frames, CHUNK):
+            count = min(CHUNK, frames - start)
+            piece = signal[..., start : start + count].unsqueeze(2)  # (B, C, 1, n)
+            outputs.append(piece @ toeplitz[:, :count, :count] + state.unsqueeze(2) @ reading[..., :count])
+            entering = (piece @ powers[..., 1 : count + 1].flip(-1).transpose(1, 2)).squeeze(2)
+            state = _decayed(state, *_factors(powers[..., count])) + entering
+        return torch.cat(outputs, dim=-1), state
+
+    def _whole(self, signal: Tensor) -> Tensor:
         batch, channels, frames = signal.size(0), signal.size(1), signal.size(2)
         chunks = (frames + (CHUNK - 1)) // CHUNK
         padded = nn.functional.pad(signal, (0, CHUNK - 1))[..., : chunks * CHUNK]
@@ -93,27 +118,39 @@ class ChunkedFilter(nn.Module):
         """Chunks (B, C, n, J) -> contributions of all other chunks to their outputs, (B, C, n, R, J)."""
         powers = torch.cat([real, imaginary], dim=1)  # (C, 2 M, J + 1)
         ahead, back = powers[..., :CHUNK], powers.flip(-1)[..., :CHUNK]  # exponents 0 .. J - 1 and J .. 1
-        output, outputs = self.get_buffer("output"), []
         states = carry(
-            *((pieces @ entry.transpose(1, 2)) for entry in (back, ahead)[: output.size(2)]), decay=powers[..., CHUNK]
+            *((pieces @ entry.transpose(1, 2)) for entry in (back, ahead)[: self.get_buffer("skip").size(1)]),
+            decay=powers[..., CHUNK],
         )
-        for direction, (state, exponents) in enumerate(zip(states, (ahead, back))):
-            first, second = exponents.chunk(2, dim=1)
-            one, other = output[0, :, direction].unsqueeze(-1), output[1, :, direction].unsqueeze(-1)  # (C, M, 1)
-            reading = torch.cat([one * first - other * second, -one * second - other * first], dim=1)  # (C, 2 M, J)
-            outputs.append(state @ reading)
+        outputs = [state @ self._reading(real, imaginary, direction) for direction, state in enumerate(states)]
         return torch.stack(outputs, dim=3)
+
+    def _reading(self, real: Tensor, imaginary: Tensor, direction: int) -> Tensor:
+        """What each frame of a chunk hears of the state at the chunk's start, for the second direction at its end:
+        (C, 2 M, J)."""
+        if direction:  # exponents J .. 1 in place of 0 .. J - 1
+            real, imaginary = real.flip(-1), imaginary.flip(-1)
+        first, second = real[..., :CHUNK], imaginary[..., :CHUNK]
+        one, other = self.get_buffer("output")[:, :, direction].unsqueeze(-1)  # (C, M, 1)
+        return torch.cat([one * first - other * second, -one * second - other * first], dim=1)
 
 
 def carry(*entering: Tensor, decay: Tensor) -> tuple[Tensor, ...]:
     """States at the start of chunks, (B, C, n, 2 M). ``entering`` (B, C, n, 2 M): the contribution of each chunk to the next
     state, real parts first. ``decay`` (C, 2 M): over one chunk. The second direction runs backward: states at the end."""
-    half = decay.size(-1) // 2
-    real, imaginary = decay[:, :half], decay[:, half:]
-    same = torch.cat([real, real], dim=-1)
-    crossed = torch.cat([-imaginary, imaginary], dim=-1)
-    states: Any = Carry.apply(same, crossed, *entering)
+    states: Any = Carry.apply(*_factors(decay), *entering)
     return states if isinstance(states, tuple) else (states,)
+
+
+def _factors(decay: Tensor) -> tuple[Tensor, Tensor]:
+    """decay (C, 2 M), real parts first -> factors (C, 2 M) of a state and of its exchanged halves, for :func:`_decayed`."""
+    real, imaginary = decay.chunk(2, dim=-1)
+    return torch.cat([real, real], dim=-1), torch.cat([-imaginary, imaginary], dim=-1)
+
+
+def _decayed(state: Tensor, same: Tensor, crossed: Tensor) -> Tensor:
+    """state (B, C, 2 M) times a complex decay: the product of complex numbers."""
+    return state * same + torch.cat(state.chunk(2, dim=-1)[::-1], dim=-1) * crossed
 
 
 class Carry(torch.autograd.Function):
@@ -138,7 +175,7 @@ def _recurrence(same: Tensor, crossed: Tensor, entering: Tensor, backward: bool)
     state, states = torch.zeros_like(pieces[0]), []
     for piece in reversed(pieces) if backward else pieces:
         states.append(state)
-        state = state * same + state.roll(state.size(-1) // 2, -1) * crossed + piece
+        state = _decayed(state, same, crossed) + piece
     return torch.stack(states[::-1] if backward else states, dim=2)
 
 

@@ -3,12 +3,13 @@
 Of sherpa-onnx's online CTC types, only this one computes the features of training: Kaldi's, of samples in [-1, 1]. NeMo's
 type computes other features, and WeNet's scales samples differently. Online transducers may be of this type, too. It needs
 the caches of Zipformer layers, with sizes from the metadata. All layers of the model share the caches of one such layer:
-attention uses the key cache, and the convolutions use the two convolution caches, concatenated. So a subnet with different
-widths per layer wastes no space. Unused caches have width 1.
+attention uses the key cache. The two convolution caches, concatenated, hold those of the convolutions and the states of
+state spaces. So a subnet with different widths per layer wastes no space. Unused caches have width 1.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Optional
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from espnet_todm.decode.text import forbidden_tokens
 from espnet_todm.deploy.onnx.graph import check_parts, mean_and_scale, without
+from espnet_todm.deploy.onnx.state_space import replace
 from espnet_todm.encoders.chunks import Chunk
 from espnet_todm.encoders.stack import StackedEncoder
 from espnet_todm.encoders.streaming import Caches, StreamingEncoder
@@ -36,7 +38,8 @@ class StreamingGraph(nn.Module):
     def __init__(self, encoder: StreamingEncoder, normalize: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
-        self.remembered = encoder.memory * encoder.convolution_width
+        self.filtered = encoder.memory * encoder.convolution_width
+        self.remembered = self.filtered + encoder.state_width
         self.columns = -(-self.remembered // (2 * ROWS))
         shift, scale = mean_and_scale(normalize)
         self.register_buffer("shift", shift)
@@ -68,11 +71,13 @@ class StreamingGraph(nn.Module):
     def forward(self, x: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
         """Kaldi features x (N, window, F) float32, caches as in :meth:`initial` -> output (N, C, V or J), new caches."""
         key, nonlinear, first_values, second_values, first, second, embedding, frames = caches
-        together = torch.cat([first.flatten(1), second.flatten(1)], dim=1)[:, : self.remembered]
-        filtered = together.view(-1, self.encoder.memory, self.encoder.convolution_width)
+        together = torch.cat([first.flatten(1), second.flatten(1)], dim=1)
+        filtered = together[:, : self.filtered].view(-1, self.encoder.memory, self.encoder.convolution_width)
+        state = together[:, self.filtered : self.remembered]
         normalised = (x - self.get_buffer("shift")) * self.get_buffer("scale")
-        encoded, after = self.encoder(normalised, Caches(key.transpose(0, 1), filtered, frames))
-        together = nn.functional.pad(after.convolution.flatten(1), (0, 2 * ROWS * self.columns - self.remembered))
+        encoded, after = self.encoder(normalised, Caches(key.transpose(0, 1), filtered, state, frames))
+        together = torch.cat([after.convolution.flatten(1), after.state], dim=1)
+        together = nn.functional.pad(together, (0, 2 * ROWS * self.columns - self.remembered))
         first, second = together.view(-1, 2, ROWS, self.columns).unbind(1)
         key = after.attention.transpose(0, 1)
         return self.head(encoded), key, nonlinear, first_values, second_values, first, second, embedding, after.frames
@@ -99,7 +104,8 @@ def streaming_transducer(model: Any, chunk: Optional[Sequence[int]] = None) -> S
 def _graph(model: Any, head: nn.Module, chunk: Optional[Sequence[int]]) -> StreamingGraph:
     if not isinstance(model.encoder, StackedEncoder):
         raise UserError(
-            f"encoder: {type(model.encoder).__name__} cannot stream; needed: todm_conformer, trained with causal: true"
+            f"encoder: {type(model.encoder).__name__} cannot stream; needed: todm_conformer with causal: true, or"
+            " todm_mh_ssm with bidirectional: false"
         )
     if model.encoder.interctc_use_conditioning:
         raise UserError("interctc_use_conditioning: true cannot stream; allowed: false")
@@ -109,7 +115,9 @@ def _graph(model: Any, head: nn.Module, chunk: Optional[Sequence[int]]) -> Strea
         raise UserError("decode_chunk: the model names none; give --chunk FRAMES LEFT")
     if given.frames < 1 or given.left < 1:
         raise UserError(f"chunk: {given.frames} and {given.left} are not possible; needed: 1 frame or more of each")
-    return StreamingGraph(StreamingEncoder(model.encoder, given), model.normalize, head).eval()
+    encoder = copy.deepcopy(model.encoder)
+    replace(encoder)
+    return StreamingGraph(StreamingEncoder(encoder, given), model.normalize, head).eval()
 
 
 def example_inputs(module: StreamingGraph) -> tuple[Tensor, ...]:

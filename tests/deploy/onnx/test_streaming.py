@@ -188,11 +188,12 @@ def test_static_int8_is_refused(folder: Path) -> None:
         export(folder, options=options)
 
 
-def test_stock_sherpa_onnx_writes_what_the_graph_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [{}, {"encoder": "todm_mh_ssm", "bidirectional": False}], ids=str)
+def test_stock_sherpa_onnx_writes_what_the_graph_says(tmp_path: Path, kind: dict[str, Any]) -> None:
     """Two streams at a time, audio fed in pieces, on a model of 80 features: the text is that of the chunks."""
     sherpa_onnx = pytest.importorskip("sherpa_onnx")
     lhotse = pytest.importorskip("lhotse")
-    root = write_experiment(tmp_path, features=80, **STREAMS)
+    root = write_experiment(tmp_path, features=80, **STREAMS, **kind)
     output = export(extracted(root), options=ExportOptions(precisions=(), format=STREAMING_FOLDER))
     module = streaming_ctc(load_extracted(root / "subnet")[0])
     recognizer = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(

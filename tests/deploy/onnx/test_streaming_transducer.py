@@ -22,12 +22,20 @@ from espnet_todm.espnet.load import load_extracted
 from tests.deploy.onnx.test_streaming import STREAMS, check_exact_steps, extracted, faded_noise, in_chunks
 from tests.tiny_experiment import TRANSDUCER, change_weights, write_experiment
 
+STATEFORMER = {"attention_heads": 4, "use_cnn_module": True, "cnn_module_kernel": 5}
+KINDS: dict[str, dict[str, Any]] = {
+    "conformer": STREAMS,
+    "state spaces": {"encoder": "todm_mh_ssm", "bidirectional": False, "ssm_stack": 2, **STREAMS},
+    "Stateformer": {"encoder": "todm_mh_ssm", "bidirectional": False, **STATEFORMER, **STREAMS},
+}
 
-@pytest.fixture(scope="module")
-def subnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+
+@pytest.fixture(scope="module", params=KINDS)
+def subnet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uneven subnet of 80 features, exported into its subfolder streaming-onnx."""
     pytest.importorskip("onnxruntime")
-    folder = extracted(write_experiment(tmp_path_factory.mktemp("rnnt"), changes=TRANSDUCER, features=80, **STREAMS))
+    root = tmp_path_factory.mktemp("rnnt")
+    folder = extracted(write_experiment(root, changes=TRANSDUCER, features=80, **KINDS[request.param]))
     change_weights(folder, lambda name, value: 3 * value if "lin_out.weight" in name else value)  # fewer blanks
     export(folder, options=ExportOptions(precisions=("fp32", "int8"), format=STREAMING_FOLDER))
     return folder
