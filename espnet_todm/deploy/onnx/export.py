@@ -158,7 +158,7 @@ def write_graph(graph: Graph, path: Path, opset: int, about: Mapping[str, Any], 
             output_names=list(graph.outputs),
             dynamic_axes={name: dict(axes) for name, axes in (*graph.inputs.items(), *graph.outputs.items())},
             opset_version=opset,
-            custom_opsets={DOMAIN: 1} if has_state_space(graph.module) else None,
+            custom_opsets={DOMAIN: 1} if graph.features and has_state_space(graph.module) else None,
             **_TRACING,
         )
     model = onnx.load(str(path))
