@@ -169,22 +169,25 @@ def any_open(gates: Tensor) -> Tensor:
     """A smooth "or" of gates (components,): 1 - prod(1 - g). With 0/1 gates: 1 if the module keeps any component, else
     0.
     """
-    product: Tensor = _Product.apply(1 - gates)
-    return 1 - product
+    opened: Tensor = _AnyOpen.apply(gates)
+    return opened
 
 
-class _Product(torch.autograd.Function):
-    """``x.prod()`` of x (n,). The backward of torch's looks for zeros, for which it waits for the device."""
+class _AnyOpen(torch.autograd.Function):
+    """:func:`any_open` with a backward of its own: that of torch's product looks for zeros, for which it waits for the
+    device.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.prod()
+    def forward(ctx: Any, gates: Tensor) -> Tensor:
+        closed = 1 - gates
+        ctx.save_for_backward(closed)
+        return 1 - closed.prod()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """gradient () -> (n,): times the product of all other elements."""
+        """gradient () -> (components,): times the product of 1 - g of all other gates."""
         (x,) = ctx.saved_tensors
         if len(x) <= _FEW:
             return gradient * x.repeat(len(x), 1).fill_diagonal_(1.0).prod(1)
@@ -207,4 +210,4 @@ def last_linear(x: Tensor, weight: Tensor, bias: Tensor, gates: Optional[Tensor]
     """
     if gates is None:
         return F.linear(x, weight, bias)
-    return F.linear(x, weight * spread(gates, weight.size(-1))) + bias * any_open(gates)
+    return F.linear(x, weight * spread(gates, weight.size(-1)), bias * any_open(gates))
