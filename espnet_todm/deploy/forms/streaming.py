@@ -130,6 +130,9 @@ class StreamingForm(Form):
     def recognises(self, metadata: Mapping[str, str]) -> bool:
         return "decode_chunk_len" in metadata
 
+    def recognizer(self, arguments: Mapping[str, Any], **details: Any) -> Recognizer:
+        return OnlineRecognizer(self.stock.recognizer(arguments), **details)
+
     def chunk_graph(self, module: StreamingGraph, output: str, about: Mapping[str, Any]) -> Graph:
         """The first graph. output: name of its first output; about: metadata besides those of the chunks and the caches."""
         from espnet_todm.deploy.onnx.graph import subsampling_factor
