@@ -14,7 +14,7 @@ from espnet_todm.deploy.release import LICENSE, SUMS, Exported, exports_of
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.espnet.load import read_config
-from espnet_todm.report.measured import LATENCY_COLUMNS, RATE_COLUMNS, latency_file, records_table
+from espnet_todm.report.measured import RATE_COLUMNS, latency_files, latency_table, latency_words, records_table
 from espnet_todm.report.model_card import cost_rows, data_notes, description, score_rows
 from espnet_todm.util.acoustics import SAMPLING_RATE
 from espnet_todm.util.files import PathLike, read_json, read_optional
@@ -27,9 +27,16 @@ pip install sherpa-onnx numpy
 {commands}
 ```
 
-`{c}` beside it does the same in C; its first lines say how to compile it. The programs use the {precision} files. Speech has
-one channel. sherpa-onnx computes the features, and resamples speech of another rate than {rate} Hz.
+`{c}` in the same folder does the same in C; its first lines say how to compile it. The programs use the {precision} files.
+Speech has one channel. sherpa-onnx computes the features, and resamples speech of another rate than {rate} Hz.
 """
+
+_BESIDE = {
+    TOKENS: "the tokens, each with its number",
+    CARD: "costs and origin of the model",
+    PYTHON: "the program in Python",
+    C: "the program in C",
+}
 
 
 def release_card(subnet: PathLike, data: Optional[str] = None, licence: Optional[PathLike] = None) -> str:
@@ -64,15 +71,14 @@ def _run(exports: Sequence[Exported]) -> str:
 
 def _speed(folder: Path) -> Iterator[str]:
     """What ``bench models`` measured of this size, if its experiment has such a file."""
-    path = latency_file(folder.resolve().parent.parent)
-    stored = read_optional(path)
-    try:
-        rows = [row for row in stored.get("results", []) if row["size"] == folder.resolve().name]
-        table = records_table(rows, [column for column in LATENCY_COLUMNS if column.key != "size"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: no file of bench models ({error!r}); make it again or remove it") from None
-    if rows:
-        yield f"### Speed\n\n{stored.get('machine', {}).get('cpu', 'The machine is not known')}.\n\n" + table.markdown()
+    for path in filter(Path.is_file, latency_files(folder.resolve().parent.parent)):
+        stored = read_optional(path)
+        try:
+            words, table = latency_words(stored), latency_table(stored, folder.resolve().name)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: no file of bench models ({error!r}); make it again or remove it") from None
+        if table.rows:
+            yield f"### Speed\n\n{words}\n\n{table.markdown()}"
 
 
 def _parity(export: Exported) -> Iterator[str]:
@@ -95,12 +101,14 @@ def _parity(export: Exported) -> Iterator[str]:
 def _files(exports: Sequence[Exported], licence: Optional[PathLike]) -> Iterator[tuple[str, str]]:
     """Path -> what the file is."""
     for export in exports:
-        yield f"{export.folder.name}/", export.form.about
-        for precision, model in export.models.items():
-            yield ", ".join(graph.path.name for graph in model.graphs.values()), precision
-    yield TOKENS, "the tokens, each with its number"
-    yield CARD, "costs and origin of the model"
-    yield f"{PYTHON}, {C}", "programs that transcribe a file"
+        takes = "speech in chunks" if export.form.in_chunks else "whole utterances"
+        models = "; ".join(
+            f"{precision}: " + ", ".join(f"`{graph.path.name}`" for graph in model.graphs.values())
+            for precision, model in export.models.items()
+        )
+        yield f"{export.folder.name}/", f"takes {takes}; {models}"
+    for name, about in _BESIDE.items():
+        yield name, f"{about}, in each of these folders"
     if licence is not None:
         yield LICENSE, "the licence"
     yield SUMS, f"checksums of all files: `sha256sum -c {SUMS}`"

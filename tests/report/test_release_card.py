@@ -40,7 +40,7 @@ def test_what_was_not_measured_is_blank(size: Path) -> None:
     assert "|parameters|2.500 M (50.0% of the supernet's)|" in text and "|WER [95% interval]||" in text
     assert "python onnx/recognize.py speech.wav" in text and "The programs use the fp32 files." in text
     assert "### `onnx` against PyTorch\n\nNot compared: " in text and "### Speed" not in text
-    assert "- `onnx/`: " in text and "- `model.onnx`: fp32" in text and "LICENSE" not in text
+    assert "- `onnx/`: takes whole utterances; fp32: `model.onnx`\n" in text and "LICENSE" not in text
 
 
 def test_what_was_measured_is_told(size: Path, tmp_path: Path) -> None:
@@ -54,8 +54,14 @@ def test_what_was_measured_is_told(size: Path, tmp_path: Path) -> None:
     write_json(size / "onnx/parity.json", parity)
     text = release_card(size, "the mini corpus", tmp_path / "mine.txt")
     assert "|WER test [95% interval]|50.0 [" in text and "Scored on: the mini corpus." in text
-    assert "### Speed\n\nCortex-A53.\n\n|runtime|precision|threads|RTF|file (MiB)|\n" in text
-    assert "|sherpa-onnx|int8|2|0.0125|1.25|\n" in text and "fp32|2" not in text
+    head = "|size|runtime|precision|threads|RTF|times faster than real time|file (MiB)|\n"
+    assert f"### Speed\n\nMeasured by the runtimes that devices use: Cortex-A53.\n\n{head}" in text
+    assert "|small|sherpa-onnx|int8|2|0.0125|80|1.25|\n" in text and "|full|" not in text
+    chunks = {"graphs": "streaming-onnx", "machine": {"cpu": "A53"}, "results": [{**ROW, "end_p50_ms": 700.4}]}
+    write_json(tmp_path / "exp/model_latency_streaming.json", chunks)
+    text = release_card(size)
+    assert text.count("### Speed") == 2 and "use (streaming-onnx): A53." in text and "|end p50 (ms)|" in text
+    text = release_card(size, "the mini corpus", tmp_path / "mine.txt")
     assert "20 utterances, 321 words; sherpa-onnx 1.2.3." in text and "|sherpa-onnx int8|16.98|3|" in text
     assert "- `LICENSE`: the licence" in text and "## Licence\n\nSee `LICENSE`." in text
 

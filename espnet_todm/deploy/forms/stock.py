@@ -85,6 +85,8 @@ import sherpa_onnx
 
 HERE = Path(__file__).parent
 
+if len(sys.argv) != 2:
+    sys.exit("usage: python @name speech.wav")
 recognizer = sherpa_onnx.@{kind}Recognizer.@maker(
 @arguments
 )
