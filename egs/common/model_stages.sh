@@ -159,20 +159,38 @@ writes_words() { [ "$token_type" != phone ] || { [ "$lm_unit" = word ] && uses_l
 # Where <set>/text with what stage 13 is to write stands.
 reference_dir() { if writes_words; then dump_dir; else text_dir; fi; }
 
-# Folder of the texts in the experiment: decode, decode_<search> or decode_<name of --decode_config>, and behind it _lm and
-# _chunk_<frames>_<left> or _chunk_full; also _phonemes, where another search of the experiment writes words.
+# Folder of the texts in the experiment: decode, decode_<search> or decode_<name of --decode_config>, and behind it _lm; also
+# _phonemes, where another search of the experiment writes words.
 decode_name() {
   local name=$search
   [ -z "$decode_config" ] || name=$(basename "$decode_config" .yaml)
   case $name in "" | greedy) printf decode ;; *) printf 'decode_%s' "$name" ;; esac
   ! uses_lm || printf _lm
   writes_words || [ "$lm_unit" != word ] || printf _phonemes
-  [ -z "$decode_chunk" ] || printf '_chunk_%s' "${decode_chunk// /_}"
+}
+
+# The folders of all contexts of --decode_chunk, in the array `decoded`: behind the name _chunk_<frames>_<left> or _chunk_full.
+set_decoded() {
+  local name words
+  name=$(decode_name) decoded=()
+  read -ra words <<<"$decode_chunk"
+  set -- ${words[@]+"${words[@]}"}
+  [ $# -gt 0 ] || decoded=("$name")
+  while [ $# -gt 0 ]; do
+    if [ "$1" = full ] || [ $# -eq 1 ]; then
+      decoded+=("${name}_chunk_$1")
+      shift
+    else
+      decoded+=("${name}_chunk_$1_$2")
+      shift 2
+    fi
+  done
 }
 
 stage_13() {
-  local names searching scales chunk
+  local names searching scales chunk decoded output
   set_names
+  set_decoded
   set_evaluation
   searching=(${decode_config:+--config "$decode_config"} ${search:+--search "$search"} ${beam_size:+--beam_size "$beam_size"})
   read -ra chunk <<<"$decode_chunk"
@@ -189,19 +207,22 @@ stage_13() {
       searching+=(--lm_weight "${scales[0]}" --word_score="${scales[1]}")
     fi
   fi
+  output=$(decode_name) # of several contexts, the beginning of the names
+  [ ${#decoded[@]} -gt 1 ] || output=${decoded[0]}
   set_launcher_arguments decoding
   python -m espnet_todm.bin.decode --experiment "$(experiment)" --data "$(dump_dir)" --sets "${evaluation[@]}" \
-    --output "$(decode_name)" ${searching[@]+"${searching[@]}"} ${chunk[@]+--chunk "${chunk[@]}"} ${names[@]+--sizes "${names[@]}"} \
+    --output "$output" ${searching[@]+"${searching[@]}"} ${chunk[@]+--chunk "${chunk[@]}"} ${names[@]+--sizes "${names[@]}"} \
     "${launcher_arguments[@]}"
 }
 
 stage_14() {
-  local names strict=
+  local names decoded strict=
+  set_decoded
   writes_words || strict=--case_sensitive # e and E are two phonemes
   set_names
   set_evaluation
   python -m espnet_todm.bin.score --experiment "$(experiment)" --data "$(reference_dir)" --sets "${evaluation[*]}" \
-    --decode "$(decode_name)" ${sizes:+--sizes "${names[*]}"} ${official:+--corpus "$official"} ${strict:+"$strict"}
+    --decode "${decoded[@]}" ${sizes:+--sizes "${names[*]}"} ${official:+--corpus "$official"} ${strict:+"$strict"}
   python -m espnet_todm.bin.bench rtf --experiment "$(experiment)" ${names[@]+--sizes "${names[@]}"} \
     --scp "$(measured_input)"
   [ -z "$onnx" ] || measure_exports

@@ -1,6 +1,7 @@
 """Stage 13: decode sets with an experiment's extracted models, one job per size.
 
 A supernet trained on chunks of speech decodes as its decode_chunk says, or with --chunk otherwise, into a folder of its own.
+--chunk full 32 64 16 64 decodes with full context and with two chunk sizes.
 
 Example: python -m espnet_todm.bin.decode --experiment exp/supernet --data dump/fbank --sets dev test --jobs 2
 """
@@ -80,14 +81,15 @@ parser.add_argument("--sizes", nargs="*", default=[], help="sizes to decode with
 parser.add_argument("--batch_seconds", type=float, default=60, help="padded seconds of speech in a batch")
 parser.add_argument(
     "--output",
-    help="texts go to OUTPUT/<set>/<size> in the experiment (default decode; with --chunk decode_chunk_...)",
+    help="texts go to OUTPUT/<set>/<size> in the experiment (default decode; with --chunk decode_chunk_...; several"
+    " contexts go to OUTPUT_chunk_...)",
 )
 parser.add_argument(
     "--chunk",
     nargs="+",
     metavar="FRAMES LEFT",
-    help="encoder frames of a chunk and of its left context, or full for whole utterances (default: as the model's"
-    " decode_chunk says)",
+    help="encoder frames of a chunk and of its left context, or full for whole utterances; or several of these (default:"
+    " as the model's decode_chunk says)",
 )
 add_search_arguments(parser)
 parser.add_argument("--prior_weight", type=float, default=0, help="prefix: weight of the prior that tune_lm wrote")
@@ -98,14 +100,13 @@ add_launcher_arguments(parser)
 def main(arguments: Sequence[str]) -> None:
     parsed = parse_with_settings(parser, arguments)
     register()
-    from espnet_todm.decode.context import parse_context
+    from espnet_todm.decode.context import output_folders, parse_contexts
     from espnet_todm.decode.decode import Work, decode_sets
     from espnet_todm.decode.features import input_table
     from espnet_todm.decode.scales import FOLDER, PRIOR, scaled
     from espnet_todm.deploy.folder import subnet_folders
 
-    search, context = search_options(parsed), parse_context(parsed.chunk)
-    output = parsed.output or ("decode" if context is None else f"decode_chunk_{context.name}")
+    search, contexts = search_options(parsed), parse_contexts(parsed.chunk)
     tables = {name: str(input_table(Path(parsed.data) / name)) for name in parsed.sets}
     root = Path(parsed.experiment)
 
@@ -124,6 +125,7 @@ def main(arguments: Sequence[str]) -> None:
             search_of(folder.name),
             context,
         )
+        for context, output in zip(contexts, output_folders(contexts, parsed.output))
         for folder in subnet_folders(parsed.experiment, parsed.sizes)
     ]
     launch(decode_sets, work, name="decoding", **launcher_arguments(parsed))

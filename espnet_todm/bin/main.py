@@ -25,7 +25,7 @@ hook.install(pipes=False)  # a training's child processes import this module, no
 
 # Shown first, in the order of their use; the others are mostly stages of the recipes.
 TITLES = ("From a trained supernet to devices", "Training, and the stages of the recipes")
-FIRST = ("extract", "search", "export", "parity", "listen", "bench", "fine-tune", "pack", "unpack", "report")
+FIRST = ("extract", "search", "export", "parity", "listen", "bench", "fine-tune", "release", "pack", "unpack", "report")
 
 
 def commands() -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any, Optional
 from espnet_todm.encoders.chunks import Chunk, parse_chunk
 from espnet_todm.encoders.stack import StackedEncoder
 from espnet_todm.errors import UserError
+from espnet_todm.scoring.scores import DECODE
 
 WHOLE = "full"
 
@@ -36,17 +37,37 @@ class Context:
         encoder.decode_in(self.chunk)
 
 
-def parse_context(words: Optional[Sequence[str]]) -> Optional[Context]:
-    """Parse ``full``, or the numbers FRAMES LEFT: encoder frames of a chunk and of its left context. None stays None,
-    the context of the configuration. Raises UserError for anything else.
+def parse_contexts(words: Optional[Sequence[str]]) -> list[Optional[Context]]:
+    """Parse one or more contexts in a row, as in ``full 32 64 16 64``. Each is ``full``, or the numbers FRAMES LEFT: encoder
+    frames of a chunk and of its left context. None gives [None], the context of the configuration.
+
+    Raises UserError for anything else.
     """
     if words is None:
-        return None
-    if list(words) == [WHOLE]:
-        return Context(None)
-    if len(words) != 2 or not all(word.isdecimal() for word in words) or int(words[0]) < 1:
-        raise UserError(
-            f"chunk: {' '.join(words)!r} is not possible; needed: frames of a chunk (1 or more) and of its left context"
-            f" (0 or more), such as 16 64, or {WHOLE}"
-        )
-    return Context(parse_chunk([int(word) for word in words], "chunk"))
+        return [None]
+    contexts: list[Optional[Context]] = []
+    rest = list(words)
+    while rest or not contexts:
+        if rest[:1] == [WHOLE]:
+            contexts.append(Context(None))
+            del rest[:1]
+            continue
+        if len(rest) < 2 or not all(word.isdecimal() for word in rest[:2]) or int(rest[0]) < 1:
+            raise UserError(
+                f"chunk: {' '.join(words)!r} is not possible; needed: frames of a chunk (1 or more) and of its left"
+                f" context (0 or more), such as 16 64, or {WHOLE}; also several of them"
+            )
+        contexts.append(Context(parse_chunk([int(word) for word in rest[:2]], "chunk")))
+        del rest[:2]
+    return contexts
+
+
+def output_folders(contexts: Sequence[Optional[Context]], output: Optional[str] = None) -> list[str]:
+    """The folder in the experiment for the texts of each context.
+
+    output: the folder's name for one context, the beginning of the names for several. By default, the configuration's
+    context has the folder ``decode``, and others have names such as decode_chunk_16_64.
+    """
+    if output is not None and len(contexts) == 1:
+        return [output]
+    return [(output or DECODE) + ("" if one is None else f"_chunk_{one.name}") for one in contexts]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -21,6 +22,7 @@ from espnet_todm.espnet.load import FILE_OPTIONS
 from espnet_todm.util.files import PathLike, read_json
 
 IMAGES = "images"  # ESPnet's name
+README = "README.md"  # of what is given away
 CHECKPOINT = "model.pth"  # the same weights for ESPnet, which cannot read safetensors
 
 
@@ -67,6 +69,22 @@ def write_weights(state: Mapping[str, Tensor], folder: Path) -> dict[str, str]:
     save_file(contiguous, folder / WEIGHTS)
     save_checkpoint(contiguous, folder / CHECKPOINT)
     return identify_weights(folder / WEIGHTS)
+
+
+def check_own(source: Path, files: Iterable[Path]) -> None:
+    """Raises UserError when one of the files that are given away with the folder ``source`` lies, by its path or as a link,
+    outside of it."""
+    for file in files:
+        if os.path.lexists(file) and source.resolve() not in file.resolve().parents:
+            raise UserError(
+                f"{file}: is {file.resolve()}, outside of {source}; a size is packed from files of its folder only"
+            )
+
+
+def check_replaceable(path: Path, ours: bool, overwrite: bool) -> None:
+    """Raises UserError when ``path`` exists, unless an earlier run wrote it (``ours``) and it is to be overwritten."""
+    if path.exists() and not (overwrite and ours):
+        raise UserError(f"{path}: exists; give another --output, or --overwrite to replace what an earlier run wrote")
 
 
 def subnet_folders(experiment: PathLike, sizes: Sequence[str] = ()) -> list[Path]:

@@ -20,17 +20,14 @@ from typing import Any, NamedTuple
 import torch
 
 from espnet_todm.card import CARD, WEIGHTS
-from espnet_todm.deploy.folder import CHECKPOINT, write_config
-from espnet_todm.deploy.onnx.folder import FOLDER, STREAMING_FOLDER
+from espnet_todm.deploy.folder import CHECKPOINT, README, check_own, check_replaceable, write_config
+from espnet_todm.deploy.forms.registry import FORMATS
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.checkpoint_files import save_checkpoint
 from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.espnet.load import FILE_OPTIONS, load_extracted
 from espnet_todm.util.files import PathLike, atomic_directory, atomic_path, damage_told
 from espnet_todm.util.vocabulary import TOKENS
-
-README = "README.md"
-EXPORTS = (FOLDER, STREAMING_FOLDER)
 
 
 class Packed(NamedTuple):
@@ -59,7 +56,7 @@ def pack(subnet: PathLike, output: PathLike, readme: str, overwrite: bool = Fals
     packed = Packed(Path(output) / name, Path(output) / f"{name}.zip")
     _check_output(packed, source, overwrite)
     model, config = load_extracted(source)
-    _check_own(source, config)
+    _check_files(source, config)
     with atomic_directory(packed.folder) as folder:
         write_config({**config, "output_dir": "."}, folder, Path("."))
         for file in (WEIGHTS, CARD):
@@ -67,7 +64,7 @@ def pack(subnet: PathLike, output: PathLike, readme: str, overwrite: bool = Fals
         (folder / TOKENS).write_text("\n".join(model.token_list) + "\n", encoding="utf-8")
         (folder / README).write_text(readme, encoding="utf-8")
         _write_archive(folder, packed.archive, model.state_dict())
-        for exported in EXPORTS:
+        for exported in FORMATS:
             if (source / exported).is_dir():
                 shutil.copytree(source / exported, folder / exported)
     return packed
@@ -98,25 +95,19 @@ def _leads_out(name: str) -> bool:
     return ".." in parts or parts[0] == "" or ":" in parts[0]
 
 
-def _check_own(source: Path, config: Mapping[str, Any]) -> None:
+def _check_files(source: Path, config: Mapping[str, Any]) -> None:
     """Raises UserError when the config or a link leads to a file outside the folder."""
     named = [(config.get(section) or {} if section else config).get(key) for section, key in FILE_OPTIONS]
-    exports = [source / name for name in EXPORTS if (source / name).exists()]
+    exports = [source / name for name in FORMATS if (source / name).exists()]
     exported = [file for folder in exports for file in (folder, *folder.rglob("*"))]
-    for file in (source / WEIGHTS, source / CARD, source / CONFIG, *map(Path, filter(None, named)), *exported):
-        if os.path.lexists(file) and source.resolve() not in file.resolve().parents:
-            raise UserError(
-                f"{file}: is {file.resolve()}, outside of {source}; a size is packed from files of its folder only"
-            )
+    check_own(source, (source / WEIGHTS, source / CARD, source / CONFIG, *map(Path, filter(None, named)), *exported))
 
 
 def _check_output(packed: Packed, source: Path, overwrite: bool) -> None:
     if packed.folder.resolve() == source.resolve():
         raise UserError(f"--output: {packed.folder.parent} holds {source} itself; give another folder")
     for path in packed:
-        ours = path.is_file() or (path / README).is_file()
-        if path.exists() and not (overwrite and ours):
-            raise UserError(f"{path}: exists; give another --output, or --overwrite to replace an earlier packing")
+        check_replaceable(path, path.is_file() or (path / README).is_file(), overwrite)
 
 
 def _write_archive(folder: Path, archive: Path, state: dict[str, torch.Tensor]) -> None:

@@ -49,6 +49,11 @@ LATENCY_COLUMNS = (
     Column("chunk_seconds", "chunk (s)", form=".2f"),
     Column("chunk_p50_ms", "chunk p50 (ms)", form=".2f"),
     Column("chunk_p95_ms", "chunk p95 (ms)", form=".2f"),
+    Column("first_word_p50_ms", "first word p50 (ms)", form=".0f"),
+    Column("first_word_p95_ms", "first word p95 (ms)", form=".0f"),
+    Column("end_p50_ms", "end p50 (ms)", form=".0f"),
+    Column("end_p95_ms", "end p95 (ms)", form=".0f"),
+    Column("startup_ms", "start (ms)", form=".0f"),
     Column("peak_mib", "peak memory (MiB)", form=".0f"),
     Column("above_runtime_mib", "above the runtime's (MiB)", form=".1f"),
     Column("file_mib", "file (MiB)", form=".2f"),
@@ -114,6 +119,12 @@ def latency_file(experiment: Path) -> Path:
     return path if path.is_file() else experiment / "latency.json"
 
 
+def latency_files(experiment: Path) -> list[Path]:
+    """All that ``bench models`` left: model_latency.json, and others such as model_latency_streaming.json."""
+    stem, _, end = LATENCY.partition(".")
+    return [latency_file(experiment), *sorted(experiment.glob(f"{stem}_*.{end}"))]
+
+
 def measured_sections(experiment: PathLike, home: PathLike) -> list[Section]:
     """One for each kind of file that is there. home: the page's folder.
 
@@ -123,7 +134,7 @@ def measured_sections(experiment: PathLike, home: PathLike) -> list[Section]:
     parity = [folder / PARITY, *sorted(folder.glob(f"subnets/*/{PARITY}"))]
     found: list[Section] = []
     for make, paths in (
-        (_latency, [latency_file(folder)]),
+        (_latency, latency_files(folder)),
         (_parity, parity),
         (_search, [folder / SEARCH]),
         (_nonspeech, [folder / NONSPEECH]),
@@ -155,16 +166,30 @@ def _cell(value: Any, column: Column) -> str:
 
 
 def _latency(stored: Sequence[Mapping[str, Any]], sources: list[str]) -> Section:
-    machine = stored[0].get("machine") or {}
-    runtimes = dict.fromkeys(str(row.get("runtime")) for row in stored[0]["results"])
+    words = [latency_words(one) for one in stored]
+    caption = "Real-time factor, latency of an utterance and memory, by size, runtime, precision and threads"
+    tables = [Captioned(_of_format(caption, one), latency_table(one)) for one in stored]
+    return Section("latency", "Latency", words, tables, [], sources)
+
+
+def latency_words(stored: Mapping[str, Any]) -> str:
+    """Where a file of ``bench models`` was measured, and on how much."""
+    machine = stored.get("machine") or {}
+    runtimes = dict.fromkeys(str(row.get("runtime")) for row in stored["results"])
     named = [f"{runtime} {machine[runtime]}" for runtime in runtimes if runtime in machine]
     facts = [str(machine["cpu"])] if "cpu" in machine else []
-    facts += [f"{stored[0][key]} {key}" for key in ("utterances", "rounds") if key in stored[0]]
-    words = ["Measured by the runtimes that devices use: " + ", ".join([*facts, *named]) + "."]
-    results = [{**row, "faster": 1 / row["rtf"] if row.get("rtf") else None} for row in stored[0]["results"]]
-    table = records_table(results, LATENCY_COLUMNS)
-    caption = "Real-time factor, latency of an utterance and memory, by size, runtime, precision and threads"
-    return Section("latency", "Latency", words, [Captioned(caption, table)], [], sources)
+    facts += [f"{stored[key]} {key}" for key in ("utterances", "rounds") if key in stored]
+    return _of_format("Measured by the runtimes that devices use", stored) + ": " + ", ".join([*facts, *named]) + "."
+
+
+def latency_table(stored: Mapping[str, Any], size: Optional[str] = None) -> Table:
+    """The figures in a file of ``bench models``: of all sizes, or of one."""
+    results = [{**row, "faster": 1 / row["rtf"] if row.get("rtf") else None} for row in stored["results"]]
+    return records_table([row for row in results if size in (None, row["size"])], LATENCY_COLUMNS)
+
+
+def _of_format(words: str, stored: Mapping[str, Any]) -> str:
+    return f"{words} ({stored['graphs']})" if "graphs" in stored else words
 
 
 def _parity(stored: Sequence[Mapping[str, Any]], sources: list[str]) -> Section:

@@ -66,7 +66,7 @@ def model_card(subnet: PathLike, data: Optional[str] = None) -> str:
     card, config = read_card(folder / CARD), read_config(folder / CONFIG)
     there = [name for name in FILES if name == TOKENS or (folder / name).exists()]
     sections = [
-        f"# {card['name']}\n\n{_what(card, config)}",
+        f"# {card['name']}\n\n{description(card, config, _runs(card))}",
         "## Measured\n\n" + markdown_table(["", ""], _measured(folder, card)) + f"\n{_notes(folder, data)}",
         "## With ESPnet\n\n" + espnet_example(card, config),
         "## Without unpickling\n\n" + plain_example(card),
@@ -76,13 +76,12 @@ def model_card(subnet: PathLike, data: Optional[str] = None) -> str:
     return _FRONT_MATTER + "\n" + "\n".join(sections)
 
 
-def _what(card: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Two or three sentences."""
+def description(card: Mapping[str, Any], config: Mapping[str, Any], runs: str = "") -> str:
+    """One or two sentences on the model. runs: what runs it."""
     kind = "transducer" if config.get("model") == "todm" else "CTC/attention" if config.get("decoder") else "CTC"
-    stock = not card["encoder"].startswith("todm_")
-    runs = "ESPnet loads it as it is" if stock else "ESPnet loads it where `espnet_todm` is installed"
+    told = "; ".join(filter(None, (f"`encoder: {card['encoder']}`", runs)))
     text = (
-        f"A {kind} speech recogniser with {card['vocabulary']['size']} tokens (`encoder: {card['encoder']}`; {runs}), "
+        f"A {kind} speech recogniser with {card['vocabulary']['size']} tokens ({told}), "
         f"taken out of a supernet by `espnet_todm` {card['espnet_todm']}.\n"
     )
     tuned = card.get("fine_tuned")
@@ -96,15 +95,31 @@ def _what(card: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return text
 
 
+def _runs(card: Mapping[str, Any]) -> str:
+    stock = not card["encoder"].startswith("todm_")
+    return "ESPnet loads it as it is" if stock else "ESPnet loads it where `espnet_todm` is installed"
+
+
 def _measured(folder: Path, card: Mapping[str, Any]) -> Iterator[list[str]]:
     """Rows of the table: what, and how much."""
-    cost, speed = card["cost"], read_optional(folder / "rtf.json")
-    yield ["parameters", f"{cost['params'] / 1e6:.3f} M ({cost['share_of_params']:.1%} of the supernet's)"]
-    flops = cost["flops_per_second"] / 1e9
-    yield ["FLOPs per second of speech", f"{flops:.3f} G ({cost['share_of_flops']:.1%} of the supernet's)"]
+    speed = read_optional(folder / "rtf.json")
+    yield from cost_rows(card)
     yield [f"size of {WEIGHTS}", f"{(folder / WEIGHTS).stat().st_size / 1e6:.2f} MB"]
     yield ["real-time factor, median", f"{speed['rtf_median']:.4f}" if "rtf_median" in speed else ""]
     yield ["real-time factor, 95th percentile", f"{speed['rtf_p95']:.4f}" if "rtf_p95" in speed else ""]
+    yield from score_rows(folder)
+
+
+def cost_rows(card: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Rows of a table of what was measured: the costs of a size."""
+    cost = card["cost"]
+    yield ["parameters", f"{cost['params'] / 1e6:.3f} M ({cost['share_of_params']:.1%} of the supernet's)"]
+    flops = cost["flops_per_second"] / 1e9
+    yield ["FLOPs per second of speech", f"{flops:.3f} G ({cost['share_of_flops']:.1%} of the supernet's)"]
+
+
+def score_rows(folder: Path) -> Iterator[list[str]]:
+    """Rows of a table of what was measured: the word error rates of a size, blank where it was not scored."""
     experiment = _experiment(folder)
     if experiment is None:
         yield ["WER [95% interval]", ""]
@@ -116,14 +131,20 @@ def _measured(folder: Path, card: Mapping[str, Any]) -> Iterator[list[str]]:
 
 def _notes(folder: Path, data: Optional[str]) -> str:
     """Of which data the error rates are, and of which machine the real-time factors."""
-    speed, config = read_optional(folder / "rtf.json"), read_config(folder / CONFIG)
+    speed = read_optional(folder / "rtf.json")
+    notes = data_notes(read_config(folder / CONFIG), data)
+    if "rtf_median" in speed:
+        machine = f"{speed.get('cpu')}, {speed.get('threads')} thread(s), {speed.get('utterances')} utterances"
+        notes += f"Real-time factors of PyTorch, without computing features: {machine}.\n"
+    return notes
+
+
+def data_notes(config: Mapping[str, Any], data: Optional[str]) -> str:
+    """Of which data the error rates are, and on which the model was trained."""
     trained = [entry[0] for entry in config.get("train_data_path_and_name_and_type") or ()][:1]
     cuts = (config.get("iterator_conf") or {}).get("train")
     notes = [f"Scored on: {data or 'the sets named above, of which nothing more was told'}."]
     notes += [f"Trained on: `{cuts}`."] if cuts else [f"Trained on: `{Path(path).parent}`." for path in trained]
-    if "rtf_median" in speed:
-        machine = f"{speed.get('cpu')}, {speed.get('threads')} thread(s), {speed.get('utterances')} utterances"
-        notes.append(f"Real-time factors of PyTorch, without computing features: {machine}.")
     return "\n".join(notes) + "\n"
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_todm.bin.decode import main as decode_main
-from espnet_todm.decode.context import Context, parse_context
+from espnet_todm.decode.context import Context, output_folders, parse_contexts
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.encoders.chunks import Chunk
 from espnet_todm.errors import UserError
@@ -41,14 +41,28 @@ def arguments(root: Path, *more: str) -> list[str]:
 
 @given(frames=st.integers(1, 99), left=st.integers(0, 99))
 def test_two_numbers_are_a_chunk(frames: int, left: int) -> None:
-    context = parse_context([str(frames), str(left)])
+    (context,) = parse_contexts([str(frames), str(left)])
     assert context == Context(Chunk(frames, left)) and context.name == f"{frames}_{left}"
 
 
-@pytest.mark.parametrize("words", [["16"], ["0", "4"], ["4", "-1"], ["1.5", "2"], ["whole"], ["1", "2", "3"], []])
+def test_several_contexts_stand_in_a_row() -> None:
+    contexts = parse_contexts(["full", "32", "64", "16", "64", "full"])
+    assert contexts == [Context(None), Context(Chunk(32, 64)), Context(Chunk(16, 64)), Context(None)]
+    assert output_folders(contexts[:3]) == ["decode_chunk_full", "decode_chunk_32_64", "decode_chunk_16_64"]
+    assert output_folders(contexts[:2], "mine") == ["mine_chunk_full", "mine_chunk_32_64"]
+    assert output_folders(contexts[:1], "mine") == ["mine"]
+    assert (parse_contexts(None), output_folders([None])) == ([None], ["decode"])
+
+
+@pytest.mark.parametrize(
+    "words", [["16"], ["0", "4"], ["4", "-1"], ["1.5", "2"], ["whole"], ["1", "2", "3"], ["full", "2"], []]
+)
 def test_other_values_are_told_in_one_line(words: list[str]) -> None:
-    with pytest.raises(UserError, match=r"^chunk: '.*' is not possible; needed: frames .* such as 16 64, or full$"):
-        parse_context(words)
+    with pytest.raises(
+        UserError,
+        match=r"^chunk: '.*' is not possible; needed: frames .* such as 16 64, or full; also several of them$",
+    ):
+        parse_contexts(words)
 
 
 def test_a_context_is_what_the_encoder_then_computes(streaming: Path) -> None:
@@ -56,7 +70,7 @@ def test_a_context_is_what_the_encoder_then_computes(streaming: Path) -> None:
     speech, lengths = torch.randn(1, 120, 20), torch.tensor([120])
     computed = {}
     for name, context in {"own": None, "same": ["2", "3"], "other": ["4", "2"], "full": ["full"]}.items():
-        parsed = parse_context(context)
+        (parsed,) = parse_contexts(context)
         if parsed is not None:
             parsed.apply(model)
         with torch.no_grad():
@@ -72,15 +86,22 @@ def test_a_context_is_what_the_encoder_then_computes(streaming: Path) -> None:
     torch.testing.assert_close(again[:, :4], computed["other"][:, :4])
 
 
-def test_each_context_has_its_row_in_the_report(streaming: Path) -> None:
-    decodes = {"decode": [], "decode_chunk_4_2": ["4", "2"], "decode_chunk_full": ["full"]}
-    for folder, chunk in decodes.items():
-        decode_main(arguments(streaming, *(["--chunk", *chunk] if chunk else [])))
-        assert len(read_table(streaming / folder / "test/small/text")) == 3
-        options = ["--experiment", str(streaming), "--data", str(streaming / "dump"), "--sets", "test"]
-        score_main([*options, "--decode", folder])
-    assert read_json(streaming / "decode_chunk_4_2/test/small/search.json")["chunk"] == "4_2"
-    assert "chunk" not in read_json(streaming / "decode/test/small/search.json")
+def test_one_table_has_a_row_for_each_context(streaming: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands of docs/streaming.md: one size with full context and with several chunks, beside the configuration's."""
+    decode_main(arguments(streaming))
+    decode_main(arguments(streaming, "--chunk", "full", "4", "2"))
+    folders = ["decode", "decode_chunk_full", "decode_chunk_4_2"]
+    options = ["--experiment", str(streaming), "--data", str(streaming / "dump"), "--sets", "test", "--sizes", "small"]
+    capsys.readouterr()
+    score_main([*options, "--decode", *folders])
+    words, characters = capsys.readouterr().out.split("### CER")
+    for table in (words, characters):
+        rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("|test")]
+        assert rows == ["test/small", "test chunk_full/small", "test chunk_4_2/small"]
+    texts = [read_table(streaming / folder / "test/small/text") for folder in folders]
+    assert all(len(text) == 3 for text in texts)
+    settings = [read_json(streaming / folder / "test/small/search.json").get("chunk") for folder in folders]
+    assert settings == [None, "full", "4_2"]
     assert load_experiment(streaming).splits == ("test", "test chunk_4_2", "test chunk_full")
 
 

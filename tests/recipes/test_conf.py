@@ -8,7 +8,7 @@ import pytest
 
 import espnet_todm
 from espnet_todm.bin.decode import parse_with_settings, parser, search_options
-from espnet_todm.decode.context import parse_context
+from espnet_todm.decode.context import parse_contexts
 from espnet_todm.espnet.config_inheritance import read_config, read_yaml
 from espnet_todm.espnet.options import parse_training
 from tests.recipes.conftest import ROOT
@@ -57,7 +57,7 @@ def test_the_training_command_knows_every_key(name: Path) -> None:
 def test_the_decoding_command_takes_every_setting(name: Path) -> None:
     given = ["--experiment", "-", "--data", "-", "--sets", "dev", "--config", str(CONF / name)]
     parsed = parse_with_settings(parser, given)
-    search, context = search_options(parsed), parse_context(parsed.chunk)
+    search, (context,) = search_options(parsed), parse_contexts(parsed.chunk)
     taken = {**vars(search), "search": search.kind, "chunk": context and [context.chunk.frames, context.chunk.left]}
     settings = read_config(CONF / name)
     assert {key: taken[key] for key in settings} == settings

@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from espnet_todm.decode.context import output_folders, parse_contexts
 from espnet_todm.util.files import read_table
 from tests.recipes.conftest import Recipe
 from tests.tiny_corpus import write_split
 
 pytestmark = pytest.mark.recipe
+
+ROOT = Path(__file__).parents[2]
 
 DATA = [
     "--train_set", "train-tiny", "--valid_set", "dev-tiny", "--test_sets", "test-tiny", "--token_size", 26,
@@ -179,3 +182,22 @@ def test_a_chunk_for_a_model_that_was_not_trained_on_chunks(done: Recipe) -> Non
     assert "chunk: 16 64 is for models trained with encoder_conf: chunk" in done.error(*stage, "16 64")
     assert "chunk: 'sixteen' is not possible" in done.error(*stage, "sixteen")
     assert not list((done.folder / "exp/tiny").glob("decode_chunk*"))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "names"),
+    [
+        ("", ["decode"]),
+        ("8 64", ["decode_chunk_8_64"]),
+        ("full 32 64 8 64", ["decode_chunk_full", "decode_chunk_32_64", "decode_chunk_8_64"]),
+    ],
+)
+def test_scoring_looks_where_decoding_writes_each_context(chunk: str, names: list[str]) -> None:
+    settings = f"token_type=char search= decode_config= lm_unit=phone decode_chunk='{chunk}'; has_lm() {{ false; }}"
+    script = (
+        f'set -euo pipefail; . egs/common/model_stages.sh; {settings}; set_decoded; printf "%s\\n" "${{decoded[@]}}"'
+    )
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == names, done.stderr
+    contexts = parse_contexts(chunk.split() or None)
+    assert output_folders(contexts) == names

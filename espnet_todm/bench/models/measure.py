@@ -19,6 +19,7 @@ from typing import Any, Callable, Optional, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from espnet_todm.bench.models.chunks import Chunks, read_chunks
 from espnet_todm.card import CARD, WEIGHTS, read_card
 from espnet_todm.deploy.folder import extracted_folders
 from espnet_todm.deploy.forms.registry import FORMATS, exported_files, of_format, open_exported
@@ -56,15 +57,15 @@ class Target:
 @dataclass(frozen=True)
 class Times:
     """Measurements of one target. elapsed, cpu: wall-clock and CPU seconds (rounds, utterances, 2), the last axis being
-    [before the model, in the model]. runtime_mib, peak_mib: memory of the runtime without a model, and the peak. For a
-    streaming model also chunks: wall-clock seconds (rounds, chunks), and chunk_seconds: speech in one chunk."""
+    [before the model, in the model]. runtime_mib, peak_mib: memory of the runtime without a model, and the peak. startup:
+    seconds from the beginning of loading to the first result. chunks: of a streaming model."""
 
     elapsed: np.ndarray
     cpu: np.ndarray
     runtime_mib: float
     peak_mib: float
-    chunks: Optional[np.ndarray] = None
-    chunk_seconds: float = 0.0
+    startup: float
+    chunks: Optional[Chunks] = None
 
 
 class Worker(Protocol):
@@ -218,9 +219,9 @@ def _take_turns(group: Sequence[Target], open_worker: Opener, rounds: int, label
 
 def _times(ready: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> Times:
     elapsed, cpu = (np.array([answer[clock] for answer in answers], dtype=float) for clock in ("elapsed", "cpu"))
-    chunks = np.array([answer["chunks"] for answer in answers], dtype=float) if "chunks" in answers[0] else None
-    peak, seconds = max(float(answer["peak"]) for answer in answers), float(ready.get("chunk_seconds", 0.0))
-    return Times(elapsed, cpu, float(ready["runtime"]), peak, chunks, seconds)
+    peak = max(float(answer["peak"]) for answer in answers)
+    chunks = read_chunks(ready, answers) if "chunks" in answers[0] else None
+    return Times(elapsed, cpu, float(ready["runtime"]), peak, float(ready["startup"]), chunks)
 
 
 def _check(runtimes: Sequence[str], precisions: Sequence[str], threads: Sequence[int]) -> None:

@@ -20,13 +20,17 @@ FORMAT = "espnet_todm.device/1"
 SAMPLES = 2000  # bootstrap resamples
 HEADER = [
     *("runtime", "precision", "threads", "size", "file (MiB)", "peak memory (MiB)", "above runtime (MiB)"),
-    *("RTF", "CPU s per s", "p50 (ms)", "p95 (ms)", "speed-up [95%]", "ideal (FLOPs)", "of ideal"),
+    *("start (ms)", "RTF", "CPU s per s", "p50 (ms)", "p95 (ms)", "speed-up [95%]", "ideal (FLOPs)", "of ideal"),
     "of ideal without features",
 ]
 CHUNK = {  # columns of streaming models
     "chunk_seconds": "chunk (s)",
     "chunk_p50_ms": "chunk p50 (ms)",
     "chunk_p95_ms": "chunk p95 (ms)",
+    "first_word_p50_ms": "first word p50 (ms)",
+    "first_word_p95_ms": "first word p95 (ms)",
+    "end_p50_ms": "end p50 (ms)",
+    "end_p95_ms": "end p95 (ms)",
 }
 
 
@@ -37,8 +41,10 @@ def results(times: Mapping[Target, Times], seconds: Sequence[float]) -> list[dic
     the clock of the speed-ups: CPU time for one thread, which other load on the machine hardly changes, otherwise the wall
     clock. ``ideal`` is the ratio of FLOPs, which do not include feature extraction.
 
-    For streaming models the seconds of speech are those of all chunks. ``chunk_p50_ms`` and ``chunk_p95_ms`` are percentiles
-    over chunks (each of ``chunk_seconds``) of the median over rounds.
+    ``startup_ms`` is the time from the beginning of loading to the result of the first utterance.
+
+    For streaming models the seconds of speech are those of all chunks, and there are the figures of
+    :class:`~espnet_todm.bench.models.chunks.Chunks`.
     """
     largest: dict[tuple[str, str, int], Target] = {}
     for target in times:
@@ -46,19 +52,15 @@ def results(times: Mapping[Target, Times], seconds: Sequence[float]) -> list[dic
         if target.flops_per_second > best.flops_per_second:
             largest[target.setting] = target
     return [
-        {**_figures(target, measured, sum(seconds)), **_against(target, largest[target.setting], times)}
+        {**_figures(target, measured, seconds), **_against(target, largest[target.setting], times)}
         for target, measured in times.items()
     ]
 
 
-def _figures(target: Target, measured: Times, seconds: float) -> dict[str, Any]:
+def _figures(target: Target, measured: Times, lengths: Sequence[float]) -> dict[str, Any]:
     elapsed = measured.elapsed.sum(2)  # (rounds, utterances)
-    streamed: dict[str, float] = {}
-    if measured.chunks is not None:
-        each = 1000.0 * np.median(measured.chunks, axis=0)
-        streamed = {f"chunk_p{percent}_ms": float(np.percentile(each, percent)) for percent in (50, 95)}
-        streamed["chunk_seconds"] = measured.chunk_seconds
-        seconds = len(each) * streamed["chunk_seconds"]
+    seconds = sum(lengths) if measured.chunks is None else measured.chunks.speech_seconds
+    streamed = {} if measured.chunks is None else measured.chunks.figures(lengths)
     latency = 1000.0 * np.median(elapsed, axis=0)
     return {
         "size": target.size,
@@ -68,6 +70,7 @@ def _figures(target: Target, measured: Times, seconds: float) -> dict[str, Any]:
         "file_mib": sum(path.stat().st_size for path in target.files) / MIB,
         "peak_mib": measured.peak_mib,
         "above_runtime_mib": measured.peak_mib - measured.runtime_mib,
+        "startup_ms": 1000.0 * measured.startup,
         "rtf": float(np.median(elapsed.sum(1))) / seconds,
         "cpu_seconds_per_second": float(np.median(measured.cpu.sum((1, 2)))) / seconds,
         "features_cpu_seconds_per_second": float(np.median(measured.cpu[..., 0].sum(1))) / seconds,
@@ -127,18 +130,18 @@ def load_average() -> list[float]:
 def table(measured: Sequence[Mapping[str, Any]]) -> str:
     """Markdown table of :func:`results`, one row per target."""
     rows = []
+    streamed = [key for key in CHUNK if any(key in entry for entry in measured)]
     for entry in measured:
         low, high = entry["speedup_interval"]
         rows.append(
             [
                 *(str(entry[key]) for key in ("runtime", "precision", "threads", "size")),
-                *(f"{entry[key]:.1f}" for key in ("file_mib", "peak_mib", "above_runtime_mib")),
+                *(f"{entry[key]:.1f}" for key in ("file_mib", "peak_mib", "above_runtime_mib", "startup_ms")),
                 *(f"{entry[key]:.4f}" for key in ("rtf", "cpu_seconds_per_second")),
                 *(f"{entry[key]:.1f}" for key in ("latency_p50_ms", "latency_p95_ms")),
                 f"{entry['speedup']:.2f} [{low:.2f}, {high:.2f}]",
                 *(f"{entry[key]:.2f}" for key in ("ideal", "of_ideal", "of_ideal_without_features")),
-                *(f"{entry[key]:.2f}" for key in CHUNK if key in entry),
+                *(f"{entry[key]:.2f}" if key in entry else "" for key in streamed),
             ]
         )
-    streamed = any(key in entry for entry in measured for key in CHUNK)
-    return markdown_table([*HEADER, *(CHUNK.values() if streamed else ())], rows)
+    return markdown_table([*HEADER, *(CHUNK[key] for key in streamed)], rows)

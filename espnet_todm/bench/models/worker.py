@@ -1,9 +1,11 @@
 """The subprocess in which one model is timed. It loads only this model, so its memory is that of the model.
 
 :mod:`espnet_todm.bench.models.measure` starts it. The job is one line of JSON on standard input. The worker loads the model,
-runs it once, and answers ``{"runtime": MiB, "chunk_seconds": S}``: the memory of the runtime without the model, and the
-seconds of speech in a chunk of a streaming model, otherwise 0. Then each line "round" times all utterances once. Answers
-are lines of JSON on standard output. An error that a user can cause is ``{"error": message}``.
+runs it once, and answers ``{"runtime": MiB, "startup": S, "chunk_seconds": S, "tail_seconds": S}``: the memory of the
+runtime without the model; the seconds from the beginning of loading to the result of the first utterance, with the
+runtime's library already loaded; and :class:`~espnet_todm.deploy.runtime.base.Timed`'s two lengths. Then each line "round"
+times all utterances once. Answers are lines of JSON on standard output. An error that a user can cause is
+``{"error": message}``.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any, TextIO, cast
 
 import numpy as np
 
-from espnet_todm.deploy.runtime.base import ONNXRUNTIME, SHERPA, TORCH, StepRuntime, Timed
+from espnet_todm.deploy.runtime.base import ONNXRUNTIME, SHERPA, TORCH, ChunkTime, StepRuntime, Timed
 from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.errors import UserError
 from espnet_todm.util.memory import peak_memory, reset_peak, resident_memory
@@ -48,9 +50,13 @@ def serve(job: dict[str, Any], requests: TextIO) -> Iterator[dict[str, Any]]:
         inputs = [stored[name] for name in stored.files]
     reset_peak()
     before = resident_memory()
+    start = time.perf_counter()
     model = load_model(job)
-    time_round(model, inputs)
-    yield {"runtime": before, "chunk_seconds": model.chunk_seconds}
+    time_round(model, inputs[:1])
+    startup = time.perf_counter() - start
+    time_round(model, inputs[1:])
+    lengths = {"chunk_seconds": model.chunk_seconds, "tail_seconds": model.tail_seconds}
+    yield {"runtime": before, "startup": startup, **lengths}
     for _ in requests:
         times = time_round(model, inputs)
         yield {**times, "peak": peak_memory()}
@@ -73,10 +79,12 @@ def load_model(job: Mapping[str, Any]) -> Timed:
 
 def time_round(model: Timed, inputs: Sequence[np.ndarray]) -> dict[str, list[Any]]:
     """Time each utterance: [before the model, in the model], in wall-clock seconds ("elapsed") and in CPU seconds summed
-    over threads ("cpu"). For a streaming model also the wall-clock seconds of each chunk ("chunks")."""
+    over threads ("cpu"). For a streaming model also the wall-clock seconds of each chunk ("chunks", a list for each
+    utterance) and the number of the chunk in which the first text was found ("first", -1 if there was none)."""
     elapsed, cpu = [], []
-    chunks: list[float] = []
+    streamed: list[list[ChunkTime]] = []
     for utterance in inputs:
+        chunks: list[ChunkTime] = []
         looks = [(time.perf_counter(), time.process_time())]
         prepared = model.prepare(utterance)
         looks.append((time.perf_counter(), time.process_time()))
@@ -85,7 +93,12 @@ def time_round(model: Timed, inputs: Sequence[np.ndarray]) -> dict[str, list[Any
         spans = [[after - before for before, after in zip(*pair)] for pair in zip(looks, looks[1:])]
         elapsed.append([span[0] for span in spans])
         cpu.append([span[1] for span in spans])
-    return {"elapsed": elapsed, "cpu": cpu, **({"chunks": chunks} if chunks else {})}
+        streamed.append(chunks)
+    times: dict[str, list[Any]] = {"elapsed": elapsed, "cpu": cpu}
+    if any(streamed):
+        times["chunks"] = [[chunk.seconds for chunk in chunks] for chunks in streamed]
+        times["first"] = [next((n for n, chunk in enumerate(chunks) if chunk.heard), -1) for chunks in streamed]
+    return times
 
 
 def _private_output() -> TextIO:

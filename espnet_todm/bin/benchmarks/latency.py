@@ -58,9 +58,16 @@ def main(arguments: Sequence[str]) -> None:
         files = write_inputs(Path(folder), utterances)
         times = measure(targets, lambda target: Process(target, files[target.input]), options.rounds)
     measured = results(times, utterances.seconds)
-    told = {"utterances": len(utterances.seconds), "seconds": sum(utterances.seconds), "rounds": options.rounds}
+    told = {
+        "graphs": options.format,
+        "utterances": len(utterances.seconds),
+        "seconds": sum(utterances.seconds),
+        "rounds": options.rounds,
+    }
     machine = describe_machine(load)
-    write_json(options.output, {"format": FORMAT, "machine": machine, **told, "results": measured})
+    write_json(
+        options.output, {"format": FORMAT, "graphs": options.format, "machine": machine, **told, "results": measured}
+    )
     print(table(measured))
     print(
         f"{options.output}: {told['utterances']} utterances, {told['seconds']:.0f} s, {options.rounds} rounds on"

@@ -20,7 +20,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--data", required=True, help="folder with the references <set>/text, e.g. dump/fbank")
     parser.add_argument("--sets", required=True, help='sets to score, e.g. "test_clean test_other"')
     parser.add_argument("--sizes", help='sizes to score, e.g. "full small"; default: all that were decoded')
-    parser.add_argument("--decode", default=DECODE, help="folder of the texts in the experiment (default: %(default)s)")
+    parser.add_argument(
+        "--decode",
+        nargs="+",
+        default=[DECODE],
+        help=f"folders of the texts in the experiment, e.g. decode_chunk_full decode_chunk_16_64 (default: {DECODE})",
+    )
     parser.add_argument("--corpus", choices=sorted(OFFICIAL_SIZES), help="warn when its official sets are not complete")
     parser.add_argument(
         "--case_sensitive",
@@ -29,7 +34,11 @@ def main(arguments: Sequence[str]) -> None:
     )
     options = parser.parse_args(arguments)
     sizes, sets = options.sizes.split() if options.sizes else None, options.sets.split()
-    scores = score_experiment(options.experiment, options.data, sets, sizes, options.decode, options.case_sensitive)
+    scores = [
+        score
+        for decode in options.decode
+        for score in score_experiment(options.experiment, options.data, sets, sizes, decode, options.case_sensitive)
+    ]
     for note in dict.fromkeys(official_size_note(score, options.corpus) for score in scores):
         if note is not None:
             logging.warning("%s", note)

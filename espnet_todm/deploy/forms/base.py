@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Optional
 
+from espnet_todm.deploy.forms.stock import Stock
 from espnet_todm.deploy.onnx.folder import FOLDER
 from espnet_todm.deploy.runtime.base import StepRuntime
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime
-from espnet_todm.deploy.runtime.recognizer import Recognizer
+from espnet_todm.deploy.runtime.recognizer import OfflineRecognizer, Recognizer
 from espnet_todm.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Form(ABC):
         about: description of that folder, for lists of files.
         parts: names of the graphs. The first takes the features.
         runtime: class that runs the graphs in onnxruntime.
+        stock: sherpa-onnx's recognizer for the graphs.
         trained_name: name in reports of the PyTorch model that the export must equal.
         in_chunks: whether the model takes speech in chunks; such a model is not timed in PyTorch.
     """
@@ -70,6 +72,7 @@ class Form(ABC):
     about: ClassVar[str] = "the same model for onnxruntime and sherpa-onnx"
     parts: ClassVar[tuple[str, ...]] = ("model",)
     runtime: ClassVar[type[OnnxRuntime]]
+    stock: ClassVar[Stock]
     trained_name: ClassVar[str] = "PyTorch"
     in_chunks: ClassVar[bool] = False
 
@@ -98,13 +101,18 @@ class Form(ABC):
         """Markdown sections for the README of a packed size. ``card``: of this format's folder, empty without one."""
         return ()
 
-    @abstractmethod
     def recognizer(self, arguments: Mapping[str, Any], **details: Any) -> Recognizer:
         """A sherpa-onnx recognizer with the model loaded.
 
         arguments: for sherpa-onnx: the file of each part, ``tokens``, ``num_threads`` and ``feature_dim``.
         details: the ``details`` of the folder's :class:`OnnxRuntime`.
         """
+        return OfflineRecognizer(self.stock.recognizer(arguments))
+
+    def programs(self, model: OnnxRuntime) -> dict[str, str]:
+        """Name -> source of programs that transcribe a file with an exported model, beside whose files they stand."""
+        files = {part: graph.path.name for part, graph in model.graphs.items()}
+        return self.stock.programs(files, model.mel_bins, model.details)
 
     def export(self, model: Any, config: Mapping[str, Any], chunk: Optional[Sequence[int]] = None) -> Export:
         """Graphs, tokens and card entries of a model. Raises UserError as :meth:`graphs`, and for invalid tokens."""

@@ -9,12 +9,11 @@ from typing import Any, Optional
 import numpy as np
 
 from espnet_todm.deploy.forms.base import Form, Graph
+from espnet_todm.deploy.forms.stock import Stock
 from espnet_todm.deploy.onnx.folder import BLANKS, TOKENS
 from espnet_todm.deploy.runtime.base import CtcRuntime
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime, Session
-from espnet_todm.deploy.runtime.recognizer import OfflineRecognizer, Recognizer
 from espnet_todm.errors import UserError
-from espnet_todm.util.optional import needed
 
 
 class OnnxCtc(OnnxRuntime, CtcRuntime):
@@ -43,6 +42,7 @@ class CtcForm(Form):
 
     name = "ctc"
     runtime = OnnxCtc
+    stock = Stock("Offline", "from_zipformer_ctc", {"model": "zipformer_ctc.model"})
 
     def fits(self, model: Any) -> bool:
         return not model.use_transducer_decoder
@@ -69,9 +69,6 @@ class CtcForm(Form):
             },
         )
         return [graph]
-
-    def recognizer(self, arguments: Mapping[str, Any], **details: Any) -> Recognizer:
-        return OfflineRecognizer(needed("sherpa_onnx").OfflineRecognizer.from_zipformer_ctc(**arguments))
 
 
 FORM = CtcForm()

@@ -57,13 +57,23 @@ def exported_files(folder: PathLike, precision: str = "fp32") -> dict[str, Path]
         raise UserError(f"precision: {precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; python -m espnet_todm.bin.export makes it")
-    parts = next((form.parts for form in FORMS if any(path.glob(f"{form.parts[0]}*.onnx"))), FORMS[-1].parts)
-    files = {part: path / f"{part}{PRECISIONS[precision]}" for part in parts}
+    files = {part: path / f"{part}{PRECISIONS[precision]}" for part in _parts(path)}
     for file in files.values():
         if not file.is_file():
-            there = [name for name, end in PRECISIONS.items() if (path / f"{parts[0]}{end}").is_file()]
-            raise UserError(f"{file}: no such file; the folder has precision: {', '.join(there) or 'none at all'}")
+            there = ", ".join(exported_precisions(path)) or "none at all"
+            raise UserError(f"{file}: no such file; the folder has precision: {there}")
     return files
+
+
+def exported_precisions(folder: PathLike) -> list[str]:
+    """The precisions in which the first graph of an exported folder is there."""
+    path = Path(folder)
+    return [name for name, end in PRECISIONS.items() if (path / f"{_parts(path)[0]}{end}").is_file()]
+
+
+def _parts(folder: Path) -> tuple[str, ...]:
+    """Names of the graphs in an exported folder."""
+    return next((form.parts for form in FORMS if any(folder.glob(f"{form.parts[0]}*.onnx"))), FORMS[-1].parts)
 
 
 def open_onnx(folder: PathLike, precision: str = "fp32", threads: int = 1) -> OnnxRuntime:

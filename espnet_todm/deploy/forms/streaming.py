@@ -19,7 +19,7 @@ import numpy as np
 
 from espnet_todm.deploy.forms.base import Form, Graph, Named
 from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
-from espnet_todm.deploy.runtime.base import StepRuntime
+from espnet_todm.deploy.runtime.base import ChunkTime, StepRuntime
 from espnet_todm.deploy.runtime.chunks import run_chunks, stream_features, tail_seconds, with_tail
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime, Session
 from espnet_todm.deploy.runtime.recognizer import Recognizer
@@ -44,7 +44,8 @@ class ChunkedOnnx(OnnxRuntime):
         self.window, self.shift = int(about["T"]), int(about["decode_chunk_len"])
         self.chunk = int(about["todm_chunk_frames"]), int(about["todm_left_frames"])
         self.chunk_seconds = self.shift / FRAMES_PER_SECOND
-        self.details = {"shift": self.shift, "tail_seconds": tail_seconds(self.window)}
+        self.tail_seconds = tail_seconds(self.window)
+        self.details = {"shift": self.shift, "tail_seconds": self.tail_seconds}
 
     def initial(self) -> list[np.ndarray]:
         """Zero caches of one stream before its first chunk. The batch axis is the one without a fixed size."""
@@ -70,15 +71,18 @@ class ChunkedOnnx(OnnxRuntime):
     def best(self) -> ChunkSearch:
         """Greedy search of one utterance: a function of a chunk's output (C, D) that returns its path (C,)."""
 
-    def infer(self, prepared: np.ndarray, chunks: list[float]) -> list[int]:
+    def infer(self, prepared: np.ndarray, chunks: list[ChunkTime]) -> list[int]:
         """The path of greedy search, by chunks."""
-        search = self.best()
+        search, heard = self.best(), False
 
         def timed(features: np.ndarray, caches: Sequence[Any]) -> tuple[np.ndarray, Sequence[Any]]:
+            nonlocal heard
             start = time.perf_counter()
             output, after = self.step(features, caches)
             path = search(output[0])
-            chunks.append(time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            heard = heard or any(label != self.blank for label in path)
+            chunks.append(ChunkTime(seconds, heard))
             return np.array([path]), after
 
         return cast("list[int]", run_chunks(timed, self.initial(), prepared, self.window, self.shift).tolist())
@@ -99,7 +103,7 @@ class OnlineRecognizer(Recognizer):
     def prepare(self, samples: np.ndarray) -> np.ndarray:
         return with_tail(samples, self.tail_seconds)
 
-    def infer(self, prepared: np.ndarray, chunks: list[float]) -> str:
+    def infer(self, prepared: np.ndarray, chunks: list[ChunkTime]) -> str:
         """The time of a chunk is from the handover of its last samples to its text, features included."""
         stream = self.stock.create_stream()
         for begin in range(0, len(prepared), self.piece):
@@ -111,10 +115,11 @@ class OnlineRecognizer(Recognizer):
         self._decode(stream, start, chunks)
         return str(self.stock.get_result(stream))
 
-    def _decode(self, stream: Any, start: float, chunks: list[float]) -> None:
+    def _decode(self, stream: Any, start: float, chunks: list[ChunkTime]) -> None:
         while self.stock.is_ready(stream):
             self.stock.decode_stream(stream)
-            chunks.append(time.perf_counter() - start)
+            text = self.stock.get_result(stream)
+            chunks.append(ChunkTime(time.perf_counter() - start, bool(text)))
             start = time.perf_counter()
 
 
@@ -129,6 +134,9 @@ class StreamingForm(Form):
 
     def recognises(self, metadata: Mapping[str, str]) -> bool:
         return "decode_chunk_len" in metadata
+
+    def recognizer(self, arguments: Mapping[str, Any], **details: Any) -> Recognizer:
+        return OnlineRecognizer(self.stock.recognizer(arguments), **details)
 
     def chunk_graph(self, module: StreamingGraph, output: str, about: Mapping[str, Any]) -> Graph:
         """The first graph. output: name of its first output; about: metadata besides those of the chunks and the caches."""

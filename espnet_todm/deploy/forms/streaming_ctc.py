@@ -9,9 +9,8 @@ import numpy as np
 
 from espnet_todm.deploy.forms.base import Graph
 from espnet_todm.deploy.forms.ctc import OnnxCtc
-from espnet_todm.deploy.forms.streaming import ChunkedOnnx, ChunkSearch, OnlineRecognizer, StreamingForm
-from espnet_todm.deploy.runtime.recognizer import Recognizer
-from espnet_todm.util.optional import needed
+from espnet_todm.deploy.forms.stock import Stock
+from espnet_todm.deploy.forms.streaming import ChunkedOnnx, ChunkSearch, StreamingForm
 
 
 class StreamingOnnx(ChunkedOnnx, OnnxCtc):
@@ -32,6 +31,7 @@ class StreamingCtcForm(StreamingForm):
 
     name = "streaming_ctc"
     runtime = StreamingOnnx
+    stock = Stock("Online", "from_zipformer2_ctc", {"model": "zipformer2_ctc.model"})
 
     def fits(self, model: Any) -> bool:
         return not model.use_transducer_decoder
@@ -40,10 +40,6 @@ class StreamingCtcForm(StreamingForm):
         from espnet_todm.deploy.onnx.streaming import streaming_ctc
 
         return [self.chunk_graph(streaming_ctc(model, chunk), "log_probs", {"vocab_size": model.vocab_size})]
-
-    def recognizer(self, arguments: Mapping[str, Any], **details: Any) -> Recognizer:
-        stock = needed("sherpa_onnx").OnlineRecognizer
-        return OnlineRecognizer(stock.from_zipformer2_ctc(**arguments), **details)
 
 
 FORM = StreamingCtcForm()

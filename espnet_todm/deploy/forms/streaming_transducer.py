@@ -8,10 +8,9 @@ from typing import Any, Optional
 import numpy as np
 
 from espnet_todm.deploy.forms.base import Graph
-from espnet_todm.deploy.forms.streaming import ChunkedOnnx, ChunkSearch, OnlineRecognizer, StreamingForm
-from espnet_todm.deploy.forms.transducer import OnnxTransducer, TransducerForm, label_graphs
-from espnet_todm.deploy.runtime.recognizer import Recognizer
-from espnet_todm.util.optional import needed
+from espnet_todm.deploy.forms.stock import Stock
+from espnet_todm.deploy.forms.streaming import ChunkedOnnx, ChunkSearch, StreamingForm
+from espnet_todm.deploy.forms.transducer import STOCK_FIELDS, OnnxTransducer, TransducerForm, label_graphs
 
 
 class StreamingTransducerOnnx(ChunkedOnnx, OnnxTransducer):
@@ -40,6 +39,7 @@ class StreamingTransducerForm(StreamingForm):
     name = "streaming_transducer"
     parts = TransducerForm.parts
     runtime = StreamingTransducerOnnx
+    stock = Stock("Online", "from_transducer", STOCK_FIELDS)
 
     def fits(self, model: Any) -> bool:
         return bool(model.use_transducer_decoder)
@@ -49,10 +49,6 @@ class StreamingTransducerForm(StreamingForm):
 
         others = label_graphs(model)
         return [self.chunk_graph(streaming_transducer(model, chunk), "encoder_out", others[0].metadata), *others]
-
-    def recognizer(self, arguments: Mapping[str, Any], **details: Any) -> Recognizer:
-        stock = needed("sherpa_onnx").OnlineRecognizer
-        return OnlineRecognizer(stock.from_transducer(**arguments), **details)
 
 
 FORM = StreamingTransducerForm()

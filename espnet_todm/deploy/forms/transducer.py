@@ -8,12 +8,13 @@ from typing import Any, Optional
 import numpy as np
 
 from espnet_todm.deploy.forms.base import Form, Graph
+from espnet_todm.deploy.forms.stock import Stock
 from espnet_todm.deploy.onnx.folder import BLANKS, TOKENS
 from espnet_todm.deploy.runtime.base import TransducerRuntime
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime, Session
-from espnet_todm.deploy.runtime.recognizer import OfflineRecognizer, Recognizer
 from espnet_todm.errors import UserError
-from espnet_todm.util.optional import needed
+
+STOCK_FIELDS = {part: f"transducer.{part}" for part in ("encoder", "decoder", "joiner")}
 
 
 class OnnxTransducer(OnnxRuntime, TransducerRuntime):
@@ -51,8 +52,9 @@ class TransducerForm(Form):
     """For transducers with a stateless predictor."""
 
     name = "transducer"
-    parts = ("encoder", "decoder", "joiner")
+    parts = tuple(STOCK_FIELDS)
     runtime = OnnxTransducer
+    stock = Stock("Offline", "from_transducer", STOCK_FIELDS, {"model_type": "transducer"})
 
     def fits(self, model: Any) -> bool:
         return bool(model.use_transducer_decoder)
@@ -72,10 +74,6 @@ class TransducerForm(Form):
             {"model_type": "conformer", **about},
         )
         return [first, *others]
-
-    def recognizer(self, arguments: Mapping[str, Any], **details: Any) -> Recognizer:
-        stock = needed("sherpa_onnx").OfflineRecognizer
-        return OfflineRecognizer(stock.from_transducer(**arguments, model_type="transducer"))
 
 
 def label_graphs(model: Any) -> list[Graph]:

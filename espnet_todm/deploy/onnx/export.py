@@ -18,7 +18,7 @@ from espnet_todm.card import CARD, read_card
 from espnet_todm.decode.features import read_features
 from espnet_todm.deploy.forms.base import Export, Graph
 from espnet_todm.deploy.forms.registry import form_for, of_format
-from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS, TOKENS
+from espnet_todm.deploy.onnx.folder import CARD_DIGEST, FOLDER, PRECISIONS, TOKENS
 from espnet_todm.deploy.onnx.quantize import CALIBRATION_UTTERANCES, DYNAMIC, STATIC, check_method, to_fp16, to_int8
 from espnet_todm.deploy.onnx.state_space import DOMAIN, as_scans, has_state_space
 from espnet_todm.deploy.onnx.tokens import tokens_text
@@ -111,7 +111,7 @@ def _origin(source: Path, card: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "todm_subnet": card["name"],
         "todm_encoder": card["encoder"],
-        "todm_card_sha256": hash_file(source / CARD),
+        CARD_DIGEST: hash_file(source / CARD),
         "todm_version": __version__,
     }
 

@@ -14,6 +14,7 @@ PRECISIONS = {"fp32": ".onnx", "int8": ".int8.onnx", "fp16": ".fp16.onnx"}
 TOKENS = "tokens.txt"
 FOLDER = "onnx"  # subfolder of a size for its export
 STREAMING_FOLDER = "streaming-onnx"  # subfolder for the streaming export
+CARD_DIGEST = "todm_card_sha256"  # metadata of a graph: SHA-256 of the card of the size that it was made from
 BLANKS = ("<blk>", "<eps>", "<blank>")  # names that sherpa-onnx recognises as blank
 
 

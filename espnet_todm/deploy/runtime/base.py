@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, ClassVar, Optional, Protocol
+from typing import Any, ClassVar, NamedTuple, Optional, Protocol
 
 import numpy as np
 
@@ -40,19 +40,28 @@ class Runtime(ABC):
         """samples (N,) float32 in [-1, 1] -> text, by features, model and greedy search."""
 
 
+class ChunkTime(NamedTuple):
+    """Wall-clock seconds that one chunk of an utterance took, and whether text was found in it or before it."""
+
+    seconds: float
+    heard: bool
+
+
 class Timed(Protocol):
     """The interface for benchmarks, which time the preparation of an utterance and the model separately.
 
-    ``chunk_seconds``: seconds of speech per chunk of a streaming model; 0 for whole utterances.
+    ``chunk_seconds``: seconds of speech from chunk to chunk of a streaming model. ``tail_seconds``: of the silence that it
+    needs after an utterance. Both are 0 for models of whole utterances.
     """
 
     chunk_seconds: float
+    tail_seconds: float
 
     def prepare(self, utterance: np.ndarray) -> Any:
         """Features (T, F), or samples (N,) if the runtime computes features -> input of :meth:`infer`."""
 
-    def infer(self, prepared: Any, chunks: list[float]) -> object:
-        """Output of :meth:`prepare` -> labels or text. A streaming model appends the seconds of each chunk to ``chunks``."""
+    def infer(self, prepared: Any, chunks: list[ChunkTime]) -> object:
+        """Output of :meth:`prepare` -> labels or text. A streaming model appends the time of each chunk to ``chunks``."""
 
 
 class StepRuntime(Runtime):
@@ -66,6 +75,7 @@ class StepRuntime(Runtime):
     blank: int = 0
     shows_encoder: ClassVar[bool] = True
     chunk_seconds: float = 0.0  # see :class:`Timed`
+    tail_seconds: float = 0.0
 
     @abstractmethod
     def encode(self, features: np.ndarray) -> np.ndarray:
@@ -101,7 +111,7 @@ class StepRuntime(Runtime):
     def prepare(self, utterance: np.ndarray) -> np.ndarray:
         return utterance
 
-    def infer(self, prepared: np.ndarray, chunks: list[float]) -> list[int]:
+    def infer(self, prepared: np.ndarray, chunks: list[ChunkTime]) -> list[int]:
         return self.labels(self.path(self.encode(prepared)))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from espnet_todm.deploy.runtime.base import ChunkTime
 from espnet_todm.util.acoustics import SAMPLING_RATE
 
 _PUNCTUATION = r"!-/:-@\[-`{-~\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
@@ -24,10 +25,11 @@ def as_sherpa_writes(text: str) -> str:
 class Recognizer(ABC):
     """Wraps ``stock``, a recognizer of sherpa-onnx with a loaded model.
 
-    ``chunk_seconds``: seconds of speech per chunk of a streaming model; 0 for whole utterances.
+    ``chunk_seconds``, ``tail_seconds``: see :class:`~espnet_todm.deploy.runtime.base.Timed`.
     """
 
     chunk_seconds: float = 0.0
+    tail_seconds: float = 0.0
 
     def __init__(self, stock: Any) -> None:
         self.stock = stock
@@ -41,8 +43,8 @@ class Recognizer(ABC):
         """samples (N,) -> input of :meth:`infer`; all work before the model runs."""
 
     @abstractmethod
-    def infer(self, prepared: Any, chunks: list[float]) -> str:
-        """Output of :meth:`prepare` -> text. A streaming model appends the seconds of each chunk to ``chunks``."""
+    def infer(self, prepared: Any, chunks: list[ChunkTime]) -> str:
+        """Output of :meth:`prepare` -> text. A streaming model appends the time of each chunk to ``chunks``."""
 
 
 class OfflineRecognizer(Recognizer):
@@ -53,6 +55,6 @@ class OfflineRecognizer(Recognizer):
         stream.accept_waveform(SAMPLING_RATE, samples)
         return stream
 
-    def infer(self, prepared: Any, chunks: list[float]) -> str:
+    def infer(self, prepared: Any, chunks: list[ChunkTime]) -> str:
         self.stock.decode_stream(prepared)
         return str(prepared.result.text)

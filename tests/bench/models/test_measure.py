@@ -57,7 +57,7 @@ class Clockwork:
 
     def __init__(self, of: Target, slow: Mapping[int, float], features: float = 0.0) -> None:
         self.of, self.slow, self.features, self.rounds = of, slow, features, 0
-        self.ready = {"runtime": 50.0}
+        self.ready = {"runtime": 50.0, "startup": 0.25}
         self.log.append(("open", of.size))
 
     def round(self) -> Mapping[str, Any]:
@@ -107,7 +107,7 @@ def test_figures_are_medians_of_what_was_measured(log: list[tuple[str, str]]) ->
     assert small["cpu_seconds_per_second"] == pytest.approx(3.0 / 12.0)
     assert small["rtf"] == pytest.approx(2 * 3.0 / 12.0)
     assert (small["latency_p50_ms"], small["latency_p95_ms"]) == pytest.approx((3000.0, 3900.0))
-    assert (small["peak_mib"], small["above_runtime_mib"]) == (63.0, 13.0)
+    assert (small["peak_mib"], small["above_runtime_mib"], small["startup_ms"]) == (63.0, 13.0, 250.0)
     assert (small["against"], small["clock"]) == ("full", "cpu")
 
 
@@ -123,8 +123,8 @@ def test_features_are_told_apart(log: list[tuple[str, str]]) -> None:
 def test_more_threads_are_judged_by_the_wall_clock() -> None:
     shape = (3, 2, 2)
     times = {
-        target("full", 2): Times(np.full(shape, 8.0), np.full(shape, 1.0), 1.0, 2.0),
-        target("small", 2, 1e8): Times(np.full(shape, 4.0), np.full(shape, 1.0), 1.0, 2.0),
+        target("full", 2): Times(np.full(shape, 8.0), np.full(shape, 1.0), 1.0, 2.0, 0.1),
+        target("small", 2, 1e8): Times(np.full(shape, 4.0), np.full(shape, 1.0), 1.0, 2.0, 0.1),
     }
     _, small = results(times, [1.0, 1.0])
     assert (small["clock"], small["speedup"]) == ("elapsed", pytest.approx(2.0))
@@ -229,7 +229,7 @@ def test_a_process_that_dies_says_its_last_words(monkeypatch: pytest.MonkeyPatch
 class Echo:
     """A model that logs what it is given."""
 
-    chunk_seconds = 0.0
+    chunk_seconds = tail_seconds = 0.0
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, int]] = []
@@ -238,7 +238,7 @@ class Echo:
         self.seen.append(("prepare", len(utterance)))
         return len(utterance)
 
-    def infer(self, prepared: int, chunks: list[float]) -> None:
+    def infer(self, prepared: int, chunks: list[Any]) -> None:
         self.seen.append(("infer", prepared))
 
 
@@ -252,7 +252,7 @@ def test_a_worker_runs_once_uncounted_and_then_for_every_request(
     job = {"runtime": "torch", "folder": ".", "precision": "fp32", "threads": 1}
     answers = list(worker.serve({**job, "inputs": str(tmp_path / "features.npz")}, io.StringIO("round\nround\n")))
     assert model.seen == [("prepare", 5), ("infer", 5), ("prepare", 6), ("infer", 6)] * 3
-    assert list(answers[0]) == ["runtime", "chunk_seconds"] and len(answers) == 3
+    assert list(answers[0]) == ["runtime", "startup", "chunk_seconds", "tail_seconds"] and len(answers) == 3
     for answer in answers[1:]:
         assert np.array(answer["elapsed"]).shape == np.array(answer["cpu"]).shape == (2, 2)
         assert np.min(answer["elapsed"]) >= 0 and answer["peak"] >= resident_memory() * 0.5

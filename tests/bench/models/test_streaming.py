@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from espnet_todm.bin.latency import main
 
+from espnet_todm.bench.models.chunks import Chunks
 from espnet_todm.bench.models.measure import Target, Times, find_targets
 from espnet_todm.bench.models.table import results, table
 from espnet_todm.deploy.extract import extract, load_supernet
@@ -43,6 +44,9 @@ def test_every_chunk_is_timed_in_both_runtimes(tmp_path: Path) -> None:
     ]
     for row in rows:
         assert row["chunk_seconds"] == 0.12 and 0 < row["chunk_p50_ms"] <= row["chunk_p95_ms"]
+        assert 0 < row["first_word_p50_ms"] <= row["first_word_p95_ms"] and row["startup_ms"] > 0
+        # The tail of 0.17 s, or some frames less, and the computation.
+        assert row["end_p50_ms"] > 50 + row["chunk_p50_ms"]
         assert row["rtf"] > 0.5 * row["chunk_p50_ms"] / 1000 / row["chunk_seconds"]  # a chunk's time is in the whole
     with pytest.raises(UserError, match="runtimes: torch is not measured in chunks; allowed: onnxruntime, sherpa-onnx"):
         find_targets(root, runtimes=["torch"], graphs=STREAMING_FOLDER)
@@ -75,22 +79,25 @@ class Online:
         self.samples += 320  # the frames that waited for what is to their right
 
     def get_result(self, stream: Online) -> str:
-        return f"{self.done} chunks"
+        return f"{self.done} chunks" if self.done > 2 else ""
 
 
 def test_a_stream_gets_its_samples_chunk_by_chunk() -> None:
     model, chunks = OnlineRecognizer(Online(), 100, 0.0), []  # type: ignore[var-annotated]
     assert model.infer(model.prepare(np.zeros(160 * 450, dtype=np.float32)), chunks) == "4 chunks"
-    assert len(chunks) == 4 and model.chunk_seconds == 1.0
+    assert [chunk.heard for chunk in chunks] == [False, False, True, True] and model.chunk_seconds == 1.0
 
 
 def test_figures_are_of_the_speech_in_chunks() -> None:
     chunks = np.array([[0.002, 0.004, 0.006], [0.004, 0.006, 0.008], [0.003, 0.005, 0.007]])  # 3 rounds, 3 chunks
     elapsed = np.stack([np.zeros((3, 1)), chunks.sum(1, keepdims=True)], axis=2)
     target = Target("full", "onnxruntime", "fp32", 1, Path("full"), (), 1e8)
-    (row,) = results({target: Times(elapsed, elapsed, 1.0, 2.0, chunks, 0.64)}, [9.0])
+    measured = Chunks(chunks, [3], [1], 0.64, 0.69)
+    (row,) = results({target: Times(elapsed, elapsed, 1.0, 2.0, 0.1, measured)}, [1.6])
     assert row["rtf"] == pytest.approx(0.015 / (3 * 0.64))
     assert (row["chunk_seconds"], row["chunk_p50_ms"]) == (0.64, pytest.approx(5.0))
     assert row["chunk_p95_ms"] == pytest.approx(6.8)
+    assert row["first_word_p50_ms"] == row["first_word_p95_ms"] == pytest.approx(690 + 640 + 5)
+    assert row["end_p50_ms"] == pytest.approx(690 + 2 * 640 + 7 - 1600)
     lines = table([row]).splitlines()
     assert "chunk p95 (ms)|" in lines[0] and lines[0].count("|") == lines[2].count("|")
