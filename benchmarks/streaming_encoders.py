@@ -120,7 +120,8 @@ def rows(kinds: Mapping[Kind, int], times: Mapping[float, Mapping[Kind, Times]])
         memory = [f"{t.peak_mib - t.runtime_mib:.0f}" for t in each]
         chunks = each[-1].chunks
         assert chunks is not None
-        latencies = [f"{np.percentile(1000 * np.median(chunks, axis=0), percent):.1f}" for percent in (50, 95)]
+        figures = chunks.figures(list(times)[-1:])
+        latencies = [f"{figures[f'chunk_p{percent}_ms']:.1f}" for percent in (50, 95)]
         chunk, left = kind.chunk
         heading = [kind.name, f"{parameters / 1e6:.2f}", f"{40 * chunk}", f"{40 * left}" if left > 1 else ""]
         cells.append([*heading, *factors, *memory, *latencies])
