@@ -46,7 +46,7 @@ class Int8Files:
             self.write_part(part, recipe)
 
     def write_part(self, part: str, recipe: Recipe, only: Optional[str] = None) -> Path:
-        """Write the int8 file of one part. ``only``: the only module to quantize."""
+        """Write the int8 file of one part. ``only``: the only layer to quantize."""
         to_int8(self.exact(part), self.path(part), recipe, self.calibration.get(part), self.peaks.get(part), only)
         return self.path(part)
 

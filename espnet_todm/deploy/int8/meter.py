@@ -9,7 +9,7 @@ import numpy as np
 
 from espnet_todm.deploy.forms.registry import open_exported
 from espnet_todm.deploy.int8.files import Int8Files
-from espnet_todm.deploy.int8.modules import Module, WatchedSession
+from espnet_todm.deploy.int8.layers import Layer, WatchedSession
 from espnet_todm.deploy.parity.speech import Speech
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime, Session
 from espnet_todm.scoring.scores import score_tables
@@ -59,11 +59,11 @@ class Meter:
         texts = dict(zip(self._references, map(runtime.spell, labels)))
         return score_tables(self._references, texts, "int8").total().error_rate, seconds
 
-    def watch(self, modules: Sequence[Module]) -> dict[str, WatchedSession]:
-        """Run the float32 model, and collect the activations that these modules take: part -> session."""
+    def watch(self, layers: Sequence[Layer]) -> dict[str, WatchedSession]:
+        """Run the float32 model, and collect the activations that these layers take: part -> session."""
         tensors: dict[str, list[str]] = {}
-        for module in modules:
-            tensors.setdefault(module.part, []).extend(module.inputs)
+        for layer in layers:
+            tensors.setdefault(layer.part, []).append(layer.input)
         sessions = {part: WatchedSession(self.files.exact(part), names) for part, names in tensors.items()}
         runtime = self._with(sessions)
         for features in self._probes:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from espnet_todm.deploy.int8.modules import Activation, Module
+from espnet_todm.deploy.int8.layers import Activation, Layer
 from espnet_todm.deploy.onnx.recipe import Recipe
 from espnet_todm.util.files import write_json, write_text
 from espnet_todm.util.markdown import markdown_table
@@ -16,8 +16,8 @@ from espnet_todm.util.palette import RULE, SERIES, save_png
 
 FORMAT = "espnet_todm.int8/1"
 JSON, PAGE, PICTURE = "int8.json", "int8.md", "int8.png"
-SHOWN = 20  # modules in the picture
-OUTLIERS_SHOWN = 3  # channels of a module in the table
+SHOWN = 20  # layers in the picture
+OUTLIERS_SHOWN = 3  # channels of a layer in the table
 
 
 @dataclass(frozen=True)
@@ -34,42 +34,39 @@ class Trial:
 
 @dataclass(frozen=True)
 class Damage:
-    """What quantising one module alone does: ``error`` of the posteriors in nats per frame with the first recipe, and
-    ``repaired`` with the recipe to which modules in float32 were added. activations: of the module's inputs."""
+    """What quantising one layer alone does: ``error`` of the posteriors in nats per frame with the first recipe, and
+    ``repaired`` with the recipe to which layers in float32 were added. activation: the layer's input."""
 
-    module: Module
+    layer: Layer
+    activation: Activation
     error: float
-    activations: Sequence[Activation] = field(default=())
     repaired: Optional[float] = None
 
     def to_json(self) -> dict[str, Any]:
         """The entry of int8.json. Outliers: channel -> times the median channel's largest value."""
         return {
-            "module": self.module.name,
-            "parameters": self.module.parameters,
+            "layer": self.layer.name,
+            "parameters": self.layer.parameters,
             "error": self.error,
             "repaired_error": self.repaired,
-            "activations": [
-                {"low": one.low, "high": one.high, "outliers": {str(k): v for k, v in one.outliers().items()}}
-                for one in self.activations
-            ],
+            "low": self.activation.low,
+            "high": self.activation.high,
+            "outliers": {str(channel): ratio for channel, ratio in self.activation.outliers().items()},
         }
 
     def cells(self) -> list[str]:
         """The row of int8.md."""
-        ranges = ", ".join(f"{one.low:.3g} .. {one.high:.3g}" for one in self.activations)
-        outliers = [
-            f"{channel} ({ratio:.0f}x)" for one in self.activations for channel, ratio in one.outliers().items()
-        ]
+        ranges = f"{self.activation.low:.3g} .. {self.activation.high:.3g}"
+        outliers = [f"{channel} ({ratio:.0f}x)" for channel, ratio in self.activation.outliers().items()]
         more = f", {len(outliers) - OUTLIERS_SHOWN} more" if len(outliers) > OUTLIERS_SHOWN else ""
         repaired = "" if self.repaired is None else f"{self.repaired:.2g}"
-        name, size = self.module.name, f"{self.module.parameters:,}"
+        name, size = self.layer.name, f"{self.layer.parameters:,}"
         return [name, f"{self.error:.2g}", repaired, size, ranges, ", ".join(outliers[:OUTLIERS_SHOWN]) + more]
 
 
 @dataclass(frozen=True)
 class Int8Report:
-    """All trials of one model, the last of which was taken if any was, and the damage by modules, the largest first.
+    """All trials of one model, the last of which was taken if any was, and the damage by layers, the largest first.
 
     points: allowed increase of the word error rate over ``fp32_wer``, both in percent.
     """
@@ -118,10 +115,10 @@ class Int8Report:
     def to_json(self) -> dict[str, Any]:
         """The content of int8.json."""
         trials = [{"method": str(one.recipe), **asdict(one)} for one in self.trials]
-        return {"format": FORMAT, **self.card(), "trials": trials, "modules": [one.to_json() for one in self.damages]}
+        return {"format": FORMAT, **self.card(), "trials": trials, "layers": [one.to_json() for one in self.damages]}
 
     def markdown(self) -> str:
-        """The content of int8.md: verdict, trials, modules."""
+        """The content of int8.md: verdict, trials, layers."""
         plain = self.trials[0]
         trials = [
             [str(one.recipe), f"{one.wer:.2f}", f"{one.error:.2g}", f"{one.bytes / plain.bytes:.3f}", f"{one.time:.2f}"]
@@ -134,23 +131,23 @@ class Int8Report:
             " mean Kullback-Leibler divergences of a frame's posteriors from fp32's, in nats.\n\n"
             + markdown_table(["recipe", "WER (%)", "error", "bytes, plain = 1", "time, fp32 = 1"], trials)
             + (f"\nIn fp32:\n\n{kept}" if kept else "")
-            + "\nErrors if one module alone is int8 as in the first row, with dynamic ranges; repaired: as in the row to"
-            " which modules in fp32 were added.\n\n"
+            + "\nErrors if one layer alone is int8 as in the first row, with dynamic ranges; repaired: as in the row to"
+            " which layers in fp32 were added.\n\n"
             + markdown_table(
-                ["module", "error", "repaired", "weights", "activations", "outlier channels"],
+                ["layer", "error", "repaired", "weights", "activations", "outlier channels"],
                 [one.cells() for one in self.damages],
             )
         )
 
     def picture(self) -> Any:
-        """A bar for the damage by each of the worst modules."""
+        """A bar for the damage by each of the worst layers."""
         from matplotlib.figure import Figure
 
         worst = self.damages[:SHOWN][::-1]
         figure = Figure(figsize=(9, 1 + 0.25 * len(worst)), layout="constrained")
         axes = figure.add_subplot()
-        axes.barh([one.module.name for one in worst], [one.error for one in worst], color=SERIES[0][0])
-        axes.set_xlabel("error of the posteriors (nats per frame) if only this module is int8")
+        axes.barh([one.layer.name for one in worst], [one.error for one in worst], color=SERIES[0][0])
+        axes.set_xlabel("error of the posteriors (nats per frame) if only this layer is int8")
         axes.grid(axis="x", color=RULE)
         axes.set_axisbelow(True)
         axes.tick_params(labelsize=7)

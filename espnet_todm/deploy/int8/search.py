@@ -1,7 +1,7 @@
 """The search for an int8 export within a limit of word errors: remedies one after the other, until one is good enough.
 
 The order is that of cost: other integers for the weights, scales per channel, static ranges, all of these with smoothing,
-modules that stay in float32, and last a penalty for the blank. The last two are added to the best one before them, by the
+layers that stay in float32, and last a penalty for the blank. The last two are added to the best one before them, by the
 error of the posteriors, which is less noisy than the word error rate.
 """
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from espnet_todm.deploy.int8.files import Int8Files
+from espnet_todm.deploy.int8.layers import Layer, layers_of
 from espnet_todm.deploy.int8.meter import Meter
-from espnet_todm.deploy.int8.modules import Activation, Module, modules_of
 from espnet_todm.deploy.int8.report import Damage, Int8Report, Trial
 from espnet_todm.deploy.onnx.recipe import INT8, SEVEN_BITS, UINT8, Recipe
 from espnet_todm.deploy.onnx.rewrite import has_blank_bias
@@ -61,7 +61,7 @@ class Repair:
 
 
 class _Search:
-    """Attributes: ``trials`` in their order, and ``damages`` by modules, the largest first, once they were measured."""
+    """Attributes: ``trials`` in their order, and ``damages`` by layers, the largest first, once they were measured."""
 
     def __init__(self, files: Int8Files, meter: Meter, points: float) -> None:
         self.files, self.meter, self.points = files, meter, points
@@ -80,8 +80,8 @@ class _Search:
         import onnx
 
         yield first
-        modules = [one for part in self.files.parts for one in modules_of(part, self.files.exact(part))]
-        self._examine(modules, first)
+        layers = [one for part in self.files.parts for one in layers_of(part, self.files.exact(part))]
+        self._examine(layers, first)
         variants = [first, *(one for one in _variants(bool(self.files.calibration)) if one != first)]
         yield from variants[1:]
         yield from (replace(one, smooth=True) for one in variants)
@@ -92,35 +92,32 @@ class _Search:
                 yield replace(best, blank_penalty=penalty)
 
     def _keeping(self, best: Trial) -> Iterator[Recipe]:
-        """Keep modules in float32, in the order of their damage with the best recipe, while the files are small enough."""
+        """Keep layers in float32, in the order of their damage with the best recipe, while the files are small enough."""
         recipe, size = best.recipe, best.bytes
         if recipe != self.trials[0].recipe:
-            self.damages = [replace(one, repaired=self._damage(one.module, recipe)) for one in self.damages]
+            self.damages = [replace(one, repaired=self._damage(one.layer, recipe)) for one in self.damages]
         for one in sorted(self.damages, key=lambda one: -(one.error if one.repaired is None else one.repaired)):
-            size += FLOAT_BYTES * one.module.parameters
+            size += FLOAT_BYTES * one.layer.parameters
             if size > LARGEST * self.trials[0].bytes:
-                size -= FLOAT_BYTES * one.module.parameters
+                size -= FLOAT_BYTES * one.layer.parameters
                 continue
-            recipe = replace(recipe, kept=(*recipe.kept, one.module.name))
+            recipe = replace(recipe, kept=(*recipe.kept, one.layer.name))
             yield recipe
 
-    def _examine(self, modules: Sequence[Module], recipe: Recipe) -> None:
-        """Measure activations, and the damage by each module alone."""
-        logging.info("int8: %s is not good enough; measuring %d modules one by one", recipe, len(modules))
-        watched = self.meter.watch(modules)
+    def _examine(self, layers: Sequence[Layer], recipe: Recipe) -> None:
+        """Measure activations, and the damage by each layer alone."""
+        logging.info("int8: %s is not good enough; measuring %d layers one by one", recipe, len(layers))
+        watched = self.meter.watch(layers)
         self.files.peaks = {
             part: {name: one.peaks for name, one in session.seen.items()} for part, session in watched.items()
         }
-        found = []
-        for module in modules:
-            activations: list[Activation] = [watched[module.part].seen[name] for name in module.inputs]
-            found.append(Damage(module, self._damage(module, recipe), activations))
+        found = [Damage(one, watched[one.part].seen[one.input], self._damage(one, recipe)) for one in layers]
         self.damages = sorted(found, key=lambda one: -one.error)
 
-    def _damage(self, module: Module, recipe: Recipe) -> float:
-        """Error of the posteriors if only this module is quantized, with dynamic ranges."""
-        self.files.write_part(module.part, replace(recipe, static=False, kept=(), blank_penalty=0.0), module.name)
-        return self.meter.error(self.meter.runtime([module.part]))
+    def _damage(self, layer: Layer, recipe: Recipe) -> float:
+        """Error of the posteriors if only this layer is quantized, with dynamic ranges."""
+        self.files.write_part(layer.part, replace(recipe, static=False, kept=(), blank_penalty=0.0), layer.name)
+        return self.meter.error(self.meter.runtime([layer.part]))
 
     def _try(self, recipe: Recipe) -> Trial:
         self.files.write(recipe)

@@ -34,7 +34,7 @@ def to_int8(
         recipe: default: plain dynamic quantisation.
         calibration: features (T, F) of utterances, for a static recipe; without them this graph is quantized dynamically.
         peaks: the largest absolute value of each channel of activations, for smoothing, see :func:`rewrite.smooth`.
-        only: the only module to quantize.
+        only: the only layer to quantize.
     """
     import onnx
 
@@ -88,7 +88,7 @@ def _choices(source: Path, part: str, recipe: Recipe, only: Optional[str]) -> di
     from onnxruntime.quantization import QuantType
 
     names = [node.name for node in onnx.load(str(source)).graph.node]
-    kept, alone = (_of_modules(names, part, modules) for modules in (recipe.kept, [only] if only else []))
+    kept, alone = (_of_layers(names, part, layers) for layers in (recipe.kept, [only] if only else []))
     return {
         "weight_type": QuantType.QUInt8 if recipe.weights == UINT8 else QuantType.QInt8,
         "reduce_range": recipe.weights == SEVEN_BITS,
@@ -98,17 +98,15 @@ def _choices(source: Path, part: str, recipe: Recipe, only: Optional[str]) -> di
     }
 
 
-def _of_modules(names: Iterable[str], part: str, modules: Sequence[str]) -> list[str]:
-    """The nodes of these modules, each also as onnxruntime renames it when it turns a Gemm into a MatMul and an Add."""
-    own = [name for name in names if module_of(part, name) in modules]
+def _of_layers(names: Iterable[str], part: str, layers: Sequence[str]) -> list[str]:
+    """The nodes of these layers, each also as onnxruntime renames it when it turns a Gemm into a MatMul and an Add."""
+    own = [name for name in names if layer_of(part, name) in layers]
     return [*own, *(f"{name}_MatMul" for name in own)]
 
 
-def module_of(part: str, node: str) -> str:
-    """The torch module of a node by the name that torch's exporter gives: ``/path/of/module/operator`` -> ``part/path/of/
-    module``. Nodes of the outermost module count as one each."""
-    name = node.replace("/MatMulAddFusion", "")  # onnxruntime's name for a MatMul and its bias
-    return f"{part}{name.rpartition('/')[0] or name}"
+def layer_of(part: str, node: str) -> str:
+    """The name of a linear layer: its part, and the node's name, which torch's exporter makes of modules and operator."""
+    return part + node.replace("/MatMulAddFusion", "")  # onnxruntime's name for a MatMul and its bias
 
 
 def to_fp16(source: Path, target: Path, onnx: Any) -> None:

@@ -27,7 +27,7 @@ class Recipe:
         weights: "int8"; "7bit", integers from -64 to 64; or "uint8", with an own zero point.
         per_channel: each output channel of a weight has its own scale.
         smooth: scale outlier channels of activations down and their weights up, see :mod:`espnet_todm.deploy.onnx.rewrite`.
-        kept: modules that stay in float32, as ``part/path/of/module``.
+        kept: linear layers that stay in float32, by :func:`espnet_todm.deploy.onnx.quantize.layer_of`.
         blank_penalty: is subtracted from the blank's logit.
     """
 
@@ -46,7 +46,7 @@ class Recipe:
         words = [STATIC if self.static else DYNAMIC, f"{self.weights} weights" + " per channel" * self.per_channel]
         words += ["smoothed"] * self.smooth
         if self.kept:
-            words.append(f"{len(self.kept)} module{'s' * (len(self.kept) > 1)} in fp32")
+            words.append(f"{len(self.kept)} layer{'s' * (len(self.kept) > 1)} in fp32")
         if self.blank_penalty:
             words.append(f"blank penalty {self.blank_penalty:g}")
         return ", ".join(words)

@@ -9,7 +9,7 @@ the float32 graph computes the same bits as before.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 import numpy as np
 
@@ -110,15 +110,16 @@ def smooth(model: Any, peaks: Mapping[str, np.ndarray]) -> int:
         affine = _affine(view, tensor) if layers else []
         if not affine:
             continue
-        rows = np.max([np.abs(view.linear(layer)).max(1) for layer in layers], axis=0)
+        weights = [weight for weight in map(view.linear, layers) if weight is not None]
+        rows = np.max([np.abs(weight).max(1) for weight in weights], axis=0)
         factors = smoothing_factors(peak, rows)
         if (factors == 1).all():
             continue
         for node, index in affine:
-            value = view.constant(node, index)
-            view.replace(node, index, np.broadcast_to(value, factors.shape) / factors)
+            value = np.broadcast_to(cast(np.ndarray, view.constant(node, index)), factors.shape)
+            view.replace(node, index, value / factors)
         for layer in layers:
-            value = view.constant(layer, 1)
+            value = cast(np.ndarray, view.constant(layer, 1))
             view.replace(layer, 1, value * (factors if transposed(layer) else factors[:, None]))
         changed += 1
     return changed

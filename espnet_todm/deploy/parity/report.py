@@ -55,8 +55,7 @@ def check_wer_points(points: Optional[float], precisions: Sequence[str], words: 
         raise UserError("max_wer_points: is measured on speech, which --no_parity leaves out; allowed: one of the two")
     if points * words < 100 * FEWEST_WORDS:
         logging.warning(
-            "max_wer_points: %g points are %.1f of the %d words given: chance decides; give more --utterances (300 are a"
-            " good number)",
+            "max_wer_points: %g points are %.1f of the %d words given, so chance decides; give more --utterances",
             points,
             points * words / 100,
             words,

@@ -49,11 +49,11 @@ def test_outliers_behind_a_layer_norm_are_smoothed(tmp_path: Path) -> None:
     assert card["wer"]["plain"] > 85 and card["wer"]["chosen"] <= 85
     assert card["posterior_error"]["chosen"] < 0.01 * card["posterior_error"]["plain"]
     told = read_json(tmp_path / "int8.json")
-    assert told["modules"][0]["module"] == "model/wide"
-    assert [*told["modules"][0]["activations"][0]["outliers"]] == ["3"]
+    assert told["layers"][0]["layer"] == "model/wide/MatMul"
+    assert [*told["layers"][0]["outliers"]] == ["3"]
     assert [trial["method"] for trial in told["trials"]][:2] == ["dynamic, int8 weights", "dynamic, 7bit weights"]
     assert card["method"] == told["trials"][-1]["method"] and card["method"].endswith("smoothed")
-    assert "|model/wide|" in (tmp_path / "int8.md").read_text(encoding="utf-8")
+    assert "|model/wide/MatMul|" in (tmp_path / "int8.md").read_text(encoding="utf-8")
     assert (tmp_path / "int8.png").is_file()
 
 
@@ -67,7 +67,7 @@ def test_the_files_are_those_of_the_card(tmp_path: Path) -> None:
 
 def test_the_worst_module_is_kept_where_nothing_else_helps(tmp_path: Path) -> None:
     card = repaired(write_model(tmp_path, "middle_active"), 85.0)
-    assert card["recipe"]["kept"] == ("model/products",)
+    assert card["recipe"]["kept"] == ("model/products/MatMul",)
     assert card["bytes"]["plain"] < card["bytes"]["chosen"] <= LARGEST * card["bytes"]["plain"]
 
 
@@ -109,16 +109,16 @@ def test_all_graphs_of_a_transducer_are_measured(tmp_path: Path) -> None:
     files.write(Recipe())
     errors = {part: meter.error(meter.runtime([part])) for part in files.parts}
     assert errors["decoder"] < 1e-6 < min(errors["encoder"], errors["joiner"])  # the toy decoder has no matrix product
-    modules = [one for part in files.parts for one in search.modules_of(part, files.exact(part))]
-    assert [one.name for one in modules] == ["encoder/encoder_out", "joiner/logit"]
-    seen = meter.watch(modules)["joiner"].seen["active"]
+    layers = [one for part in files.parts for one in search.layers_of(part, files.exact(part))]
+    assert [one.name for one in layers] == ["encoder/encoder_out/MatMul", "joiner/logit/MatMul"]
+    seen = meter.watch(layers)["joiner"].seen["active"]
     assert -1.01 < seen.low < 0 < seen.high < 1.01 and seen.peaks.shape == (12,)
 
 
 def test_progress_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         repaired(write_model(tmp_path, "norm"), 85.0)
-    assert "int8: dynamic, int8 weights: WER " in caplog.text and "measuring 3 modules one by one" in caplog.text
+    assert "int8: dynamic, int8 weights: WER " in caplog.text and "measuring 3 layers one by one" in caplog.text
 
 
 def test_numbers_that_are_none_are_an_infinite_error(tmp_path: Path) -> None:
@@ -133,4 +133,4 @@ def test_static_recipes_are_tried_with_calibration_only() -> None:
     assert not any(recipe.static for recipe in search._variants(False))
     assert any(recipe.static for recipe in search._variants(True))
     assert len({*map(str, search._variants(True))}) == 9
-    assert str(replace(Recipe(), kept=("a", "b"))) == "dynamic, int8 weights, 2 modules in fp32"
+    assert str(replace(Recipe(), kept=("a", "b"))) == "dynamic, int8 weights, 2 layers in fp32"

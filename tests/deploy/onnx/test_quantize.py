@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from espnet_todm.deploy.onnx.quantize import module_of, to_int8
+from espnet_todm.deploy.onnx.quantize import layer_of, to_int8
 from espnet_todm.deploy.onnx.recipe import Recipe
 from espnet_todm.errors import UserError
 from tests.deploy.int8.toy import write_model
@@ -48,14 +48,13 @@ def test_each_channel_has_its_scale(tmp_path: Path) -> None:
 
 
 def test_modules_are_kept_or_quantized_alone(tmp_path: Path) -> None:
-    assert [*weights(tmp_path, Recipe(kept=["model/wide", "other/middle"]))] == ["second", "third"]
-    assert [*weights(tmp_path, Recipe(), only="model/middle")] == ["second"]
+    assert [*weights(tmp_path, Recipe(kept=["model/wide/MatMul", "other/middle/MatMul"]))] == ["second", "third"]
+    assert [*weights(tmp_path, Recipe(), only="model/middle/MatMul")] == ["second"]
 
 
-def test_modules_by_names_of_nodes() -> None:
-    assert module_of("joiner", "/output/Gemm") == "joiner/output"
-    assert module_of("encoder", "/a/b.0/MatMul/MatMulAddFusion") == "encoder/a/b.0"
-    assert module_of("model", "/MatMul") == "model/MatMul"
+def test_layers_by_names_of_nodes() -> None:
+    assert layer_of("joiner", "/output/Gemm") == "joiner/output/Gemm"
+    assert layer_of("encoder", "/a/b.0/MatMul/MatMulAddFusion") == "encoder/a/b.0/MatMul"
 
 
 def test_unknown_weights_are_named() -> None:

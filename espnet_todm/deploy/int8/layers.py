@@ -1,4 +1,4 @@
-"""The modules of exported graphs that int8 quantizes, and the ranges of their activations on speech."""
+"""The linear layers of exported graphs, which int8 quantizes, and the ranges of their activations on speech."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from espnet_todm.deploy.onnx.quantize import module_of
+from espnet_todm.deploy.onnx.quantize import layer_of
 from espnet_todm.deploy.onnx.rewrite import GraphView, name_nodes
 from espnet_todm.deploy.runtime.onnx import Session
 
@@ -18,15 +18,15 @@ OUTLIER = 8.0  # an outlier channel's largest value is so many times the median 
 
 
 @dataclass(frozen=True)
-class Module:
-    """Linear layers of one torch module in one graph.
+class Layer:
+    """A linear layer of a graph.
 
-    name: ``part/path/of/module``. inputs: tensors that the layers are applied to. parameters: of their weights.
+    name: ``part/path/of/module/operator``. input: the tensor that it is applied to. parameters: of its weight.
     """
 
     name: str
     part: str
-    inputs: tuple[str, ...]
+    input: str
     parameters: int
 
 
@@ -52,21 +52,15 @@ class Activation:
         return {channel: float(ratios[channel]) for channel in found}
 
 
-def modules_of(part: str, path: Path) -> list[Module]:
-    """The modules with linear layers of the float32 graph ``path``, in its order."""
+def layers_of(part: str, path: Path) -> list[Layer]:
+    """The linear layers of the float32 graph ``path``, in its order."""
     import onnx
 
     model = onnx.load(str(path))
     name_nodes(model)
-    view, found = GraphView(model), dict[str, Module]()
-    for node in model.graph.node:
-        weight = view.linear(node)
-        if weight is not None:
-            name = module_of(part, node.name)
-            before = found.get(name, Module(name, part, (), 0))
-            inputs = dict.fromkeys((*before.inputs, node.input[0]))
-            found[name] = Module(name, part, tuple(inputs), before.parameters + weight.size)
-    return list(found.values())
+    view = GraphView(model)
+    weights = [(node, view.linear(node)) for node in model.graph.node]
+    return [Layer(layer_of(part, one.name), part, one.input[0], w.size) for one, w in weights if w is not None]
 
 
 class WatchedSession(Session):
