@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,11 +97,10 @@ class Int8Report:
     def refusal(self, largest: float) -> str:
         """Why there are no int8 files, on one line. ``largest``: allowed size relative to the first trial."""
         fit = [one for one in self.trials if one.bytes <= largest * self.trials[0].bytes]
-        best = min(fit, key=lambda one: one.wer)
-        least = math.ceil(100 * (best.wer - self.fp32_wer)) / 100
+        best = min(fit, key=lambda one: (one.error, one.wer))
         return (
             f"{self.points:g} is not reached on {self.words} words: the best of {len(self.trials)} int8 recipes,"
-            f" {best.recipe}, has a WER of {best.wer:.2f}%, fp32 {self.fp32_wer:.2f}%; allowed: {least:.2f} or more, or"
+            f" {best.recipe}, has a WER of {best.wer:.2f}%, fp32 {self.fp32_wer:.2f}%; allowed: a larger limit, or"
             " --precision without int8"
         )
 

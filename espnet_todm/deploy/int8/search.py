@@ -72,9 +72,18 @@ class _Search:
         """Try recipes until one is good enough, whose files then are in the folder; None if there is none."""
         for recipe in self._recipes(first):
             trial = self._try(recipe)
-            if self._fits(trial) and trial.wer <= self.meter.wer + self.points:
+            if self._fits(trial) and self._mends(trial) and self._within(trial):
                 return trial
         return None
+
+    def _within(self, trial: Trial) -> bool:
+        """Whether the word error rate is within the limit, with the features of training and with those of the device."""
+        most = self.meter.wer + self.points
+        return trial.wer <= most and self.meter.device_rate(self.meter.runtime(self.files.parts)) <= most
+
+    def _mends(self, trial: Trial) -> bool:
+        """Whether a remedy makes the error of the posteriors smaller. If not, its better word error rate is chance."""
+        return trial is self.trials[0] or trial.error < self.trials[0].error
 
     def _recipes(self, first: Recipe) -> Iterator[Recipe]:
         import onnx

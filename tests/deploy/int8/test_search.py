@@ -98,6 +98,21 @@ def test_a_blank_penalty_is_the_last_resort(tmp_path: Path, monkeypatch: pytest.
     assert card["recipe"]["blank_penalty"] == search.BLANK_PENALTIES[0]
 
 
+def test_a_remedy_must_make_the_error_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first one, all word error rates are good by chance."""
+    rates = iter([(0.0, 1.0), (50.0, 1.0), *[(0.0, 1.0)] * 50])
+    monkeypatch.setattr(Meter, "rate", lambda meter, runtime: next(rates))
+    monkeypatch.setattr(Meter, "error", lambda meter, runtime: 1.0)
+    with pytest.raises(UserError, match=r"is not reached on \d+ words"):
+        repaired(write_model(tmp_path), 10.0)
+
+
+def test_features_of_the_device_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Meter, "device_rate", lambda meter, runtime: 100.0)
+    with pytest.raises(UserError, match="is not reached on"):
+        repaired(write_model(tmp_path), 85.0)
+
+
 def test_all_graphs_of_a_transducer_are_measured(tmp_path: Path) -> None:
     folder = write_toy_transducer(tmp_path)
     runtime = open_onnx(folder)
