@@ -24,6 +24,8 @@ from espnet_todm.util.processor import cpu_model
 
 LARGEST = 1.15  # allowed size of the files, relative to plain int8's
 FLOAT_BYTES = 3  # additional bytes of a weight in float32
+MENDED = 0.75  # error of the posteriors with a remedy, relative to the first recipe's, or less
+NEARLY = 1.1  # relative to the smallest error: a simpler recipe with such an error is as good
 BLANK_PENALTIES = (0.25, 0.5, 1.0, -0.25, -0.5)
 
 
@@ -83,7 +85,7 @@ class _Search:
 
     def _mends(self, trial: Trial) -> bool:
         """Whether a remedy makes the error of the posteriors smaller. If not, its better word error rate is chance."""
-        return trial is self.trials[0] or trial.error < self.trials[0].error
+        return trial is self.trials[0] or trial.error <= MENDED * self.trials[0].error
 
     def _recipes(self, first: Recipe) -> Iterator[Recipe]:
         import onnx
@@ -141,8 +143,10 @@ class _Search:
         return trial.bytes <= LARGEST * self.trials[0].bytes
 
     def _best(self) -> Trial:
-        """The trial with the smallest error of the posteriors, of those that are small enough."""
-        return min(filter(self._fits, self.trials), key=lambda one: one.error)
+        """The first trial with nearly the smallest error of the posteriors, of those that are small enough."""
+        fit = [*filter(self._fits, self.trials)]
+        smallest = min(one.error for one in fit)
+        return next(one for one in fit if one.error <= NEARLY * smallest)
 
 
 def _variants(calibrated: bool) -> Iterator[Recipe]:

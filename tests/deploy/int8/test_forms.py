@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,6 +57,8 @@ def test_an_outlier_is_found_and_smoothed(form: str, tmp_path: Path) -> None:
     parts = open_onnx(folder).graphs
     files = Int8Files(folder, [*parts])
     search = _Search(files, Meter(files, speech), 0.0)
+    for one, other in zip(search.meter._features, search.meter._device_features):
+        np.testing.assert_allclose(one, other, atol=0.01)
     layers = [one for part in parts for one in layers_of(part, files.exact(part))]
     assert {one.part for one in layers} == {*parts}
     search._examine([one for one in layers if "/feed_forward" in one.name], Recipe())
