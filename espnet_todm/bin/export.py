@@ -1,7 +1,7 @@
 """Write extracted models in a form that on-device runtimes load.
 
 What is written has passed the parity gate: sherpa-onnx hears on that speech what PyTorch hears. For streaming Conformers add
---format streaming-onnx --chunk 16 64.
+--format streaming-onnx --chunk 16 64. With --max_wer_points, an int8 model that is worse than this is repaired.
 
 Example: python -m espnet_todm.bin.export exp/supernet/subnets/small exp/supernet/subnets/full \\
     --scp data/dev/wav.scp --text data/dev/text
@@ -41,7 +41,12 @@ parser.add_argument(
 parser.add_argument(
     "--precision", nargs="+", default=["fp32", "int8"], help="of fp32, int8 and fp16 (default fp32 int8)"
 )
-parser.add_argument("--int8", default="dynamic", help="dynamic (default), or static, which needs --calibrate")
+parser.add_argument(
+    "--int8",
+    default="dynamic",
+    help="dynamic (default), 7bit or uint8 (dynamic with such weights), or static, which needs --calibrate; with"
+    " --max_wer_points, what is tried first",
+)
 parser.add_argument("--calibrate", help="feats.scp with speech to measure activations on, for static int8")
 parser.add_argument("--opset", type=int, help="version of ONNX's operators (default 17)")
 parser.add_argument(
@@ -54,6 +59,7 @@ parser.add_argument("--no_parity", action="store_true", help="skip the parity ga
 def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     register()
+    from espnet_todm.deploy.int8.search import Repair
     from espnet_todm.deploy.onnx.export import OPSET, ExportOptions, export
 
     speech = read_parity_speech(options, ", or --no_parity to skip the gate")
@@ -65,11 +71,13 @@ def main(arguments: Sequence[str]) -> None:
         format=options.format,
         chunk=options.chunk,
     )
+    limited = options.max_wer_points is not None
+    repair = Repair(speech, options.max_wer_points) if limited else None
     for folder in options.subnets:
         several = len(options.subnets) > 1 and options.output is not None
         output = options.output / Path(folder).resolve().name if several else options.output
         gate = _gate(folder, options, speech) if speech else None
-        print(f"{folder}: {export(folder, output, wanted, gate)}")
+        print(f"{folder}: {export(folder, output, wanted, gate, repair)}")
 
 
 def _gate(subnet: str, options: argparse.Namespace, speech: list[Speech]) -> Callable[[Path], None]:

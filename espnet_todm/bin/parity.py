@@ -26,20 +26,27 @@ def add_parity_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", help="its text")
     parser.add_argument("--utterances", type=int, default=20, help="how many of them, evenly spread (default 20)")
     parser.add_argument(
-        "--max_wer_points", type=float, help="how far int8's and fp16's WER may be above PyTorch's; default: any"
+        "--max_wer_points",
+        type=float,
+        help="how far int8's and fp16's WER may be above PyTorch's, in percentage points (default: any)",
     )
 
 
 def read_parity_speech(options: argparse.Namespace, otherwise: str = "") -> list[Speech]:
-    """The utterances that the arguments name; none with ``--no_parity``. Raises UserError when there is neither."""
+    """The utterances that the arguments name; none with ``--no_parity``. Raises UserError when there is neither, and for an
+    impossible limit."""
+    from espnet_todm.deploy.parity.report import check_wer_points
     from espnet_todm.deploy.parity.speech import read_speech
 
     if getattr(options, "no_parity", False):
+        check_wer_points(options.max_wer_points, options.precision, None)
         return []
     for name in ("scp", "text"):
         if getattr(options, name) is None:
             raise UserError(f"--{name} is missing: parity is compared on real speech; give --scp and --text{otherwise}")
-    return read_speech(options.scp, options.text, options.utterances)
+    speech = read_speech(options.scp, options.text, options.utterances)
+    check_wer_points(options.max_wer_points, options.precision, sum(len(one.text.split()) for one in speech))
+    return speech
 
 
 def print_parity(

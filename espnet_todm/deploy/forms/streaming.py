@@ -21,6 +21,7 @@ from espnet_todm.deploy.forms.base import Form, Graph, Named
 from espnet_todm.deploy.onnx.folder import STREAMING_FOLDER
 from espnet_todm.deploy.runtime.base import ChunkTime, StepRuntime
 from espnet_todm.deploy.runtime.chunks import run_chunks, stream_features, tail_seconds, with_tail
+from espnet_todm.deploy.runtime.fbank import device_fbank
 from espnet_todm.deploy.runtime.onnx import OnnxRuntime, Session
 from espnet_todm.deploy.runtime.recognizer import Recognizer
 from espnet_todm.util.acoustics import FRAME_SAMPLES, FRAMES_PER_SECOND, SAMPLING_RATE
@@ -58,6 +59,9 @@ class ChunkedOnnx(OnnxRuntime):
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         return stream_features(samples, self.mel_bins, self.window, self.shift)
+
+    def device_features(self, samples: np.ndarray) -> np.ndarray:
+        return stream_features(samples, self.mel_bins, self.window, self.shift, device_fbank)
 
     def encode(self, features: np.ndarray) -> np.ndarray:
         return run_chunks(self.step, self.initial(), features, self.window, self.shift)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -18,8 +19,10 @@ from espnet_todm.card import CARD, read_card
 from espnet_todm.decode.features import read_features
 from espnet_todm.deploy.forms.base import Export, Graph
 from espnet_todm.deploy.forms.registry import form_for, of_format
+from espnet_todm.deploy.int8.files import Int8Files
 from espnet_todm.deploy.onnx.folder import CARD_DIGEST, FOLDER, PRECISIONS, TOKENS
-from espnet_todm.deploy.onnx.quantize import CALIBRATION_UTTERANCES, DYNAMIC, STATIC, check_method, to_fp16, to_int8
+from espnet_todm.deploy.onnx.quantize import CALIBRATION_UTTERANCES, to_fp16
+from espnet_todm.deploy.onnx.recipe import DYNAMIC, METHODS, STATIC, Recipe, check_method
 from espnet_todm.deploy.onnx.state_space import DOMAIN, as_scans, has_state_space
 from espnet_todm.deploy.onnx.tokens import tokens_text
 from espnet_todm.errors import UserError, one_line
@@ -32,6 +35,7 @@ OPSET, OPSETS = 17, (14, 20)  # 17 has layer norm as one operator; range of torc
 _TRACING: dict[str, Any] = {"dynamo": False} if "dynamo" in signature(torch.onnx.export).parameters else {}
 # The file and the model compute the same function; only the order of sums differs.
 TOLERANCE = 1e-3
+Repairer = Callable[[Int8Files, Recipe], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class ExportOptions:
 
     Args:
         precisions: keys of PRECISIONS; fp32 is always written, because the others are made from it.
-        int8: "dynamic" or "static".
+        int8: key of METHODS.
         calibrate: feats.scp on which static int8 measures activations.
         opset: version of ONNX's operator set.
         format: export format, see :class:`espnet_todm.deploy.forms.base.Form`.
@@ -73,6 +77,7 @@ def export(
     output: Optional[PathLike] = None,
     options: Optional[ExportOptions] = None,
     gate: Optional[Callable[[Path], Any]] = None,
+    repair: Optional[Repairer] = None,
 ) -> Path:
     """Export the model of an extracted subnet's folder to ``output``, by default its subfolder ``options.format``.
 
@@ -82,6 +87,8 @@ def export(
     Args:
         gate: called with the complete folder before it is moved to ``output``. If it raises an error, nothing is written.
             See :func:`espnet_todm.deploy.parity.gate.check_parity`.
+        repair: writes the int8 files, beginning with the recipe of ``options``, and returns entries for the card. See
+            :class:`espnet_todm.deploy.int8.search.Repair`. Default: the recipe as it is.
 
     Raises:
         UserError: the folder is not an extracted size, a part of the model cannot be exported, a package is missing, the
@@ -96,12 +103,13 @@ def export(
     _check_replaceable(target)
     model, config = load_extracted(source)
     exported, about = form_for(model, options.format).export(model, config, options.chunk), _origin(source, card)
-    calibration = _read_calibration(options, exported.graphs)
-    with atomic_directory(target) as place:
-        _write(exported, place, options, about, calibration, onnx)
-        write_json(place / CARD, {**card, **exported.card})
+    calibration = _read_calibration(options, exported.graphs, repair is not None)
+    with atomic_directory(target) as place, _named(place, target):
+        _write(exported, place, options, about, onnx)
+        made = _write_int8(exported, place, options, calibration, repair) if "int8" in options.precisions else {}
+        write_json(place / CARD, {**card, **exported.card, **made})
         if gate is not None:
-            _pass(gate, place, target)
+            gate(place)
     logging.info("%s: written", target)
     return target
 
@@ -116,34 +124,41 @@ def _origin(source: Path, card: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pass(gate: Callable[[Path], Any], place: Path, target: Path) -> None:
-    """Call the gate. Its error message names the final folder ``target`` instead of ``place``."""
+@contextmanager
+def _named(place: Path, target: Path) -> Iterator[None]:
+    """Error messages from inside the context name the final folder ``target`` instead of ``place``."""
     try:
-        gate(place)
+        yield
     except UserError as error:
         error.args = (str(error).replace(str(place), str(target)),)
         raise
 
 
-def _write(
-    exported: Export,
-    place: Path,
-    options: ExportOptions,
-    about: Mapping[str, Any],
-    calibration: Optional[Sequence[Tensor]],
-    onnx: Any,
-) -> None:
-    """Write all graphs in all precisions, and the tokens."""
+def _write(exported: Export, place: Path, options: ExportOptions, about: Mapping[str, Any], onnx: Any) -> None:
+    """Write all graphs in all precisions but int8, and the tokens."""
     for graph in exported.graphs:
         path = place / f"{graph.name}{PRECISIONS['fp32']}"
         write_graph(graph, path, options.opset, about, onnx)
         _check_graph(graph, path, options.opset)
-        if "int8" in options.precisions:
-            data = calibration if graph.features else None
-            to_int8(path, place / f"{graph.name}{PRECISIONS['int8']}", data)
         if "fp16" in options.precisions:
             to_fp16(path, place / f"{graph.name}{PRECISIONS['fp16']}", onnx)
     write_text(place / TOKENS, tokens_text(exported.tokens))
+
+
+def _write_int8(
+    exported: Export,
+    place: Path,
+    options: ExportOptions,
+    calibration: Optional[Sequence[Tensor]],
+    repair: Optional[Repairer],
+) -> Mapping[str, Any]:
+    """Write the int8 files. Returns entries for the card."""
+    measured = {graph.name: calibration for graph in exported.graphs if graph.features and calibration is not None}
+    files, recipe = Int8Files(place, [graph.name for graph in exported.graphs], measured), METHODS[options.int8]
+    if repair is not None:
+        return repair(files, recipe)
+    files.write(recipe)
+    return {}
 
 
 def write_graph(graph: Graph, path: Path, opset: int, about: Mapping[str, Any], onnx: Any) -> None:
@@ -189,12 +204,13 @@ def _check_graph(graph: Graph, path: Path, opset: int) -> None:
             raise RuntimeError(f"{path.name}: output {name} differs from the model's by {difference:.3g}")
 
 
-def _read_calibration(options: ExportOptions, graphs: Sequence[Graph]) -> Optional[list[Tensor]]:
-    """Features (T, F) for static int8, else None. Raises UserError when the table does not hold features, and when no graph
-    takes only features."""
-    if options.int8 != STATIC or options.calibrate is None:
+def _read_calibration(options: ExportOptions, graphs: Sequence[Graph], repaired: bool) -> Optional[list[Tensor]]:
+    """Features (T, F) for static int8, which a repair may try, else None. Raises UserError when the table does not hold
+    features, and when static int8 is asked for and no graph takes only features."""
+    static = METHODS[options.int8].static
+    if not (static or repaired) or options.calibrate is None:
         return None
-    if not any(graph.features for graph in graphs):
+    if static and not any(graph.features for graph in graphs):
         raise UserError(
             f"int8: {STATIC} is not possible with {options.format}, whose caches no features show; allowed: dynamic"
         )

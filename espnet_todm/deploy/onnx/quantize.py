@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional
@@ -11,11 +11,10 @@ from typing import Any, Optional
 import numpy as np
 from torch import Tensor
 
+from espnet_todm.deploy.onnx.recipe import SEVEN_BITS, UINT8, Recipe
+from espnet_todm.deploy.onnx.rewrite import add_blank_penalty, name_nodes, smooth
 from espnet_todm.deploy.onnx.state_space import FILTERS
-from espnet_todm.errors import UserError
 
-DYNAMIC, STATIC = "dynamic", "static"
-METHODS = (DYNAMIC, STATIC)
 DYNAMIC_OPERATORS = ("MatMul", "Gemm")
 STATIC_OPERATORS = ("MatMul", "Gemm", "Conv")
 CALIBRATION_UTTERANCES = 50
@@ -24,39 +23,90 @@ CALIBRATION_UTTERANCES = 50
 def to_int8(
     source: Path,
     target: Path,
+    recipe: Optional[Recipe] = None,
     calibration: Optional[Iterable[Tensor]] = None,
-    operators: Optional[Sequence[str]] = None,
+    peaks: Optional[Mapping[str, np.ndarray]] = None,
+    only: Optional[str] = None,
 ) -> None:
-    """Quantize a float32 graph to int8.
+    """Quantize a float32 graph to int8. The name of ``source`` without suffix is the part's name in ``recipe.kept``.
 
-    Without ``calibration``, each run determines the ranges of activations (dynamic). With ``calibration``, they are fixed to
-    the ranges on these features, one utterance (T, F) each (static).
+    Args:
+        recipe: default: plain dynamic quantisation.
+        calibration: features (T, F) of utterances, for a static recipe; without them this graph is quantized dynamically.
+        peaks: the largest absolute value of each channel of activations, for smoothing, see :func:`rewrite.smooth`.
+        only: the only layer to quantize.
     """
+    import onnx
+
+    recipe, prepared = recipe or Recipe(), target.with_suffix(".prepared")
+    model = onnx.load(str(source))
+    name_nodes(model)
+    if recipe.smooth:
+        smooth(model, peaks or {})
+    if recipe.blank_penalty:
+        add_blank_penalty(model, 0, recipe.blank_penalty)
+    onnx.save(model, str(prepared))
+    try:
+        with _quiet():
+            if recipe.static and calibration is not None:
+                _static(prepared, target, source.stem, recipe, calibration, only)
+            else:
+                _dynamic(prepared, target, source.stem, recipe, only)
+    finally:
+        prepared.unlink()
+
+
+def _dynamic(source: Path, target: Path, part: str, recipe: Recipe, only: Optional[str]) -> None:
     from onnxruntime import quantization
 
-    with _quiet():
-        if calibration is None:
-            quantization.quantize_dynamic(
-                str(source),
-                str(target),
-                op_types_to_quantize=list(operators or DYNAMIC_OPERATORS),
-                weight_type=quantization.QuantType.QInt8,
-            )
-            return
-        reader = _reader(quantization, source, calibration)
-        prepared = target.with_suffix(".prepared")
-        quantization.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        quantization.quantize_static(
-            str(prepared),
-            str(target),
-            reader,
-            op_types_to_quantize=list(operators or STATIC_OPERATORS),
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            calibrate_method=quantization.CalibrationMethod.MinMax,
-        )
-        prepared.unlink()
+    quantization.quantize_dynamic(
+        str(source), str(target), op_types_to_quantize=list(DYNAMIC_OPERATORS), **_choices(source, part, recipe, only)
+    )
+
+
+def _static(
+    source: Path, target: Path, part: str, recipe: Recipe, calibration: Iterable[Tensor], only: Optional[str]
+) -> None:
+    from onnxruntime import quantization
+
+    reader = _reader(quantization, source, calibration)
+    quantization.quant_pre_process(str(source), str(source), skip_symbolic_shape=True)
+    quantization.quantize_static(
+        str(source),
+        str(target),
+        reader,
+        op_types_to_quantize=list(STATIC_OPERATORS),
+        activation_type=quantization.QuantType.QUInt8,
+        calibrate_method=quantization.CalibrationMethod.MinMax,
+        **_choices(source, part, recipe, only),
+    )
+
+
+def _choices(source: Path, part: str, recipe: Recipe, only: Optional[str]) -> dict[str, Any]:
+    """The options of a recipe as onnxruntime's quantizers name them."""
+    import onnx
+    from onnxruntime.quantization import QuantType
+
+    names = [node.name for node in onnx.load(str(source)).graph.node]
+    kept, alone = (_of_layers(names, part, layers) for layers in (recipe.kept, [only] if only else []))
+    return {
+        "weight_type": QuantType.QUInt8 if recipe.weights == UINT8 else QuantType.QInt8,
+        "reduce_range": recipe.weights == SEVEN_BITS,
+        "per_channel": recipe.per_channel,
+        "nodes_to_exclude": kept,
+        "nodes_to_quantize": alone or None,
+    }
+
+
+def _of_layers(names: Iterable[str], part: str, layers: Sequence[str]) -> list[str]:
+    """The nodes of these layers, each also as onnxruntime renames it when it turns a Gemm into a MatMul and an Add."""
+    own = [name for name in names if layer_of(part, name) in layers]
+    return [*own, *(f"{name}_MatMul" for name in own)]
+
+
+def layer_of(part: str, node: str) -> str:
+    """The name of a linear layer: its part, and the node's name, which torch's exporter makes of modules and operator."""
+    return part + node.replace("/MatMulAddFusion", "")  # onnxruntime's name for a MatMul and its bias
 
 
 def to_fp16(source: Path, target: Path, onnx: Any) -> None:
@@ -103,14 +153,6 @@ def _reader(quantization: Any, source: Path, features: Iterable[Tensor]) -> Any:
             return dict(zip(names, (utterance.numpy()[None], np.array([utterance.numel() // bands]))))
 
     return Reader()
-
-
-def check_method(method: str, calibration: Optional[Any]) -> None:
-    """Raises UserError for an unknown method, or for static without calibration data."""
-    if method not in METHODS:
-        raise UserError(f"int8: {method!r} is unknown; allowed: {', '.join(METHODS)}")
-    if method == STATIC and calibration is None:
-        raise UserError("int8: static needs speech to measure activations on; give --calibrate feats.scp")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from espnet_todm.util.markdown import markdown_table
 
 FORMAT = "espnet_todm.parity/1"
 JSON, PAGE = "parity.json", "parity.md"
+FEWEST_WORDS = 3  # that a limit of the word error rate should allow
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,29 @@ class Limits:
         for key, value in asdict(self).items():
             if value is not None and not value >= 0:
                 raise UserError(f"limit of {key}: {value!r} must be at least 0")
+
+
+def check_wer_points(points: Optional[float], precisions: Sequence[str], words: Optional[int]) -> None:
+    """Check a limit of word errors before any work. Warns when it is less than FEWEST_WORDS of the words to measure it on.
+
+    words: number of words of the speech; None: nothing is measured on speech.
+
+    Raises UserError when the limit is below 0, no precision has a limit, or there is no speech.
+    """
+    if points is None:
+        return
+    Limits(wer_points=points)
+    if not {*precisions} - {"fp32"}:
+        raise UserError("max_wer_points: is a limit for int8 and fp16; --precision has none of them")
+    if words is None:
+        raise UserError("max_wer_points: is measured on speech, which --no_parity leaves out; allowed: one of the two")
+    if points * words < 100 * FEWEST_WORDS:
+        logging.warning(
+            "max_wer_points: %g points are %.1f of the %d words given, so chance decides; give more --utterances",
+            points,
+            points * words / 100,
+            words,
+        )
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,11 @@ def with_tail(samples: np.ndarray, seconds: float) -> np.ndarray:
     return np.concatenate([samples, np.zeros(round(seconds * SAMPLING_RATE), dtype=np.float32)])
 
 
-def stream_features(samples: np.ndarray, mel_bins: int, window: int, shift: int) -> np.ndarray:
-    """samples (N,) float32 -> features (T, mel_bins) of the whole chunks of samples and tail."""
-    features = fbank(with_tail(samples, tail_seconds(window)), mel_bins)
+def stream_features(
+    samples: np.ndarray, mel_bins: int, window: int, shift: int, compute: Callable[..., np.ndarray] = fbank
+) -> np.ndarray:
+    """samples (N,) float32 -> features (T, mel_bins) of the whole chunks of samples and tail. ``compute``: as fbank."""
+    features = compute(with_tail(samples, tail_seconds(window)), mel_bins)
     return features[: whole_chunks(len(features), window, shift)]
 
 

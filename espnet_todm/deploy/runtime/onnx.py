@@ -10,6 +10,7 @@ import numpy as np
 
 from espnet_todm.deploy.onnx.folder import TOKENS, join_tokens
 from espnet_todm.deploy.runtime.base import ONNXRUNTIME, StepRuntime
+from espnet_todm.deploy.runtime.fbank import device_fbank
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.util.acoustics import MEL_BINS
 from espnet_todm.util.optional import needed
@@ -78,6 +79,10 @@ class OnnxRuntime(StepRuntime):
         if size is not None and str(size) != str(len(self.tokens)):
             place = self._first.path.parent / TOKENS
             raise UserError(f"{place}: has {len(self.tokens)} tokens, but {source} {size}")
+
+    def device_features(self, samples: np.ndarray) -> np.ndarray:
+        """As :meth:`features`, but computed as in sherpa-onnx."""
+        return device_fbank(samples, self.mel_bins)
 
     def spell(self, labels: Sequence[int]) -> str:
         return join_tokens([self.tokens[i] for i in labels])

@@ -266,7 +266,7 @@ def test_a_model_without_cmvn_is_refused(experiment: Path, tmp_path: Path) -> No
         ({"opset": 9}, "opset: 9 cannot be written; allowed: 14 to 20"),
         ({"opset": 99}, "opset: 99"),
         ({"precisions": ["int4"]}, "precision: 'int4' is unknown; allowed: fp32, int8, fp16"),
-        ({"int8": "guess"}, "int8: 'guess' is unknown; allowed: dynamic, static"),
+        ({"int8": "guess"}, "int8: 'guess' is unknown; allowed: dynamic, static, 7bit, uint8"),
         ({"int8": "static"}, "--calibrate"),
     ],
 )

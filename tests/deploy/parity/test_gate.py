@@ -242,6 +242,9 @@ def test_export_leaves_nothing_that_the_gate_does_not_let_pass(
     assert read_json(output / "parity.json")["holds"] is True
     export_command([*command, "--no_parity"])
     assert not (output / "parity.json").exists()
+    export_command([*command, "int8", *given, "--max_wer_points", "1000"])
+    assert read_json(output / "parity.json")["holds"] is True
+    assert read_json(output / "card.json")["int8"]["tried"] == 1
 
 
 def test_a_graph_that_minds_padding_parts(
