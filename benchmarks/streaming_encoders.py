@@ -131,7 +131,7 @@ def rows(kinds: Mapping[Kind, int], times: Mapping[float, Mapping[Kind, Times]])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 60.0, 600.0], help="lengths of speech")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", help="write the report to this markdown file as well")
     options = parser.parse_args()

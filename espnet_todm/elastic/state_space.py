@@ -134,29 +134,6 @@ class ElasticStateSpace(ElasticModule):
         skip = self.take("skip", kept)[stage].unsqueeze(-1)  # D u is one more K_0
         return convolve(signal, kernels + F.pad(skip, (0, frames - 1)))
 
-    def initial_state(self, batch: int, kept: KeepIndices = None) -> Tensor:
-        """State (L, B, C, M) complex before the first frame of ``batch`` utterances, for :meth:`step`."""
-        stack, channels, _, state = self.take("coefficients", kept).shape
-        return torch.zeros(stack, batch, channels, state // 2, dtype=torch.complex64, device=self.skip.device)
-
-    def step(self, x: Tensor, state: Tensor, kept: KeepIndices = None) -> tuple[Tensor, Tensor]:
-        """One frame: x (B, D), state (L, B, C, M) -> output (B, D), state. All frames together give the output of
-        ``forward``.
-
-        Raises UserError when the layer is bidirectional.
-        """
-        if self.bidirectional:
-            raise UserError("bidirectional: True cannot run frame by frame; train with bidirectional: false")
-        hidden, states = self._heads(x.unsqueeze(1), kept), []
-        for stage in range(self.stack):
-            log_transition, output = self._discrete(stage, kept)
-            signal = at_least_float32(hidden)
-            states.append(torch.exp(log_transition) * state[stage] + signal)
-            read = 2 * (output.squeeze(1) * states[-1]).sum(-1, keepdim=True).real  # (B, C, 1)
-            outputs = read + self.take("skip", kept)[stage] * signal
-            hidden = self._mix(outputs.unsqueeze(2).to(hidden.dtype), stage, kept)
-        return self._project(hidden, kept, None).squeeze(1), torch.stack(states)
-
     def stream_width(self, components: int) -> int:
         """Numbers per utterance in the state of :meth:`stream`, with this number of components."""
         stack, channels, _, state = self.coefficients.shape

@@ -6,16 +6,13 @@ It is a Transformer encoder with multi-head state space layers in place of self-
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Optional, cast
-
-import torch
-from torch import Tensor
+from typing import Any, ClassVar, Optional
 
 from espnet_todm.components import Subnet
-from espnet_todm.elastic.base import Context, ElasticModule
-from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, LayerChoice, Slot
+from espnet_todm.elastic.base import ElasticModule
+from espnet_todm.elastic.block import ACTIVATIONS, ElasticBlock, Slot
 from espnet_todm.elastic.convolution import ElasticConvolution, Norm
 from espnet_todm.elastic.state_space import ElasticStateSpace
 from espnet_todm.encoders.options import Checks, StreamingOptions, check_positive
@@ -115,20 +112,6 @@ class ElasticMhSsmBlock(ElasticBlock):
         ff_scale = 0.5 if options.macaron_style else 1.0
         super().__init__(size, modules, options.dropout_rate, ff_scale, final_norm=options.use_cnn_module)
 
-    def step(self, x: Tensor, state: Optional[Tensor], choice: LayerChoice) -> tuple[Tensor, Optional[Tensor]]:
-        """Run one frame x (B, D) with the block's state (:meth:`ElasticStateSpace.step`) -> output (B, D), new state."""
-        context = Context(None, torch.ones(len(x), 1, 1, dtype=torch.bool, device=x.device), choice.size)
-        for slot in (slot for slot in self.order if choice.keeps(slot.name)):
-            if slot == STATE_SPACE:
-                kept = None if choice.kept is None else choice.kept[slot.name]
-                module, normed = cast(ElasticStateSpace, self.state_space), self.normed(slot.norm, x, choice.own)
-                branch, state = module.step(normed, cast(Tensor, state), kept)
-                branch = branch if choice.own is None else choice.own.scaled(slot.name, branch)
-            else:
-                branch = self.branch(x.unsqueeze(1), slot, choice, context).squeeze(1)
-            x = x + branch
-        return x, state
-
 
 class TodmMhSsmEncoder(StackedEncoder):
     """Elastic multi-head state space encoder; its options are :class:`MhSsmOptions`."""
@@ -147,31 +130,3 @@ class TodmMhSsmEncoder(StackedEncoder):
 
     def extracted_conf(self, subnet: Subnet) -> dict[str, Any]:
         return {**super().extracted_conf(subnet), "ssm_head_dim": self.options.ssm_width()}
-
-    def initial_state(self, batch: int, subnet: Optional[Subnet] = None) -> list[Optional[Tensor]]:
-        """Initial states of all blocks for :meth:`step` on ``batch`` utterances. Raises UserError when the encoder is not
-        causal, or when the subnet has attention or convolution, which have no state here."""
-        if self.options.bidirectional:
-            raise UserError("bidirectional: True cannot run frame by frame; train with bidirectional: false")
-        layers = (subnet or self.subnet).layers
-        for name in (ATTENTION.name, CONVOLUTION.name):
-            if any(modules.get(name) for modules in layers.values()):
-                raise UserError(f"{name}: cannot run frame by frame; take a subnet or an encoder without it")
-        states: list[Optional[Tensor]] = []
-        for layer, block in enumerate(self.encoders):
-            kept = layers.get(layer, {}).get(STATE_SPACE.name)
-            states.append(block.state_space.initial_state(batch, kept) if kept else None)  # type: ignore[operator, union-attr]
-        return states
-
-    def step(
-        self, hidden: Tensor, states: Sequence[Optional[Tensor]], subnet: Optional[Subnet] = None
-    ) -> tuple[Tensor, list[Optional[Tensor]]]:
-        """One subsampled frame (B, D), states -> output (B, D), new states. Frame by frame, this equals ``blocks`` without
-        dropout. The first states are those of :meth:`initial_state`."""
-        chosen, after = subnet or self.subnet, []
-        for layer, (block, state) in enumerate(zip(self.encoders, states)):
-            kept, own = chosen.layers.get(layer, {}), self.own.block(chosen.name, layer)
-            choice = LayerChoice(kept=kept, size=chosen.name, own=own)
-            hidden, state = block.step(hidden, state, choice)  # type: ignore[operator]
-            after.append(state)
-        return self.output_norm(hidden, chosen.name), after

@@ -21,7 +21,6 @@ from espnet_todm.elastic.state_space import (
     frequencies,
     state_space_kernel,
 )
-from espnet_todm.errors import UserError
 from espnet_todm.optim.scaled_adam import ScaledAdam
 from tests.conftest import disturb
 
@@ -71,19 +70,6 @@ def test_a_layer_is_its_recurrences_in_both_directions(frames: int, batch: int) 
     gated = torch.cat([mixed[:, 0] * nn.functional.silu(mixed[:, 1]), mixed[:, 2] * nn.functional.silu(mixed[:, 3])], 1)
     expected = module.linear_out(gated.transpose(1, 2))
     torch.testing.assert_close(module(x, everywhere(frames)), expected, atol=1e-5, rtol=1e-4)
-
-
-@few
-@given(
-    frames=st.integers(1, 60), gating=st.booleans(), stack=st.integers(1, 3), kept=st.sampled_from([None, (0,), (1,)])
-)
-def test_frame_by_frame_is_the_same_as_all_at_once(frames: int, gating: bool, stack: int, kept: Any) -> None:
-    module, x = layer(bidirectional=False, gating=gating, stack=stack), torch.randn(2, frames, SIZE)
-    state, outputs = module.initial_state(2, kept), []
-    for frame in x.unbind(1):
-        output, state = module.step(frame, state, kept)
-        outputs.append(output)
-    torch.testing.assert_close(torch.stack(outputs, 1), module(x, everywhere(frames), kept), atol=1e-4, rtol=1e-4)
 
 
 @few
@@ -201,12 +187,12 @@ def test_starts_are_those_of_s4d() -> None:
 @pytest.mark.parametrize("init", ["lin", "inv"])
 def test_one_pair_of_states_is_enough(init: str) -> None:
     module, x = layer(state=2, init=init, bidirectional=False), torch.randn(2, 9, SIZE)
-    state, outputs = module.initial_state(2), []
-    for frame in x.unbind(1):
-        output, state = module.step(frame, state)
+    state, outputs = torch.zeros(2, module.stream_width(module.components)), []
+    for frame in x.split(1, dim=1):
+        output, state = module.stream(frame, state)
         outputs.append(output)
-    assert bool(torch.stack(outputs).isfinite().all())
-    torch.testing.assert_close(torch.stack(outputs, 1), module(x, everywhere(9)), atol=1e-5, rtol=1e-5)
+    assert bool(torch.cat(outputs).isfinite().all())
+    torch.testing.assert_close(torch.cat(outputs, 1), module(x, everywhere(9)), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("init", ["lin", "inv"])
@@ -232,8 +218,3 @@ def test_autocast_leaves_kernels_in_float32() -> None:
     torch.testing.assert_close(output.float(), module(x, everywhere(50, 2)), atol=0.1, rtol=0.1)
     output.float().sum().backward()
     assert module.log_step.grad.dtype is torch.float32 and bool(module.log_step.grad.isfinite().all())
-
-
-def test_a_bidirectional_layer_cannot_step() -> None:
-    with pytest.raises(UserError, match="bidirectional: false"):
-        layer().step(torch.randn(1, SIZE), layer().initial_state(1))

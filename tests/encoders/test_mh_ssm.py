@@ -1,4 +1,4 @@
-"""What is the state space encoder's own: its blocks, components that are pairs of heads, and streaming."""
+"""What is the state space encoder's own: its blocks, and components that are pairs of heads."""
 
 from __future__ import annotations
 
@@ -6,50 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.encoders.mh_ssm import TodmMhSsmEncoder
 from espnet_todm.errors import UserError
-from tests.conftest import mh_ssm, random_subnet, speech
-
-few = settings(max_examples=10, deadline=None)
-
-
-def stepped(encoder: TodmMhSsmEncoder, hidden: torch.Tensor, **choice: Any) -> torch.Tensor:
-    """hidden (B, T, D) through the encoder frame by frame -> (B, T, D)."""
-    states, outputs = encoder.initial_state(len(hidden), **choice), []
-    for frame in hidden.unbind(1):
-        output, states = encoder.step(frame, states, **choice)
-        outputs.append(output)
-    return torch.stack(outputs, 1)
-
-
-@few
-@given(seed=st.integers(0, 10**6), density=st.sampled_from([0.2, 0.5, 1.0]), frames=st.integers(7, 150))
-def test_streaming_is_the_same_as_all_at_once(seed: int, density: float, frames: int) -> None:
-    encoder = mh_ssm(bidirectional=False, ssm_stack=2)
-    subnet, subsampled = random_subnet(encoder, seed, density), encoder.subsample(*speech(2, frames))
-    expected = encoder.blocks(subsampled, subnet)
-    torch.testing.assert_close(stepped(encoder, subsampled.hidden, subnet=subnet), expected, atol=1e-4, rtol=1e-4)
-    small = encoder.extract(subnet)
-    torch.testing.assert_close(stepped(small, subsampled.hidden), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_what_cannot_stream_says_so() -> None:
-    for encoder, words in (
-        (mh_ssm(), "bidirectional: True"),
-        (mh_ssm(bidirectional=False, attention_heads=4), "self_attn: cannot"),
-        (mh_ssm(bidirectional=False, use_cnn_module=True), "conv_module: cannot"),
-    ):
-        with pytest.raises(UserError, match=words):
-            encoder.initial_state(1)
-    encoder = mh_ssm(bidirectional=False, attention_heads=4, sizes={"plain": {"self_attn": 0}})
-    subsampled, plain = encoder.subsample(*speech()), encoder.find_subnet("plain")
-    torch.testing.assert_close(
-        stepped(encoder, subsampled.hidden, subnet=plain), encoder.blocks(subsampled, plain), atol=1e-4, rtol=1e-4
-    )
+from tests.conftest import mh_ssm, speech
 
 
 def test_a_block_is_its_modules_one_after_another() -> None:

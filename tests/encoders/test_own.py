@@ -150,12 +150,8 @@ def test_streaming_equals_that_of_the_extracted_model() -> None:
 def test_frame_by_frame_equals_the_whole_utterance() -> None:
     encoder = mh_ssm(**OWN, bidirectional=False)
     size, (x, lengths) = encoder.sizes["small"], speech()
-    subsampled, outputs = encoder.subsample(x, lengths), []
-    states = encoder.initial_state(len(x), size)
-    for frame in subsampled.hidden.unbind(1):
-        output, states = encoder.step(frame, states, size)
-        outputs.append(output)
-    torch.testing.assert_close(torch.stack(outputs, 1), encoder.blocks(subsampled, size), atol=1e-5, rtol=1e-5)
+    frames = torch.cat(list(StreamingEncoder(encoder, Chunk(1, 1), size).utterance(x)), dim=1)
+    torch.testing.assert_close(frames, encoder.blocks(encoder.subsample(x, lengths), size), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
