@@ -149,7 +149,8 @@ def main() -> None:
         f"# {__doc__.strip().splitlines()[0][:-1]}\n\n{table}\n"
         f"CTC over {len(VOCABULARY)} tokens, float32, noise as speech. RTF: seconds of compute per second of speech, the"
         " median over rounds, without features.\nMiB: peak resident memory above that of the runtime. Chunk: compute of"
-        f" one chunk, of the longest speech. The features of 600 s take 18 MiB.\n\n{cpu_model()}, {options.threads} thread(s), {options.rounds} rounds;"
+        " one chunk, of the longest speech. The features of 600 s take 18 MiB.\n\n"
+        f"{cpu_model()}, {options.threads} thread(s), {options.rounds} rounds;"
         f" onnxruntime {package_version('onnxruntime')}; `python -m benchmarks.streaming_encoders`\n"
     )
     print(report)
