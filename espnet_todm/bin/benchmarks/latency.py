@@ -65,9 +65,7 @@ def main(arguments: Sequence[str]) -> None:
         "rounds": options.rounds,
     }
     machine = describe_machine(load)
-    write_json(
-        options.output, {"format": FORMAT, "graphs": options.format, "machine": machine, **told, "results": measured}
-    )
+    write_json(options.output, {"format": FORMAT, "machine": machine, **told, "results": measured})
     print(table(measured))
     print(
         f"{options.output}: {told['utterances']} utterances, {told['seconds']:.0f} s, {options.rounds} rounds on"

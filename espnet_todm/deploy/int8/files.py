@@ -45,10 +45,9 @@ class Int8Files:
         for part in self.parts:
             self.write_part(part, recipe)
 
-    def write_part(self, part: str, recipe: Recipe, only: Optional[str] = None) -> Path:
+    def write_part(self, part: str, recipe: Recipe, only: Optional[str] = None) -> None:
         """Write the int8 file of one part. ``only``: the only layer to quantize."""
         to_int8(self.exact(part), self.path(part), recipe, self.calibration.get(part), self.peaks.get(part), only)
-        return self.path(part)
 
     def bytes(self) -> int:
         """Size of all int8 files together."""

@@ -19,6 +19,7 @@ from espnet_todm.deploy.int8.report import Damage, Int8Report, Trial
 from espnet_todm.deploy.onnx.recipe import INT8, SEVEN_BITS, UINT8, Recipe
 from espnet_todm.deploy.onnx.rewrite import has_blank_bias
 from espnet_todm.deploy.parity.speech import Speech
+from espnet_todm.deploy.runtime.onnx import OnnxRuntime
 from espnet_todm.errors import UserError
 from espnet_todm.util.processor import cpu_model
 
@@ -73,15 +74,15 @@ class _Search:
     def run(self, first: Recipe) -> Optional[Trial]:
         """Try recipes until one is good enough, whose files then are in the folder; None if there is none."""
         for recipe in self._recipes(first):
-            trial = self._try(recipe)
-            if self._fits(trial) and self._mends(trial) and self._within(trial):
+            trial, runtime = self._try(recipe)
+            if self._fits(trial) and self._mends(trial) and self._within(trial, runtime):
                 return trial
         return None
 
-    def _within(self, trial: Trial) -> bool:
+    def _within(self, trial: Trial, runtime: OnnxRuntime) -> bool:
         """Whether the word error rate is within the limit, with the features of training and with those of the device."""
         most = self.meter.wer + self.points
-        return trial.wer <= most and self.meter.device_rate(self.meter.runtime(self.files.parts)) <= most
+        return trial.wer <= most and self.meter.device_rate(runtime) <= most
 
     def _mends(self, trial: Trial) -> bool:
         """Whether a remedy makes the error of the posteriors smaller. If not, its better word error rate is chance."""
@@ -130,14 +131,15 @@ class _Search:
         self.files.write_part(layer.part, replace(recipe, static=False, kept=(), blank_penalty=0.0), layer.name)
         return self.meter.error(self.meter.runtime([layer.part]))
 
-    def _try(self, recipe: Recipe) -> Trial:
+    def _try(self, recipe: Recipe) -> tuple[Trial, OnnxRuntime]:
+        """Write and measure the files of a recipe. Returns the model that they hold, too."""
         self.files.write(recipe)
         runtime = self.meter.runtime(self.files.parts)
         wer, seconds = self.meter.rate(runtime)
         trial = Trial(recipe, wer, self.meter.error(runtime), self.files.bytes(), seconds / self.meter.seconds)
         self.trials.append(trial)
         logging.info("int8: %s: WER %.2f%%, fp32 %.2f%%", recipe, wer, self.meter.wer)
-        return trial
+        return trial, runtime
 
     def _fits(self, trial: Trial) -> bool:
         return trial.bytes <= LARGEST * self.trials[0].bytes
