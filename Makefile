@@ -24,11 +24,12 @@ venv: $(STAMP)
 FIND_UV = uv=$$(command -v uv) && "$$uv" --version >/dev/null 2>&1 || { \
   $(PYTHON) -m venv .uv && .uv/bin/python -m pip install -q uv && uv=$$PWD/.uv/bin/uv; }
 
+# Bytecode is made at once: where PYTHONDONTWRITEBYTECODE is set, each command would compile torch and ESPnet again, for 4 seconds.
 $(STAMP): setup.py pyproject.toml constraints.txt
 	@$(FIND_UV); \
 	set -e; \
 	[ -x $(VENV)/bin/python ] || "$$uv" venv -q --python 3.11 $(VENV); \
-	"$$uv" pip install -q --python $(VENV)/bin/python -c constraints.txt -e '.[test]'; \
+	"$$uv" pip install -q --compile-bytecode --python $(VENV)/bin/python -c constraints.txt -e '.[test]'; \
 	touch $@
 
 # A CTC supernet with Conformer encoders, then an RNN-T one with state space encoders on the same features, each with its sizes as
@@ -68,7 +69,7 @@ lint: venv
 # The reference of all modules. pdoc cannot resolve the types of some fields, and writes them as they stand.
 docs: venv
 	@$(VENV)/bin/python -c "import pdoc" 2>/dev/null || { \
-	  $(FIND_UV); "$$uv" pip install -q --python $(VENV)/bin/python -c constraints.txt -e '.[docs]'; }
+	  $(FIND_UV); "$$uv" pip install -q --compile-bytecode --python $(VENV)/bin/python -c constraints.txt -e '.[docs]'; }
 	@$(VENV)/bin/python -W ignore -m pdoc --docformat google -o docs/api espnet_todm
 	@echo "docs/api/index.html"
 

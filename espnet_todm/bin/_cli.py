@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Callable, NoReturn, Optional, TypeVar, get_args, get_type_hints
 
+from espnet_todm.bin._quick_start import quick_start
 from espnet_todm.errors import UserError
 from espnet_todm.util.files import FULL
 from espnet_todm.util.lifetime import end_with_starter
@@ -73,6 +74,7 @@ def run(main: Main, logs: bool = True) -> None:
     if logs:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     end_with_starter()
+    quick_start()
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -1,0 +1,114 @@
+"""Commands that start in a third of the time: what ESPnet's imports do for code that is never called waits until it is.
+
+Of the 17 seconds that ``import espnet2.tasks.asr`` took on a busy core (torch not counted), ten went into typeguard, which
+parses a module's source again for each function that it is to check, three into g2p_en, which also asks the network for
+data of nltk's, and two into scipy and numba. Checks and modules are the same, at their first use. Stock commands are left
+as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.machinery
+import inspect
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from types import ModuleType
+from typing import Any, Optional
+
+# Modules that few runs need, and the functions that ESPnet imports from them by name.
+LAZY_MODULES: dict[str, tuple[str, ...]] = {
+    "g2p_en": (),  # one of ESPnet's tokenizers
+    "scipy.signal": (),  # reverberation
+    "espnet2.main_funcs.calculate_all_attentions": ("calculate_all_attentions",),  # imports speech synthesis
+}
+
+
+def quick_start() -> None:
+    """Delay typeguard's work and the imports of LAZY_MODULES in this process, before ESPnet is imported. Idempotent."""
+    import typeguard
+
+    if not hasattr(typeguard.typechecked, "at_once"):
+        typeguard.typechecked = delayed(typeguard.typechecked)
+    if not any(isinstance(finder, _LazyFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _LazyFinder())
+
+
+def delayed(typechecked: Any) -> Any:
+    """typeguard's decorator ``typechecked``, but a plain function is made to check its arguments when it is first called.
+
+    Not delayed: classes, options of the decorator, and functions in functions, of which typeguard needs the caller's names.
+    """
+
+    @functools.wraps(typechecked)
+    def decorator(target: Any = None, **options: Any) -> Any:
+        plain = inspect.isfunction(target) and not hasattr(target, "__wrapped__")
+        if options or not plain or "<locals>" in target.__qualname__:
+            return typechecked(target, **options)
+        checked = None
+
+        @functools.wraps(target)
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal checked
+            if checked is None:
+                checked = typechecked(target)
+            return checked(*arguments, **keywords)
+
+        return call
+
+    decorator.at_once = typechecked  # type: ignore[attr-defined]
+    return decorator
+
+
+class _LazyFinder(MetaPathFinder):
+    """Finds nothing itself; wraps the loaders of LAZY_MODULES."""
+
+    def find_spec(
+        self, name: str, path: Optional[Sequence[str]], target: Optional[ModuleType] = None
+    ) -> Optional[importlib.machinery.ModuleSpec]:
+        if name not in LAZY_MODULES:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _LazyLoader(spec.loader, LAZY_MODULES[name])
+        return spec
+
+
+class _LazyLoader(Loader):
+    """Executes a module when one of its names is asked for (PEP 562), or one of ``functions`` called.
+
+    importlib's LazyLoader also does so for ``__file__``, which ``inspect.getmodule``, and so torch, asks of every module.
+    """
+
+    def __init__(self, loader: Any, functions: Sequence[str]) -> None:
+        self.loader = loader
+        self.functions = functions
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Optional[ModuleType]:
+        module: Optional[ModuleType] = self.loader.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        for name in self.functions:
+            vars(module)[name] = functools.partial(self._call, module, name)
+        vars(module)["__getattr__"] = functools.partial(self._attribute, module)
+
+    def _attribute(self, module: ModuleType, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        self._load(module)
+        return getattr(module, name)
+
+    def _call(self, module: ModuleType, name: str, *arguments: Any, **keywords: Any) -> Any:
+        self._load(module)
+        return vars(module)[name](*arguments, **keywords)
+
+    def _load(self, module: ModuleType) -> None:
+        lazy = vars(module).pop("__getattr__", None)  # the module's own code must not find it
+        if lazy is not None:
+            try:
+                self.loader.exec_module(module)
+            except BaseException:
+                vars(module)["__getattr__"] = lazy
+                raise
