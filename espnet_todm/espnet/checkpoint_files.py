@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from espnet_todm.errors import UserError, one_line
+from espnet_todm.models.weight_average import published
 from espnet_todm.trainers.switch import convert_older
 from espnet_todm.util.files import PathLike, atomic_path
 
@@ -87,7 +88,8 @@ def save_checkpoint(obj: Any, path: PathLike, *args: Any, **kwargs: Any) -> None
 
 @contextmanager
 def guarded_checkpoints() -> Iterator[None]:
-    """In this context ``torch.save`` to a path is atomic, and ``torch.load`` of a path checks the file first.
+    """In this context ``torch.save`` to a path is atomic, and ``torch.load`` of a path checks the file first. The state of a
+    model that has averaged weights is saved with these.
 
     ESPnet writes checkpoint.pth in place, so a run that is killed meanwhile cannot be resumed (its issue 5407). ESPnet has
     no hook around its calls of the two functions in its loop over epochs, in resuming and in averaging.
@@ -97,7 +99,7 @@ def guarded_checkpoints() -> Iterator[None]:
 
 
 def _guarded_save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
-    (save_checkpoint if isinstance(f, (str, Path)) else _plain_save)(obj, f, *args, **kwargs)
+    (save_checkpoint if isinstance(f, (str, Path)) else _plain_save)(published(obj), f, *args, **kwargs)
 
 
 def _guarded_load(f: Any, *args: Any, **kwargs: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from espnet_todm.espnet.task_options import check_frozen, noise_by_step
 from espnet_todm.iterators.nonspeech import tell_epoch
 from espnet_todm.models.subnet_trainer import TrainingSetup
 from espnet_todm.models.todm import TodmModel
+from espnet_todm.models.weight_average import published
 
 
 class TodmTrainer(Trainer):
@@ -75,7 +77,7 @@ class TodmTrainer(Trainer):
         folder, reporter = Path(kwargs["checkpoint"]).parent, kwargs["reporter"]
         last = folder / f"{reporter.get_epoch()}epoch.pth"
         if not last.exists():
-            save_checkpoint(kwargs["model"].state_dict(), last)
+            save_checkpoint(published(kwargs["model"].state_dict()), last)
         _link(folder / "latest.pth", last.name)
         for phase, key, mode in cls.criteria:
             if reporter.has(phase, key):
@@ -106,9 +108,11 @@ class TodmTrainer(Trainer):
         """As in ESPnet, which passes all arguments by name."""
         kwargs["iterator"] = Batches(kwargs["iterator"], "valid")
         inner = getattr(kwargs["model"], "module", kwargs["model"])
+        average = getattr(inner, "weight_average", None)
         if isinstance(inner, TodmModel):
             kwargs["iterator"] = _validation_steps(kwargs["iterator"], cls.last_step, inner.error_rates_every)
-        super().validate_one_epoch(**kwargs)
+        with nullcontext() if average is None else average.applied_to(inner):
+            super().validate_one_epoch(**kwargs)
         check_validation(kwargs["reporter"])
 
 
@@ -126,11 +130,14 @@ def _training_steps(
     setup: TrainingSetup,
     scale: Optional[Callable[[], float]],
 ) -> Iterator[Any]:
-    """Yield the batches, each with its step number and the loss scale. Calls the subnet trainer's ``prepare`` before."""
+    """Yield the batches, each with its step number and the loss scale. Calls the subnet trainer's ``prepare`` before, and
+    averages the weights."""
     for names, tensors in batches:
         step = reporter.get_total_count()  # number of batches in all epochs so far, also after a resume
         if model.subnet_trainer is not None:
             model.subnet_trainer.prepare(model, step, setup)
+        if model.weight_average is not None:
+            model.weight_average.update(model)
         yield names, {**tensors, "step": step, "loss_scale": 1.0 if scale is None else scale()}
 
 

@@ -65,6 +65,10 @@ def _supernet(module: LightningModule) -> TodmModel:
     model = getattr(module, "model", None)
     if not isinstance(model, TodmModel):
         raise UserError(f"callbacks: TellStep is for model: todm, but this training has {type(model).__name__}")
+    if model.weight_average is not None:
+        raise UserError(
+            "average_weights: is for ESPnet's own trainer; with Lightning, leave it out and add its callback for averages"
+        )
     return model
 
 

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 OUTPUT_LAYERS = ("shared", "per_size")
 # Options in addition to ESPnet's own. An extracted model does not need them.
-OPTIONS = ("autocast", "output_layers", "transducer_conf", "distil_attention", "error_rates_every", "compile")
+OPTIONS = (
+    *("autocast", "output_layers", "transducer_conf", "distil_attention", "error_rates_every", "compile"),
+    "average_weights",
+)
 # Part -> allowed ESPnet classes. The others need a different computation, or build a pretrained model without subnets.
 ALLOWED_PARTS = {
     "preencoder": ("linear",),
@@ -81,6 +84,7 @@ def check_options(
     distil_attention: Optional[bool],
     error_rates_every: int,
     compile: bool,
+    average_weights: Optional[float],
     espnet: Mapping[str, Any],
 ) -> None:
     """Raises UserError, in one line, for all options of ``model_conf`` that a supernet does not allow."""
@@ -107,6 +111,8 @@ def check_options(
         problems.append(f"distil_attention: {distil_attention!r} must be true or false")
     if compile not in (True, False):
         problems.append(f"compile: {compile!r} must be true or false")
+    if average_weights is not None:
+        problems += refusal(lambda: check_number("average_weights", average_weights, above=0, at_most=1))
     if problems:
         raise UserError("; ".join(problems))
 

@@ -32,6 +32,7 @@ from espnet_todm.models.subnet_trainer import SubnetTrainer
 from espnet_todm.models.tasks import distillation, run_task
 from espnet_todm.models.transducer import SimpleJoint, TransducerOptions, TransducerTask, at_least_one
 from espnet_todm.models.views import Augment
+from espnet_todm.models.weight_average import WeightAverage
 from espnet_todm.util.checks import build
 from espnet_todm.util.host import on_both, read, values
 
@@ -49,6 +50,8 @@ class TodmModel(ESPnetASRModel):
             Leave it out if use_amp is on.
         error_rates_every: validation computes error rates of the first of so many batches; 1: of all.
         compile: compile the blocks of each named size, see :mod:`espnet_todm.models.compiled`.
+        average_weights: share of the updates over whose weights the models of epochs are averaged, in (0, 1], see
+            :class:`espnet_todm.models.weight_average.WeightAverage`; None: they have those of the last update.
         **espnet: arguments of ESPnet's model.
 
     Raises:
@@ -70,9 +73,10 @@ class TodmModel(ESPnetASRModel):
         distil_attention: Optional[bool] = None,
         error_rates_every: int = 1,
         compile: bool = False,
+        average_weights: Optional[float] = None,
         **espnet: Any,
     ) -> None:
-        check_options(autocast, output_layers, distil_attention, error_rates_every, compile, espnet)
+        check_options(autocast, output_layers, distil_attention, error_rates_every, compile, average_weights, espnet)
         decoder, joint = espnet["decoder"], espnet.pop("joint_network", None)
         transducer = isinstance(decoder, (TransducerDecoder, StatelessDecoder))
         if transducer:  # without its joiner: with it, ESPnet needs a loss package that is on no package index
@@ -97,6 +101,7 @@ class TodmModel(ESPnetASRModel):
         self.autocast = Autocast(autocast, lstm=any(isinstance(module, nn.LSTM) for module in self.modules()))
         self.error_rates_every = error_rates_every
         self.compiled = CompiledBlocks() if compile else None
+        self.weight_average = None if average_weights is None else WeightAverage(average_weights)
         self.subnet_trainer: Optional[SubnetTrainer] = None
         self.register_load_state_dict_post_hook(_after_loading)
 

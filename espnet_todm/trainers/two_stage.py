@@ -252,6 +252,8 @@ class TwoStageTrainer(SubnetTrainer):
         orders = sorted_orders(self.keys, chosen)
         states = {parameter: state for optimizer in optimizers for parameter, state in optimizer.state.items()}
         model.encoder.reorder(orders, states)
+        if model.weight_average is not None:
+            model.weight_average.restart()
         self.switch.choose(moved(orders, chosen))
         self.restore(model)
         for name, subnet in model.encoder.sizes.items():

@@ -60,12 +60,15 @@ def _die(data: Path, output: Path, program: str) -> None:
 def test_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None:
     """Stopped after epoch 1, killed in the middle of epoch 2, killed again while it writes a checkpoint, then finished.
 
-    The trainer has state of its own: the running average of its teacher's loss, and the teacher's averaged weights.
+    The trainer has state of its own: the running average of its teacher's loss, and the teacher's averaged weights. The
+    model has an average of its weights.
     """
     data = write_data(tmp_path / "data")
     start = {"loss_per_label": 100.0, "full_at": 0.1}
     write_config(
-        data / "config.yaml", subnet_trainer_conf={"kd_start": start, "teacher": {"kind": "ema", "decay": 0.9}}
+        data / "config.yaml",
+        subnet_trainer_conf={"kd_start": start, "teacher": {"kind": "ema", "decay": 0.9}},
+        model_conf={"ctc_weight": 1.0, "average_weights": 0.3},
     )
     expected = _train(data, tmp_path / "undisturbed")
     first = _train(data, tmp_path / "exp", "--max_epoch", "1")
