@@ -26,6 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--work", type=Path, help="folder for the trainings (default: fine_tune/ beside subnets/)")
     parser.add_argument("--ngpu", type=int, default=0, help="GPUs; 0 (default) trains on the CPU")
     parser.add_argument("--processes", type=int, default=2, help="on the CPU, as many as there are cores (default 2)")
+    parser.add_argument("--int8", action="store_true", help="with the rounding errors of int8, before an export to it")
     parser.add_argument("--training_args", default="", help="more options of asr_train, in one pair of quotes")
     parsed = parser.parse_args(arguments)
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     from espnet_todm.deploy.fine_tune import SUFFIX, FineTuning, fine_tune
 
     more = shlex.split(parsed.training_args)
-    options = FineTuning(parsed.steps, parsed.lr, parsed.processes, parsed.ngpu, more)
+    options = FineTuning(parsed.steps, parsed.lr, parsed.processes, parsed.ngpu, parsed.int8, more)
     for subnet in parsed.subnets:
         name = f"{subnet.resolve().name}{SUFFIX}"
         output = (parsed.output or subnet.parent) / name

@@ -22,6 +22,7 @@ from espnet_todm.errors import UserError
 from espnet_todm.espnet.checkpoint_files import save_checkpoint
 from espnet_todm.espnet.config_inheritance import CONFIG, best_model
 from espnet_todm.espnet.load import load_checkpoint, load_extracted, read_config
+from espnet_todm.models.fake_int8 import FAKE_QUANTIZATION
 from espnet_todm.trainers.cpu_processes import train
 from espnet_todm.util.checks import check_number
 from espnet_todm.util.files import PathLike, atomic_directory, hash_file, make_folder, read_json, write_json, write_text
@@ -42,7 +43,7 @@ DATA_OPTIONS = (
 # Options of the training that the card records.
 TOLD_OPTIONS = (
     *("optim", "optim_conf", "scheduler", "scheduler_conf", "grad_clip"),
-    *("max_epoch", "num_iters_per_epoch", "seed", "use_amp", "model_conf"),
+    *("max_epoch", "num_iters_per_epoch", "seed", "use_amp", "model_conf", FAKE_QUANTIZATION),
 )
 
 
@@ -55,6 +56,7 @@ class FineTuning:
         lr: AdamW's highest learning rate.
         processes: number of processes on the CPU; they share each batch.
         ngpu: number of GPUs; 0 trains on the CPU.
+        int8: train with the rounding errors of int8, see :mod:`espnet_todm.models.fake_int8`.
         more: command-line options for ``asr_train``; they override the others.
 
     Raises:
@@ -65,6 +67,7 @@ class FineTuning:
     lr: float = 0.001
     processes: int = 2
     ngpu: int = 0
+    int8: bool = False
     more: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -120,6 +123,7 @@ def training_config(config: Mapping[str, Any], options: FineTuning) -> dict[str,
         "num_iters_per_epoch": options.steps * (config.get("accum_grad") or 1),
         "keep_nbest_models": 1,
         "best_model_criterion": [["valid", "loss", "min"]],
+        FAKE_QUANTIZATION: "int8" if options.int8 else None,
     }
 
 

@@ -39,6 +39,7 @@ def register() -> None:
     _register_subnet_trainers(symbols)
     _register_iterators(symbols)
     _register_nonspeech(symbols)
+    _register_fake_quantization(symbols)
     _register_init_param(symbols)
     _wrap_methods(symbols["espnet2.tasks.asr", "ASRTask"])
     if importlib.util.find_spec("espnet3") is not None:
@@ -191,6 +192,13 @@ def _register_nonspeech(symbols: dict[tuple[str, str], Any]) -> None:
         return with_nonspeech(args, stock) if train else stock
 
     task.build_preprocess_fn = classmethod(build_preprocess_fn)
+
+
+def _register_fake_quantization(symbols: dict[tuple[str, str], Any]) -> None:
+    """Add the option ``fake_quantization`` to the ASR task; this package's trainer reads it."""
+    from espnet_todm.models.fake_int8 import FAKE_QUANTIZATION, KINDS
+
+    _add_option(symbols, FAKE_QUANTIZATION, KINDS)
 
 
 def _register_init_param(symbols: dict[tuple[str, str], Any]) -> None:

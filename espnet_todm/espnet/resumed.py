@@ -27,13 +27,14 @@ KINDS = ("optim", "scheduler")
 
 @dataclass
 class TodmTrainerOptions(TrainerOptions):
-    """ESPnet's trainer options, and the options of the optimizer, the scheduler and frozen parameters."""
+    """ESPnet's trainer options, and the options of the optimizer, the scheduler, frozen parameters and rounding."""
 
     freeze_param: Sequence[str]
     optim: str
     optim_conf: dict[str, Any]
     scheduler: Optional[str]
     scheduler_conf: dict[str, Any]
+    fake_quantization: Optional[str]
 
 
 def configured(options: Any) -> dict[str, Any]:

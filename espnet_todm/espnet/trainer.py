@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from espnet_todm.espnet.resumed import TodmTrainerOptions, configuration_holds, 
 from espnet_todm.espnet.skipped import SkippedSteps, check_validation
 from espnet_todm.espnet.task_options import check_frozen, noise_by_step
 from espnet_todm.iterators.nonspeech import tell_epoch
+from espnet_todm.models.fake_int8 import KINDS
 from espnet_todm.models.subnet_trainer import TrainingSetup
 from espnet_todm.models.todm import TodmModel
 from espnet_todm.models.weight_average import published
@@ -98,7 +99,8 @@ class TodmTrainer(Trainer):
         if kwargs["options"].no_forward_run:
             return bool(super().train_one_epoch(**kwargs))
         steps = kwargs["iterator"] = SkippedSteps(kwargs["iterator"], reporter, kwargs["options"].accum_grad, scale)
-        super().train_one_epoch(**kwargs)
+        with _rounding(kwargs["options"]):
+            super().train_one_epoch(**kwargs)
         steps.finish()
         cls.last_step = reporter.get_total_count() - 1
         return False  # otherwise ESPnet ends the run with status 0 if loss scaling skips all steps of an epoch
@@ -111,9 +113,15 @@ class TodmTrainer(Trainer):
         average = getattr(inner, "weight_average", None)
         if isinstance(inner, TodmModel):
             kwargs["iterator"] = _validation_steps(kwargs["iterator"], cls.last_step, inner.error_rates_every)
-        with nullcontext() if average is None else average.applied_to(inner):
+        with nullcontext() if average is None else average.applied_to(inner), _rounding(kwargs["options"]):
             super().validate_one_epoch(**kwargs)
         check_validation(kwargs["reporter"])
+
+
+def _rounding(options: TodmTrainerOptions) -> AbstractContextManager[Any]:
+    """The context for the passes of a training: that of ``fake_quantization``, if it has one."""
+    kind = options.fake_quantization
+    return nullcontext() if kind is None else KINDS[kind]()
 
 
 def _link(path: Path, target: str) -> None:

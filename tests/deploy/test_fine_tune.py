@@ -126,6 +126,12 @@ def test_the_model_and_the_data_are_taken_over_and_the_run_is_not() -> None:
     assert not {"dist_world_size", "required", "frontend", "freeze_param"} & conf.keys() and conf["optim"] == "adamw"
 
 
+def test_int8_trains_with_its_rounding_errors() -> None:
+    config = {"encoder": "conformer", "fake_quantization": "int8"}  # of a size that was trained so before
+    assert training_config(config, FineTuning(int8=True))["fake_quantization"] == "int8"
+    assert training_config(config, FineTuning())["fake_quantization"] is None
+
+
 def test_what_cannot_be_done_is_said_before_anything_is_trained(tmp_path: Path) -> None:
     small = extracted(tmp_path)
     (tmp_path / "data/text").rename(tmp_path / "data/gone")

@@ -100,8 +100,8 @@ class Int8Report:
         best = min(fit, key=lambda one: (one.error, one.wer))
         return (
             f"{self.points:g} is not reached on {self.words} words: the best of {len(self.trials)} int8 recipes,"
-            f" {best.recipe}, has a WER of {best.wer:.2f}%, fp32 {self.fp32_wer:.2f}%; allowed: a larger limit, or"
-            " --precision without int8"
+            f" {best.recipe}, has a WER of {best.wer:.2f}%, fp32 {self.fp32_wer:.2f}%; allowed: a larger limit,"
+            " --precision without int8, or first training with the rounding errors (espnet_todm.bin.fine_tune --int8)"
         )
 
     def write(self, folder: Path) -> None:
