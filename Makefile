@@ -33,10 +33,10 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	touch $@
 
 # A CTC supernet with Conformer encoders, then an RNN-T one with state space encoders on the same features, each with its sizes as
-# ONNX files in float32 and int8; in the end one table of both.
+# ONNX files in float32 and int8, and the words that it writes where nobody speaks; in the end one table of both.
+DEMO = ./run.sh --onnx "fp32 int8" --nonspeech_minutes 2
 demo: venv
-	cd egs/mini && ./run.sh --onnx "fp32 int8" && ./run.sh --stage 10 --asr_config conf/train_rnnt.yaml --onnx "fp32 int8" \
-	  --report_with exp/train_todm_fbank_char
+	cd egs/mini && $(DEMO) && $(DEMO) --stage 10 --asr_config conf/train_rnnt.yaml --report_with exp/train_todm_fbank_char
 	cd egs/mini && $(CURDIR)/$(VENV)/bin/python -m espnet_todm.bin.overview exp/train_todm_fbank_char exp/train_rnnt_fbank_char --set test
 
 # In as many processes as there are cores, up to four: each holds torch and ESPnet. A file's tests stay together, since they share
