@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.machinery
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from types import ModuleType, TracebackType
@@ -30,8 +30,8 @@ def short_waits(seconds: float = 5.0) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-class _RegisteringLoader(Loader):
-    """Loads a module with its own loader, then registers."""
+class WrappedLoader(Loader):
+    """A module's own loader inside another, whose subclasses say how it is executed."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -39,6 +39,35 @@ class _RegisteringLoader(Loader):
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> Optional[ModuleType]:
         module: Optional[ModuleType] = self.loader.create_module(spec)
         return module
+
+
+class WrappingFinder(MetaPathFinder):
+    """Finds nothing itself; wraps loaders. ``loaders``: name of a module -> makes its loader, given the module's own."""
+
+    def __init__(self, loaders: Mapping[str, Callable[[Any], Loader]]) -> None:
+        self.loaders = loaders
+
+    def find_spec(
+        self, name: str, path: Optional[Sequence[str]], target: Optional[ModuleType] = None
+    ) -> Optional[importlib.machinery.ModuleSpec]:
+        if name not in self.loaders:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is not None and spec.loader is not None:
+            spec.loader = self.loaders[name](spec.loader)
+        return spec
+
+    def install(self) -> None:
+        """Wrap from now on. Does nothing if there is a finder for the same modules."""
+        if not any(
+            isinstance(finder, WrappingFinder) and finder.loaders.keys() == self.loaders.keys()
+            for finder in sys.meta_path
+        ):
+            sys.meta_path.insert(0, self)
+
+
+class _RegisteringLoader(WrappedLoader):
+    """Loads a module with its own loader, then registers."""
 
     def exec_module(self, module: ModuleType) -> None:
         with short_waits():
@@ -64,20 +93,6 @@ def _tell_user_errors_in_one_line() -> None:
     sys.excepthook = tell
 
 
-class _Finder(MetaPathFinder):
-    """Finds nothing itself; wraps the loader of the one module to patch."""
-
-    def find_spec(
-        self, name: str, path: Optional[Sequence[str]], target: Optional[ModuleType] = None
-    ) -> Optional[importlib.machinery.ModuleSpec]:
-        if name != TASK:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _RegisteringLoader(spec.loader)
-        return spec
-
-
 def install(pipes: bool = True) -> None:
     """Register immediately if ESPnet's ASR task is imported already, otherwise when it is imported. Idempotent and
     cheap.
@@ -90,5 +105,5 @@ def install(pipes: bool = True) -> None:
         from espnet_todm import register
 
         register()
-    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    else:
+        WrappingFinder({TASK: _RegisteringLoader}).install()

@@ -9,13 +9,12 @@ as they are.
 from __future__ import annotations
 
 import functools
-import importlib.machinery
 import inspect
-import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from types import ModuleType
-from typing import Any, Optional
+from typing import Any
+
+from espnet_todm.hook import WrappedLoader, WrappingFinder
 
 # Modules that few runs need, and the functions that ESPnet imports from them by name.
 LAZY_MODULES: dict[str, tuple[str, ...]] = {
@@ -31,8 +30,8 @@ def quick_start() -> None:
 
     if not hasattr(typeguard.typechecked, "at_once"):
         typeguard.typechecked = delayed(typeguard.typechecked)
-    if not any(isinstance(finder, _LazyFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _LazyFinder())
+    loaders = {name: functools.partial(_LazyLoader, functions=functions) for name, functions in LAZY_MODULES.items()}
+    WrappingFinder(loaders).install()
 
 
 def delayed(typechecked: Any) -> Any:
@@ -61,33 +60,15 @@ def delayed(typechecked: Any) -> Any:
     return decorator
 
 
-class _LazyFinder(MetaPathFinder):
-    """Finds nothing itself; wraps the loaders of LAZY_MODULES."""
-
-    def find_spec(
-        self, name: str, path: Optional[Sequence[str]], target: Optional[ModuleType] = None
-    ) -> Optional[importlib.machinery.ModuleSpec]:
-        if name not in LAZY_MODULES:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _LazyLoader(spec.loader, LAZY_MODULES[name])
-        return spec
-
-
-class _LazyLoader(Loader):
+class _LazyLoader(WrappedLoader):
     """Executes a module when one of its names is asked for (PEP 562), or one of ``functions`` called.
 
     importlib's LazyLoader also does so for ``__file__``, which ``inspect.getmodule``, and so torch, asks of every module.
     """
 
     def __init__(self, loader: Any, functions: Sequence[str]) -> None:
-        self.loader = loader
+        super().__init__(loader)
         self.functions = functions
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Optional[ModuleType]:
-        module: Optional[ModuleType] = self.loader.create_module(spec)
-        return module
 
     def exec_module(self, module: ModuleType) -> None:
         for name in self.functions:
