@@ -21,12 +21,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run wrote")
     parsed = parser.parse_args(arguments)
 
-    from espnet_todm.deploy.release import release
+    from espnet_todm.deploy.release import exports_of, release
     from espnet_todm.report.release_card import release_card
 
     for subnet in parsed.subnets:
-        readme = release_card(subnet, parsed.data, parsed.license)
-        print(f"{release(subnet, parsed.output, readme, parsed.license, parsed.overwrite)}: to release")
+        exports = exports_of(subnet)
+        readme = release_card(exports, parsed.data, parsed.license)
+        print(f"{release(exports, parsed.output, readme, parsed.license, parsed.overwrite)}: to release")
 
 
 if __name__ == "__main__":

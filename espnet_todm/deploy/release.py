@@ -7,7 +7,7 @@ Nothing in the folder is unpickled, and nothing needs PyTorch, ESPnet or this pa
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -45,9 +45,13 @@ class Exported(NamedTuple):
 
 
 def release(
-    subnet: PathLike, output: PathLike, readme: str, licence: Optional[PathLike] = None, overwrite: bool = False
+    exports: Sequence[Exported],
+    output: PathLike,
+    readme: str,
+    licence: Optional[PathLike] = None,
+    overwrite: bool = False,
 ) -> Path:
-    """Write the folder ``output/<name>`` from the exports of an extracted size, and return it.
+    """Write the folder ``output/<name>`` from all exports of an extracted size, see :func:`exports_of`, and return it.
 
     It holds a folder for each export format, with the files of all precisions, tokens.txt, card.json, recognize.py and
     recognize.c; README.md; LICENSE, if one is given; and SHA256SUMS, which ``sha256sum -c`` checks.
@@ -58,15 +62,13 @@ def release(
         overwrite: replace the output of an earlier run.
 
     Raises:
-        UserError: the size has no export, or one of an earlier version of the size; a file is missing, damaged or outside
-            of the size's folder; or the output exists.
+        UserError: a file is missing or outside of the size's folder, or the output exists.
     """
-    source = Path(subnet)
+    source = exports[0].folder.parent
     target = Path(output) / source.resolve().name
     check_replaceable(target, (target / SUMS).is_file(), overwrite)
     if licence is not None and not Path(licence).is_file():
         raise UserError(f"--license: {licence}: no such file")
-    exports = exports_of(source)
     check_own(source, [file for export in exports for file in export.files])
     with atomic_directory(target) as folder:
         for export in exports:
@@ -79,7 +81,8 @@ def release(
 
 
 def exports_of(subnet: PathLike) -> list[Exported]:
-    """The exports in the folder of a size. Raises UserError when there is none, and as :func:`release`."""
+    """The exports in the folder of a size. Raises UserError when there is none, one of an earlier version of the size, or a
+    missing or damaged file."""
     source = Path(subnet)
     read_card(source / CARD)
     folders = [source / name for name in FORMATS if (source / name).is_dir()]

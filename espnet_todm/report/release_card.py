@@ -10,7 +10,7 @@ from espnet_todm.card import CARD
 from espnet_todm.deploy.forms.stock import PYTHON, C
 from espnet_todm.deploy.onnx.folder import TOKENS
 from espnet_todm.deploy.parity.report import JSON
-from espnet_todm.deploy.release import LICENSE, SUMS, Exported, exports_of
+from espnet_todm.deploy.release import LICENSE, SUMS, Exported
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.espnet.load import read_config
@@ -39,14 +39,14 @@ _BESIDE = {
 }
 
 
-def release_card(subnet: PathLike, data: Optional[str] = None, licence: Optional[PathLike] = None) -> str:
+def release_card(exports: Sequence[Exported], data: Optional[str] = None, licence: Optional[PathLike] = None) -> str:
     """The text for :func:`espnet_todm.deploy.release.release` of a size. What was not measured is left blank.
 
     data: what the scored data are. licence: the file that is released with the model.
-    Raises UserError as ``release``, and when a file of measurements is damaged.
+    Raises UserError when a file of measurements is damaged.
     """
-    folder = Path(subnet)
-    exports, config = exports_of(folder), read_config(folder / CONFIG)
+    folder = exports[0].folder.parent
+    config = read_config(folder / CONFIG)
     card = read_json(folder / CARD)
     sections = [
         f"# {card['name']}\n\n{description(card, config)}",

@@ -15,7 +15,7 @@ import soundfile
 from espnet_todm.bin.release import main
 from espnet_todm.deploy.extract import extract, load_supernet
 from espnet_todm.deploy.onnx.export import ExportOptions, export
-from espnet_todm.deploy.release import release
+from espnet_todm.deploy.release import exports_of, release
 from espnet_todm.deploy.runtime.opening import open_runtime
 from espnet_todm.errors import UserError
 from espnet_todm.report.release_card import release_card
@@ -50,7 +50,9 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def released(sizes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     output = tmp_path_factory.mktemp("released")
-    return {kind: release(size, output / kind, release_card(size)) for kind, size in sizes.items()}
+    return {
+        kind: release(exports_of(size), output / kind, release_card(exports_of(size))) for kind, size in sizes.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +180,7 @@ def test_what_cannot_be_released_is_one_line_and_nothing_is_written(sizes: Any, 
     size = shutil.copytree(sizes["ctc"], tmp_path / "subnets/small")
     words = spoil(size, how)
     with pytest.raises(UserError, match=words) as error:
-        release(size, tmp_path / "out", "text\n")
+        release(exports_of(size), tmp_path / "out", "text\n")
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
@@ -186,6 +188,6 @@ def test_one_precision_is_enough(sizes: Any, tmp_path: Path) -> None:
     size = shutil.copytree(sizes["ctc"], tmp_path / "subnets/small")
     shutil.rmtree(size / "streaming-onnx")
     (size / "onnx/model.int8.onnx").unlink()
-    folder = release(size, tmp_path / "out", release_card(size))
+    folder = release(exports_of(size), tmp_path / "out", release_card(exports_of(size)))
     assert 'model=str(HERE / "model.onnx")' in (folder / "onnx/recognize.py").read_text(encoding="utf-8")
     assert "The programs use the fp32 files." in (folder / "README.md").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from espnet_todm.deploy.release import exports_of
 from espnet_todm.errors import UserError
 from espnet_todm.report.release_card import release_card
 from espnet_todm.scoring.scores import score_tables, write_score
@@ -35,7 +36,7 @@ def size(tmp_path: Path) -> Path:
 
 
 def test_what_was_not_measured_is_blank(size: Path) -> None:
-    text = release_card(size)
+    text = release_card(exports_of(size))
     assert text.startswith("# small\n\nA CTC speech recogniser with 10 tokens (`encoder: todm_conformer`), taken out")
     assert "|parameters|2.500 M (50.0% of the supernet's)|" in text and "|WER [95% interval]||" in text
     assert "python onnx/recognize.py speech.wav" in text and "The programs use the fp32 files." in text
@@ -52,16 +53,16 @@ def test_what_was_measured_is_told(size: Path, tmp_path: Path) -> None:
     rates = [{"of": "PyTorch", "wer": 16.7, "changed": 0}, {"of": "sherpa-onnx int8", "wer": 16.98, "changed": 3}]
     parity = {"utterances": 20, "words": 321, "versions": {"sherpa-onnx": "1.2.3"}, "rates": rates}
     write_json(size / "onnx/parity.json", parity)
-    text = release_card(size, "the mini corpus", tmp_path / "mine.txt")
+    text = release_card(exports_of(size), "the mini corpus", tmp_path / "mine.txt")
     assert "|WER test [95% interval]|50.0 [" in text and "Scored on: the mini corpus." in text
     head = "|size|runtime|precision|threads|RTF|times faster than real time|file (MiB)|\n"
     assert f"### Speed\n\nMeasured by the runtimes that devices use: Cortex-A53.\n\n{head}" in text
     assert "|small|sherpa-onnx|int8|2|0.0125|80|1.25|\n" in text and "|full|" not in text
     chunks = {"graphs": "streaming-onnx", "machine": {"cpu": "A53"}, "results": [{**ROW, "end_p50_ms": 700.4}]}
     write_json(tmp_path / "exp/model_latency_streaming.json", chunks)
-    text = release_card(size)
+    text = release_card(exports_of(size))
     assert text.count("### Speed") == 2 and "use (streaming-onnx): A53." in text and "|end p50 (ms)|" in text
-    text = release_card(size, "the mini corpus", tmp_path / "mine.txt")
+    text = release_card(exports_of(size), "the mini corpus", tmp_path / "mine.txt")
     assert "20 utterances, 321 words; sherpa-onnx 1.2.3." in text and "|sherpa-onnx int8|16.98|3|" in text
     assert "- `LICENSE`: the licence" in text and "## Licence\n\nSee `LICENSE`." in text
 
@@ -70,5 +71,5 @@ def test_what_was_measured_is_told(size: Path, tmp_path: Path) -> None:
 def test_a_damaged_measurement_is_one_line(size: Path, tmp_path: Path, name: str) -> None:
     write_json(tmp_path / name, {"results": 7})
     with pytest.raises(UserError, match=rf"{name}: no file of ") as error:
-        release_card(size)
+        release_card(exports_of(size))
     assert "\n" not in str(error.value)
