@@ -61,7 +61,8 @@ def test_what_cannot_wait_is_checked_at_once() -> None:
     for target in (Speech, local, staticmethod(half)):
         delayed(counted)(target)
     assert len(counted.names) == 3
-    assert delayed(typeguard.typechecked)(collection_check_strategy=None) is not None  # options are handed on
+    told = delayed(lambda target, **options: (target, options))(half, debug=True)
+    assert told == (half, {"debug": True})
 
 
 def in_a_command(body: str) -> str:
