@@ -20,6 +20,7 @@ _USERS_ERRORS = (
     *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
     *(errno.EACCES, errno.EPERM, errno.EROFS, *FULL),
 )
+quick_start()  # here, since a process that multiprocessing spawns imports the command's module, but does not run it
 T = TypeVar("T")
 Main = Callable[[Sequence[str]], None]
 EXAMPLE = "Example: "  # begins the last part of a command's docstring
@@ -74,7 +75,6 @@ def run(main: Main, logs: bool = True) -> None:
     if logs:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     end_with_starter()
-    quick_start()
     try:
         main(sys.argv[1:])
     except UserError as error:

@@ -98,3 +98,31 @@ attentions = trainer.calculate_all_attentions(model, {key: getattr(batch(), key)
 print(bool(attentions), "numba" in sys.modules)
 """)
     assert printed.splitlines()[-3:] == ["[]", "[1, 3, 2] True", "True True"]
+
+
+SPAWNING = """
+import multiprocessing, sys
+from espnet_todm.bin._cli import run
+def loaded():
+    import espnet2.tasks.asr
+    print("g2p_en.g2p" in sys.modules, flush=True)
+def main(arguments):
+    process = multiprocessing.get_context("spawn").Process(target=loaded)
+    process.start()
+    process.join()
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+def test_processes_that_a_command_spawns_start_quickly_too(tmp_path: Path) -> None:
+    (tmp_path / "command.py").write_text(SPAWNING)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "command.py")],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.split()[-1]) == (0, "False"), done.stderr
+    assert "nltk" not in done.stderr
