@@ -20,6 +20,7 @@ LEFT_OUT = {
     "librispeech/conf/ortho.yaml",
     "tedlium2/conf/ortho.yaml",
     "mini/conf/ablation.yaml",
+    "mini/conf/averaging.yaml",
     "mini/conf/baselines.yaml",
     "mini/conf/compare.yaml",
     "mini/conf/compare_24s.yaml",
