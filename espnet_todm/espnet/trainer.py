@@ -120,8 +120,8 @@ class TodmTrainer(Trainer):
 
 def _rounding(options: TodmTrainerOptions) -> AbstractContextManager[Any]:
     """The context for the passes of a training: that of ``fake_quantization``, if it has one."""
-    kind = options.fake_quantization
-    return nullcontext() if kind is None else KINDS[kind]()
+    kind = KINDS.get(str(options.fake_quantization).lower())  # any case, as ESPnet takes all names
+    return nullcontext() if kind is None else kind()
 
 
 def _link(path: Path, target: str) -> None:

@@ -74,7 +74,7 @@ def test_slices_of_a_supernet_are_rounded_too() -> None:
 
 def test_an_espnet_training_with_it_differs_and_an_unknown_kind_is_named(tmp_path: Path) -> None:
     data, losses = write_data(tmp_path / "data"), []
-    for kind in (None, "int8"):
+    for kind in (None, "INT8"):
         config = write_config(tmp_path / "train.yaml", fake_quantization=kind, max_epoch=1)
         main(arguments(data, tmp_path / f"exp_{kind}", "--config", str(config)))
         losses.append(torch.load(tmp_path / f"exp_{kind}/1epoch.pth", weights_only=True))
