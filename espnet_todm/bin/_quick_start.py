@@ -25,13 +25,9 @@ LAZY_MODULES: dict[str, tuple[str, ...]] = {
 
 
 def quick_start() -> None:
-    """Delay typeguard's work and the imports of LAZY_MODULES in this process, before ESPnet is imported. Idempotent."""
-    import typeguard
-
-    if not hasattr(typeguard.typechecked, "at_once"):
-        typeguard.typechecked = delayed(typeguard.typechecked)
+    """Delay typeguard's work and LAZY_MODULES in this process, as far as they are not imported yet. Idempotent."""
     loaders = {name: functools.partial(_LazyLoader, functions=functions) for name, functions in LAZY_MODULES.items()}
-    WrappingFinder(loaders).install()
+    WrappingFinder({"typeguard": _DelayingLoader, **loaders}).install()
 
 
 def delayed(typechecked: Any) -> Any:
@@ -56,8 +52,15 @@ def delayed(typechecked: Any) -> Any:
 
         return call
 
-    decorator.at_once = typechecked  # type: ignore[attr-defined]
     return decorator
+
+
+class _DelayingLoader(WrappedLoader):
+    """Loads typeguard; its decorator then is :func:`delayed`."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.loader.exec_module(module)
+        vars(module)["typechecked"] = delayed(module.typechecked)
 
 
 class _LazyLoader(WrappedLoader):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -22,13 +22,15 @@ class FakeInt8(TorchFunctionMode):
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is F.linear and not kwargs:
-            inputs, weight, *bias = args
-            args = (rounded_inputs(inputs), rounded_weight(weight), *bias)
-        return function(*args, **(kwargs or {}))
+        called = _rounded_linear if function is F.linear else function
+        return called(*args, **(kwargs or {}))
 
 
 KINDS = {"int8": FakeInt8}
+
+
+def _rounded_linear(input: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    return F.linear(rounded_inputs(input), rounded_weight(weight), bias)
 
 
 def rounded_weight(weight: Tensor) -> Tensor:

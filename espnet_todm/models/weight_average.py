@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 PREFIX = "weight_average."  # of its state in a checkpoint, after the name of the model's attribute
-_NOT_AVERAGED = ("subnet_trainer.", PREFIX)  # of a model's tensors, those that no extracted model has
+_NOT_AVERAGED = "subnet_trainer."  # prefix of those tensors of a model that no extracted model has
 
 
 class WeightAverage(nn.Module):
@@ -37,7 +37,7 @@ class WeightAverage(nn.Module):
 
     def restart(self) -> None:
         """Forget the average, since the components of the model were sorted. The next update begins a new one."""
-        self.updates = 0
+        self.averages, self.updates = {}, 0
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -55,7 +55,7 @@ class WeightAverage(nn.Module):
     def applied_to(self, model: nn.Module) -> Iterator[None]:
         """In this context the model has the averaged weights, if there was an update; afterwards its own, bit by bit."""
         present = dict(averaged_tensors(model))
-        own = {name: present[name].clone() for name in self.averages} if self.updates else {}
+        own = {name: present[name].clone() for name in self.averages}
         for name in own:
             present[name].copy_(self.averages[name])
         try:
@@ -74,16 +74,7 @@ class WeightAverage(nn.Module):
             destination.update({prefix + name: tensor for name, tensor in self.averages.items()})
             destination[prefix + "updates"] = torch.tensor(self.updates)
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Tensor],
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
         """The files of epochs have no average: one begins from their weights."""
         found = {name[len(prefix) :]: tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
         self.updates = int(found.pop("updates", torch.tensor(0)))
