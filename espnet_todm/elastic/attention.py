@@ -100,8 +100,9 @@ class ElasticAttention(ElasticModule):
         dropout: bool = True,
     ) -> Tensor:
         """query (B, H, T, head_dim), key, value (B, H, S, head_dim), mask (B, 1 or T, S) -> (B, T, D)."""
-        scores = self._scores(query, key, positions, mask, kept) / math.sqrt(self.head_dim)
-        scores = scores.masked_fill(~mask.unsqueeze(1), torch.finfo(scores.dtype).min)
+        scores = self._scores(query, key, positions, mask, kept)
+        # In place, as the sum in _scores is: these are the largest tensors of a model, and new memory costs more than arithmetic.
+        scores = scores.masked_fill_(~mask.unsqueeze(1), torch.finfo(scores.dtype).min)
         weights = F.dropout(torch.softmax(scores, dim=-1), self.dropout, self.training and dropout)
         context = (weights @ value).transpose(1, 2).flatten(2)  # (B, T, H * head_dim)
         weight, bias = self.take("linear_out.weight", kept), self.linear_out.bias
@@ -120,15 +121,16 @@ class ElasticAttention(ElasticModule):
     def _scores(
         self, query: Tensor, key: Tensor, positions: Optional[Tensor], mask: Tensor, kept: KeepIndices
     ) -> Tensor:
-        """query (B, H, T, head_dim), key (B, H, S, head_dim) -> unscaled scores (B, H, T, S)."""
+        """query (B, H, T, head_dim), key (B, H, S, head_dim) -> scores (B, H, T, S)."""
+        scale = 1 / math.sqrt(self.head_dim)  # of the queries: they are fewer than the scores
         if positions is None:
-            return query @ key.transpose(-2, -1)
+            return (query * scale) @ key.transpose(-2, -1)
         offset = self._heads(positions, "linear_pos", kept)  # (1, H, 2T-1, head_dim)
-        content = (query + self.take("pos_bias_u", kept).unsqueeze(1)) @ key.transpose(-2, -1)
-        position = (query + self.take("pos_bias_v", kept).unsqueeze(1)) @ offset.transpose(-2, -1)
+        content = ((query + self.take("pos_bias_u", kept).unsqueeze(1)) * scale) @ key.transpose(-2, -1)
+        position = ((query + self.take("pos_bias_v", kept).unsqueeze(1)) * scale) @ offset.transpose(-2, -1)
         if self.relative == "legacy":
-            return content + _legacy_to_absolute(position, mask.sum(-1, keepdim=True))
-        return content + _relative_to_absolute(position)
+            return content.add_(_legacy_to_absolute(position, mask.sum(-1, keepdim=True)))
+        return content.add_(_relative_to_absolute(position))
 
 
 def _relative_to_absolute(scores: Tensor) -> Tensor:
@@ -136,8 +138,23 @@ def _relative_to_absolute(scores: Tensor) -> Tensor:
     query's.
 
     With S = T, row i needs the offsets i-j for keys j = 0 .. T-1. This is a window that starts at column T-1-i, one
-    further left per row. Additional keys, all to the left, add as many offsets. With one column of padding the rows
-    have length S+T; read as rows of length S+T-1, each row is shifted by one more (Transformer-XL, appendix B).
+    further left per row, so a view with rows that are one column shorter. Additional keys, all to the left, add as many
+    offsets.
+    """
+    if torch.jit.is_tracing():  # such a view would make the shapes of an ONNX file constant
+        return _slipped(scores)
+    scores = scores.contiguous()
+    batch, heads, frames, offsets = scores.shape
+    shape = (batch, heads, frames, offsets - frames + 1)
+    strides = (*scores.stride()[:2], offsets - 1, 1)
+    return scores.as_strided(shape, strides, scores.storage_offset() + frames - 1)
+
+
+def _slipped(scores: Tensor) -> Tensor:
+    """The result of :func:`_relative_to_absolute` from operations that an ONNX file has.
+
+    With one column of padding the rows have length S+T; read as rows of length S+T-1, each row is shifted by one more
+    (Transformer-XL, appendix B).
     """
     batch, heads, frames, offsets = scores.shape
     slipped = F.pad(scores, (1, 0)).view(batch, heads, offsets + 1, frames)[:, :, 1:]

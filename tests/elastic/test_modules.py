@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from espnet_todm.elastic.attention import ElasticAttention
+from espnet_todm.elastic.attention import ElasticAttention, _relative_to_absolute, _slipped
 from espnet_todm.elastic.base import Context, Cut, ElasticModule, any_open, share_of, spread
 from espnet_todm.elastic.block import LayerChoice
 from espnet_todm.elastic.cgmlp import ElasticCgMlp
@@ -160,6 +160,21 @@ def test_attention_ignores_padding(relative: bool) -> None:
     mask = (torch.arange(FRAMES) < 7).view(1, 1, -1)
     changed = torch.where(mask.transpose(1, 2), x, 100.0)
     torch.testing.assert_close(module(x, positions, mask)[:, :7], module(changed, positions, mask)[:, :7])
+
+
+@pytest.mark.parametrize("frames, earlier", [(1, 0), (2, 0), (7, 0), (1, 4), (3, 5)])
+def test_each_key_gets_the_score_of_its_offset(frames: int, earlier: int) -> None:
+    """Against the definition, entry by entry; the operations of an ONNX file give the same, gradient included."""
+    keys = frames + earlier
+    scores = torch.randn(2, 3, frames, keys + frames - 1, requires_grad=True)
+    shifted = _relative_to_absolute(scores)
+    for query in range(frames):
+        for key in range(keys):  # query i is at frame i + earlier; column 0 has the offset keys - 1
+            assert torch.equal(shifted[..., query, key], scores[..., query, keys - 1 - (query + earlier - key)])
+    ahead = torch.randn_like(shifted)
+    exported = _slipped(scores)
+    assert torch.equal(exported, shifted)
+    assert torch.equal(*(torch.autograd.grad(result, scores, ahead)[0] for result in (exported, shifted)))
 
 
 def test_relative_attention_sees_only_the_distance() -> None:
