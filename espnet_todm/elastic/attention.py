@@ -101,7 +101,7 @@ class ElasticAttention(ElasticModule):
     ) -> Tensor:
         """query (B, H, T, head_dim), key, value (B, H, S, head_dim), mask (B, 1 or T, S) -> (B, T, D)."""
         scores = self._scores(query, key, positions, mask, kept)
-        # In place, as the sum in _scores is: these are the largest tensors of a model, and new memory costs more than arithmetic.
+        # In place, like the sum in _scores: these are a model's largest tensors, and new memory costs more than arithmetic.
         scores = scores.masked_fill_(~mask.unsqueeze(1), torch.finfo(scores.dtype).min)
         weights = F.dropout(torch.softmax(scores, dim=-1), self.dropout, self.training and dropout)
         context = (weights @ value).transpose(1, 2).flatten(2)  # (B, T, H * head_dim)
