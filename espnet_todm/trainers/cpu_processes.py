@@ -17,14 +17,6 @@ from espnet_todm.util.child import child_environment, python_module
 from espnet_todm.util.lifetime import as_parent
 
 SECONDS_BETWEEN_LOOKS = 0.2
-# glibc keeps freed memory, in huge pages where the system offers them. By default it gives large blocks back and gets
-# them again, page by page, in every operation of every step. Other C libraries, and older versions, ignore this.
-MEMORY = {
-    "glibc.malloc.hugetlb": 1,
-    "glibc.malloc.trim_threshold": 2**31,
-    "glibc.malloc.mmap_threshold": 2**25,
-    "glibc.malloc.top_pad": 2**26,
-}
 
 
 def train(arguments: Sequence[str], processes: int) -> None:
@@ -36,7 +28,6 @@ def train(arguments: Sequence[str], processes: int) -> None:
         raise UserError(f"processes: {processes}, but at least 1 is needed")
     command = python_module("espnet_todm.bin.asr_train", *arguments)
     environment = child_environment(OMP_NUM_THREADS="1", **as_parent())
-    environment.setdefault("GLIBC_TUNABLES", ":".join(f"{name}={value}" for name, value in MEMORY.items()))
     distributed = [] if processes == 1 else _distributed(processes)
     ranks = [
         subprocess.Popen(
