@@ -10,7 +10,8 @@ from urllib.parse import quote
 from espnet_todm.card import WEIGHTS
 from espnet_todm.deploy.forms.registry import of_format
 from espnet_todm.deploy.onnx.folder import FOLDER, PRECISIONS
-from espnet_todm.util.files import PathLike, link
+from espnet_todm.util.files import PathLike
+from espnet_todm.util.markdown import link
 
 ONNX = {f"ONNX {precision}": suffix for precision, suffix in PRECISIONS.items()}
 

@@ -19,8 +19,8 @@ from espnet_todm.encoders.latency import (
 )
 from espnet_todm.errors import UserError
 from espnet_todm.report.svg import INCHES, Picture, inline_svg, plot_style
-from espnet_todm.util.files import PathLike, link, read_optional
-from espnet_todm.util.markdown import Table
+from espnet_todm.util.files import PathLike, read_optional
+from espnet_todm.util.markdown import Table, link
 from espnet_todm.util.palette import RULE, STYLES
 
 LATENCY, PARITY, SEARCH = "model_latency.json", "onnx/parity.json", "search/search.json"

@@ -34,8 +34,8 @@ from espnet_todm.report.training_curves import (
     split_agreement,
     title,
 )
-from espnet_todm.util.files import PathLike, link, read_json, write_text
-from espnet_todm.util.markdown import Table
+from espnet_todm.util.files import PathLike, read_json, write_text
+from espnet_todm.util.markdown import Table, link
 from espnet_todm.util.palette import variables
 
 PAGE = "report.html"

@@ -16,7 +16,8 @@ from espnet_todm.report.pareto import plot_experiment
 from espnet_todm.report.selection_page import selection_section
 from espnet_todm.report.tables import difference_table, error_table, size_table
 from espnet_todm.trainers.selection_log import CARDS
-from espnet_todm.util.files import PathLike, link, write_text
+from espnet_todm.util.files import PathLike, write_text
+from espnet_todm.util.markdown import link
 
 
 def write_results(

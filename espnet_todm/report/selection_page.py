@@ -23,7 +23,8 @@ from espnet_todm.report.selection import (
 )
 from espnet_todm.selection.units import make_units
 from espnet_todm.trainers.selection_log import HISTORY
-from espnet_todm.util.files import PathLike, link
+from espnet_todm.util.files import PathLike
+from espnet_todm.util.markdown import link
 from espnet_todm.util.palette import save_png
 
 

@@ -305,8 +305,3 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
-
-
-def link(path: PathLike, home: PathLike) -> str:
-    """The path as a page in the folder ``home`` links it."""
-    return Path(os.path.relpath(Path(path).resolve(), Path(home).resolve())).as_posix()

@@ -1,9 +1,13 @@
-"""Tables in Markdown."""
+"""Tables in Markdown, and links of pages."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_todm.util.files import PathLike
 
 
 @dataclass(frozen=True)
@@ -22,3 +26,8 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lines ``|cell|cell|`` with a rule after the header, each with a final newline."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join("|" + "|".join(cells) + "|\n" for cells in lines)
+
+
+def link(path: PathLike, home: PathLike) -> str:
+    """The path as a page in the folder ``home`` links it."""
+    return Path(os.path.relpath(Path(path).resolve(), Path(home).resolve())).as_posix()

@@ -12,8 +12,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from espnet_todm.report.comparison.results import Gap, Results, Row
 from espnet_todm.report.comparison.table import signed_cell
-from espnet_todm.util.files import PathLike, link
-from espnet_todm.util.markdown import Table
+from espnet_todm.util.files import PathLike
+from espnet_todm.util.markdown import Table, link
 from espnet_todm.util.palette import GROUND, RULE, STYLES, save_png
 
 _BESIDE = 1.06
