@@ -137,17 +137,20 @@ def _card(supernet: Supernet, subnet: Subnet, conf: Mapping[str, Any], differenc
 def calibration_fronts(
     model: TodmModel, encoder: SupernetEncoder, features: Iterable[Tensor]
 ) -> Iterator[SubsampledFeatures]:
-    """Yield the subsampled features of each utterance (T, F). Utterances too short for one encoder frame are skipped.
+    """Yield the subsampled features of each utterance: (T, F), or samples (N,) for a model with a front end. Utterances too
+    short for one encoder frame are skipped.
 
     Raises UserError when no utterance is long enough.
     """
     used = 0
     for utterance in features:
-        if len(utterance) < encoder.shortest():
-            continue
-        used += 1
         lengths = torch.tensor([len(utterance)])
         normalised = utterance.unsqueeze(0).clone()  # GlobalMVN works in place
+        if model.frontend is not None:
+            normalised, lengths = model.frontend(normalised, lengths)
+        if int(lengths) < encoder.shortest():
+            continue
+        used += 1
         if model.normalize is not None:
             normalised, lengths = model.normalize(normalised, lengths)
         if model.preencoder is not None:

@@ -13,7 +13,8 @@ _TRANSFORMER = "espnet.nets.pytorch_backend.transformer"
 
 # Names that registration fills, replaces or derives classes from. It looks up all of them before it changes anything.
 REGISTRATION = (
-    *((_TASK, name) for name in ("ASRTask", "encoder_choices", "decoder_choices", "model_choices", "specaug_choices")),
+    (_TASK, "ASRTask"),
+    *((_TASK, f"{part}_choices") for part in ("frontend", "specaug", "encoder", "decoder", "model")),
     *((_ABS_TASK, name) for name in ("optim_classes", "scheduler_classes", "load_pretrained_model")),
     *((_ABS_TASK, f"AbsTask.{name}") for name in ("build_iter_factory", "build_model_from_file", "main_worker")),
     ("espnet2.train.class_choices", "ClassChoices"),
@@ -25,6 +26,7 @@ REGISTRATION = (
     ("espnet2.asr.encoder.abs_encoder", "AbsEncoder"),
     ("espnet2.asr.decoder.abs_decoder", "AbsDecoder"),
     ("espnet2.asr.specaug.abs_specaug", "AbsSpecAug"),
+    ("espnet2.asr.frontend.abs_frontend", "AbsFrontend"),
     *((f"{_TRANSFORMER}.embedding", f"{kind}PositionalEncoding") for kind in ("", "Scaled", "Rel", "LegacyRel")),
 )  # fmt: skip
 
@@ -43,6 +45,7 @@ IMPORTS = {
     "espnet2.asr.encoder.e_branchformer_encoder": "EBranchformerEncoder",
     "espnet2.asr.encoder.transformer_encoder": "TransformerEncoder",
     _MODEL: "ESPnetASRModel",
+    "espnet2.asr.frontend.abs_frontend": "AbsFrontend",
     "espnet2.asr.frontend.default": "DefaultFrontend",
     "espnet2.asr.specaug.abs_specaug": "AbsSpecAug",
     "espnet2.asr.specaug.specaug": "SpecAug",

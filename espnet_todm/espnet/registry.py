@@ -70,6 +70,7 @@ def _classes() -> dict[str, dict[str, type]]:
     replaced. Keys must be lower case."""
     from espnet_todm.decoders.stateless import StatelessDecoder
     from espnet_todm.encoders.known import encoders
+    from espnet_todm.models.kaldi_fbank import KaldiFbank
     from espnet_todm.models.spec_augment import SpecAugmentByLength
     from espnet_todm.models.todm import TodmModel
 
@@ -77,6 +78,7 @@ def _classes() -> dict[str, dict[str, type]]:
         "encoder_choices": dict(encoders()),
         "decoder_choices": {"todm_stateless": StatelessDecoder},
         "model_choices": {"todm": TodmModel},
+        "frontend_choices": {"todm_fbank": KaldiFbank},
         "specaug_choices": {"todm_specaug": SpecAugmentByLength},
     }
 

@@ -135,6 +135,14 @@ def test_calibration_goes_without_utterances_too_short_for_a_frame(experiment: P
         list(calibration_fronts(supernet.model, supernet.encoder, [short]))
 
 
+def test_a_model_on_audio_is_calibrated_on_audio(tmp_path: Path) -> None:
+    changes = {"frontend": "todm_fbank", "frontend_conf": {"n_mels": 20}, "input_size": None}
+    supernet = supernet_of(write_experiment(tmp_path, changes=changes))
+    audio = torch.randn(16000) / 10
+    (front,) = calibration_fronts(supernet.model, supernet.encoder, [audio, audio[:100]])
+    assert int(front.lengths) == supernet.encoder.subsampled(100)
+
+
 def test_the_command_writes_budgets_and_sizes(layer_norm_experiment: Path, tmp_path, capsys) -> None:
     source = ["--asr_train_config", str(layer_norm_experiment / "config.yaml")]
     source += ["--asr_model_file", str(layer_norm_experiment / "model.pth"), "--output", str(tmp_path / "out")]

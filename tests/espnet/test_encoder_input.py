@@ -12,6 +12,7 @@ from espnet2.asr.frontend.default import DefaultFrontend
 
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.encoder_input import Shortest, shortest_input
+from espnet_todm.models.kaldi_fbank import KaldiFbank
 
 SMALL = {"output_size": 16, "linear_units": 16, "num_blocks": 1, "rel_pos_type": "latest"}
 
@@ -43,6 +44,13 @@ def test_so_many_samples_make_so_many_frames(tmp_path: Path) -> None:
     frontend = DefaultFrontend(n_fft=512, hop_length=160)
     for samples, frames in ((needed.samples, needed.frames), (needed.samples - 1, needed.frames - 1)):
         _, lengths = frontend(torch.randn(1, samples), torch.tensor([samples]))
+        assert lengths.tolist() == [frames]
+
+
+def test_so_many_samples_make_so_many_frames_of_kaldi(tmp_path: Path) -> None:
+    needed = shortest_input([*config(tmp_path / "a.yaml", {}), "--frontend", "todm_fbank"])
+    for samples, frames in ((needed.samples, needed.frames), (needed.samples - 1, needed.frames - 1)):
+        _, lengths = KaldiFbank()(torch.randn(1, samples), torch.tensor([samples]))
         assert lengths.tolist() == [frames]
 
 

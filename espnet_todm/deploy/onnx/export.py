@@ -27,6 +27,7 @@ from espnet_todm.deploy.onnx.state_space import DOMAIN, as_scans, has_state_spac
 from espnet_todm.deploy.onnx.tokens import tokens_text
 from espnet_todm.errors import UserError, one_line
 from espnet_todm.espnet.load import load_extracted
+from espnet_todm.models.kaldi_fbank import on_features
 from espnet_todm.util.files import PathLike, atomic_directory, hash_file, write_json, write_text
 from espnet_todm.util.optional import needed
 
@@ -101,7 +102,7 @@ def export(
     target = Path(output) if output is not None else source / options.format
     card = read_card(source / CARD)
     _check_replaceable(target)
-    model, config = load_extracted(source)
+    model, config = on_features(*load_extracted(source))
     exported, about = form_for(model, options.format).export(model, config, options.chunk), _origin(source, card)
     calibration = _read_calibration(options, exported.graphs, repair is not None)
     with atomic_directory(target) as place, _named(place, target):

@@ -166,8 +166,8 @@ def check_parts(model: ESPnetASRModel) -> None:
     if model.frontend is not None:
         name = type(model.frontend).__name__
         raise UserError(
-            f"frontend: {name} cannot be exported: on-device runtimes compute Kaldi's fbank features; train on them"
-            " (feats_type fbank, frontend: null)"
+            f"frontend: {name} cannot be exported: on-device runtimes compute Kaldi's filterbank; train on it"
+            " (frontend: todm_fbank on audio, or features of feats_type fbank)"
         )
     for part in ("preencoder", "postencoder"):
         if getattr(model, part, None) is not None:

@@ -26,6 +26,7 @@ from espnet_todm.deploy.runtime.sherpa_subprocess import transcribe_in_subproces
 from espnet_todm.deploy.runtime.torch import load_slice
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.load import load_extracted
+from espnet_todm.models.kaldi_fbank import on_features
 from espnet_todm.util.acoustics import SAMPLING_RATE
 from espnet_todm.util.files import PathLike, hash_file, write_json, write_text
 from espnet_todm.util.optional import needed
@@ -76,7 +77,7 @@ def check_parity(
     if not speech:
         raise UserError("parity: there are no utterances to compare on")
     gate = Gate(speech, limits or Limits())
-    _compare(gate, load_extracted(subnet), exported, speech, precisions, origin, threads)
+    _compare(gate, on_features(*load_extracted(subnet)), exported, speech, precisions, origin, threads)
     report = _report(str(subnet), speech, gate)
     write_json(Path(exported) / JSON, report.to_json())
     write_text(Path(exported) / PAGE, report.markdown())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from espnet_todm.errors import UserError
-from espnet_todm.util.acoustics import MEL_BINS, SAMPLING_RATE
+from espnet_todm.util.acoustics import MEL_BINS, SAMPLING_RATE, WINDOW
 from espnet_todm.util.optional import needed
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def fbank(samples: np.ndarray, mel_bins: int = MEL_BINS) -> np.ndarray:
     Raises UserError for samples of another shape or dtype.
     """
     check_samples(samples)
-    if len(samples) < SAMPLING_RATE // 40:
+    if len(samples) < WINDOW:
         return np.zeros((0, mel_bins), dtype=np.float32)
     return np.asarray(_extractor(mel_bins).extract(samples, SAMPLING_RATE), dtype=np.float32)
 

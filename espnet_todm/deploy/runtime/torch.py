@@ -28,6 +28,7 @@ from espnet_todm.deploy.runtime.base import (
 )
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.load import load_extracted
+from espnet_todm.models.kaldi_fbank import on_features
 from espnet_todm.util.files import PathLike
 from espnet_todm.util.threads import torch_threads
 
@@ -40,7 +41,7 @@ class TorchRuntime(StepRuntime):
     def __init__(self, model: ESPnetASRModel, config: Mapping[str, Any], threads: int = 1) -> None:
         if model.frontend is not None:
             name = type(model.frontend).__name__
-            raise UserError(f"frontend: {name}: runtimes take Kaldi's fbank features; train with feats_type fbank")
+            raise UserError(f"frontend: {name}: runtimes take Kaldi's features; train with frontend: todm_fbank")
         self.model = model.eval()
         self.threads = threads
         self.mel_bins = int(config["input_size"])
@@ -108,7 +109,7 @@ class TorchTransducer(TorchRuntime, TransducerRuntime):
 
 def open_torch(folder: PathLike, threads: int = 1) -> TorchRuntime:
     """Load the model of an extracted subnet's folder."""
-    return torch_runtime(*load_extracted(folder), threads)
+    return torch_runtime(*on_features(*load_extracted(folder)), threads)
 
 
 def load_slice(config: PathLike, checkpoint: PathLike, subnet: str) -> tuple[ESPnetASRModel, Mapping[str, Any]]:
@@ -119,7 +120,7 @@ def load_slice(config: PathLike, checkpoint: PathLike, subnet: str) -> tuple[ESP
     supernet = load_supernet(config, checkpoint)
     model, encoder = supernet.model, supernet.encoder
     model.load_state_dict({**model.state_dict(), **model.outer_state(encoder.select(subnet))})
-    return model, supernet.config
+    return on_features(model, supernet.config)
 
 
 def torch_runtime(model: ESPnetASRModel, config: Mapping[str, Any], threads: int = 1) -> TorchRuntime:

@@ -48,7 +48,7 @@ def loud_experiment(folder: Path, changes: Optional[dict[str, Any]] = None) -> P
     np.savez(folder / "feats_stats.npz", count=len(frames), sum=frames.sum(0), sum_square=(frames**2).sum(0))
     state = torch.load(folder / "model.pth", weights_only=True)
     tokens = yaml.safe_load((folder / "config.yaml").read_text())["token_list"]
-    layer = "joint_network.lin_out" if changes else "ctc.ctc_lo"
+    layer = "joint_network.lin_out" if "decoder" in (changes or {}) else "ctc.ctc_lo"
     state[f"{layer}.weight"] *= 8
     for token in ("<unk>", "<sos/eos>", "<blank>"):
         state[f"{layer}.bias"][tokens.index(token)] = -100.0 if token != "<blank>" else 0.0
@@ -64,11 +64,17 @@ def take_out(experiment: Path, size: str = "small") -> Path:
     return experiment / "subnets" / size
 
 
-@pytest.fixture(scope="module", params=["ctc", "transducer"])
+KINDS = {
+    "ctc": None,
+    "transducer": TRANSDUCER,
+    "audio": {"frontend": "todm_fbank", "frontend_conf": {"n_mels": 20}, "input_size": None},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def subnet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """experiment/subnets/small, with its onnx folder."""
-    changes = TRANSDUCER if request.param == "transducer" else None
-    folder = take_out(loud_experiment(tmp_path_factory.mktemp(request.param), changes))
+    folder = take_out(loud_experiment(tmp_path_factory.mktemp(request.param), KINDS[request.param]))
     export(folder)
     return folder
 
