@@ -148,30 +148,28 @@ def _open(audio: Path, name: str) -> tuple[Recording, Optional[str]]:
 def _cut(
     utterance: Utterance, opened: Callable[[Path, str], tuple[Recording, Optional[str]]]
 ) -> Union[MonoCut, Problem]:
-    name, audio, end = utterance.name, utterance.audio, utterance.end
+    name, audio, start, end = utterance.name, utterance.audio, utterance.start, utterance.end
     if audio is None:
         return Problem(name, "no-audio", "a transcript, but no audio file")
     if utterance.text is None:
         return Problem(name, "no-transcript", f"no words for {audio}")
     try:
-        recording, missing = opened(audio, name if end is None else audio.stem)
+        recording, missing = opened(audio, audio.stem if start or end is not None else name)
     except Exception as error:  # whatever the decoder raises, this file cannot be used
         return Problem(name, "unreadable", f"{audio}: {in_words(error)}")
     if missing and (end is None or end > recording.duration):
         return Problem(name, "truncated", f"{audio}: {missing}")
     if not recording.num_samples:
         return Problem(name, "empty", f"{audio}: 0 samples")
-    if end is not None and (utterance.start >= recording.duration or end > recording.duration + _OVERSHOOT):
-        return Problem(name, "no-audio", f"{audio}: a segment to {end:.2f} s, but {recording.duration:.2f} s of audio")
-    duration = recording.duration
-    if end is not None:
-        duration = round(min(end, recording.duration) - utterance.start, 8)
+    last = recording.duration if end is None else end
+    if start >= recording.duration or last > recording.duration + _OVERSHOOT:
+        there = f"{recording.duration:.2f} s of audio"
+        return Problem(name, "no-audio", f"{audio}: a segment from {start:.2f} to {last:.2f} s, but {there}")
+    duration = round(min(last, recording.duration) - start, 8)
     words = SupervisionSegment(
         id=name, recording_id=recording.id, start=0.0, duration=duration, text=utterance.text, speaker=utterance.speaker
     )
-    return MonoCut(
-        id=name, start=utterance.start, duration=duration, channel=0, supervisions=[words], recording=recording
-    )
+    return MonoCut(id=name, start=start, duration=duration, channel=0, supervisions=[words], recording=recording)
 
 
 def _with_copies(cuts: Path, factors: Sequence[float]) -> Iterator[MonoCut]:

@@ -59,3 +59,8 @@ def librispeech(tmp_path: Path) -> Recipe:
 @pytest.fixture
 def tedlium2(tmp_path: Path) -> Recipe:
     return Recipe(tmp_path, "tedlium2")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Recipe:
+    return Recipe(tmp_path, "own")
