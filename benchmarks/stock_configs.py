@@ -174,7 +174,8 @@ def report(outcomes: Sequence[Outcome], label: str, width: int, command: str) ->
     parts = [
         "# Stock configurations as supernets",
         f"Data: random speech, one dry run each, no training. Configurations: {label}.",
-        f"Each configuration was changed by the ten lines of the README. A configuration *works* if its model is built, one"
+        f"Each configuration was changed by the ten lines of the README, but for its front end, with"
+        f" distillation in place of `split_batch`. A configuration *works* if its model is built, one"
         f" step of each kind of its training runs, a validation reports every key that selects models, and all its sizes are"
         f" extracted. {narrowed}Random projections replaced the front ends of s3prl.",
         f"Made with `{command}`.",
