@@ -159,13 +159,13 @@ writes_words() { [ "$token_type" != phone ] || { [ "$lm_unit" = word ] && uses_l
 # Where <set>/text with what stage 13 is to write stands.
 reference_dir() { if writes_words; then dump_dir; else text_dir; fi; }
 
-# Folder of the texts in the experiment: decode, decode_<search> or decode_<name of --decode_config>, and behind it _lm; also
-# _phonemes, where another search of the experiment writes words.
+# Folder of the texts in the experiment: decode, decode_<search> or decode_<name of --decode_config>, and behind it _lm, unless
+# --lm_scales give it no weight; also _phonemes, where another search of the experiment writes words.
 decode_name() {
   local name=$search
   [ -z "$decode_config" ] || name=$(basename "$decode_config" .yaml)
   case $name in "" | greedy) printf decode ;; *) printf 'decode_%s' "$name" ;; esac
-  ! uses_lm || printf _lm
+  ! uses_lm || [[ $lm_scales =~ ^0*\.?0*\  ]] || printf _lm
   writes_words || [ "$lm_unit" != word ] || printf _phonemes
 }
 

@@ -93,6 +93,9 @@ def test_words_from_a_model_of_phonemes(done: Recipe, tmp_path: Path) -> None:
     scales = read_json(exp / "lm_scales/small/scales.json")
     assert scales["errors"] <= scales["errors_without"]
     words = read_json(exp / "decode_words_lm/test-tiny/small/score.json")
+    without = ["--decode_config", "../../conf/decode/words.yaml", "--lm_scales", "0 0", "--sizes", "small"]
+    recipe.good(*phones, *without, "--stage", 13, "--stop_stage", 14)
+    assert read_json(exp / "decode_words/test-tiny/small/score.json")["split"] == "test-tiny words"
     recipe.good(*phones, "--stage", 13, "--stop_stage", 15)
     phonemes = read_json(exp / "decode_phonemes/test-tiny/small/score.json")
     assert phonemes["split"] == "test-tiny phonemes" and phonemes["case_sensitive"]
