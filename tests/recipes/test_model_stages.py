@@ -151,6 +151,15 @@ def test_raw_audio_goes_through_the_model_stages(done: Recipe, tmp_path: Path) -
     assert len(read_table(done.folder / "exp/raw/decode/test-tiny/small/text")) == 6
 
 
+def test_raw_audio_with_the_features_of_devices_is_exported(done: Recipe) -> None:
+    corpus = done.folder.parents[1]
+    raw = ["--feats_type", "raw", "--asr_args", "--frontend todm_fbank", "--asr_tag", "raw_fbank", "--onnx", "fp32"]
+    done.good("--corpus", corpus, *DATA, *raw, "--sizes", "small", "--stop_stage", 13)
+    exp = done.folder / "exp/raw_fbank"
+    assert len(read_table(exp / "decode/test-tiny/small/text")) == 6
+    assert read_json(exp / "subnets/small/onnx/parity.json")["holds"] is True
+
+
 def test_a_training_from_shar(done: Recipe) -> None:
     corpus = done.folder.parents[1]
     shar = ["--feats_type", "shar", "--asr_tag", "shar", "--asr_args", "--iterator_conf max_duration=20"]
