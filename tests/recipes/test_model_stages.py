@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from espnet_todm.decode.context import output_folders, parse_contexts
-from espnet_todm.util.files import read_table
+from espnet_todm.util.files import read_json, read_table
 from tests.recipes.conftest import Recipe
 from tests.tiny_corpus import write_split
 
