@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_todm.elastic.base import Context, Cut, ElasticModule, KeepIndices, last_linear
+from espnet_todm.util.compat import is_captured
 
 _ROWS = ("linear_q.weight", "linear_q.bias", "linear_k.weight", "linear_k.bias", "linear_v.weight", "linear_v.bias")
 
@@ -141,7 +142,7 @@ def _relative_to_absolute(scores: Tensor) -> Tensor:
     further left per row, so a view with rows that are one column shorter. Additional keys, all to the left, add as many
     offsets.
     """
-    if torch.jit.is_tracing():  # such a view would make the shapes of an ONNX file constant
+    if is_captured():  # such a view would make the shapes of a graph constant
         return _slipped(scores)
     scores = scores.contiguous()
     batch, heads, frames, offsets = scores.shape
@@ -151,7 +152,7 @@ def _relative_to_absolute(scores: Tensor) -> Tensor:
 
 
 def _slipped(scores: Tensor) -> Tensor:
-    """The result of :func:`_relative_to_absolute` from operations that an ONNX file has.
+    """The result of :func:`_relative_to_absolute` from operations that graphs hold for all shapes.
 
     With one column of padding the rows have length S+T; read as rows of length S+T-1, each row is shifted by one more
     (Transformer-XL, appendix B).

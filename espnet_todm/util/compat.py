@@ -44,6 +44,12 @@ def runs_lstm_on_cpu(dtype: torch.dtype) -> bool:
     return True
 
 
+def is_captured() -> bool:
+    """Whether this code runs to be written down, by torch.compile or by torch.jit.trace (as for an ONNX file)."""
+    compiler = getattr(torch, "compiler", None)  # torch 2.1 and later
+    return torch.jit.is_tracing() or (compiler is not None and bool(compiler.is_compiling()))
+
+
 def computes_in_bfloat16_on_cpu(x: torch.Tensor) -> bool:
     """Whether matrix products of ``x`` are in bfloat16 on a CPU, because it is or because autocast makes them so."""
     if x.device.type != "cpu":
