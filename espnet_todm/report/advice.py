@@ -28,10 +28,10 @@ def advice_lines(experiment: Experiment) -> list[str]:
     compared = [size for size in smaller if losses[size.name]]
     if not compared:
         return []
-    worst = max(score.total().error_rate for score in largest.scores.values())
-    if worst > USELESS:
+    best = min(score.total().error_rate for score in largest.scores.values())  # a set may also stand for a weaker search
+    if best > USELESS:
         return [
-            f"Which size: none yet; with a word error rate of {worst:.0f}% even {largest.name} has not learned enough."
+            f"Which size: none yet; with a word error rate of {best:.0f}% even {largest.name} has not learned enough."
         ]
     words = sum(score.total().words for score in largest.scores.values())
     as_good = [size for size in compared if all(found.low <= 0 for found in losses[size.name].values())]

@@ -58,3 +58,14 @@ def test_models_that_have_not_learned_are_not_advised() -> None:
     ]
     (line,) = advice_lines(Experiment(Path("exp"), tuple(sizes), ("test",)))
     assert line == "Which size: none yet; with a word error rate of 100% even full has not learned enough."
+
+
+def test_a_weak_search_of_a_good_model_is_no_reason_not_to_advise() -> None:
+    texts = {f"u{n}": "one" for n in range(9)}
+    heard = {"test": dict.fromkeys(texts, "two"), "test lm": texts}
+    sizes = [
+        SizeResult(name, params=params, scores={s: score_tables(texts, heard[s], s, name) for s in heard})
+        for name, params in (("full", 4e6), ("small", 1e6))
+    ]
+    first, *_ = advice_lines(Experiment(Path("exp"), tuple(sizes), tuple(heard)))
+    assert first.startswith("Which size: small")
