@@ -66,7 +66,7 @@ def model_card(subnet: PathLike, data: Optional[str] = None) -> str:
     card, config = read_card(folder / CARD), read_config(folder / CONFIG)
     there = [name for name in FILES if name == TOKENS or (folder / name).exists()]
     sections = [
-        f"# {card['name']}\n\n{description(card, config, _runs(card))}",
+        f"# {card['name']}\n\n{description(card, config, _runs(config))}",
         "## Measured\n\n" + markdown_table(["", ""], _measured(folder, card)) + f"\n{_notes(folder, data)}",
         "## With ESPnet\n\n" + espnet_example(card, config),
         "## Without unpickling\n\n" + plain_example(card),
@@ -95,9 +95,8 @@ def description(card: Mapping[str, Any], config: Mapping[str, Any], runs: str = 
     return text
 
 
-def _runs(card: Mapping[str, Any]) -> str:
-    stock = not card["encoder"].startswith("todm_")
-    return "ESPnet loads it as it is" if stock else "ESPnet loads it where `espnet_todm` is installed"
+def _runs(config: Mapping[str, Any]) -> str:
+    return "ESPnet loads it as it is" if _is_stock(config) else "ESPnet loads it where `espnet_todm` is installed"
 
 
 def _measured(folder: Path, card: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -158,7 +157,7 @@ def _experiment(folder: Path) -> Optional[Experiment]:
 
 def espnet_example(card: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """How ESPnet runs the packed archive ``<name>.zip``, which is beside the folder of the model."""
-    register = "" if _is_stock(card, config) else "import espnet_todm\n\nespnet_todm.register()\n"
+    register = "" if _is_stock(config) else "import espnet_todm\n\nespnet_todm.register()\n"
     code = _input(config) + "\n" + register + _ESPNET.format(name=card["name"], options=_search(config))
     return (
         f'`Speech2Text.from_pretrained("{card["name"]}.zip", ...)` does the same where `espnet_model_zoo` is installed.\n'
@@ -171,8 +170,10 @@ def plain_example(card: Mapping[str, Any]) -> str:
     return _block(_PLAIN.format(name=card["name"]))
 
 
-def _is_stock(card: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    return not card["encoder"].startswith("todm_") and config.get("model") != "todm"
+def _is_stock(config: Mapping[str, Any]) -> bool:
+    """Whether no part of the model is this package's, so that ESPnet alone can build it."""
+    parts = ("frontend", "specaug", "encoder", "decoder", "model")
+    return not any(str(config.get(part)).startswith("todm") for part in parts)
 
 
 def _input(config: Mapping[str, Any]) -> str:
