@@ -65,6 +65,8 @@ def input_table(folder: Path) -> Path:
 
 def sampling_rate(config: Mapping[str, Any]) -> Optional[int]:
     """Sampling rate (Hz) of the front end in a training configuration; None if there is none."""
+    if config.get("frontend") == "todm_fbank":  # whatever its options say, it has only this one
+        return SAMPLING_RATE
     rate = (config.get("frontend_conf") or {}).get("fs") if config.get("frontend") else None
     return parse_size(rate) if isinstance(rate, str) else rate
 

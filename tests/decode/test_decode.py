@@ -119,6 +119,7 @@ def test_audio_of_another_rate_or_number_of_channels_is_refused_where_it_matters
         ({"frontend": "default", "frontend_conf": {"fs": "8k"}}, 8000),
         ({"frontend": "default", "frontend_conf": {"fs": 16000}}, 16000),
         ({"frontend": "default", "frontend_conf": {}}, None),
+        ({"frontend": "todm_fbank", "frontend_conf": {}}, 16000),
         ({"frontend": "s3prl", "frontend_conf": None}, None),
         ({"frontend": None, "frontend_conf": {"fs": 16000}}, None),
     ],
