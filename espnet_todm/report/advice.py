@@ -28,9 +28,8 @@ def advice_lines(experiment: Experiment) -> list[str]:
     compared = [size for size in smaller if losses[size.name]]
     if not compared:
         return []
-    best = min(
-        score.total().error_rate for score in largest.scores.values()
-    )  # a set may also stand for a weaker search
+    # The best of them: a set may also stand for a weaker search.
+    best = min(score.total().error_rate for score in largest.scores.values())
     if best > USELESS:
         return [
             f"Which size: none yet; with a word error rate of {best:.0f}% even {largest.name} has not learned enough."
