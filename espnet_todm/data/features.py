@@ -27,6 +27,7 @@ from lhotse.cut import MonoCut
 
 from espnet_todm.data.audio import Measure, libsndfile, read
 from espnet_todm.data.tables import CUTS, cut_lines, is_whole, iterate_cuts
+from espnet_todm.errors import damage_told
 from espnet_todm.util.acoustics import MEL_BINS, SAMPLING_RATE
 from espnet_todm.util.checks import check_choice, check_number
 from espnet_todm.util.evenly import groups
@@ -34,7 +35,6 @@ from espnet_todm.util.files import (
     PathLike,
     atomic_directory,
     atomic_path,
-    damage_told,
     read_json,
     to_json,
     write_json,

@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from espnet_todm.data.sorted_rows import SortedRows
 from espnet_todm.data.sorted_tables import open_table, write_tables
-from espnet_todm.errors import UserError
-from espnet_todm.util.files import PathLike, atomic_path, damage_told, encode, read_lines
+from espnet_todm.errors import UserError, damage_told
+from espnet_todm.util.files import PathLike, atomic_path, encode, read_lines
 
 CUTS = "cuts.jsonl.gz"
 DAMAGED = "remove its folder and run stage 1 (data) again"  # what to do

@@ -9,13 +9,13 @@ from typing import Any, Optional
 import kaldiio
 import soundfile
 import torch
-from humanfriendly import parse_size
 from torch import Tensor
 
 from espnet_todm.data.archives import refuse_code, refuse_pipe
 from espnet_todm.errors import UserError, one_line
-from espnet_todm.util.acoustics import FRAMES_PER_SECOND, SAMPLING_RATE
+from espnet_todm.util.acoustics import FRAMES_PER_SECOND, FRONTEND, SAMPLING_RATE
 from espnet_todm.util.files import PathLike, read_table
+from espnet_todm.util.units import parse_hertz
 
 
 def read_features(
@@ -64,11 +64,14 @@ def input_table(folder: Path) -> Path:
 
 
 def sampling_rate(config: Mapping[str, Any]) -> Optional[int]:
-    """Sampling rate (Hz) of the front end in a training configuration; None if there is none."""
-    if config.get("frontend") == "todm_fbank":  # whatever its options say, it has only this one
+    """Sampling rate (Hz) of the front end in a training configuration; None if none is known.
+
+    Raises UserError for a rate that is no number.
+    """
+    if config.get("frontend") == FRONTEND:  # whatever its options say, it has only this one
         return SAMPLING_RATE
     rate = (config.get("frontend_conf") or {}).get("fs") if config.get("frontend") else None
-    return parse_size(rate) if isinstance(rate, str) else rate
+    return None if rate is None else parse_hertz("frontend_conf.fs", rate)
 
 
 def seconds_of(value: Tensor) -> float:

@@ -22,11 +22,11 @@ import torch
 from espnet_todm.card import CARD, WEIGHTS
 from espnet_todm.deploy.folder import CHECKPOINT, README, check_own, check_replaceable, write_config
 from espnet_todm.deploy.forms.registry import FORMATS
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, damage_told
 from espnet_todm.espnet.checkpoint_files import save_checkpoint
 from espnet_todm.espnet.config_inheritance import CONFIG
 from espnet_todm.espnet.load import FILE_OPTIONS, load_extracted
-from espnet_todm.util.files import PathLike, atomic_directory, atomic_path, damage_told
+from espnet_todm.util.files import PathLike, atomic_directory, atomic_path
 from espnet_todm.util.vocabulary import TOKENS
 
 

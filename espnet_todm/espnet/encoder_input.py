@@ -10,7 +10,7 @@ from typing import Any
 from espnet_todm.data.checks import Shortest
 from espnet_todm.espnet.config_inheritance import read_config
 from espnet_todm.espnet.options import refuse
-from espnet_todm.util.acoustics import FRAME_SAMPLES, MEL_BINS, WINDOW
+from espnet_todm.util.acoustics import FRAME_SAMPLES, FRONTEND, MEL_BINS, WINDOW
 from espnet_todm.util.checks import build, check_number
 
 _PARTS = ("encoder", "frontend")
@@ -49,7 +49,7 @@ def _frames(encoder: str, conf: Mapping[str, Any]) -> int:
 
 def _samples(frontend: str, conf: Mapping[str, Any], frames: int) -> int:
     """Number of samples for ``frames`` frames. ESPnet's front end pads both sides by half a window: 1 sample is 1 frame."""
-    if frontend == "todm_fbank":
+    if frontend == FRONTEND:
         return max(WINDOW, frames * FRAME_SAMPLES - FRAME_SAMPLES // 2)
     if frontend != "default":
         return 1

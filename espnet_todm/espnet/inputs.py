@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, damage_told
 from espnet_todm.espnet.faults import faults_told, words
 from espnet_todm.espnet.task_options import is_installed
-from espnet_todm.util.files import PathLike, damage_told, has_mark, read_lines, split_key
+from espnet_todm.util.files import PathLike, has_mark, read_lines, split_key
 
 SETS = ("train", "valid")
 # ESPnet's data types whose files have one utterance per line, with its name first.

@@ -73,12 +73,13 @@ def _classes() -> dict[str, dict[str, type]]:
     from espnet_todm.models.kaldi_fbank import KaldiFbank
     from espnet_todm.models.spec_augment import SpecAugmentByLength
     from espnet_todm.models.todm import TodmModel
+    from espnet_todm.util.acoustics import FRONTEND
 
     return {
         "encoder_choices": dict(encoders()),
         "decoder_choices": {"todm_stateless": StatelessDecoder},
         "model_choices": {"todm": TodmModel},
-        "frontend_choices": {"todm_fbank": KaldiFbank},
+        "frontend_choices": {FRONTEND: KaldiFbank},
         "specaug_choices": {"todm_specaug": SpecAugmentByLength},
     }
 

@@ -20,9 +20,8 @@ from lhotse.cut import MonoCut
 from lhotse.serialization import decode_json_line, deserialize_item
 from lhotse.utils import fastcopy
 
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, damage_told
 from espnet_todm.iterators.shar import Archive
-from espnet_todm.util.files import damage_told
 
 ARCHIVES_OPEN = 64  # of a process; a buffer of shuffled cuts spans a few of them
 # Kinds of storage that read files. Others load a page, run a command or unpickle.

@@ -12,13 +12,13 @@ from typing import Any, Union
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
-from humanfriendly import InvalidSize, parse_size
 from torch import Tensor
 
 from espnet_todm.errors import UserError
-from espnet_todm.util.acoustics import FRAME_SAMPLES, MEL_BINS, SAMPLING_RATE, WINDOW
+from espnet_todm.util.acoustics import FRAME_SAMPLES, FRONTEND, MEL_BINS, SAMPLING_RATE, WINDOW
 from espnet_todm.util.checks import check_number
 from espnet_todm.util.host import on_both, values
+from espnet_todm.util.units import parse_hertz
 
 FFT = 512
 PREEMPHASIS = 0.97
@@ -44,7 +44,7 @@ class KaldiFbank(AbsFrontend):
         from lhotse.features.kaldi.layers import create_frame_window, get_mel_banks
 
         super().__init__()
-        if _hertz(fs) != SAMPLING_RATE:
+        if parse_hertz("frontend_conf.fs", fs) != SAMPLING_RATE:
             raise UserError(f"frontend_conf.fs: {fs}; allowed: {SAMPLING_RATE}, which the runtimes on devices need")
         check_number("frontend_conf.n_mels", n_mels, at_least=4, whole=True)
         self.n_mels = n_mels
@@ -58,7 +58,7 @@ class KaldiFbank(AbsFrontend):
 
     def forward(self, input: Tensor, input_lengths: Tensor) -> tuple[Tensor, Tensor]:  # ESPnet's names
         if input.dim() != 2:
-            raise UserError(f"frontend: todm_fbank: audio of {input.size(-1)} channels; needed: one channel")
+            raise UserError(f"frontend: {FRONTEND}: audio of {input.size(-1)} channels; needed: one channel")
         frames = on_both(number_of_frames, input_lengths)
         windows = _windows(input, input_lengths, max(1, *values(frames)))
         windows = windows - windows.mean(dim=-1, keepdim=True)
@@ -93,10 +93,3 @@ def _windows(samples: Tensor, lengths: Tensor, frames: int) -> Tensor:
     place = torch.where(place < 0, -1 - place, place)
     place = torch.where(place >= ends, 2 * ends - 1 - place, place)
     return samples.gather(1, place.clamp(0, samples.size(1) - 1)).unfold(1, WINDOW, FRAME_SAMPLES)
-
-
-def _hertz(fs: Union[int, str]) -> int:
-    try:
-        return parse_size(fs) if isinstance(fs, str) else fs
-    except InvalidSize:
-        raise UserError(f"frontend_conf.fs: {fs!r}; needed: a number of Hz, such as {SAMPLING_RATE} or 16k") from None

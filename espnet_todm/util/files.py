@@ -11,7 +11,6 @@ import math
 import os
 import shutil
 import tempfile
-import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +22,6 @@ from espnet_todm.errors import UserError, one_line
 PathLike = Union[str, Path]
 BYTE_ORDER_MARK = "\ufeff"
 _GZIP, _UTF_16 = b"\x1f\x8b", (b"\xff\xfe", b"\xfe\xff")  # the first bytes of such files
-# What libraries raise where a file's content is not what they wrote.
-DAMAGE = (
-    *(ValueError, LookupError, TypeError, AttributeError, AssertionError, EOFError),
-    *(zlib.error, zipfile.BadZipFile, gzip.BadGzipFile),
-)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, quota used up, larger than a file may be
 
 
@@ -285,20 +279,6 @@ def hash_file(path: PathLike) -> str:
 def hash_text(text: str) -> str:
     """SHA-256 of a text."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-@contextmanager
-def damage_told(path: PathLike, advice: str) -> Iterator[None]:
-    """What libraries raise at a damaged or cut-off file becomes one line that names it and ends with ``advice``.
-
-    Raises UserError. Errors of the system (a missing file, no permission) name their file already and pass.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except DAMAGE as error:
-        raise UserError(f"{path}: damaged ({type(error).__name__}: {one_line(error, 100)}); {advice}") from error
 
 
 def _umask() -> int:

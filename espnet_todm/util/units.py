@@ -1,6 +1,10 @@
-"""Amounts of parameters, FLOPs and seconds as people write them: 800K, 10M, 1.2G, 0.02."""
+"""Amounts of parameters, FLOPs and seconds, and sampling rates, as people write them: 800K, 10M, 1.2G, 0.02, 16k."""
 
 from __future__ import annotations
+
+from typing import Union
+
+from humanfriendly import InvalidSize, parse_size
 
 from espnet_todm.errors import UserError
 
@@ -25,3 +29,11 @@ def format_amount(amount: float) -> str:
         if float(f"{amount:.4g}") >= unit:
             return f"{amount / unit:.4g}{suffix}"
     return f"{amount:.4g}"
+
+
+def parse_hertz(key: str, rate: Union[int, str]) -> int:
+    """A sampling rate in Hz as ESPnet's front ends take it: 16000 or "16k". Raises UserError, naming ``key``."""
+    try:
+        return parse_size(rate) if isinstance(rate, str) else rate
+    except InvalidSize:
+        raise UserError(f"{key}: {rate!r}; needed: a number of Hz, such as 16000 or 16k") from None

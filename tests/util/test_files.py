@@ -16,12 +16,11 @@ from espnet2.fileio.read_text import read_2columns_text
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, damage_told
 from espnet_todm.espnet.checkpoint_files import guarded_checkpoints, save_checkpoint
 from espnet_todm.util.files import (
     atomic_directory,
     atomic_path,
-    damage_told,
     json_rows,
     read_json,
     read_lines,

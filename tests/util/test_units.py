@@ -1,4 +1,4 @@
-"""Amounts are read as they are written."""
+"""Amounts and sampling rates are read as they are written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_todm.errors import UserError
-from espnet_todm.util.units import format_amount, parse_amount
+from espnet_todm.util.units import format_amount, parse_amount, parse_hertz
 
 
 @given(st.floats(1e-4, 1e14))
@@ -27,3 +27,13 @@ def test_the_unit_fits(amount: float, text: str) -> None:
 def test_what_is_no_amount_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="is no amount; write 800K, 10M"):
         parse_amount(text)
+
+
+@pytest.mark.parametrize("rate", [16000, "16000", "16k"])
+def test_sampling_rates_are_read_as_espnets_front_ends_take_them(rate: object) -> None:
+    assert parse_hertz("frontend_conf.fs", rate) == 16000  # type: ignore[arg-type]
+
+
+def test_what_is_no_sampling_rate_is_refused() -> None:
+    with pytest.raises(UserError, match=r"frontend_conf\.fs: 'fast'; needed: a number of Hz"):
+        parse_hertz("frontend_conf.fs", "fast")

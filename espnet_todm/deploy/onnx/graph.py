@@ -32,6 +32,7 @@ from espnet_todm.encoders.known import encoders
 from espnet_todm.encoders.positions import LegacyPositions
 from espnet_todm.encoders.supernet import SupernetEncoder
 from espnet_todm.errors import UserError
+from espnet_todm.util.acoustics import FRONTEND
 
 TRACED_FRAMES = (96, 77)  # lengths of the two utterances for tracing
 RUNTIME_FACTOR = 4  # subsampling factor that sherpa-onnx's time stamps assume
@@ -167,7 +168,7 @@ def check_parts(model: ESPnetASRModel) -> None:
         name = type(model.frontend).__name__
         raise UserError(
             f"frontend: {name} cannot be exported: on-device runtimes compute Kaldi's filterbank; train on it"
-            " (frontend: todm_fbank on audio, or features of feats_type fbank)"
+            f" (frontend: {FRONTEND} on audio, or features of feats_type fbank)"
         )
     for part in ("preencoder", "postencoder"):
         if getattr(model, part, None) is not None:

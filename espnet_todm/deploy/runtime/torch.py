@@ -29,6 +29,7 @@ from espnet_todm.deploy.runtime.base import (
 from espnet_todm.errors import UserError
 from espnet_todm.espnet.load import load_extracted
 from espnet_todm.models.kaldi_fbank import on_features
+from espnet_todm.util.acoustics import FRONTEND
 from espnet_todm.util.files import PathLike
 from espnet_todm.util.threads import torch_threads
 
@@ -41,7 +42,7 @@ class TorchRuntime(StepRuntime):
     def __init__(self, model: ESPnetASRModel, config: Mapping[str, Any], threads: int = 1) -> None:
         if model.frontend is not None:
             name = type(model.frontend).__name__
-            raise UserError(f"frontend: {name}: runtimes take Kaldi's features; train with frontend: todm_fbank")
+            raise UserError(f"frontend: {name}: runtimes take Kaldi's features; train with frontend: {FRONTEND}")
         self.model = model.eval()
         self.threads = threads
         self.mel_bins = int(config["input_size"])

@@ -16,14 +16,14 @@ from typing import Any, Optional
 import numpy as np
 
 from espnet_todm.components import FULL, ComponentTable
-from espnet_todm.errors import UserError
+from espnet_todm.errors import UserError, damage_told
 from espnet_todm.models.subnet_trainer import SizeUpdates
 from espnet_todm.report.comparison.plan import Method
 from espnet_todm.report.comparison.training import Training, read_training
 from espnet_todm.report.comparison.twins import card_of, chooses_sizes, kept_by_card
 from espnet_todm.report.experiment import SizeResult, load_experiment
 from espnet_todm.scoring.scores import Score
-from espnet_todm.util.files import PathLike, atomic_path, damage_told
+from espnet_todm.util.files import PathLike, atomic_path
 from espnet_todm.util.stage_marker import as_recorded
 
 FORMAT = "espnet_todm.training/1"
