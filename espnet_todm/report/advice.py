@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Optional
 
 from espnet_todm.report.experiment import Experiment, SizeResult
+from espnet_todm.scoring.scores import Score
 from espnet_todm.scoring.significance import Difference, paired_difference
 
 USELESS = 60.0
@@ -17,24 +18,25 @@ MANY_WORDS = 5000
 def advice_lines(experiment: Experiment) -> list[str]:
     """Names the smallest size that no set shows to be worse than the largest, and what each size below it loses.
 
-    A set shows it when the 95% interval of the paired difference lies above 0. Empty without two costed sizes that were
-    scored on the same utterances.
+    A set shows it when the 95% interval of the paired difference lies above 0. Of several searches of the same utterances,
+    the one that the largest size is best with counts. Empty without two costed sizes that were scored on the same
+    utterances.
     """
     costed = [size for size in experiment.sizes if size.params is not None and size.scores]
     if not costed:
         return []
     largest, *smaller = costed
-    losses = {size.name: _losses(size, largest) for size in smaller}
+    counting = _best_searches(largest)
+    losses = {size.name: _losses(size, counting) for size in smaller}
     compared = [size for size in smaller if losses[size.name]]
     if not compared:
         return []
-    # The best of them: a set may also stand for a weaker search.
-    best = min(score.total().error_rate for score in largest.scores.values())
+    best = min(score.total().error_rate for score in counting.values())
     if best > USELESS:
         return [
             f"Which size: none yet; with a word error rate of {best:.0f}% even {largest.name} has not learned enough."
         ]
-    words = sum(score.total().words for score in largest.scores.values())
+    words = sum(score.total().words for score in counting.values())
     as_good = [size for size in compared if all(found.low <= 0 for found in losses[size.name].values())]
     lines = [_choice(largest, as_good[-1] if as_good else None, words)]
     below = compared[compared.index(as_good[-1]) + 1 :] if as_good else compared
@@ -44,12 +46,28 @@ def advice_lines(experiment: Experiment) -> list[str]:
     return lines
 
 
-def _losses(size: SizeResult, largest: SizeResult) -> dict[str, Difference]:
-    """Set -> difference to the largest size, where both were scored on the same utterances."""
+def _best_searches(largest: SizeResult) -> dict[str, Score]:
+    """Set -> score, one for each set of utterances: what a user of the model would search with, as far as was tried."""
+    best: dict[tuple[str, ...], tuple[str, Score]] = {}
+    for split, score in largest.scores.items():
+        _, other = best.get(tuple(score.utterances), ("", None))
+        if other is None or _rank(score) < _rank(other):
+            best[tuple(score.utterances)] = split, score
+    return dict(best.values())
+
+
+def _rank(score: Score) -> tuple[int, float]:
+    """Lower is better. Words come before their phonemes, which are more of the same references."""
+    total = score.total()
+    return total.words, total.error_rate
+
+
+def _losses(size: SizeResult, counting: dict[str, Score]) -> dict[str, Difference]:
+    """Set -> difference to the largest size's score, where both were scored on the same utterances."""
     found = {}
-    for split, score in size.scores.items():
-        other = largest.scores.get(split)
-        if other is not None and other.utterances == score.utterances:
+    for split, other in counting.items():
+        score = size.scores.get(split)
+        if score is not None and score.utterances == other.utterances:
             found[split] = paired_difference(score.errors(), other.errors(), score.lengths())
     return found
 

@@ -110,8 +110,11 @@ def draw(
     axes.set_axisbelow(True)
     axes.spines["right"].set_visible(False)
     hollow = any(pareto_front(of_split) != of_split for of_split in drawn.values())
-    title_of_legend = "set, with 95% interval" + ("\n(hollow: a cheaper size is as good)" if hollow else "")
-    axes.legend(framealpha=0.9, edgecolor=RULE, title=title_of_legend, title_fontsize=9)
+    title_of_legend = "set, with 95% interval" + (" (hollow: a cheaper size is as good)" if hollow else "")
+    # Below the picture: with many sets there is no place that hides no point.
+    figure.legend(
+        loc="outside lower center", ncols=min(3, len(drawn)), frameon=False, title=title_of_legend, title_fontsize=9
+    )
     if title:
         figure.suptitle(title, fontsize=11)
     return figure

@@ -69,3 +69,17 @@ def test_a_weak_search_of_a_good_model_is_no_reason_not_to_advise() -> None:
     ]
     first, *_ = advice_lines(Experiment(Path("exp"), tuple(sizes), tuple(heard)))
     assert first.startswith("Which size: small")
+
+
+def test_the_search_that_the_largest_is_best_with_decides() -> None:
+    """Greedy, with a language model, and phonemes, whose error rate is the lowest of all: words are what a user wants."""
+    wrong = {"full": (60, 20, 5), "small": (90, 22, 60)}
+    sizes = []
+    for name, (greedy, with_lm, phonemes) in wrong.items():
+        texts = {f"u{n:03d}": "one two three four five six seven eight" for n in range(SENTENCES)}
+        heard = {key: text if n >= phonemes else text[4:] for n, (key, text) in enumerate(texts.items())}
+        spelt = score_tables(texts, heard, "test phonemes", name)
+        scores = {"test phonemes": spelt, "test": score(name, greedy), "test lm": score(name, with_lm)}
+        sizes.append(SizeResult(name, params=4e6 if name == "full" else 1e6, scores=scores))
+    (line,) = advice_lines(Experiment(Path("exp"), tuple(sizes), ("test", "test lm", "test phonemes")))
+    assert line.startswith("Which size: small, with 75% fewer") and "They have 800 words" in line

@@ -54,8 +54,10 @@ def test_all_marks_bars_and_names_lie_inside(of_split: list[Point]) -> None:
     axes = figure.axes[0]
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     assert all(left <= point.cost <= right and point.high <= top for point in of_split) and bottom == 0
-    legend = axes.get_legend()
-    assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["dev", "test"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["dev", "test"]
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().y1 <= axes.get_window_extent().y0  # hides no mark
     names = [text.get_text() for child in axes.child_axes for text in child.get_xticklabels()]
     assert sorted(", ".join(names).split(", ")) == sorted(point.size for point in of_split)
     assert len(names) == len({point.cost for point in of_split})
