@@ -28,7 +28,11 @@ def main(arguments: Sequence[str]) -> None:
     parser = Parser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="training configuration")
     parser.add_argument("--vocabulary", type=int, default=500, help="tokens in all, the special ones included")
-    parser.add_argument("--input_size", type=int, default=MEL_BINS, help="features of a frame; 0 for audio")
+    parser.add_argument(
+        "--input_size",
+        type=int,
+        help=f"features of a frame; 0 for audio (default: 0 if the configuration names a front end, else {MEL_BINS})",
+    )
     parser.add_argument("--utterances", type=int, default=2, help="in the batch")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each utterance")
     given, training = parser.parse_known_args(arguments)
@@ -37,11 +41,15 @@ def main(arguments: Sequence[str]) -> None:
     import torch
 
     from espnet_todm.bench.dry_run import dry_run
+    from espnet_todm.espnet.config_inheritance import read_config
     from espnet_todm.espnet.options import parse_training
     from espnet_todm.util.markdown import markdown_table
 
     torch.set_num_threads(1)
     stand_ins = ["--token_list", "-", "--output_dir", "-"]  # required, but nothing is read there or written
+    if given.input_size is None:
+        named = read_config(given.config)
+        given.input_size = 0 if named.get("frontend") else named.get("input_size") or MEL_BINS
     size = ["--input_size", str(given.input_size)] if given.input_size else []
     options = parse_training(["--config", given.config, *stand_ins, *size, *training])
     done = dry_run(options, given.vocabulary, given.utterances, given.seconds)

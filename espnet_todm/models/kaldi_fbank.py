@@ -7,7 +7,7 @@ Source: Kaldi's compute-fbank-feats with 80 bins, ``--snip-edges=false`` and no 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -35,17 +35,29 @@ class KaldiFbank(AbsFrontend):
     Args:
         fs: sampling rate in Hz; only 16000, or "16k".
         n_mels: number of bins F.
+        n_fft, win_length, hop_length: as in many configurations of ESPnet's front end; only 512, 400 and 160, or None.
 
     Raises:
-        UserError: another sampling rate, or fewer than 4 bins; in a pass: several channels.
+        UserError: another sampling rate, window or shift, or fewer than 4 bins; in a pass: several channels.
     """
 
-    def __init__(self, fs: Union[int, str] = SAMPLING_RATE, n_mels: int = MEL_BINS) -> None:
+    def __init__(
+        self,
+        fs: Union[int, str] = SAMPLING_RATE,
+        n_mels: int = MEL_BINS,
+        n_fft: Optional[int] = None,
+        win_length: Optional[int] = None,
+        hop_length: Optional[int] = None,
+    ) -> None:
         from lhotse.features.kaldi.layers import create_frame_window, get_mel_banks
 
         super().__init__()
         if parse_hertz("frontend_conf.fs", fs) != SAMPLING_RATE:
             raise UserError(f"frontend_conf.fs: {fs}; allowed: {SAMPLING_RATE}, which the runtimes on devices need")
+        fixed = ("n_fft", n_fft, FFT), ("win_length", win_length, WINDOW), ("hop_length", hop_length, FRAME_SAMPLES)
+        for key, value, only in fixed:
+            if value not in (None, only):
+                raise UserError(f"frontend_conf.{key}: {value}; allowed: {only}, as on devices; leave it out")
         check_number("frontend_conf.n_mels", n_mels, at_least=4, whole=True)
         self.n_mels = n_mels
         filters, _ = get_mel_banks(n_mels, FFT, float(SAMPLING_RATE), LOWEST, HIGHEST)

@@ -85,6 +85,15 @@ def test_audio_goes_through_the_front_end(tmp_path: Path, capsys: pytest.Capture
     assert "|small|" in capsys.readouterr().out
 
 
+def test_a_front_end_that_the_configuration_names_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = write_config(tmp_path / "config.yaml", frontend="todm_fbank", frontend_conf={"fs": "16k", "n_mels": 20})
+    main(["--config", str(named), "--vocabulary", "12", "--seconds", "1"])
+    assert "|small|" in capsys.readouterr().out
+    wrong = write_config(tmp_path / "config.yaml", frontend="todm_fbank", frontend_conf={"hop_length": 128})
+    with pytest.raises(UserError, match=r"frontend_conf\.hop_length: 128; allowed: 160"):
+        main(["--config", str(wrong), "--vocabulary", "12", "--seconds", "1"])
+
+
 @pytest.mark.parametrize(
     ("more", "changes", "message"),
     [

@@ -40,6 +40,12 @@ def test_silence_and_other_numbers_of_bins() -> None:
     np.testing.assert_allclose(features[0].numpy(), fbank(wave, 23))
 
 
+def test_the_frontend_conf_of_espnets_recipes_may_stay() -> None:
+    wave = np.zeros(1600, dtype=np.float32)
+    kept = KaldiFbank(fs="16k", n_fft=512, win_length=400, hop_length=160)
+    torch.testing.assert_close(kept(*padded([wave])), KaldiFbank()(*padded([wave])))
+
+
 def test_nothing_of_it_is_in_checkpoints() -> None:
     assert KaldiFbank().state_dict() == {} and not list(KaldiFbank().parameters())
 
@@ -62,6 +68,9 @@ def test_a_model_on_audio_becomes_one_on_features() -> None:
         ({"fs": "8k"}, "frontend_conf.fs: 8k; allowed: 16000"),
         ({"fs": "fast"}, "frontend_conf.fs: 'fast'; needed: a number of Hz"),
         ({"n_mels": 3}, "frontend_conf.n_mels: 3"),
+        ({"n_fft": 400, "hop_length": 160}, "frontend_conf.n_fft: 400; allowed: 512, as on devices; leave it out"),
+        ({"win_length": 512}, "frontend_conf.win_length: 512; allowed: 400"),
+        ({"hop_length": 128}, "frontend_conf.hop_length: 128; allowed: 160"),
     ],
 )
 def test_what_no_device_computes_is_refused(conf: dict, message: str) -> None:
