@@ -50,9 +50,9 @@ def _best_searches(largest: SizeResult) -> dict[str, Score]:
     """Set -> score, one for each set of utterances: what a user of the model would search with, as far as was tried."""
     best: dict[tuple[str, ...], tuple[str, Score]] = {}
     for split, score in largest.scores.items():
-        _, other = best.get(tuple(score.utterances), ("", None))
+        _, other = best.get(score.utterances, ("", None))
         if other is None or _rank(score) < _rank(other):
-            best[tuple(score.utterances)] = split, score
+            best[score.utterances] = split, score
     return dict(best.values())
 
 
